@@ -1,2 +1,24 @@
-//! stub
-#![no_std]
+//! What the filter thinks with: pure code, shared by the kernel and user space.
+//!
+//! Nothing here reads a clock, touches a map or allocates; time and looked-up facts come in as values, so that
+//! every line runs unchanged on a host (unit tests, property tests, `floodgate replay`) and in the kernel. What
+//! cannot be pure lives in `flood-ebpf`, and is little.
+//!
+//! The way of a packet through this crate: [`wire`] views headers, [`packet`] parses them into a summary,
+//! [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits that `decide` asks about, and
+//! [`abi`] is what both sides of the kernel border agree on.
+//!
+//! Invariant: this crate depends on `zerocopy` and on nothing else.
+#![cfg_attr(not(any(test, feature = "host")), no_std)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
+
+pub mod abi;
+pub mod address;
+pub mod decide;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
+pub mod meter;
+pub mod packet;
+pub mod place;
+pub mod reason;
+pub mod wire;

@@ -1,0 +1,243 @@
+//! Limits: the generic cell rate algorithm in a set-associative table of debts.
+//!
+//! A limit is a token bucket in its GCRA form (ITU-T I.371, RFC 2697 in other words): a source has one *theoretical
+//! arrival time*, TAT, and its debt is how far that lies ahead of now. A packet exceeds the limit when the debt is
+//! above the tolerance; otherwise it adds its cost to the debt. From this follow the table's properties: a slot
+//! whose TAT has passed carries no information and is free without anybody clearing it, an exceeding packet writes
+//! nothing, and memory is fixed.
+//!
+//! A slot is one word, `tag:16 | TAT:48` with the TAT in nanoseconds modulo 2^48 (3.3 days), so that one
+//! compare-and-swap inserts and accounts. ARCHITECTURE.md has the reasons and the measurements.
+//!
+//! Invariant: a source in debt by more than half its tolerance is never removed to make room for another.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{place::TAG_BITS, reason::Reason};
+
+/// Slots in a bucket: one cache line of 64-bit words.
+pub const WAYS: usize = 8;
+
+/// Bits of a TAT.
+const TAT_BITS: u32 = 64 - TAG_BITS;
+const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
+
+/// Two processors may read the clock this far apart without one of them taking the other's fresh debt for an
+/// ancient one. Without the slack a limit leaks two to nine times (measured); a second is far beyond any skew.
+pub const CLOCK_SLACK_NS: u64 = 1_000_000_000;
+
+/// How often a charge that lost its race is tried again. Who loses three in a row is racing with himself.
+const RACES: usize = 3;
+
+/// A newcomer to a bucket full of debtors is admitted once in so many times: a heavy source gets in within a few
+/// packets, a source that is seen once seldom does (randomised admission, Ben Basat et al. 2017).
+const ADMISSION: u32 = 16;
+
+/// Fractional bits of [`Limit::byte_cost`].
+pub const BYTE_COST_SHIFT: u32 = 24;
+
+/// What every frame occupies on an Ethernet wire beyond the bytes the kernel sees: preamble and start (8), frame
+/// check sequence (4), gap (12) (IEEE 802.3).
+pub const WIRE_OVERHEAD: u32 = 24;
+
+/// A limit as the filter computes with it; zero costs mean "no such limit".
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Limit {
+    /// Nanoseconds that a packet costs: the inverse of the packet rate.
+    pub packet_cost_ns: u64,
+    /// Debt up to which a packet conforms, where its packet cost decides.
+    pub packet_tolerance_ns: u64,
+    /// Nanoseconds that a byte costs, with [`BYTE_COST_SHIFT`] fractional bits: the inverse of the bit rate.
+    pub byte_cost: u64,
+    /// Debt up to which a packet conforms, where its bits decide.
+    pub bit_tolerance_ns: u64,
+    /// A debt beyond this is no debt but a word from before the clock wrapped.
+    pub horizon_ns: u64,
+}
+const _: () = assert!(size_of::<Limit>() == 40);
+
+/// The price of one packet under a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Price {
+    /// What the packet adds to the debt.
+    pub cost_ns: u64,
+    /// The debt up to which it conforms.
+    pub tolerance_ns: u64,
+    /// See [`Limit::horizon_ns`].
+    pub horizon_ns: u64,
+    /// The reason to give when it does not conform.
+    pub reason: Reason,
+}
+
+impl Limit {
+    /// Whether anything is limited.
+    #[inline(always)]
+    pub fn is_set(&self) -> bool {
+        self.horizon_ns != 0
+    }
+
+    /// The price of a frame of `length` bytes.
+    ///
+    /// Packets and bits share one debt, at the larger of their costs. As the sum of maxima is at least either sum,
+    /// both limits hold; for a source that mixes very small and very large packets they may be up to twice as
+    /// strict. The limit that the packet weighs on more gives tolerance and reason.
+    #[inline(always)]
+    pub fn price(&self, length: u32) -> Price {
+        let bits_ns =
+            (u64::from(length) + u64::from(WIRE_OVERHEAD)).wrapping_mul(self.byte_cost) >> BYTE_COST_SHIFT;
+        if bits_ns > self.packet_cost_ns {
+            Price {
+                cost_ns: bits_ns,
+                tolerance_ns: self.bit_tolerance_ns,
+                horizon_ns: self.horizon_ns,
+                reason: Reason::SourceBits,
+            }
+        } else {
+            Price {
+                cost_ns: self.packet_cost_ns,
+                tolerance_ns: self.packet_tolerance_ns,
+                horizon_ns: self.horizon_ns,
+                reason: Reason::SourcePackets,
+            }
+        }
+    }
+}
+
+/// What a charge came to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Charge {
+    /// Within the limit, and accounted.
+    Conforming,
+    /// Above the limit; nothing was written.
+    Exceeding,
+    /// Passed without being accounted: there was no slot for the source.
+    Unaccounted,
+}
+
+/// A word of the table that several processors read and write.
+pub trait Slot {
+    /// Reads the word.
+    fn load(&self) -> u64;
+    /// Writes `new` if the word is `expected`; returns what was there.
+    fn compare_swap(&self, expected: u64, new: u64) -> u64;
+}
+
+/// The debt that a word stands for at `now_ns`: 0 for a free slot.
+#[inline(always)]
+pub fn debt_ns(word: u64, now_ns: u64, horizon_ns: u64) -> u64 {
+    let ahead = word.wrapping_sub(now_ns) & TAT_MASK;
+    if word == 0 || ahead > horizon_ns { 0 } else { ahead }
+}
+
+/// The tag in a word.
+#[inline(always)]
+pub fn tag(word: u64) -> u16 {
+    (word >> TAT_BITS) as u16
+}
+
+/// The word of a source with this debt. Never 0, which is an untouched slot.
+#[inline(always)]
+fn word(tag: u16, now_ns: u64, debt_ns: u64) -> u64 {
+    let word = (u64::from(tag) << TAT_BITS) | (now_ns.wrapping_add(debt_ns) & TAT_MASK);
+    if word == 0 { 1 } else { word }
+}
+
+/// Charges a packet to the source `tag` in its bucket. `dice` gives random bits; it is asked only when the bucket
+/// is full of debtors.
+///
+/// Both searches begin at a way of the source's own, so that newcomers do not all race for the first slot.
+#[inline(always)]
+pub fn charge<S: Slot>(
+    bucket: &[S; WAYS],
+    source: u16,
+    now_ns: u64,
+    price: &Price,
+    dice: impl FnOnce() -> u32,
+) -> Charge {
+    let start = usize::from(source);
+    for step in 0..WAYS {
+        let slot = &bucket[(start + step) % WAYS];
+        let found = slot.load();
+        if tag(found) == source && found != 0 {
+            return charge_slot(slot, found, source, now_ns, price);
+        }
+    }
+    // VERIFIER: a loop of its own. Remembering the first free slot in the loop above makes the verifier follow
+    // every pair of a step and a remembered slot: twice the instructions (6.18).
+    for step in 0..WAYS {
+        let slot = &bucket[(start + step) % WAYS];
+        let found = slot.load();
+        if debt_ns(found, now_ns, price.horizon_ns) == 0 {
+            return take_slot(slot, found, source, now_ns, price);
+        }
+    }
+    admit(bucket, source, now_ns, price, dice())
+}
+
+/// Writes a newcomer into a free slot.
+#[inline(always)]
+fn take_slot<S: Slot>(slot: &S, free: u64, source: u16, now_ns: u64, price: &Price) -> Charge {
+    let found = slot.compare_swap(free, word(source, now_ns, price.cost_ns));
+    if found == free {
+        Charge::Conforming
+    } else if tag(found) == source {
+        charge_slot(slot, found, source, now_ns, price)
+    } else {
+        Charge::Unaccounted
+    }
+}
+
+/// Charges the slot that holds, or a moment ago held, this source.
+#[inline(always)]
+fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u16, now_ns: u64, price: &Price) -> Charge {
+    for _ in 0..RACES {
+        let debt = debt_ns(found, now_ns, price.horizon_ns);
+        if debt > price.tolerance_ns {
+            return Charge::Exceeding;
+        }
+        let seen = slot.compare_swap(found, word(source, now_ns, debt + price.cost_ns));
+        if seen == found {
+            return Charge::Conforming;
+        }
+        if tag(seen) != source {
+            return Charge::Unaccounted;
+        }
+        found = seen;
+    }
+    Charge::Exceeding
+}
+
+/// A bucket full of debtors: open for the newcomer, who now and then takes the place of the smallest debt.
+#[inline(always)]
+fn admit<S: Slot>(bucket: &[S; WAYS], source: u16, now_ns: u64, price: &Price, dice: u32) -> Charge {
+    if !dice.is_multiple_of(ADMISSION) {
+        return Charge::Unaccounted;
+    }
+    let mut smallest = (0, 0, u64::MAX);
+    for (way, slot) in bucket.iter().enumerate() {
+        let found = slot.load();
+        let debt = debt_ns(found, now_ns, price.horizon_ns);
+        if debt < smallest.2 {
+            smallest = (way, found, debt);
+        }
+    }
+    let (way, old, debt) = smallest;
+    if debt > price.tolerance_ns / 2 {
+        return Charge::Unaccounted;
+    }
+    let slot = &bucket[way % WAYS];
+    if slot.compare_swap(old, word(source, now_ns, price.cost_ns)) == old {
+        Charge::Conforming
+    } else {
+        Charge::Unaccounted
+    }
+}
+
+/// Charges a budget that is one word for the whole host. As nothing is written above the budget, a flood only
+/// reads it.
+#[inline(always)]
+pub fn charge_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> Charge {
+    charge_slot(slot, slot.load(), 0, now_ns, price)
+}

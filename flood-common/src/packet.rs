@@ -1,0 +1,391 @@
+//! Parsing: from a frame to the few facts that a verdict needs.
+//!
+//! One pass from the outside in: Ethernet, VLAN tags, IP, IPv6 extension headers, transport. Every loop has a
+//! named bound, and what exceeds it has a reason of its own. A fault before the source address is known makes the
+//! frame [`Parsed::Broken`]; one behind it is a [`defect`](Packet::defect) of the packet, so that the allow list
+//! can still speak for its source.
+//!
+//! Invariant: ports are read only where the IP header, its options and its extension headers say that a transport
+//! header begins, and never from a later fragment.
+
+use crate::{
+    address::Address,
+    reason::Reason,
+    wire::{Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol},
+};
+
+/// VLAN tags that are looked behind: a customer's tag inside a provider's (802.1ad). The kernel's own receive path
+/// goes no deeper either unless VLAN devices are stacked by hand.
+pub const MAX_VLAN_TAGS: usize = 2;
+
+/// IPv6 extension headers that are walked. RFC 8200 section 4.1 recommends an order in which each occurs at most
+/// once, destination options twice; six leaves room for all that are seen together in practice.
+pub const MAX_IPV6_EXTENSIONS: usize = 6;
+
+/// No header is looked for at or beyond this offset, bytes: two VLAN tags and IPv6 with the longest chain of
+/// extension headers (2048 bytes each) end before it, and the verifier knows a bound for every packet access.
+pub const MAX_HEADER_OFFSET: usize = 0x3fff;
+
+/// What became of a frame.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// An IP packet whose source is known.
+    Packet(Packet),
+    /// Not IP.
+    NotIp,
+    /// Too broken to have a source.
+    Broken(Reason),
+}
+
+/// The facts about an IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Source address.
+    pub source: Address,
+    /// Length of the whole frame, bytes.
+    pub length: u32,
+    /// Protocol of the innermost header reached (IANA number).
+    pub protocol: u8,
+    /// Which part of a datagram this is.
+    pub part: Part,
+    /// Source and destination port, where there is a TCP or UDP header.
+    pub ports: Option<Ports>,
+    /// Set when the packet must get through for the host to stay reachable.
+    pub vital: Option<Vital>,
+    /// What is wrong with the packet behind its addresses.
+    pub defect: Option<Reason>,
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The fragment with the transport header.
+    First,
+    /// A fragment without transport header.
+    Later,
+}
+
+/// Ports, host byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
+/// Kinds of messages without which a host falls off the network; each has a budget of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Vital {
+    /// IPv6 neighbour discovery (RFC 4861) that cannot have come through a router: hop limit 255.
+    NeighbourDiscovery = 0,
+    /// ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 8201).
+    PathMtu = 1,
+}
+
+/// Hop limit that only a neighbour on the link can arrive with (RFC 4861 section 7.1).
+const ON_LINK_HOP_LIMIT: u8 = 255;
+
+/// Parses a frame.
+#[inline(always)]
+pub fn parse<'a, W: Window<'a>>(window: W) -> Parsed {
+    let Some(ethernet) = window.view::<Ethernet>(0) else {
+        return Parsed::Broken(Reason::Truncated);
+    };
+    let mut kind = ethernet.ethertype.get();
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..MAX_VLAN_TAGS {
+        if !is_vlan(kind) {
+            break;
+        }
+        let Some(tag) = window.view::<VlanTag>(offset) else {
+            return Parsed::Broken(Reason::Truncated);
+        };
+        kind = tag.ethertype.get();
+        offset += size_of::<VlanTag>();
+    }
+    match kind {
+        ethertype::IPV4 => parse_ipv4(window, offset),
+        ethertype::IPV6 => parse_ipv6(window, offset),
+        kind if is_vlan(kind) => Parsed::Broken(Reason::VlanDepth),
+        _ => Parsed::NotIp,
+    }
+}
+
+#[inline(always)]
+fn is_vlan(kind: u16) -> bool {
+    matches!(kind, ethertype::VLAN | ethertype::SERVICE_VLAN)
+}
+
+#[inline(always)]
+fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
+    let Some(ip) = window.view::<Ipv4>(offset) else {
+        return Parsed::Broken(Reason::Truncated);
+    };
+    if ip.version_length >> 4 != 4 {
+        return Parsed::Broken(Reason::IpVersion);
+    }
+    let header = usize::from(ip.version_length & 0x0f) * 4;
+    if header < size_of::<Ipv4>() {
+        return Parsed::Broken(Reason::IpHeaderLength);
+    }
+    let total = usize::from(ip.total_length.get());
+    if total < header || offset + total > window.length() as usize {
+        return Parsed::Broken(Reason::IpLength);
+    }
+
+    let part = Part::from_offset(
+        ip.flags_offset.get() & 0x1fff,
+        ip.flags_offset.get() & 0x2000 != 0,
+    );
+    let transport = parse_transport(window, offset + header, total - header, ip.protocol, part);
+    let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
+    Parsed::Packet(Packet {
+        source: Address::from_v4_bytes(ip.source),
+        length: window.length(),
+        protocol: ip.protocol,
+        part,
+        ports: transport.ports,
+        vital: if path_mtu { Some(Vital::PathMtu) } else { None },
+        defect: transport.defect,
+    })
+}
+
+#[inline(always)]
+fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
+    let Some(ip) = window.view::<Ipv6>(offset) else {
+        return Parsed::Broken(Reason::Truncated);
+    };
+    if ip.version_class_flow[0] >> 4 != 6 {
+        return Parsed::Broken(Reason::IpVersion);
+    }
+    let start = offset + size_of::<Ipv6>();
+    let room = (window.length() as usize).saturating_sub(start);
+    let stated = usize::from(ip.payload_length.get());
+    if stated > room {
+        return Parsed::Broken(Reason::IpLength);
+    }
+    // A jumbogram states its length in a hop-by-hop option (RFC 2675); the frame's end is the bound then.
+    let jumbo = stated == 0 && ip.next_header == protocol::HOP_BY_HOP;
+    let remaining = if jumbo { room } else { stated };
+    let end = start + remaining;
+    let chain = walk_extensions(window, end, remaining, ip.next_header);
+    let transport = match chain.defect {
+        None => parse_transport(
+            window,
+            end - chain.remaining,
+            chain.remaining,
+            chain.protocol,
+            chain.part,
+        ),
+        defect => Transport {
+            ports: None,
+            icmp: None,
+            defect,
+        },
+    };
+
+    let vital = match transport.icmp {
+        Some((2, _)) if chain.protocol == protocol::ICMPV6 => Some(Vital::PathMtu),
+        Some((133..=137, 0)) if chain.protocol == protocol::ICMPV6 && ip.hop_limit == ON_LINK_HOP_LIMIT => {
+            Some(Vital::NeighbourDiscovery)
+        }
+        _ => None,
+    };
+    Parsed::Packet(Packet {
+        source: Address::from_v6_bytes(&ip.source),
+        length: window.length(),
+        protocol: chain.protocol,
+        part: chain.part,
+        ports: transport.ports,
+        vital,
+        defect: transport.defect,
+    })
+}
+
+/// Where a chain of IPv6 extension headers led: to the header `protocol`, `remaining` bytes before the packet's end.
+struct Chain {
+    remaining: usize,
+    protocol: u8,
+    part: Part,
+    defect: Option<Reason>,
+}
+
+/// Walks the extension headers of a packet that ends at offset `end`, from `remaining` bytes before there.
+///
+/// VERIFIER: positions are counted from the end, which is never a constant. Counted from the start, each way
+/// through the chain has an offset of its own and is verified on its own: 158,000 instructions (6.18).
+#[inline(always)]
+fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, next_header: u8) -> Chain {
+    let mut chain = Chain {
+        remaining,
+        protocol: next_header,
+        part: Part::Whole,
+        defect: None,
+    };
+    for _ in 0..MAX_IPV6_EXTENSIONS {
+        if !is_extension(chain.protocol) {
+            return chain;
+        }
+        let offset = end - chain.remaining;
+        let Some(extension) = window.view::<Extension>(offset) else {
+            return Chain {
+                defect: Some(Reason::Truncated),
+                ..chain
+            };
+        };
+        let size = match chain.protocol {
+            protocol::FRAGMENT => size_of::<Fragment>(),
+            protocol::AUTHENTICATION => 8 + usize::from(extension.length) * 4,
+            _ => 8 + usize::from(extension.length) * 8,
+        };
+        if size > chain.remaining {
+            return Chain {
+                defect: Some(Reason::Ipv6Extensions),
+                ..chain
+            };
+        }
+        if chain.protocol == protocol::FRAGMENT {
+            let Some(fragment) = window.view::<Fragment>(offset) else {
+                return Chain {
+                    defect: Some(Reason::Truncated),
+                    ..chain
+                };
+            };
+            // Offset 0 without more fragments is an atomic fragment: a whole packet (RFC 6946).
+            let offset_more = fragment.offset_more.get();
+            chain.part = Part::from_offset(offset_more >> 3, offset_more & 1 != 0);
+        }
+        chain.protocol = extension.next_header;
+        chain.remaining -= size;
+        if chain.part == Part::Later {
+            return chain;
+        }
+    }
+    if is_extension(chain.protocol) {
+        chain.defect = Some(Reason::Ipv6Extensions);
+    }
+    chain
+}
+
+#[inline(always)]
+fn is_extension(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::FRAGMENT
+            | protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION_OPTIONS
+            | protocol::AUTHENTICATION
+    )
+}
+
+impl Part {
+    #[inline(always)]
+    fn from_offset(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            _ => Self::Later,
+        }
+    }
+}
+
+/// What the transport header said.
+struct Transport {
+    ports: Option<Ports>,
+    /// Type and code of a whole ICMP or ICMPv6 message.
+    icmp: Option<(u8, u8)>,
+    defect: Option<Reason>,
+}
+
+/// Reads the transport header at `offset`, of which the IP header says that `remaining` bytes are there.
+#[inline(always)]
+fn parse_transport<'a, W: Window<'a>>(
+    window: W,
+    offset: usize,
+    remaining: usize,
+    number: u8,
+    part: Part,
+) -> Transport {
+    let nothing = Transport {
+        ports: None,
+        icmp: None,
+        defect: None,
+    };
+    if part == Part::Later {
+        return nothing;
+    }
+    let whole = part == Part::Whole;
+    let needed = match number {
+        protocol::TCP => size_of::<Tcp>(),
+        protocol::UDP => size_of::<Udp>(),
+        protocol::ICMP | protocol::ICMPV6 => size_of::<Icmp>(),
+        _ => return nothing,
+    };
+    if remaining < needed {
+        return Transport {
+            defect: Some(Reason::TransportHeader),
+            ..nothing
+        };
+    }
+    let beyond = Transport {
+        defect: Some(Reason::Truncated),
+        ..nothing
+    };
+    match number {
+        protocol::TCP => {
+            let Some(tcp) = window.view::<Tcp>(offset) else {
+                return beyond;
+            };
+            let header = usize::from(tcp.offset >> 4) * 4;
+            let wrong = header < size_of::<Tcp>() || (whole && header > remaining);
+            Transport {
+                ports: Some(Ports {
+                    source: tcp.source.get(),
+                    destination: tcp.destination.get(),
+                }),
+                defect: if wrong {
+                    Some(Reason::TransportHeader)
+                } else {
+                    None
+                },
+                ..nothing
+            }
+        }
+        protocol::UDP => {
+            let Some(udp) = window.view::<Udp>(offset) else {
+                return beyond;
+            };
+            let length = usize::from(udp.length.get());
+            // 0 stands for "too long to say" in a jumbogram (RFC 2675 section 4).
+            let jumbo = length == 0 && remaining > usize::from(u16::MAX);
+            let wrong = (length < size_of::<Udp>() && !jumbo) || (whole && length > remaining);
+            Transport {
+                ports: Some(Ports {
+                    source: udp.source.get(),
+                    destination: udp.destination.get(),
+                }),
+                defect: if wrong {
+                    Some(Reason::TransportHeader)
+                } else {
+                    None
+                },
+                ..nothing
+            }
+        }
+        _ => {
+            let Some(icmp) = window.view::<Icmp>(offset) else {
+                return beyond;
+            };
+            Transport {
+                icmp: if whole { Some((icmp.kind, icmp.code)) } else { None },
+                ..nothing
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Why a packet passed or was dropped: the one list.
+//!
+//! Each line of [`drop_reasons!`] gives a variant, its number in the counters, its label in metrics and replies,
+//! and the sentence that documents it; a test in `tests/` fails for every reason that no case produces. Numbers
+//! are append-only: a pinned counter table or a stored capture keeps its meaning.
+
+/// The first number of a reason to drop; smaller ones are reasons to pass.
+pub const FIRST_DROP: u32 = 8;
+
+/// Room for reasons in the counters. A power of two, so that the verifier accepts a mask as a bound.
+pub const REASON_SLOTS: usize = 32;
+
+macro_rules! drop_reasons {
+    ($($name:ident = $number:literal, $label:literal, $meaning:literal;)*) => {
+        /// Why a packet passed or was dropped.
+        #[must_use]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        #[repr(u32)]
+        pub enum Reason { $(#[doc = $meaning] $name = $number,)* }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in metrics, replies and documents.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// One sentence for an operator.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+
+            /// The reason with this number.
+            pub fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+
+        const _: () = { $(assert!($number < REASON_SLOTS);)* };
+    };
+}
+
+drop_reasons! {
+    Conforming = 0, "conforming", "Nothing spoke against the packet: not listed, and within the limits of its source.";
+    Allowed = 1, "allowed", "The source is on the allow list.";
+    NotIp = 2, "not_ip", "Not IP (ARP, LLDP, LACP and the like); the filter judges IP only.";
+    Protected = 3, "protected", "IPv6 neighbour discovery or a path-MTU message, within the budget that keeps the host reachable.";
+    Unaccounted = 4, "unaccounted", "Passed without being charged: the table had no free slot for the source.";
+    Truncated = 8, "truncated", "A header reaches beyond the end of the frame, or of its first buffer.";
+    VlanDepth = 9, "vlan_depth", "More than two VLAN tags.";
+    IpVersion = 10, "ip_version", "The version in the IP header is not the one that the EtherType announced.";
+    IpHeaderLength = 11, "ip_header_length", "The IPv4 header says that it is shorter than 20 bytes (RFC 791).";
+    IpLength = 12, "ip_length", "The IP length is less than its header, or more than the frame holds.";
+    Ipv6Extensions = 13, "ipv6_extensions", "The chain of IPv6 extension headers is broken, or has more than six.";
+    TransportHeader = 14, "transport_header", "The TCP, UDP or ICMP header is cut off or contradicts the length of the packet.";
+    Blocked = 15, "blocked", "The source is on the block list.";
+    SourcePackets = 16, "source_packets", "The source sends more packets per second than its limit.";
+    SourceBits = 17, "source_bits", "The source sends more bits per second than its limit.";
+}
+
+impl Reason {
+    /// Whether a packet with this reason is dropped (in enforce mode).
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self.number() >= FIRST_DROP
+    }
+
+    /// The number in counters and samples.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_labels_are_unique_and_lead_back() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(Reason::from_number(reason.number()), Some(*reason));
+            for other in &Reason::ALL[..index] {
+                assert!(
+                    other.number() < reason.number(),
+                    "numbers ascend: {other:?}, {reason:?}"
+                );
+                assert_ne!(other.label(), reason.label());
+            }
+        }
+        assert_eq!(Reason::from_number(REASON_SLOTS as u32), None);
+    }
+
+    #[test]
+    fn labels_can_be_metric_label_values_without_quoting() {
+        for reason in Reason::ALL {
+            assert!(
+                reason
+                    .label()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+            assert!(reason.meaning().ends_with('.'));
+        }
+    }
+}

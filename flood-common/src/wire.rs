@@ -1,0 +1,225 @@
+//! Headers as they lie on the wire, and the one way to look at them.
+//!
+//! A [`Window`] is a frame that can be viewed at an offset. There are two: [`Frame`] over a slice, for the host,
+//! and `XdpWindow` in `flood-ebpf`, for the kernel, whose verifier wants every view compared with the packet's
+//! end pointer and rejects a plain slice over the packet. They differ in nothing else.
+//!
+//! Header types are views: alignment 1, every bit pattern valid, numbers in network byte order ([`Be16`]).
+
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// A 16-bit number in network byte order.
+pub type Be16 = zerocopy::big_endian::U16;
+
+/// A type that any bytes at any address may be viewed as.
+pub trait WireType: FromBytes + Immutable + KnownLayout + Unaligned {}
+impl<T: FromBytes + Immutable + KnownLayout + Unaligned> WireType for T {}
+
+/// A frame whose bytes can be viewed as headers.
+pub trait Window<'a>: Copy {
+    /// Views the bytes at `offset` as a `T`, or returns `None` when they reach beyond what can be viewed.
+    fn view<T: WireType>(self, offset: usize) -> Option<&'a T>;
+
+    /// Length of the whole frame in bytes, as the kernel counts it (no preamble, no frame check sequence). A
+    /// frame in several buffers is longer than what can be viewed.
+    fn length(self) -> u32;
+}
+
+/// A frame in a slice.
+#[derive(Clone, Copy)]
+pub struct Frame<'a>(pub &'a [u8]);
+
+impl<'a> Window<'a> for Frame<'a> {
+    fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
+        let (header, _) = T::ref_from_prefix(self.0.get(offset..)?).ok()?;
+        Some(header)
+    }
+
+    fn length(self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+}
+
+macro_rules! header {
+    ($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(FromBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        const _: () = assert!(size_of::<$name>() == $size && align_of::<$name>() == 1);
+    };
+}
+
+header! {
+    /// Ethernet II (IEEE 802.3 clause 3).
+    Ethernet, 14 {
+        /// Destination MAC address.
+        destination: [u8; 6],
+        /// Source MAC address.
+        source: [u8; 6],
+        /// EtherType, or a length when at most 1500.
+        ethertype: Be16,
+    }
+}
+
+header! {
+    /// What follows a VLAN EtherType (IEEE 802.1Q, 802.1ad).
+    VlanTag, 4 {
+        /// Priority, drop eligibility and VLAN number.
+        control: Be16,
+        /// EtherType of what is inside.
+        ethertype: Be16,
+    }
+}
+
+header! {
+    /// IPv4 without options (RFC 791 section 3.1).
+    Ipv4, 20 {
+        /// Version in the upper four bits, header length in 32-bit words in the lower.
+        version_length: u8,
+        /// Type of service.
+        service: u8,
+        /// Length of header and data, bytes.
+        total_length: Be16,
+        /// Groups the fragments of a datagram.
+        identification: Be16,
+        /// Three flags and the fragment offset in units of eight bytes.
+        flags_offset: Be16,
+        /// Time to live.
+        ttl: u8,
+        /// Protocol of the data.
+        protocol: u8,
+        /// Header checksum.
+        checksum: Be16,
+        /// Source address.
+        source: [u8; 4],
+        /// Destination address.
+        destination: [u8; 4],
+    }
+}
+
+header! {
+    /// IPv6 (RFC 8200 section 3).
+    Ipv6, 40 {
+        /// Version in the upper four bits, then traffic class and flow label.
+        version_class_flow: [u8; 4],
+        /// Length of all that follows this header, bytes; 0 in a jumbogram.
+        payload_length: Be16,
+        /// Type of the next header.
+        next_header: u8,
+        /// Hop limit.
+        hop_limit: u8,
+        /// Source address.
+        source: [u8; 16],
+        /// Destination address.
+        destination: [u8; 16],
+    }
+}
+
+header! {
+    /// The common beginning of IPv6 extension headers (RFC 8200 section 4) and of the authentication header.
+    Extension, 2 {
+        /// Type of the next header.
+        next_header: u8,
+        /// Length beyond the first eight bytes, in units of eight (AH: of four, RFC 4302 section 2.2).
+        length: u8,
+    }
+}
+
+header! {
+    /// The IPv6 fragment header (RFC 8200 section 4.5).
+    Fragment, 8 {
+        /// Type of the next header.
+        next_header: u8,
+        /// Reserved.
+        reserved: u8,
+        /// Fragment offset in units of eight bytes (upper 13 bits) and the more-fragments flag (lowest).
+        offset_more: Be16,
+        /// Groups the fragments of a datagram.
+        identification: [u8; 4],
+    }
+}
+
+header! {
+    /// TCP without options (RFC 9293 section 3.1).
+    Tcp, 20 {
+        /// Source port.
+        source: Be16,
+        /// Destination port.
+        destination: Be16,
+        /// Sequence number.
+        sequence: [u8; 4],
+        /// Acknowledgement number.
+        acknowledgement: [u8; 4],
+        /// Header length in 32-bit words in the upper four bits.
+        offset: u8,
+        /// Flags.
+        flags: u8,
+        /// Window.
+        window: Be16,
+        /// Checksum.
+        checksum: Be16,
+        /// Urgent pointer.
+        urgent: Be16,
+    }
+}
+
+header! {
+    /// UDP (RFC 768).
+    Udp, 8 {
+        /// Source port.
+        source: Be16,
+        /// Destination port.
+        destination: Be16,
+        /// Length of header and data, bytes; 0 in an IPv6 jumbogram.
+        length: Be16,
+        /// Checksum.
+        checksum: Be16,
+    }
+}
+
+header! {
+    /// The common beginning of ICMP (RFC 792) and ICMPv6 (RFC 4443).
+    Icmp, 4 {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Checksum.
+        checksum: Be16,
+    }
+}
+
+/// EtherTypes (IEEE registration authority).
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+    /// VLAN tag (802.1Q).
+    pub const VLAN: u16 = 0x8100;
+    /// Service VLAN tag (802.1ad).
+    pub const SERVICE_VLAN: u16 = 0x88a8;
+}
+
+/// Protocol and next-header numbers (IANA "Assigned Internet Protocol Numbers").
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header.
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+}

@@ -1,0 +1,171 @@
+//! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
+//!
+//! `flood` sends (a live-frames test run of it on one end of a veth pair), `switch` joins veth pairs, `pass` and
+//! `drop` are the two ends of doing nothing, and `harness` gives each run of another program a source of its own,
+//! so that a test run of one frame exercises millions of sources.
+#![no_std]
+#![no_main]
+
+mod window;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::generated::bpf_redirect,
+    macros::{map, xdp},
+    maps::{Array, PerCpuArray, ProgramArray},
+    programs::XdpContext,
+};
+use flood_common::{
+    packet::{Parsed, parse},
+    wire::{Ethernet, Ipv4, Ipv6, Window, ethertype},
+};
+
+use crate::window::XdpWindow;
+
+/// Where sources come from: `[first, mask]`. The n-th source is `first + scatter(n & mask)`.
+#[map]
+static SOURCES: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// State of the random numbers.
+#[map]
+static RANDOM: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The program that `harness` calls, at index 0.
+#[map]
+static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Last byte of a destination MAC address -> index of the interface behind which it is.
+#[map]
+static PORTS: Array<u32> = Array::with_max_entries(256, 0);
+
+/// Drops: the least that a filter can do.
+#[xdp(frags)]
+fn drop(_: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Passes. A veth end needs some program for frames that its peer transmits from XDP.
+#[xdp(frags)]
+fn pass(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Parses as the filter does, and drops.
+#[xdp(frags)]
+fn parse_only(ctx: XdpContext) -> u32 {
+    match parse(XdpWindow::new(&ctx)) {
+        // A use of every fact, so that none of them is optimised away.
+        Parsed::Packet(packet) => {
+            let [high, low] = packet.source.halves();
+            let ports = packet
+                .ports
+                .map_or(0, |ports| u64::from(ports.source) ^ u64::from(ports.destination));
+            let facts = high
+                ^ low
+                ^ ports
+                ^ u64::from(packet.protocol)
+                ^ packet.vital.map_or(7, |vital| vital as u64);
+            if packet.defect.is_some() || facts == 0 {
+                xdp_action::XDP_PASS
+            } else {
+                xdp_action::XDP_DROP
+            }
+        }
+        Parsed::NotIp | Parsed::Broken(_) => xdp_action::XDP_PASS,
+    }
+}
+
+/// Gives the frame a source, then lets the target judge it.
+#[xdp(frags)]
+fn harness(ctx: XdpContext) -> u32 {
+    write_source(&ctx);
+    // SAFETY: on success the call does not return; on failure the verdict below shows that there is no target.
+    let _ = unsafe { TARGET.tail_call(&ctx, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// Gives the frame a source and sends it out of the interface.
+#[xdp(frags)]
+fn flood(ctx: XdpContext) -> u32 {
+    write_source(&ctx);
+    xdp_action::XDP_TX
+}
+
+/// Sends the frame to the port that its destination is behind.
+#[xdp(frags)]
+fn switch(ctx: XdpContext) -> u32 {
+    let Some(ethernet) = XdpWindow::new(&ctx).view::<Ethernet>(0) else {
+        return xdp_action::XDP_DROP;
+    };
+    match PORTS.get(u32::from(ethernet.destination[5])) {
+        // SAFETY: no pointers, no conditions.
+        Some(port) if *port != 0 => unsafe { bpf_redirect(*port, 0) as u32 },
+        _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// Overwrites the source address of an untagged IPv4 or IPv6 frame.
+#[inline(always)]
+fn write_source(ctx: &XdpContext) {
+    let (Some([first, mask]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
+        return; // cannot happen: both arrays have one element
+    };
+    // SAFETY: the value is this processor's own.
+    let number = unsafe {
+        *state = next_random(*state);
+        *state >> 16 & *mask
+    };
+    let window = XdpWindow::new(ctx);
+    let Some(ethernet) = window.view::<Ethernet>(0) else {
+        return;
+    };
+    let offset = size_of::<Ethernet>();
+    match ethernet.ethertype.get() {
+        ethertype::IPV4 => {
+            if let Some(ip) = window.view::<Ipv4>(offset) {
+                let source = (*first as u32).wrapping_add(scatter(number) as u32);
+                // SAFETY: `view` has compared the range with the packet's end; packets may be written to.
+                unsafe { (&raw const ip.source).cast_mut().write(source.to_be_bytes()) };
+            }
+        }
+        ethertype::IPV6 => {
+            if let Some(ip) = window.view::<Ipv6>(offset) {
+                let network = first.wrapping_add(scatter(number) << 16);
+                // SAFETY: as above.
+                unsafe {
+                    (&raw const ip.source)
+                        .cast_mut()
+                        .cast::<[u8; 8]>()
+                        .write(network.to_be_bytes())
+                };
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Spreads consecutive numbers over 32 bits, one to one.
+#[inline(always)]
+fn scatter(number: u64) -> u64 {
+    u64::from((number as u32).wrapping_mul(0x9e37_79b1))
+}
+
+/// Marsaglia's xorshift64.
+#[inline(always)]
+fn next_random(mut state: u64) -> u64 {
+    state |= 1 << 63; // never 0, from which it would not come away
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^ state << 17
+}
+
+/// `bpf_redirect` and the like want a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// An endless loop, so that the verifier rejects the program if a panic can be reached.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

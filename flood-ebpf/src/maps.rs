@@ -1,0 +1,92 @@
+//! All maps and set-once values. Names and value types are those of `flood_common::abi`.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
+};
+use flood_common::{
+    abi::{self, CpuState, InterfaceCounters, SettingsPage},
+    meter::WAYS,
+    place::MIN_BUCKET_BITS,
+};
+
+use crate::lookup::Word;
+
+/// Eight slots, one cache line.
+pub(crate) type Bucket = [Word; WAYS];
+
+/// Buckets before user space has said how many it wants.
+const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
+
+/// Entries before user space has said how many it wants. They cost memory only when used.
+const DEFAULT_ENTRIES: u32 = 1 << 20;
+
+/// Bytes of the sample ring: 26,000 samples, a quarter of a second at a hundred thousand a second.
+const SAMPLE_RING: u32 = 1 << 20;
+
+/// Version of the ABI that this object was built with, for the loader to compare.
+#[unsafe(no_mangle)]
+pub(crate) static ABI: Global<u32> = Global::new(abi::VERSION);
+
+/// Binary logarithm of the number of buckets.
+#[unsafe(no_mangle)]
+pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
+
+/// The part of an IPv6 address (upper half) that makes a source.
+#[unsafe(no_mangle)]
+pub(crate) static IPV6_MASK: Global<u64> = Global::new(u64::MAX);
+
+/// Whether time comes from the settings page.
+#[unsafe(no_mangle)]
+pub(crate) static VIRTUAL_CLOCK: Global<u32> = Global::new(0);
+
+/// What may change while the filter runs. Written by the daemon, read per packet.
+#[map]
+pub(crate) static SETTINGS: Array<SettingsPage> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Interface slot -> counts by reason. Written per packet, read by the daemon.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<InterfaceCounters> =
+    PerCpuArray::with_max_entries(abi::INTERFACE_SLOTS as u32, 0);
+
+/// What a processor keeps for itself. Written per dropped packet, read by the daemon.
+#[map]
+pub(crate) static CPU_STATE: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
+
+/// IPv4 sources in debt. Written per conforming packet, read by the daemon.
+#[map]
+pub(crate) static DEBTS_V4: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+
+/// IPv6 sources in debt. Written per conforming packet, read by the daemon.
+#[map]
+pub(crate) static DEBTS_V6: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+
+/// Host-wide budgets, a cache line each. Written per vital message within its budget.
+#[map]
+pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS, BPF_F_MMAPABLE);
+
+/// Allowed prefix -> when it ends (0: never). Written by the daemon.
+#[map]
+pub(crate) static ALLOW_V4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+
+/// Allowed prefix -> when it ends (0: never). Written by the daemon.
+#[map]
+pub(crate) static ALLOW_V6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+
+/// Blocked prefix -> when it ends (0: never). Written by the daemon.
+#[map]
+pub(crate) static BLOCK_V4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+
+/// Blocked prefix -> when it ends (0: never). Written by the daemon.
+#[map]
+pub(crate) static BLOCK_V6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+
+/// Samples of dropped packets.
+#[map]
+pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING, 0);
+
+/// The program that logs decisions, at index 0. Set by the loader.
+#[map]
+pub(crate) static TRACER: ProgramArray = ProgramArray::with_max_entries(1, 0);

@@ -1,0 +1,89 @@
+//! A log line for each decision about one source, while an operator wants it.
+//!
+//! The lines are written by a program of its own, which the filter calls for packets of that source only. So the
+//! verifier follows the formatting once, not once for every way through the filter, and what is logged beyond the
+//! decision is parsed again rather than carried along for every packet.
+
+use aya_ebpf::{
+    bindings::xdp_action, helpers::generated::bpf_ktime_get_coarse_ns, macros::xdp, programs::XdpContext,
+};
+use aya_log_ebpf::info;
+use flood_common::{
+    abi::BUDGET_TRACE,
+    address::Address,
+    meter::{Charge, Price},
+    packet::{Packet, Parsed, parse},
+    reason::Reason,
+};
+
+use crate::{
+    lookup::charge_host,
+    maps::{CPU_STATE, TRACER},
+    window::XdpWindow,
+};
+
+/// 100 lines a second, 100 at once. More says nothing new about one source and would fill the log ring.
+const PRICE: Price = Price {
+    cost_ns: 10_000_000,
+    tolerance_ns: 1_000_000_000,
+    horizon_ns: 3_000_000_000,
+    reason: Reason::SourcePackets,
+};
+
+/// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Comes back only if that program is
+/// not in its place.
+#[inline(always)]
+pub(crate) fn call(ctx: &XdpContext, reason: Reason, action: u32) {
+    if let Some(state) = CPU_STATE.get_ptr_mut(0) {
+        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+        unsafe {
+            (*state).traced_reason = u64::from(reason.number());
+            (*state).traced_action = u64::from(action);
+        }
+        // SAFETY: on success the call does not return; on failure the packet goes its way without a line.
+        let _ = unsafe { TRACER.tail_call(ctx, 0) };
+    }
+}
+
+/// Logs the decision that was made about a packet, and carries it out.
+#[xdp(frags)]
+fn floodgate_trace(ctx: XdpContext) -> u32 {
+    let Some(state) = CPU_STATE.get_ptr_mut(0) else {
+        return xdp_action::XDP_PASS; // cannot happen: the array has one element
+    };
+    // SAFETY: the value is this processor's own, and nothing ran on it since `call` wrote it.
+    let state = unsafe { &mut *state };
+    // SAFETY: no arguments, no conditions.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    if charge_host(BUDGET_TRACE, now_ns, &PRICE) != Charge::Conforming {
+        state.trace_suppressed += 1;
+    } else if let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) {
+        write_line(&ctx, state.traced_reason as u32, &packet);
+    }
+    state.traced_action as u32
+}
+
+/// The line begins with the number of the reason, which user space replaces by its label.
+#[inline(always)]
+fn write_line(ctx: &XdpContext, reason: u32, packet: &Packet) {
+    let (from, to) = match packet.ports {
+        Some(ports) => (ports.source, ports.destination),
+        None => (0, 0),
+    };
+    let (protocol, length) = (packet.protocol, packet.length);
+    match packet.source {
+        Address::V4(source) => {
+            info!(
+                ctx,
+                "{} {:i} protocol {} ports {} {} length {}", reason, source, protocol, from, to, length
+            );
+        }
+        Address::V6 { network, interface } => {
+            let source = ((u128::from(network) << 64) | u128::from(interface)).to_be_bytes();
+            info!(
+                ctx,
+                "{} {:i} protocol {} ports {} {} length {}", reason, source, protocol, from, to, length
+            );
+        }
+    }
+}

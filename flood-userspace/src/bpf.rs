@@ -1,0 +1,25 @@
+//! The kernel side as user space sees it: the only module that names aya.
+//!
+//! [`Filter`] is the loaded program with its maps as typed handles: [`settings`](SettingsPage) to publish,
+//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to apply
+//! changes to. [`interface`] looks at interfaces, [`error`] says what can go wrong in an operator's words.
+//!
+//! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
+
+mod counters;
+mod debts;
+pub mod error;
+pub mod interface;
+mod lists;
+mod load;
+mod mapped;
+mod plain;
+mod settings;
+
+pub use counters::CounterTable;
+pub use debts::{DebtTables, Debtor, Family};
+pub use error::BpfError;
+pub use lists::ListKind;
+pub use load::{AttachMode, Attachment, Filter, FilterOptions, RunOutcome};
+pub use mapped::coarse_now_ns;
+pub use settings::SettingsPage;

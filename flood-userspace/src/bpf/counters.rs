@@ -1,0 +1,60 @@
+//! Reading the per-processor counters.
+
+use aya::maps::{MapData, PerCpuArray};
+use flood_common::abi::{self, Count, CpuState, InterfaceCounters};
+
+use super::{error::BpfError, plain::Plain};
+
+/// The counters of the filter.
+pub struct CounterTable {
+    interfaces: PerCpuArray<MapData, Plain<InterfaceCounters>>,
+    state: PerCpuArray<MapData, Plain<CpuState>>,
+}
+
+impl CounterTable {
+    pub(super) fn new(
+        interfaces: PerCpuArray<MapData, Plain<InterfaceCounters>>,
+        state: PerCpuArray<MapData, Plain<CpuState>>,
+    ) -> Self {
+        Self { interfaces, state }
+    }
+
+    /// What all processors together counted on the interface in `slot`.
+    pub fn interface(&self, slot: u32) -> Result<InterfaceCounters, BpfError> {
+        let per_cpu = self.interfaces.get(&slot, 0).map_err(|source| BpfError::map(abi::map::COUNTERS, source))?;
+        let mut sum = InterfaceCounters::default();
+        for Plain(InterfaceCounters { done, would }) in per_cpu.iter() {
+            add_all(&mut sum.done, done);
+            add_all(&mut sum.would, would);
+        }
+        Ok(sum)
+    }
+
+    /// What all processors together keep besides: samples taken and lost, trace lines suppressed.
+    /// What has no sum is 0.
+    pub fn state(&self) -> Result<CpuState, BpfError> {
+        let per_cpu = self.state.get(&0, 0).map_err(|source| BpfError::map(abi::map::CPU_STATE, source))?;
+        let mut sum = CpuState::default();
+        for Plain(state) in per_cpu.iter() {
+            let CpuState {
+                until_sample: _,
+                sampled,
+                samples_lost,
+                trace_suppressed,
+                traced_reason: _,
+                traced_action: _,
+            } = state;
+            sum.sampled += sampled;
+            sum.samples_lost += samples_lost;
+            sum.trace_suppressed += trace_suppressed;
+        }
+        Ok(sum)
+    }
+}
+
+fn add_all(sums: &mut [Count], more: &[Count]) {
+    for (sum, Count { packets, bytes }) in sums.iter_mut().zip(more) {
+        sum.packets = sum.packets.wrapping_add(*packets);
+        sum.bytes = sum.bytes.wrapping_add(*bytes);
+    }
+}

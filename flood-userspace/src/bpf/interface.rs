@@ -1,0 +1,188 @@
+//! What the kernel says about network interfaces, and taking somebody else's XDP program off one.
+
+use std::{io, os::fd::RawFd};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::error::BpfError;
+
+/// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// A network interface of this network namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Number in the kernel.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Largest payload of a frame, bytes.
+    pub mtu: u32,
+    /// The kind of a virtual interface (`veth`, `bridge`), if it is one.
+    pub kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp: Option<XdpProgram>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpProgram {
+    /// Its id in the kernel.
+    pub id: u32,
+    /// Whether the driver runs it, rather than the generic hook behind the driver.
+    pub native: bool,
+}
+
+/// All interfaces.
+pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let links = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
+        .map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    Ok(links.into_iter().map(Interface::from_link).collect())
+}
+
+/// The interface with this name.
+pub fn interface(name: &str) -> Result<Interface, BpfError> {
+    let all = interfaces()?;
+    let have = all.iter().map(|interface| interface.name.clone()).collect();
+    all.into_iter()
+        .find(|interface| interface.name == name)
+        .ok_or_else(|| BpfError::NoSuchInterface { name: name.to_owned(), have })
+}
+
+/// Name of the program with this id, as far as the kernel tells.
+pub fn program_name(id: u32) -> String {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Takes whatever XDP program is on the interface off it.
+pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Result<(), BpfError> {
+    let attach_error = |error: io::Error| BpfError::Attach {
+        interface: interface.name.clone(),
+        cause: format!("removing the program with id {}: {error}", program.id),
+    };
+    let mut link = LinkMessage::default();
+    link.header.index = interface.index;
+    link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(program.mode_flag())]));
+    match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK) {
+        Ok(_) => Ok(()),
+        // Attached through a link: that has to be broken instead.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => detach_links(program.id).map_err(attach_error),
+        Err(error) => Err(attach_error(error)),
+    }
+}
+
+impl XdpProgram {
+    fn mode_flag(self) -> u32 {
+        // linux/if_link.h: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
+        if self.native { 1 << 2 } else { 1 << 1 }
+    }
+}
+
+impl Interface {
+    fn from_link(link: LinkMessage) -> Self {
+        let mut interface =
+            Self { index: link.header.index, name: String::new(), mtu: 0, kind: None, xdp: None };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+                LinkAttribute::LinkInfo(infos) => {
+                    interface.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::Xdp(xdp) => interface.xdp = XdpProgram::from_attributes(&xdp),
+                _ => {}
+            }
+        }
+        interface
+    }
+
+    /// The driver, for messages.
+    pub fn driver(&self) -> String {
+        let physical = || {
+            let path = std::fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
+            Some(path.file_name()?.to_string_lossy().into_owned())
+        };
+        self.kind.clone().or_else(physical).unwrap_or_else(|| "(unknown)".to_owned())
+    }
+}
+
+impl XdpProgram {
+    fn from_attributes(attributes: &[LinkXdp]) -> Option<Self> {
+        let id = attributes.iter().find_map(|attribute| match attribute {
+            LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) if *id != 0 => Some(*id),
+            _ => None,
+        })?;
+        let native = !attributes.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+        Some(Self { id, native })
+    }
+}
+
+/// Sends a request and collects the links in the answer.
+fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    message.header.flags = flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+
+    let mut links = Vec::new();
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        let received = socket.recv(&mut &mut buffer[..], 0)?;
+        let mut rest = &buffer[..received];
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match answer.payload {
+                NetlinkPayload::Done(_) => return Ok(links),
+                NetlinkPayload::Error(error) => {
+                    return error.code.map_or(Ok(links), |code| Err(io::Error::from_raw_os_error(-code.get())));
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+                _ => {}
+            }
+            let length = (answer.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+/// Breaks the links of a program. aya has no call for it.
+fn detach_links(program_id: u32) -> io::Result<()> {
+    /// linux/bpf.h, `enum bpf_cmd`.
+    const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+
+    for link in aya::programs::loaded_links().filter_map(Result::ok).filter(|link| link.program_id() == program_id) {
+        let fd: RawFd = bpf(BPF_LINK_GET_FD_BY_ID, link.id())?;
+        let detached = bpf(BPF_LINK_DETACH, fd.unsigned_abs());
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        unsafe { libc::close(fd) };
+        detached?;
+    }
+    Ok(())
+}
+
+/// A bpf(2) command whose attributes are one number.
+fn bpf(command: libc::c_long, number: u32) -> io::Result<i32> {
+    let attributes = [number, 0, 0, 0];
+    // SAFETY: the kernel reads as many bytes as we say, and both commands want zeros behind the number.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(&attributes)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
+}

@@ -1,0 +1,401 @@
+//! The filter: loading, attaching, and the handles to everything in it.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, PerCpuArray, ProgramArray, RingBuf},
+    programs::{TestRun, TestRunOptions, Xdp, XdpMode, xdp::XdpLinkId},
+    util::KernelVersion,
+};
+use aya_log::EbpfLogger;
+use flood_common::{
+    abi::{self, INTERFACE_SLOTS, Sample, Settings},
+    meter::WAYS,
+    place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
+};
+use zerocopy::FromBytes;
+
+use crate::lists::Change;
+
+use super::{
+    BpfError, CounterTable, DebtTables, ListKind, SettingsPage,
+    error::{chain, errno},
+    interface::{self, Interface},
+    lists,
+};
+
+/// The program in the object.
+const PROGRAM: &str = "floodgate";
+
+/// The program that it calls to log decisions.
+const TRACE_PROGRAM: &str = "floodgate_trace";
+
+/// What happens to a packet with an XDP return code.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// Set-once choices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FilterOptions {
+    /// Sources that can be in debt at once, for each address family; rounded up to a power of two.
+    pub sources: u64,
+    /// Length of the IPv6 prefix that makes a source.
+    pub ipv6_prefix: u8,
+    /// Whether time is what [`SettingsPage::set_virtual_now_ns`] says.
+    pub virtual_clock: bool,
+}
+
+impl Default for FilterOptions {
+    fn default() -> Self {
+        Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
+    }
+}
+
+impl FilterOptions {
+    fn bucket_bits(&self) -> u32 {
+        let buckets = self.sources.div_ceil(WAYS as u64).next_power_of_two();
+        buckets.ilog2().clamp(MIN_BUCKET_BITS, MAX_BUCKET_BITS)
+    }
+
+    fn ipv6_mask(&self) -> u64 {
+        u64::MAX.checked_shl(64 - u32::from(self.ipv6_prefix.min(64))).unwrap_or(0)
+    }
+}
+
+/// Where on the packet's way the filter may be attached.
+#[derive(serde::Serialize, serde::Deserialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// In the driver only: before the kernel has spent anything on the packet.
+    #[default]
+    Native,
+    /// Behind the driver only: works everywhere, late and slowly.
+    Generic,
+    /// In the driver, or behind it where the driver cannot.
+    NativeOrGeneric,
+}
+
+/// What became of a frame in a test run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunOutcome {
+    /// Passed.
+    Pass,
+    /// Dropped.
+    Drop,
+    /// The program aborted, or returned what it never should.
+    Other(u32),
+    /// The kernel does not run frames of this size.
+    Refused,
+}
+
+/// An interface that the filter guards.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The interface when it was attached.
+    pub interface: Interface,
+    /// Its slot in the counters.
+    pub slot: u32,
+    /// Whether the driver runs the filter.
+    pub native: bool,
+    link: XdpLinkId,
+}
+
+/// The filter in the kernel.
+pub struct Filter {
+    ebpf: Ebpf,
+    /// Limits, mode and everything that changes at run time.
+    pub settings: SettingsPage,
+    /// Counters.
+    pub counters: CounterTable,
+    /// Sources in debt.
+    pub debts: DebtTables,
+    lists: [(ListKind, Map, Map); 2],
+    samples: RingBuf<MapData>,
+    _tracer: ProgramArray<MapData>,
+    attachments: Vec<Attachment>,
+}
+
+impl Filter {
+    /// Loads the filter. It guards nothing yet.
+    pub fn load(options: &FilterOptions) -> Result<Self, BpfError> {
+        check_kernel(KernelVersion::current().ok())?;
+        let bucket_bits = options.bucket_bits();
+        check_memory((WAYS as u64) << bucket_bits, available_memory())?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
+            .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
+            .override_global(abi::global::VIRTUAL_CLOCK, &u32::from(options.virtual_clock), true)
+            .map_max_entries(abi::map::DEBTS_V4, 1 << bucket_bits)
+            .map_max_entries(abi::map::DEBTS_V6, 1 << bucket_bits)
+            .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter")))
+            .map_err(|error| BpfError::load(&error))?;
+        for name in [PROGRAM, TRACE_PROGRAM] {
+            program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
+        }
+        let tracer = install_tracer(&mut ebpf)?;
+
+        let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
+        settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
+        let counters = CounterTable::new(
+            typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
+            typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
+        );
+        let (v4, v6) = (take(&mut ebpf, abi::map::DEBTS_V4)?, take(&mut ebpf, abi::map::DEBTS_V6)?);
+        let debts = DebtTables::new(&v4, &v6, bucket_bits)?;
+        let [allow, block] = ListKind::ALL.map(|kind| {
+            let (v4, v6) = kind.maps();
+            Ok::<_, BpfError>((kind, take(&mut ebpf, v4)?, take(&mut ebpf, v6)?))
+        });
+        let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
+        Ok(Self { ebpf, settings, counters, debts, lists: [allow?, block?], samples, _tracer: tracer, attachments: Vec::new() })
+    }
+
+    /// The interfaces that the filter guards.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// Attaches the filter to an interface; `replace` takes another XDP program off it.
+    pub fn attach(&mut self, name: &str, mode: AttachMode, replace: bool) -> Result<&Attachment, BpfError> {
+        let interface = interface::interface(name)?;
+        if let Some(program) = interface.xdp {
+            make_way(&interface, program, replace)?;
+        }
+        let slot = self.free_slot(name)?;
+        let (link, native) = self.link(&interface, mode)?;
+        // The slot counts from the first packet on; a packet before this moment counts in slot 0.
+        self.change_settings(|settings| settings.interfaces[slot as usize] = interface.index);
+        self.attachments.push(Attachment { interface, slot, native, link });
+        Ok(&self.attachments[self.attachments.len() - 1])
+    }
+
+    fn link(&mut self, interface: &Interface, mode: AttachMode) -> Result<(XdpLinkId, bool), BpfError> {
+        let program = program(&mut self.ebpf, PROGRAM)?;
+        let native = match mode {
+            AttachMode::Generic => None,
+            AttachMode::Native | AttachMode::NativeOrGeneric => {
+                Some(program.attach_to_if_index(interface.index, XdpMode::Driver))
+            }
+        };
+        match native {
+            Some(Ok(link)) => return Ok((link, true)),
+            Some(Err(error)) if mode == AttachMode::Native => return Err(native_error(interface, &error)),
+            Some(Err(_)) | None => {}
+        }
+        let link = program
+            .attach_to_if_index(interface.index, XdpMode::Skb)
+            .map_err(|error| BpfError::Attach { interface: interface.name.clone(), cause: chain(&error) })?;
+        Ok((link, false))
+    }
+
+    fn free_slot(&self, name: &str) -> Result<u32, BpfError> {
+        (1..INTERFACE_SLOTS as u32)
+            .find(|slot| self.attachments.iter().all(|attachment| attachment.slot != *slot))
+            .ok_or_else(|| BpfError::TooManyInterfaces { interface: name.to_owned(), limit: INTERFACE_SLOTS - 1 })
+    }
+
+    /// Detaches the filter from an interface. Returns whether it was attached to it.
+    pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
+        let Some(position) = self.attachments.iter().position(|attachment| attachment.interface.name == name) else {
+            return Ok(false);
+        };
+        let attachment = self.attachments.remove(position);
+        self.change_settings(|settings| settings.interfaces[attachment.slot as usize] = 0);
+        match program(&mut self.ebpf, PROGRAM)?.detach(attachment.link) {
+            Ok(()) => Ok(true),
+            Err(error) => Err(BpfError::Other { what: "detaching the filter", cause: chain(&error) }),
+        }
+    }
+
+    /// Changes the settings in force, all at once.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.read();
+        change(&mut settings);
+        self.settings.publish(&settings);
+    }
+
+    /// Applies changes of a list. `v4` and `v6` say whether the list has entries of each family afterwards.
+    pub fn apply(&mut self, kind: ListKind, changes: &[Change], v4: bool, v6: bool) -> Result<(), BpfError> {
+        let [allow, block] = &mut self.lists;
+        let (_, trie_v4, trie_v6) = if kind == ListKind::Allow { allow } else { block };
+        for change in changes {
+            lists::apply(trie_v4, trie_v6, kind, change)?;
+        }
+        let (bit_v4, bit_v6) = kind.bits();
+        let bits = if v4 { bit_v4 } else { 0 } | if v6 { bit_v6 } else { 0 };
+        let mask = bit_v4 | bit_v6;
+        if self.settings.read().lists & mask != bits {
+            self.change_settings(|settings| settings.lists = settings.lists & !mask | bits);
+        }
+        Ok(())
+    }
+
+    /// Takes the samples that have arrived.
+    pub fn drain_samples(&mut self, mut each: impl FnMut(Sample)) {
+        while let Some(item) = self.samples.next() {
+            if let Ok(sample) = Sample::read_from_bytes(&item) {
+                each(sample);
+            }
+        }
+    }
+
+    /// The trace lines; can be taken once.
+    pub fn take_trace<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, BpfError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
+            .map_err(|error| BpfError::Other { what: "opening the trace log", cause: chain(&error) })
+    }
+
+    /// Runs the filter once on a frame that touches no interface.
+    pub fn run(&mut self, frame: &[u8]) -> Result<RunOutcome, BpfError> {
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        match program(&mut self.ebpf, PROGRAM)?.test_run(options) {
+            Ok(result) => Ok(match result.return_value {
+                XDP_DROP => RunOutcome::Drop,
+                XDP_PASS => RunOutcome::Pass,
+                other => RunOutcome::Other(other),
+            }),
+            Err(error) => match errno(&error) {
+                // Shorter than an Ethernet header, or more than the kernel has pages for (net/bpf/test_run.c).
+                Some(libc::EINVAL | libc::ENOMEM | libc::E2BIG) => Ok(RunOutcome::Refused),
+                _ => Err(BpfError::load(&error)),
+            },
+        }
+    }
+
+    /// The program, for those who attach or run it in ways of their own (bench, tests).
+    pub fn program(&mut self) -> Result<&mut Xdp, BpfError> {
+        program(&mut self.ebpf, PROGRAM)
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| BpfError::WrongObject { what: format!("it has no XDP program {name}") })
+}
+
+/// Puts the tracing program where the filter calls it. The array must live as long as the filter.
+fn install_tracer(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, BpfError> {
+    let mut tracer: ProgramArray<_> = typed(ebpf, abi::map::TRACER, ProgramArray::try_from)?;
+    let fd = program(ebpf, TRACE_PROGRAM)?.fd().map_err(|error| BpfError::load(&error))?;
+    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, error))?;
+    Ok(tracer)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
+    ebpf.take_map(name).ok_or_else(|| BpfError::WrongObject { what: format!("it has no map {name}") })
+}
+
+fn typed<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(Map) -> Result<T, aya::maps::MapError>,
+) -> Result<T, BpfError> {
+    convert(take(ebpf, name)?).map_err(|error| BpfError::map(name, error))
+}
+
+/// Deals with a program that is on the interface already.
+fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool) -> Result<(), BpfError> {
+    let name = interface::program_name(program.id);
+    if name == PROGRAM {
+        return Err(BpfError::AlreadyGuarded { interface: interface.name.clone(), id: program.id });
+    }
+    if !replace {
+        return Err(BpfError::Occupied { interface: interface.name.clone(), program: name, id: program.id });
+    }
+    interface::remove_program(interface, program)
+}
+
+fn native_error(interface: &Interface, error: &aya::programs::ProgramError) -> BpfError {
+    match errno(error) {
+        Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
+        Some(number @ (libc::EOPNOTSUPP | libc::EINVAL)) => BpfError::NoNativeXdp {
+            interface: interface.name.clone(),
+            driver: interface.driver(),
+            cause: std::io::Error::from_raw_os_error(number),
+        },
+        _ => BpfError::Attach { interface: interface.name.clone(), cause: chain(error) },
+    }
+}
+
+/// The oldest kernel that the filter is tested on.
+const OLDEST_KERNEL: (u8, u8, u16) = (6, 1, 0);
+
+fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
+    let (major, minor, patch) = OLDEST_KERNEL;
+    match running {
+        Some(version) if version < KernelVersion::new(major, minor, patch) => {
+            Err(BpfError::KernelTooOld { release: format!("{version:?}") })
+        }
+        // A release that cannot be read is the loader's to try.
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses tables that take more than half of the memory that is available.
+fn check_memory(slots: u64, available: Option<u64>) -> Result<(), BpfError> {
+    const MIB: u64 = 1 << 20;
+    let needed = 2 * slots * size_of::<u64>() as u64;
+    match available {
+        Some(available) if needed > available / 2 => Err(BpfError::TooLarge {
+            slots,
+            needed_mib: needed / MIB,
+            available_mib: available / 2 / MIB,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Memory that the kernel could give, bytes (proc(5), `MemAvailable`).
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn draw_seeds() -> Result<Seeds, BpfError> {
+    let mut seeds = Seeds::default();
+    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut seeds))
+        .map_err(|error| BpfError::Other { what: "drawing the secrets of the tables", cause: error.to_string() })?;
+    Ok(seeds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_below_the_floor_are_refused_by_name() {
+        let cases = [
+            ("the floor itself", Some(KernelVersion::new(6, 1, 0)), true),
+            ("newer", Some(KernelVersion::new(6, 18, 3)), true),
+            ("older", Some(KernelVersion::new(5, 10, 200)), false),
+            ("unreadable", None, true),
+        ];
+        for (why, running, accepted) in cases {
+            assert_eq!(check_kernel(running).is_ok(), accepted, "{why}");
+        }
+        let message = check_kernel(Some(KernelVersion::new(5, 10, 200))).unwrap_err().to_string();
+        assert!(message.contains("5.10") && message.contains("6.1"), "{message}");
+    }
+
+    #[test]
+    fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
+        let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
+        assert!(message.contains("256 MiB") && message.contains("128 MiB"), "{message}");
+        assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
+        assert!(check_memory(1 << 24, None).is_ok());
+    }
+
+    #[test]
+    fn the_number_of_sources_is_rounded_up_to_what_the_table_can_be() {
+        let bits = |sources| FilterOptions { sources, ..FilterOptions::default() }.bucket_bits();
+        assert_eq!([bits(1), bits(524_288), bits(524_289), bits(u64::MAX / 2)], [16, 16, 17, 22]);
+    }
+
+    #[test]
+    fn the_ipv6_mask_keeps_the_prefix() {
+        let mask = |ipv6_prefix| FilterOptions { ipv6_prefix, ..FilterOptions::default() }.ipv6_mask();
+        assert_eq!([mask(64), mask(56), mask(48)], [u64::MAX, u64::MAX << 8, u64::MAX << 16]);
+    }
+}
