@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{meter::Limit, place::Seeds, reason::REASON_SLOTS};
+use crate::{address::Address, meter::Limit, place::Seeds, reason::REASON_SLOTS};
 
 /// Version of this module.
 pub const VERSION: u32 = 1;
@@ -20,20 +20,14 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per processor: one [`CpuState`](super::CpuState).
     pub const CPU_STATE: &str = "CPU_STATE";
-    /// Buckets of IPv4 sources in debt, mmapable.
-    pub const DEBTS_V4: &str = "DEBTS_V4";
-    /// Buckets of IPv6 prefixes in debt, mmapable.
-    pub const DEBTS_V6: &str = "DEBTS_V6";
+    /// Buckets of sources in debt, mmapable: those of IPv4 addresses, then as many of IPv6 prefixes.
+    pub const DEBTS: &str = "DEBTS";
     /// Words of the host-wide budgets, mmapable.
     pub const BUDGETS: &str = "BUDGETS";
-    /// Allowed IPv4 prefixes -> expiry.
-    pub const ALLOW_V4: &str = "ALLOW_V4";
-    /// Allowed IPv6 prefixes -> expiry.
-    pub const ALLOW_V6: &str = "ALLOW_V6";
-    /// Blocked IPv4 prefixes -> expiry.
-    pub const BLOCK_V4: &str = "BLOCK_V4";
-    /// Blocked IPv6 prefixes -> expiry.
-    pub const BLOCK_V6: &str = "BLOCK_V6";
+    /// Allowed prefixes ([`ListKey`](super::ListKey)) -> expiry.
+    pub const ALLOW: &str = "ALLOW";
+    /// Blocked prefixes ([`ListKey`](super::ListKey)) -> expiry.
+    pub const BLOCK: &str = "BLOCK";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The program that logs decisions, at index 0.
@@ -44,12 +38,12 @@ pub mod map {
 pub mod global {
     /// `u32`: [`VERSION`](super::VERSION) that the object was built with.
     pub const ABI: &str = "ABI";
-    /// `u32`: binary logarithm of the number of buckets in each debt table.
+    /// `u32`: binary logarithm of the number of buckets for each address family.
     pub const BUCKET_BITS: &str = "BUCKET_BITS";
     /// `u64`: mask of the upper 64 bits of an IPv6 address that make a source.
     pub const IPV6_MASK: &str = "IPV6_MASK";
-    /// `u32`: 0 for the kernel's coarse clock, 1 for the clock in the settings page.
-    pub const VIRTUAL_CLOCK: &str = "VIRTUAL_CLOCK";
+    /// `u64`: nanoseconds in a tick of the kernel, 0 for the virtual clock in the settings page.
+    pub const TICK_NS: &str = "TICK_NS";
 }
 
 /// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.
@@ -59,6 +53,30 @@ pub const INTERFACE_SLOTS: usize = 16;
 pub const MODE_ENFORCE: u32 = 0;
 /// `Settings::mode`: pass everything, count what would have been dropped.
 pub const MODE_MONITOR: u32 = 1;
+
+/// Bytes of a [`ListKey`].
+pub const LIST_KEY_BYTES: usize = 17;
+
+/// Bits of the IP version at the front of a [`ListKey`], which come on top of a prefix's length.
+pub const LIST_KEY_VERSION_BITS: u32 = 8;
+
+/// What the tries of the lists are searched by: the IP version, then the address, IPv4 filled up with zeros. The
+/// version keeps `::/0` away from IPv4.
+pub type ListKey = [u8; LIST_KEY_BYTES];
+
+/// The key of an address.
+#[inline(always)]
+pub fn list_key(address: Address) -> ListKey {
+    let [first, second] = match address {
+        Address::V4(v4) => [(v4 as u64) << 32, 0],
+        Address::V6 { network, interface } => [network, interface],
+    };
+    let mut key = [0; LIST_KEY_BYTES];
+    key[0] = address.version();
+    key[1..9].copy_from_slice(&first.to_be_bytes());
+    key[9..].copy_from_slice(&second.to_be_bytes());
+    key
+}
 
 /// Bits of `Settings::lists`: which lists have entries. An empty list costs nothing.
 pub mod list {
@@ -106,8 +124,8 @@ pub struct SettingsPage {
     pub active: u32,
     /// Unused.
     pub reserved: u32,
-    /// The clock of a filter with [`global::VIRTUAL_CLOCK`], nanoseconds.
-    pub virtual_now_ns: u64,
+    /// With ticks: what the clock said when the clock program last ran, nanoseconds. Without: the clock itself.
+    pub clock_ns: u64,
     /// The settings.
     pub slots: [Settings; 2],
 }

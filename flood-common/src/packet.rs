@@ -134,7 +134,8 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         return Parsed::Broken(Reason::IpHeaderLength);
     }
     let total = usize::from(ip.total_length.get());
-    if total < header || offset + total > window.length() as usize {
+    let length = window.length_of_packet(offset + total);
+    if total < header || offset + total > length as usize {
         return Parsed::Broken(Reason::IpLength);
     }
 
@@ -146,7 +147,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
     Parsed::Packet(Packet {
         source: Address::from_v4_bytes(ip.source),
-        length: window.length(),
+        length,
         protocol: ip.protocol,
         part,
         ports: transport.ports,
@@ -164,8 +165,9 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         return Parsed::Broken(Reason::IpVersion);
     }
     let start = offset + size_of::<Ipv6>();
-    let room = (window.length() as usize).saturating_sub(start);
     let stated = usize::from(ip.payload_length.get());
+    let length = window.length_of_packet(start + stated);
+    let room = (length as usize).saturating_sub(start);
     if stated > room {
         return Parsed::Broken(Reason::IpLength);
     }
@@ -198,7 +200,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     };
     Parsed::Packet(Packet {
         source: Address::from_v6_bytes(&ip.source),
-        length: window.length(),
+        length,
         protocol: chain.protocol,
         part: chain.part,
         ports: transport.ports,

@@ -23,6 +23,13 @@ pub trait Window<'a>: Copy {
     /// Length of the whole frame in bytes, as the kernel counts it (no preamble, no frame check sequence). A
     /// frame in several buffers is longer than what can be viewed.
     fn length(self) -> u32;
+
+    /// The same for a packet that ends at offset `end`. Where the first buffer holds all of the packet, this may
+    /// leave out what trails behind it in others, for asking the kernel costs a tenth of a verdict.
+    fn length_of_packet(self, end: usize) -> u32 {
+        let _ = end;
+        self.length()
+    }
 }
 
 /// A frame in a slice.

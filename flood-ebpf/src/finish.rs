@@ -28,11 +28,19 @@ pub(crate) fn finish(
     window: XdpWindow,
 ) -> u32 {
     let enforced = settings.mode == MODE_ENFORCE;
-    count(interface_slot(ctx, settings), reason, enforced, window.length());
+    let length = match parsed {
+        Parsed::Packet(packet) => packet.length,
+        Parsed::NotIp | Parsed::Broken(_) => window.length(),
+    };
+    count(interface_slot(ctx, settings), reason, enforced, length);
     if reason.is_drop() && settings.sample_every != 0 {
-        sample(parsed, reason, settings.sample_every, window.length());
+        sample(parsed, reason, settings.sample_every, length);
     }
-    let action = if reason.is_drop() && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
+    let action = if reason.is_drop() && enforced {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    };
     if settings.trace_version != 0
         && let Parsed::Packet(packet) = parsed
         && settings.trace_version == u32::from(packet.source.version())

@@ -17,9 +17,7 @@ mod maps;
 mod trace;
 mod window;
 
-use aya_ebpf::{
-    bindings::xdp_action, helpers::generated::bpf_ktime_get_coarse_ns, macros::xdp, programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_jiffies64, macros::xdp, programs::XdpContext};
 use flood_common::{
     abi::{Settings, SettingsPage},
     decide::decide,
@@ -57,14 +55,24 @@ unsafe fn settings_in_force<'a>(page: *const SettingsPage) -> &'a Settings {
 /// `page` must point to a value of the settings map.
 #[inline(always)]
 unsafe fn now_ns(page: *const SettingsPage) -> u64 {
-    if maps::VIRTUAL_CLOCK.load() == 0 {
-        // SAFETY: no arguments, no conditions. The coarse clock costs 2 ns where the precise one costs 25, and its
-        // ticks (1 to 10 ms) are far below every tolerance that the configuration accepts.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    } else {
+    match maps::TICK_NS.load() {
         // SAFETY: the caller's.
-        unsafe { (&raw const (*page).virtual_now_ns).read_volatile() }
+        0 => unsafe { (&raw const (*page).clock_ns).read_volatile() },
+        // The kernel's tick counter is inlined as one load, where even the coarse clock is a call (2 to 24 ns). Its
+        // ticks (1 to 10 ms) are far below every tolerance that the configuration accepts.
+        // SAFETY: no arguments, no conditions.
+        tick_ns => unsafe { bpf_jiffies64() }.wrapping_mul(tick_ns),
     }
+}
+
+/// Writes the filter's clock into the settings page. User space runs it to relate that clock to its own.
+#[xdp]
+fn floodgate_clock(_: XdpContext) -> u32 {
+    if let Some(page) = maps::SETTINGS.get_ptr_mut(0) {
+        // SAFETY: array values live as long as the program, and only this program and user space write the field.
+        unsafe { (&raw mut (*page).clock_ns).write_volatile(now_ns(page)) };
+    }
+    xdp_action::XDP_PASS
 }
 
 /// The kernel lends some helpers only to programs under a GPL-compatible licence.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use flood_common::{
-    abi::{self, CpuState, InterfaceCounters, SettingsPage},
+    abi::{self, CpuState, InterfaceCounters, ListKey, SettingsPage},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
 };
@@ -38,9 +38,9 @@ pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 #[unsafe(no_mangle)]
 pub(crate) static IPV6_MASK: Global<u64> = Global::new(u64::MAX);
 
-/// Whether time comes from the settings page.
+/// Nanoseconds in a tick of the kernel; 0 takes the time from the settings page.
 #[unsafe(no_mangle)]
-pub(crate) static VIRTUAL_CLOCK: Global<u32> = Global::new(0);
+pub(crate) static TICK_NS: Global<u64> = Global::new(0);
 
 /// What may change while the filter runs. Written by the daemon, read per packet.
 #[map]
@@ -55,13 +55,10 @@ pub(crate) static COUNTERS: PerCpuArray<InterfaceCounters> =
 #[map]
 pub(crate) static CPU_STATE: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
 
-/// IPv4 sources in debt. Written per conforming packet, read by the daemon.
+/// Sources in debt: buckets of IPv4 addresses, then of IPv6 prefixes. Written per conforming packet, read by the
+/// daemon.
 #[map]
-pub(crate) static DEBTS_V4: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
-
-/// IPv6 sources in debt. Written per conforming packet, read by the daemon.
-#[map]
-pub(crate) static DEBTS_V6: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+pub(crate) static DEBTS: Array<Bucket> = Array::with_max_entries(2 * DEFAULT_BUCKETS, BPF_F_MMAPABLE);
 
 /// Host-wide budgets, a cache line each. Written per vital message within its budget.
 #[map]
@@ -69,19 +66,11 @@ pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS,
 
 /// Allowed prefix -> when it ends (0: never). Written by the daemon.
 #[map]
-pub(crate) static ALLOW_V4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
-
-/// Allowed prefix -> when it ends (0: never). Written by the daemon.
-#[map]
-pub(crate) static ALLOW_V6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+pub(crate) static ALLOW: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
 
 /// Blocked prefix -> when it ends (0: never). Written by the daemon.
 #[map]
-pub(crate) static BLOCK_V4: LpmTrie<[u8; 4], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
-
-/// Blocked prefix -> when it ends (0: never). Written by the daemon.
-#[map]
-pub(crate) static BLOCK_V6: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+pub(crate) static BLOCK: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
 
 /// Samples of dropped packets.
 #[map]

@@ -54,7 +54,7 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     // SAFETY: the value is this processor's own, and nothing ran on it since `call` wrote it.
     let state = unsafe { &mut *state };
     // SAFETY: no arguments, no conditions.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() }; // any clock does, as this budget is the tracer's alone
     if charge_host(BUDGET_TRACE, now_ns, &PRICE) != Charge::Conforming {
         state.trace_suppressed += 1;
     } else if let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) {

@@ -1,28 +1,26 @@
 //! The packet as the verifier wants it looked at.
 
-use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flood_common::{
     packet::MAX_HEADER_OFFSET,
     wire::{Window, WireType},
 };
 
-/// The linear part of the packet, between the pointers that the kernel gives.
+/// The first buffer of the packet, between the pointers that the kernel gives.
 #[derive(Clone, Copy)]
 pub(crate) struct XdpWindow {
     start: usize,
     end: usize,
-    length: u32,
+    ctx: *mut xdp_md,
 }
 
 impl XdpWindow {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
-        // SAFETY: the context is the one that the program was called with.
-        let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
         Self {
             start: ctx.data(),
             end: ctx.data_end(),
-            length: length as u32,
+            ctx: ctx.ctx,
         }
     }
 }
@@ -42,6 +40,17 @@ impl<'a> Window<'a> for XdpWindow {
 
     #[inline(always)]
     fn length(self) -> u32 {
-        self.length
+        // SAFETY: the context is the one that the program was called with.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
+    }
+
+    #[inline(always)]
+    fn length_of_packet(self, end: usize) -> u32 {
+        let first_buffer = self.end - self.start;
+        if end <= first_buffer {
+            first_buffer as u32
+        } else {
+            self.length()
+        }
     }
 }

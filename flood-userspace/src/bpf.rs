@@ -6,20 +6,22 @@
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
+mod clock;
 mod counters;
 mod debts;
 pub mod error;
 pub mod interface;
+pub mod limit;
 mod lists;
 mod load;
 mod mapped;
 mod plain;
 mod settings;
 
+pub use clock::Clock;
 pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family};
 pub use error::BpfError;
 pub use lists::ListKind;
-pub use load::{AttachMode, Attachment, Filter, FilterOptions, RunOutcome};
-pub use mapped::coarse_now_ns;
+pub use load::{Attachment, Filter, FilterOptions, RunOutcome};
 pub use settings::SettingsPage;

@@ -1,1 +1,186 @@
-//! To be written.
+//! The configuration, in three stages with three names: as written ([`ConfigFile`]), validated ([`Config`]),
+//! and compiled into the kernel's maps (elsewhere).
+//!
+//! `file` has every key with its documentation, `limit` the rules for limits (which hold for changes at
+//! run time too), `validate` makes the one stage from the other, `reference` renders
+//! `docs/configuration.md`. A `Config` is always complete and right: whoever has one need not check it again.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::quantity::PacketRate;
+
+pub mod file;
+pub mod interface;
+pub mod limit;
+mod position;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use file::{AttachMode, ConfigFile, Mode};
+pub use interface::InterfaceName;
+pub use limit::{BitLimit, LimitError, PacketLimit, ProtectedLimits, SourceLimit};
+pub use position::Problem;
+
+/// Where the daemon looks for its configuration.
+pub const DEFAULT_PATH: &str = "/etc/floodgate/floodgate.toml";
+
+/// A validated configuration: units resolved, defaults filled in, paths absolute or relative to where we are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Interfaces to filter on. Empty when they are to come from the command line.
+    pub interfaces: Vec<InterfaceName>,
+    /// Drop, or only count what would be dropped.
+    pub mode: Mode,
+    /// Where in the receive path the filter is attached.
+    pub attach: AttachMode,
+    /// How the daemon is talked to.
+    pub control: Control,
+    /// Limits for every source.
+    pub source_limit: SourceLimit,
+    /// Budgets of what IPv6 cannot live without.
+    pub protected_limits: ProtectedLimits,
+    /// The memory of sources.
+    pub sources: Sources,
+    /// What is always dropped.
+    pub block: ListInput,
+    /// What is never dropped.
+    pub allow: ListInput,
+}
+
+/// How the daemon is talked to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Control {
+    /// The unix socket of the control interface.
+    pub socket: PathBuf,
+    /// The loopback address at which `/metrics` is also served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The memory of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Sources {
+    /// How many sources can be in debt at once, for each address family. A power of two.
+    pub table: u32,
+    /// The length of the prefix that counts as one IPv6 source.
+    pub ipv6_prefix: u8,
+}
+
+/// What a list is filled with at the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ListInput {
+    /// Entries from the configuration itself.
+    pub entries: Vec<IpNet>,
+    /// List files.
+    pub files: Vec<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::Enforce,
+            attach: AttachMode::Native,
+            control: Control {
+                socket: PathBuf::from("/run/floodgate/floodgate.sock"),
+                metrics: None,
+            },
+            source_limit: SourceLimit {
+                packets: Some(PacketLimit::of_rate(PacketRate(20_000))),
+                bits: None,
+            },
+            protected_limits: ProtectedLimits {
+                neighbour_discovery: PacketLimit::of_rate(PacketRate(1_000)),
+                path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
+            },
+            sources: Sources {
+                table: 524_288,
+                ipv6_prefix: 64,
+            },
+            block: ListInput::default(),
+            allow: ListInput::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and validates the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Validates the text of a configuration file. `path` is where it is from: for messages, and because the
+    /// paths in it are relative to its folder.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let problems = match toml::from_str::<ConfigFile>(text) {
+            Ok(file) => match validate::validate(file, folder) {
+                Ok(config) => return Ok(config),
+                Err(faults) => faults
+                    .into_iter()
+                    .map(|(span, what)| Problem::locate(text, &span, &what))
+                    .collect(),
+            },
+            Err(error) => vec![unreadable(text, &error)],
+        };
+        Err(ConfigError::Invalid {
+            path: path.to_owned(),
+            problems,
+        })
+    }
+}
+
+/// The problem of a text that does not even fit the types. Where serde only names the type that it wants
+/// ("invalid type", "invalid value"), what the key accepts is added.
+fn unreadable(text: &str, error: &toml::de::Error) -> Problem {
+    let mut problem = Problem::locate(text, &error.span().unwrap_or_default(), error.message());
+    let accepts = problem.key.as_deref().and_then(file::accepts);
+    if let Some(accepts) = accepts
+        && problem.what.starts_with("invalid ")
+    {
+        problem.what += &format!("; it accepts {accepts}");
+    }
+    problem
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}; create it or name another with --config", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not TOML, or says something that cannot be done.
+    #[error("{}", render_problems(path, problems))]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// All that is wrong with it, in the order of the sections.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`.
+fn render_problems(path: &Path, problems: &[Problem]) -> String {
+    let lines: Vec<_> = problems
+        .iter()
+        .map(|problem| format!("{}:{problem}", path.display()))
+        .collect();
+    lines.join("\n")
+}

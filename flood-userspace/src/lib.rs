@@ -4,5 +4,6 @@
 pub mod bpf;
 pub mod capture;
 pub mod config;
+pub mod control;
 pub mod lists;
 pub mod quantity;

@@ -1,1 +1,4 @@
 //! The test kit.
+
+pub mod bench;
+pub mod programs;

@@ -4,7 +4,15 @@
 //! which a source is in debt is the share of its limit that it uses (the utilisation law), and a source that is
 //! always in debt is at its limit. [`DebtTables::watch`] measures that share by looking several times.
 
-use std::{collections::HashMap, sync::atomic::Ordering, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use aya::maps::Map;
 use flood_common::{
@@ -14,10 +22,7 @@ use flood_common::{
     place::{Place, Seeds},
 };
 
-use super::{
-    error::BpfError,
-    mapped::{MappedArray, coarse_now_ns},
-};
+use super::{clock::Clock, error::BpfError, mapped::MappedArray};
 
 /// Looks per watch: the share of the limit is right to about ±6 percentage points (binomial, at a half).
 const LOOKS: u32 = 64;
@@ -49,47 +54,56 @@ pub struct Debtor {
     pub share: f64,
 }
 
-/// The two debt tables.
+/// The debt table of each family.
 pub struct DebtTables {
-    v4: MappedArray,
-    v6: MappedArray,
+    memory: MappedArray,
     bucket_bits: u32,
+    clock: Arc<Clock>,
 }
 
 impl DebtTables {
-    pub(super) fn new(v4: &Map, v6: &Map, bucket_bits: u32) -> Result<Self, BpfError> {
-        let bytes = (WAYS * size_of::<u64>()) << bucket_bits;
+    pub(super) fn new(map: &Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
+        let bytes = 2 * (WAYS * size_of::<u64>()) << bucket_bits;
         Ok(Self {
-            v4: MappedArray::new(abi::map::DEBTS_V4, v4, bytes)?,
-            v6: MappedArray::new(abi::map::DEBTS_V6, v6, bytes)?,
+            memory: MappedArray::new(abi::map::DEBTS, map, bytes)?,
             bucket_bits,
+            clock,
         })
     }
 
-    /// Slots in each table.
+    /// Slots of each family.
     pub fn capacity(&self) -> u64 {
         (WAYS as u64) << self.bucket_bits
     }
 
-    fn table(&self, family: Family) -> &MappedArray {
+    /// Binary logarithm of the number of buckets of each family, for [`Seeds`].
+    pub fn bucket_bits(&self) -> u32 {
+        self.bucket_bits
+    }
+
+    fn table(&self, family: Family) -> &[AtomicU64] {
+        let (v4, v6) = self.memory.words().split_at(WAYS << self.bucket_bits);
         match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
+            Family::V4 => v4,
+            Family::V6 => v6,
         }
     }
 
     /// Slots in debt now.
     pub fn occupied(&self, family: Family, horizon_ns: u64) -> u64 {
-        let now_ns = coarse_now_ns();
+        let now_ns = self.clock.now_ns();
         let in_debt = |word: u64| debt_ns(word, now_ns, horizon_ns) > 0;
-        self.table(family).words().iter().filter(|word| in_debt(word.load(Ordering::Relaxed))).count() as u64
+        self.table(family)
+            .iter()
+            .filter(|word| in_debt(word.load(Ordering::Relaxed)))
+            .count() as u64
     }
 
     /// Clears words that stand for no debt, so that none of them can look like one after the clock has wrapped.
     pub fn sweep(&self, horizon_ns: u64) {
         for family in [Family::V4, Family::V6] {
-            let now_ns = coarse_now_ns();
-            for word in self.table(family).words() {
+            let now_ns = self.clock.now_ns();
+            for word in self.table(family) {
                 let seen = word.load(Ordering::Relaxed);
                 if seen != 0 && debt_ns(seen, now_ns, horizon_ns) == 0 {
                     // Lost races are fine: whoever won has written a fresh word.
@@ -105,13 +119,15 @@ impl DebtTables {
         for family in [Family::V4, Family::V6] {
             self.find(family, seeds, horizon_ns, &mut debtors);
         }
-        let mut in_debt: Vec<(usize, Debtor, u32)> =
-            debtors.into_iter().map(|((_, index), debtor)| (index, debtor, 0)).collect();
+        let mut in_debt: Vec<(usize, Debtor, u32)> = debtors
+            .into_iter()
+            .map(|((_, index), debtor)| (index, debtor, 0))
+            .collect();
         for _ in 0..LOOKS {
             thread::sleep(BETWEEN_LOOKS);
-            let now_ns = coarse_now_ns();
+            let now_ns = self.clock.now_ns();
             for (index, debtor, looks) in &mut in_debt {
-                let word = self.table(debtor.family).words()[*index].load(Ordering::Relaxed);
+                let word = self.table(debtor.family)[*index].load(Ordering::Relaxed);
                 if tag(word) == debtor.place.tag && debt_ns(word, now_ns, horizon_ns) > 0 {
                     *looks += 1;
                 }
@@ -119,24 +135,42 @@ impl DebtTables {
         }
         in_debt
             .into_iter()
-            .map(|(_, debtor, looks)| Debtor { share: f64::from(looks) / f64::from(LOOKS), ..debtor })
+            .map(|(_, debtor, looks)| Debtor {
+                share: f64::from(looks) / f64::from(LOOKS),
+                ..debtor
+            })
             .collect()
     }
 
-    fn find(&self, family: Family, seeds: &Seeds, horizon_ns: u64, debtors: &mut HashMap<(Family, usize), Debtor>) {
-        let now_ns = coarse_now_ns();
-        for (index, word) in self.table(family).words().iter().enumerate() {
+    fn find(
+        &self,
+        family: Family,
+        seeds: &Seeds,
+        horizon_ns: u64,
+        debtors: &mut HashMap<(Family, usize), Debtor>,
+    ) {
+        let now_ns = self.clock.now_ns();
+        for (index, word) in self.table(family).iter().enumerate() {
             let word = word.load(Ordering::Relaxed);
             let debt = debt_ns(word, now_ns, horizon_ns);
             if debt == 0 {
                 continue;
             }
-            let place = Place { bucket: (index / WAYS) as u32, tag: tag(word) };
+            let place = Place {
+                bucket: (index / WAYS) as u32,
+                tag: tag(word),
+            };
             let source = match family {
                 Family::V4 => Some(Address::V4(seeds.v4_address(place, self.bucket_bits))),
                 Family::V6 => None,
             };
-            let debtor = Debtor { family, place, source, debt: Duration::from_nanos(debt), share: 0.0 };
+            let debtor = Debtor {
+                family,
+                place,
+                source,
+                debt: Duration::from_nanos(debt),
+                share: 0.0,
+            };
             debtors.insert((family, index), debtor);
         }
     }

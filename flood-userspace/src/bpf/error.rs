@@ -20,7 +20,9 @@ pub enum BpfError {
     },
 
     /// Kernel below the floor.
-    #[error("this is Linux {release}; Floodgate needs 6.1 or newer. Debian 12, Ubuntu 24.04 and RHEL 10 have such a kernel")]
+    #[error(
+        "this is Linux {release}; Floodgate needs 6.1 or newer. Debian 12, Ubuntu 24.04 and RHEL 10 have such a kernel"
+    )]
     KernelTooOld {
         /// Release of the running kernel.
         release: String,
@@ -41,7 +43,9 @@ pub enum BpfError {
     },
 
     /// The kernel refused memory for a map.
-    #[error("the kernel has no memory for the tables (map {map}): lower `sources.table`, or raise the memory limit of the service")]
+    #[error(
+        "the kernel has no memory for the tables (map {map}): lower `sources.table`, or raise the memory limit of the service"
+    )]
     NoMemory {
         /// The map.
         map: String,
@@ -147,12 +151,14 @@ pub enum BpfError {
     },
 
     /// A list is full.
-    #[error("the {map} list is full: it holds {limit} prefixes")]
+    #[error(
+        "the {list} list is full: {prefix} and what came after it are not in force. Remove entries, or join them to shorter prefixes"
+    )]
     ListFull {
-        /// The map.
-        map: &'static str,
-        /// How many it holds.
-        limit: u32,
+        /// The list.
+        list: &'static str,
+        /// The first prefix that found no room.
+        prefix: String,
     },
 
     /// Asking the kernel about interfaces failed.
@@ -176,25 +182,38 @@ impl BpfError {
     /// A failed access to a map.
     pub(super) fn map(map: &'static str, error: MapError) -> Self {
         if errno(&error) == Some(libc::EPERM) {
-            return Self::NotPermitted { what: format!("accessing map {map}") };
+            return Self::NotPermitted {
+                what: format!("accessing map {map}"),
+            };
         }
-        Self::Map { map, cause: chain(&error) }
+        Self::Map {
+            map,
+            cause: chain(&error),
+        }
     }
 
     /// A failed load: of the object, or of the program in it.
     pub(super) fn load(error: &(dyn Error + 'static)) -> Self {
         let text = chain(error);
         match errno(error) {
-            Some(libc::EPERM) => Self::NotPermitted { what: "loading the filter into the kernel".into() },
+            Some(libc::EPERM) => Self::NotPermitted {
+                what: "loading the filter into the kernel".into(),
+            },
             Some(libc::ENOMEM | libc::E2BIG) if text.contains("map") => Self::NoMemory { map: text },
             Some(libc::EACCES | libc::EINVAL | libc::E2BIG) => Self::Refused { log: text },
-            _ => Self::Other { what: "loading the filter into the kernel", cause: text },
+            _ => Self::Other {
+                what: "loading the filter into the kernel",
+                cause: text,
+            },
         }
     }
 
     /// Whether the operator can mend it by asking for less or otherwise, rather than with privileges.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NoSuchInterface { .. } | Self::TooManyInterfaces { .. })
+        matches!(
+            self,
+            Self::NoSuchInterface { .. } | Self::TooManyInterfaces { .. }
+        )
     }
 }
 
@@ -202,7 +221,10 @@ impl BpfError {
 pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(number) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             return Some(number);
         }
         next = error.source();

@@ -1,14 +1,17 @@
 //! Applying changes of the lists to the kernel's tries.
 
-use std::{net::IpAddr, time::{Duration, SystemTime}};
+use std::time::{Duration, SystemTime};
 
-use aya::maps::{LpmTrie, Map, MapError, lpm_trie::Key};
-use flood_common::abi;
+use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
+use flood_common::abi::{self, ListKey};
 use ipnet::IpNet;
 
 use crate::lists::Change;
 
-use super::{error::BpfError, mapped::coarse_now_ns};
+use super::{
+    clock::Clock,
+    error::{BpfError, errno},
+};
 
 /// Which of the two lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,10 +34,10 @@ impl ListKind {
         }
     }
 
-    pub(super) fn maps(self) -> (&'static str, &'static str) {
+    pub(super) fn map(self) -> &'static str {
         match self {
-            Self::Allow => (abi::map::ALLOW_V4, abi::map::ALLOW_V6),
-            Self::Block => (abi::map::BLOCK_V4, abi::map::BLOCK_V6),
+            Self::Allow => abi::map::ALLOW,
+            Self::Block => abi::map::BLOCK,
         }
     }
 
@@ -46,39 +49,39 @@ impl ListKind {
     }
 }
 
-/// Applies one change to the trie of its family.
-pub(super) fn apply(v4: &mut Map, v6: &mut Map, kind: ListKind, change: &Change) -> Result<(), BpfError> {
-    let (prefix, expires_ns) = match change {
-        Change::Set { prefix, expires } => (prefix, Some(expires.map_or(0, kernel_time_ns))),
-        Change::Unset { prefix } => (prefix, None),
-    };
-    let (name_v4, name_v6) = kind.maps();
-    let length = u32::from(prefix.prefix_len());
-    let (name, result) = match (prefix, prefix.network()) {
-        (IpNet::V4(_), IpAddr::V4(network)) => (name_v4, write(v4, Key::new(length, network.octets()), expires_ns)),
-        (IpNet::V6(_), IpAddr::V6(network)) => (name_v6, write(v6, Key::new(length, network.octets()), expires_ns)),
-        _ => unreachable!("the network address of a prefix is of the prefix's family"),
+/// The trie of a list.
+pub(super) type Trie = LpmTrie<MapData, ListKey, u64>;
+
+/// Applies one change to the trie of a list.
+pub(super) fn apply(trie: &mut Trie, kind: ListKind, change: &Change, clock: &Clock) -> Result<(), BpfError> {
+    let (prefix, result) = match change {
+        Change::Set { prefix, expires } => {
+            let expires_ns = expires.map_or(0, |expires| filter_time_ns(expires, clock));
+            (prefix, trie.insert(&key(prefix), expires_ns, 0))
+        }
+        Change::Unset { prefix } => (prefix, trie.remove(&key(prefix))),
     };
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(source) => Err(BpfError::map(name, source)),
+        Err(error) if errno(&error) == Some(libc::ENOSPC) => Err(BpfError::ListFull {
+            list: kind.label(),
+            prefix: prefix.to_string(),
+        }),
+        Err(error) => Err(BpfError::map(kind.map(), error)),
     }
 }
 
-fn write<K: aya::Pod>(map: &mut Map, key: Key<K>, expires_ns: Option<u64>) -> Result<(), MapError> {
-    let mut trie = LpmTrie::<_, K, u64>::try_from(map)?;
-    match expires_ns {
-        Some(expires_ns) => trie.insert(&key, expires_ns, 0),
-        None => trie.remove(&key),
-    }
+fn key(prefix: &IpNet) -> Key<ListKey> {
+    let bits = abi::LIST_KEY_VERSION_BITS + u32::from(prefix.prefix_len());
+    Key::new(bits, abi::list_key(prefix.network().into()))
 }
 
 /// A wall-clock time on the filter's clock. Never 0, which stands for "no end"; a time that has passed is 1.
-fn kernel_time_ns(time: SystemTime) -> u64 {
+fn filter_time_ns(time: SystemTime, clock: &Clock) -> u64 {
     let ahead = time.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
     match u64::try_from(ahead.as_nanos()) {
         Ok(0) => 1,
-        Ok(ahead_ns) => coarse_now_ns().saturating_add(ahead_ns),
+        Ok(ahead_ns) => clock.now_ns().saturating_add(ahead_ns),
         Err(_) => 0,
     }
 }

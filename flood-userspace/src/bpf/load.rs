@@ -1,5 +1,7 @@
 //! The filter: loading, attaching, and the handles to everything in it.
 
+use std::sync::Arc;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, PerCpuArray, ProgramArray, RingBuf},
@@ -14,13 +16,13 @@ use flood_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::lists::Change;
+use crate::{config::AttachMode, lists::Change};
 
 use super::{
-    BpfError, CounterTable, DebtTables, ListKind, SettingsPage,
+    BpfError, Clock, CounterTable, DebtTables, ListKind, SettingsPage, clock,
     error::{chain, errno},
     interface::{self, Interface},
-    lists,
+    lists::{self, Trie},
 };
 
 /// The program in the object.
@@ -28,6 +30,12 @@ const PROGRAM: &str = "floodgate";
 
 /// The program that it calls to log decisions.
 const TRACE_PROGRAM: &str = "floodgate_trace";
+
+/// The program that writes down what the filter's clock says.
+const CLOCK_PROGRAM: &str = "floodgate_clock";
+
+/// The kernel test-runs no frame shorter than an Ethernet header, bytes.
+const SHORTEST_FRAME: usize = 14;
 
 /// What happens to a packet with an XDP return code.
 const XDP_DROP: u32 = 1;
@@ -46,7 +54,11 @@ pub struct FilterOptions {
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
+        Self {
+            sources: (WAYS as u64) << MIN_BUCKET_BITS,
+            ipv6_prefix: 64,
+            virtual_clock: false,
+        }
     }
 }
 
@@ -57,21 +69,10 @@ impl FilterOptions {
     }
 
     fn ipv6_mask(&self) -> u64 {
-        u64::MAX.checked_shl(64 - u32::from(self.ipv6_prefix.min(64))).unwrap_or(0)
+        u64::MAX
+            .checked_shl(64 - u32::from(self.ipv6_prefix.min(64)))
+            .unwrap_or(0)
     }
-}
-
-/// Where on the packet's way the filter may be attached.
-#[derive(serde::Serialize, serde::Deserialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum AttachMode {
-    /// In the driver only: before the kernel has spent anything on the packet.
-    #[default]
-    Native,
-    /// Behind the driver only: works everywhere, late and slowly.
-    Generic,
-    /// In the driver, or behind it where the driver cannot.
-    NativeOrGeneric,
 }
 
 /// What became of a frame in a test run.
@@ -107,8 +108,10 @@ pub struct Filter {
     /// Counters.
     pub counters: CounterTable,
     /// Sources in debt.
-    pub debts: DebtTables,
-    lists: [(ListKind, Map, Map); 2],
+    pub debts: Arc<DebtTables>,
+    clock: Arc<Clock>,
+    allow: Trie,
+    block: Trie,
     samples: RingBuf<MapData>,
     _tracer: ProgramArray<MapData>,
     attachments: Vec<Attachment>,
@@ -120,33 +123,77 @@ impl Filter {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
         check_memory((WAYS as u64) << bucket_bits, available_memory())?;
+        let tick_ns = if options.virtual_clock {
+            0
+        } else {
+            clock::tick_ns()
+        };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
             .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
-            .override_global(abi::global::VIRTUAL_CLOCK, &u32::from(options.virtual_clock), true)
-            .map_max_entries(abi::map::DEBTS_V4, 1 << bucket_bits)
-            .map_max_entries(abi::map::DEBTS_V6, 1 << bucket_bits)
+            .override_global(abi::global::TICK_NS, &tick_ns, true)
+            .map_max_entries(abi::map::DEBTS, 2 << bucket_bits)
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter")))
             .map_err(|error| BpfError::load(&error))?;
-        for name in [PROGRAM, TRACE_PROGRAM] {
-            program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
+        for name in [PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM] {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|error| BpfError::load(&error))?;
         }
         let tracer = install_tracer(&mut ebpf)?;
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
-        settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
+        settings.publish(&Settings {
+            seeds: draw_seeds()?,
+            ..Settings::default()
+        });
         let counters = CounterTable::new(
             typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
-        let (v4, v6) = (take(&mut ebpf, abi::map::DEBTS_V4)?, take(&mut ebpf, abi::map::DEBTS_V6)?);
-        let debts = DebtTables::new(&v4, &v6, bucket_bits)?;
-        let [allow, block] = ListKind::ALL.map(|kind| {
-            let (v4, v6) = kind.maps();
-            Ok::<_, BpfError>((kind, take(&mut ebpf, v4)?, take(&mut ebpf, v6)?))
-        });
+        let clock = Arc::new(Clock::default());
+        let debts = DebtTables::new(
+            &take(&mut ebpf, abi::map::DEBTS)?,
+            bucket_bits,
+            Arc::clone(&clock),
+        )?;
+        let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
+        let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
-        Ok(Self { ebpf, settings, counters, debts, lists: [allow?, block?], samples, _tracer: tracer, attachments: Vec::new() })
+        let mut filter = Self {
+            ebpf,
+            settings,
+            counters,
+            debts: Arc::new(debts),
+            clock,
+            allow,
+            block,
+            samples,
+            _tracer: tracer,
+            attachments: Vec::new(),
+        };
+        filter.set_clock()?;
+        Ok(filter)
+    }
+
+    /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
+    pub fn set_clock(&mut self) -> Result<(), BpfError> {
+        let program = program(&mut self.ebpf, CLOCK_PROGRAM)?;
+        // The clocks move together, so one that stands still while the other is read gives the exact distance.
+        loop {
+            let before = clock::monotonic_ns();
+            let options = TestRunOptions {
+                data_in: Some(&[0; SHORTEST_FRAME]),
+                ..TestRunOptions::default()
+            };
+            program
+                .test_run(options)
+                .map_err(|error| BpfError::load(&error))?;
+            if clock::monotonic_ns() == before {
+                self.clock.set(self.settings.clock_ns(), before);
+                return Ok(());
+            }
+        }
     }
 
     /// The interfaces that the filter guards.
@@ -161,10 +208,22 @@ impl Filter {
             make_way(&interface, program, replace)?;
         }
         let slot = self.free_slot(name)?;
-        let (link, native) = self.link(&interface, mode)?;
-        // The slot counts from the first packet on; a packet before this moment counts in slot 0.
+        self.counters.reset(slot)?;
+        // The slot is there before the first packet is.
         self.change_settings(|settings| settings.interfaces[slot as usize] = interface.index);
-        self.attachments.push(Attachment { interface, slot, native, link });
+        let (link, native) = match self.link(&interface, mode) {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.change_settings(|settings| settings.interfaces[slot as usize] = 0);
+                return Err(error);
+            }
+        };
+        self.attachments.push(Attachment {
+            interface,
+            slot,
+            native,
+            link,
+        });
         Ok(&self.attachments[self.attachments.len() - 1])
     }
 
@@ -183,27 +242,39 @@ impl Filter {
         }
         let link = program
             .attach_to_if_index(interface.index, XdpMode::Skb)
-            .map_err(|error| BpfError::Attach { interface: interface.name.clone(), cause: chain(&error) })?;
+            .map_err(|error| BpfError::Attach {
+                interface: interface.name.clone(),
+                cause: chain(&error),
+            })?;
         Ok((link, false))
     }
 
     fn free_slot(&self, name: &str) -> Result<u32, BpfError> {
         (1..INTERFACE_SLOTS as u32)
             .find(|slot| self.attachments.iter().all(|attachment| attachment.slot != *slot))
-            .ok_or_else(|| BpfError::TooManyInterfaces { interface: name.to_owned(), limit: INTERFACE_SLOTS - 1 })
+            .ok_or_else(|| BpfError::TooManyInterfaces {
+                interface: name.to_owned(),
+                limit: INTERFACE_SLOTS - 1,
+            })
     }
 
     /// Detaches the filter from an interface. Returns whether it was attached to it.
     pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
-        let Some(position) = self.attachments.iter().position(|attachment| attachment.interface.name == name) else {
+        let Some(position) = self
+            .attachments
+            .iter()
+            .position(|attachment| attachment.interface.name == name)
+        else {
             return Ok(false);
         };
-        let attachment = self.attachments.remove(position);
-        self.change_settings(|settings| settings.interfaces[attachment.slot as usize] = 0);
-        match program(&mut self.ebpf, PROGRAM)?.detach(attachment.link) {
-            Ok(()) => Ok(true),
-            Err(error) => Err(BpfError::Other { what: "detaching the filter", cause: chain(&error) }),
-        }
+        let Attachment { slot, link, .. } = self.attachments.remove(position);
+        let detached = program(&mut self.ebpf, PROGRAM)?.detach(link);
+        self.change_settings(|settings| settings.interfaces[slot as usize] = 0);
+        detached.map_err(|error| BpfError::Other {
+            what: "detaching the filter",
+            cause: chain(&error),
+        })?;
+        Ok(true)
     }
 
     /// Changes the settings in force, all at once.
@@ -215,10 +286,12 @@ impl Filter {
 
     /// Applies changes of a list. `v4` and `v6` say whether the list has entries of each family afterwards.
     pub fn apply(&mut self, kind: ListKind, changes: &[Change], v4: bool, v6: bool) -> Result<(), BpfError> {
-        let [allow, block] = &mut self.lists;
-        let (_, trie_v4, trie_v6) = if kind == ListKind::Allow { allow } else { block };
+        let trie = match kind {
+            ListKind::Allow => &mut self.allow,
+            ListKind::Block => &mut self.block,
+        };
         for change in changes {
-            lists::apply(trie_v4, trie_v6, kind, change)?;
+            lists::apply(trie, kind, change, &self.clock)?;
         }
         let (bit_v4, bit_v6) = kind.bits();
         let bits = if v4 { bit_v4 } else { 0 } | if v6 { bit_v6 } else { 0 };
@@ -240,13 +313,18 @@ impl Filter {
 
     /// The trace lines; can be taken once.
     pub fn take_trace<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, BpfError> {
-        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
-            .map_err(|error| BpfError::Other { what: "opening the trace log", cause: chain(&error) })
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger).map_err(|error| BpfError::Other {
+            what: "opening the trace log",
+            cause: chain(&error),
+        })
     }
 
     /// Runs the filter once on a frame that touches no interface.
     pub fn run(&mut self, frame: &[u8]) -> Result<RunOutcome, BpfError> {
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
         match program(&mut self.ebpf, PROGRAM)?.test_run(options) {
             Ok(result) => Ok(match result.return_value {
                 XDP_DROP => RunOutcome::Drop,
@@ -270,19 +348,27 @@ impl Filter {
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| BpfError::WrongObject { what: format!("it has no XDP program {name}") })
+        .ok_or_else(|| BpfError::WrongObject {
+            what: format!("it has no XDP program {name}"),
+        })
 }
 
 /// Puts the tracing program where the filter calls it. The array must live as long as the filter.
 fn install_tracer(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, BpfError> {
     let mut tracer: ProgramArray<_> = typed(ebpf, abi::map::TRACER, ProgramArray::try_from)?;
-    let fd = program(ebpf, TRACE_PROGRAM)?.fd().map_err(|error| BpfError::load(&error))?;
-    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, error))?;
+    let fd = program(ebpf, TRACE_PROGRAM)?
+        .fd()
+        .map_err(|error| BpfError::load(&error))?;
+    tracer
+        .set(0, fd, 0)
+        .map_err(|error| BpfError::map(abi::map::TRACER, error))?;
     Ok(tracer)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
-    ebpf.take_map(name).ok_or_else(|| BpfError::WrongObject { what: format!("it has no map {name}") })
+    ebpf.take_map(name).ok_or_else(|| BpfError::WrongObject {
+        what: format!("it has no map {name}"),
+    })
 }
 
 fn typed<T>(
@@ -297,23 +383,35 @@ fn typed<T>(
 fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool) -> Result<(), BpfError> {
     let name = interface::program_name(program.id);
     if name == PROGRAM {
-        return Err(BpfError::AlreadyGuarded { interface: interface.name.clone(), id: program.id });
+        return Err(BpfError::AlreadyGuarded {
+            interface: interface.name.clone(),
+            id: program.id,
+        });
     }
     if !replace {
-        return Err(BpfError::Occupied { interface: interface.name.clone(), program: name, id: program.id });
+        return Err(BpfError::Occupied {
+            interface: interface.name.clone(),
+            program: name,
+            id: program.id,
+        });
     }
     interface::remove_program(interface, program)
 }
 
 fn native_error(interface: &Interface, error: &aya::programs::ProgramError) -> BpfError {
     match errno(error) {
-        Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
+        Some(libc::EPERM) => BpfError::NotPermitted {
+            what: format!("attaching to {}", interface.name),
+        },
         Some(number @ (libc::EOPNOTSUPP | libc::EINVAL)) => BpfError::NoNativeXdp {
             interface: interface.name.clone(),
             driver: interface.driver(),
             cause: std::io::Error::from_raw_os_error(number),
         },
-        _ => BpfError::Attach { interface: interface.name.clone(), cause: chain(error) },
+        _ => BpfError::Attach {
+            interface: interface.name.clone(),
+            cause: chain(error),
+        },
     }
 }
 
@@ -323,9 +421,9 @@ const OLDEST_KERNEL: (u8, u8, u16) = (6, 1, 0);
 fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
     let (major, minor, patch) = OLDEST_KERNEL;
     match running {
-        Some(version) if version < KernelVersion::new(major, minor, patch) => {
-            Err(BpfError::KernelTooOld { release: format!("{version:?}") })
-        }
+        Some(version) if version < KernelVersion::new(major, minor, patch) => Err(BpfError::KernelTooOld {
+            release: format!("{version:?}"),
+        }),
         // A release that cannot be read is the loader's to try.
         Some(_) | None => Ok(()),
     }
@@ -355,8 +453,10 @@ fn available_memory() -> Option<u64> {
 
 fn draw_seeds() -> Result<Seeds, BpfError> {
     let mut seeds = Seeds::default();
-    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut seeds))
-        .map_err(|error| BpfError::Other { what: "drawing the secrets of the tables", cause: error.to_string() })?;
+    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut seeds)).map_err(|error| BpfError::Other {
+        what: "drawing the secrets of the tables",
+        cause: error.to_string(),
+    })?;
     Ok(seeds)
 }
 
@@ -375,27 +475,50 @@ mod tests {
         for (why, running, accepted) in cases {
             assert_eq!(check_kernel(running).is_ok(), accepted, "{why}");
         }
-        let message = check_kernel(Some(KernelVersion::new(5, 10, 200))).unwrap_err().to_string();
+        let message = check_kernel(Some(KernelVersion::new(5, 10, 200)))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("5.10") && message.contains("6.1"), "{message}");
     }
 
     #[test]
     fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
         let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
-        assert!(message.contains("256 MiB") && message.contains("128 MiB"), "{message}");
+        assert!(
+            message.contains("256 MiB") && message.contains("128 MiB"),
+            "{message}"
+        );
         assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
         assert!(check_memory(1 << 24, None).is_ok());
     }
 
     #[test]
     fn the_number_of_sources_is_rounded_up_to_what_the_table_can_be() {
-        let bits = |sources| FilterOptions { sources, ..FilterOptions::default() }.bucket_bits();
-        assert_eq!([bits(1), bits(524_288), bits(524_289), bits(u64::MAX / 2)], [16, 16, 17, 22]);
+        let bits = |sources| {
+            FilterOptions {
+                sources,
+                ..FilterOptions::default()
+            }
+            .bucket_bits()
+        };
+        assert_eq!(
+            [bits(1), bits(524_288), bits(524_289), bits(u64::MAX / 2)],
+            [16, 16, 17, 22]
+        );
     }
 
     #[test]
     fn the_ipv6_mask_keeps_the_prefix() {
-        let mask = |ipv6_prefix| FilterOptions { ipv6_prefix, ..FilterOptions::default() }.ipv6_mask();
-        assert_eq!([mask(64), mask(56), mask(48)], [u64::MAX, u64::MAX << 8, u64::MAX << 16]);
+        let mask = |ipv6_prefix| {
+            FilterOptions {
+                ipv6_prefix,
+                ..FilterOptions::default()
+            }
+            .ipv6_mask()
+        };
+        assert_eq!(
+            [mask(64), mask(56), mask(48)],
+            [u64::MAX, u64::MAX << 8, u64::MAX << 16]
+        );
     }
 }

@@ -17,7 +17,9 @@ impl MappedArray {
     /// Maps the values of `map`, `bytes` in all.
     pub(super) fn new(name: &'static str, map: &Map, bytes: usize) -> Result<Self, BpfError> {
         let Map::Array(data) = map else {
-            return Err(BpfError::WrongObject { what: format!("map {name} is not an array") });
+            return Err(BpfError::WrongObject {
+                what: format!("map {name} is not an array"),
+            });
         };
         let memory = MmapOptions::new()
             .len(bytes)
@@ -35,14 +37,11 @@ impl MappedArray {
     pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is `bytes` long, page-aligned, lives as long as `self`, and every access to it, by
         // the kernel as well, is an aligned 64-bit load or compare-and-swap.
-        unsafe { std::slice::from_raw_parts(self.start().cast::<AtomicU64>(), self.bytes / size_of::<AtomicU64>()) }
+        unsafe {
+            std::slice::from_raw_parts(
+                self.start().cast::<AtomicU64>(),
+                self.bytes / size_of::<AtomicU64>(),
+            )
+        }
     }
-}
-
-/// The clock that the filter reads, nanoseconds since boot without suspended time.
-pub fn coarse_now_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the answer. The call cannot fail for a clock that every Linux has.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

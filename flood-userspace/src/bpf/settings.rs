@@ -1,6 +1,11 @@
 //! Publishing settings: the slot that is not in force is written, then the index.
 
-use std::{ptr, sync::atomic::{AtomicU32, Ordering}, thread, time::Duration};
+use std::{
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
 use aya::maps::Map;
 use flood_common::abi::{self, Settings};
@@ -47,10 +52,16 @@ impl SettingsPage {
         self.active().store(next, Ordering::Release);
     }
 
+    /// What the clock program wrote, or the virtual clock; nanoseconds.
+    pub(super) fn clock_ns(&self) -> u64 {
+        // SAFETY: the field lies in the mapping and is aligned.
+        unsafe { ptr::read_volatile(&raw const (*self.page()).clock_ns) }
+    }
+
     /// Sets the clock of a filter that was loaded with a virtual one.
     pub fn set_virtual_now_ns(&self, now_ns: u64) {
         // SAFETY: the field lies in the mapping and is aligned; the kernel only reads it.
-        unsafe { ptr::write_volatile(&raw mut (*self.page()).virtual_now_ns, now_ns) };
+        unsafe { ptr::write_volatile(&raw mut (*self.page()).clock_ns, now_ns) };
     }
 }
 

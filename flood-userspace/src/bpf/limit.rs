@@ -1,0 +1,122 @@
+//! Limits as people write them, turned into what the filter computes with.
+
+use flood_common::meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD};
+
+use crate::config::{PacketLimit, SourceLimit};
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header and two VLAN tags, bytes.
+const LARGEST_FRAME: u64 = 65_575 + 22;
+
+/// The limit of each source.
+pub fn source_limit(limit: &SourceLimit) -> Limit {
+    let mut result = Limit::default();
+    if let Some(packets) = limit.packets {
+        result.packet_cost_ns = divide(NANOS_PER_SECOND, packets.rate.0);
+        result.packet_tolerance_ns = result.packet_cost_ns * packets.burst.0.saturating_sub(1);
+    }
+    if let Some(bits) = limit.bits {
+        let byte_cost = divide_wide(8 * u128::from(NANOS_PER_SECOND) << BYTE_COST_SHIFT, bits.rate.0);
+        result.byte_cost = byte_cost;
+        result.bit_tolerance_ns = divide_wide(
+            u128::from(NANOS_PER_SECOND) * u128::from(bits.burst.0),
+            bits.rate.0,
+        );
+    }
+    if limit.packets.is_some() || limit.bits.is_some() {
+        let largest = (LARGEST_FRAME + u64::from(WIRE_OVERHEAD)) * result.byte_cost >> BYTE_COST_SHIFT;
+        result.horizon_ns = result.packet_tolerance_ns.max(result.bit_tolerance_ns)
+            + result.packet_cost_ns.max(largest)
+            + CLOCK_SLACK_NS;
+    }
+    result
+}
+
+/// A budget of the whole host.
+pub fn budget(limit: &PacketLimit) -> Limit {
+    source_limit(&SourceLimit {
+        packets: Some(*limit),
+        bits: None,
+    })
+}
+
+/// Division to the nearest.
+fn divide(number: u64, by: u64) -> u64 {
+    divide_wide(u128::from(number), by)
+}
+
+fn divide_wide(number: u128, by: u64) -> u64 {
+    let by = u128::from(by.max(1));
+    u64::try_from((number + by / 2) / by).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::BitLimit,
+        quantity::{BitRate, Bits, PacketRate, Packets},
+    };
+
+    #[test]
+    fn a_rate_becomes_its_inverse_and_a_burst_the_time_it_takes() {
+        let packets = PacketLimit {
+            rate: PacketRate(1_000),
+            burst: Packets(101),
+        };
+        let limit = source_limit(&SourceLimit {
+            packets: Some(packets),
+            bits: None,
+        });
+        assert_eq!(
+            (limit.packet_cost_ns, limit.packet_tolerance_ns),
+            (1_000_000, 100_000_000)
+        );
+        assert_eq!((limit.byte_cost, limit.bit_tolerance_ns), (0, 0));
+
+        let bits = BitLimit {
+            rate: BitRate(1_000_000_000),
+            burst: Bits(500_000_000),
+        };
+        let limit = source_limit(&SourceLimit {
+            packets: None,
+            bits: Some(bits),
+        });
+        assert_eq!((limit.packet_cost_ns, limit.bit_tolerance_ns), (0, 500_000_000));
+        // 1,476 bytes and 24 of wire overhead are 12,000 bits: 12 us at 1 Gbit/s.
+        assert_eq!(limit.price(1_476).cost_ns, 12_000);
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let limit = source_limit(&SourceLimit {
+            packets: None,
+            bits: None,
+        });
+        assert!(!limit.is_set());
+        assert_eq!(limit, Limit::default());
+    }
+
+    #[test]
+    fn the_slowest_and_the_fastest_limit_stay_within_the_clock() {
+        for rate in [8_000, 1_000_000_000_000] {
+            let bits = BitLimit {
+                rate: BitRate(rate),
+                burst: Bits(rate * 60),
+            };
+            let limit = source_limit(&SourceLimit {
+                packets: None,
+                bits: Some(bits),
+            });
+            assert!(
+                limit.horizon_ns < 1 << 40,
+                "{rate}: horizon {} ns",
+                limit.horizon_ns
+            );
+            let exact = 8.0e9 / rate as f64;
+            let error = limit.byte_cost as f64 / f64::from(1 << BYTE_COST_SHIFT) / exact - 1.0;
+            assert!(error.abs() < 1e-4, "{rate}: a byte costs {error} too much");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Limits and the rules for them. The configuration and `floodgate limit set` obey the same ones, which are
+//! here.
+//!
+//! A limit is a rate and a burst: what may come at once after a silence. In the kernel (GCRA) the burst is
+//! the time `tau = burst / rate`, and the bounds on bursts are bounds on tau: long enough for the kernel's
+//! clock, and short against the range of its time stamps.
+
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::quantity::{BitRate, Bits, PacketRate, Packets};
+
+/// A burst must carry this many milliseconds of its rate. The kernel's coarse clock moves in ticks of up to
+/// 10 ms (CONFIG_HZ=100), and a limit is only exact when tau is four ticks or more.
+const SHORTEST_BURST_MS: u64 = 40;
+
+/// A burst may carry this many seconds of its rate: tau must stay small against the wrap of the kernel's time
+/// stamps, and a longer burst would be no limit at all for a short attack.
+const LONGEST_BURST_S: u64 = 60;
+
+/// The burst of a packet limit for which none is given, in seconds of its rate. A page load is over by then.
+const DEFAULT_BURST_S: u64 = 2;
+
+/// Packet rates that a limit may have. 100 M/s is more than 64-byte frames fill 40 GbE (59.5 M/s).
+const PACKET_RATES: RangeInclusive<PacketRate> = PacketRate(1)..=PacketRate(100_000_000);
+
+/// Bit rates that a limit may have: from less than one full Ethernet frame a second to more than any link.
+const BIT_RATES: RangeInclusive<BitRate> = BitRate(8_000)..=BitRate(1_000_000_000_000);
+
+/// The least burst of a bit limit: one jumbo frame of 9216 bytes with 24 bytes of preamble, check sum and
+/// gap. With less, a large frame would never conform, however idle its source.
+const JUMBO_FRAME: Bits = Bits((9216 + 24) * 8);
+
+/// A limit on packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PacketLimit {
+    /// What may come in the long run.
+    pub rate: PacketRate,
+    /// What may come at once after a silence.
+    pub burst: Packets,
+}
+
+/// A limit on bits on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitLimit {
+    /// What may come in the long run.
+    pub rate: BitRate,
+    /// What may come at once after a silence.
+    pub burst: Bits,
+}
+
+/// What each source may send. `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceLimit {
+    /// In packets.
+    pub packets: Option<PacketLimit>,
+    /// In bits on the wire.
+    pub bits: Option<BitLimit>,
+}
+
+/// The total budgets of messages without which IPv6 does not work. They are not charged to their sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtectedLimits {
+    /// Neighbour discovery (RFC 4861).
+    pub neighbour_discovery: PacketLimit,
+    /// Packet Too Big, for path MTU discovery (RFC 8201).
+    pub path_mtu: PacketLimit,
+}
+
+/// The half of a limit that is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The rate.
+    Rate,
+    /// The burst.
+    Burst,
+}
+
+impl Display for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rate => "rate",
+            Self::Burst => "burst",
+        })
+    }
+}
+
+/// A limit that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a {half} of {value} is out of bounds: {rule}; write {lowest} to {highest}")]
+pub struct LimitError {
+    /// Where to correct it.
+    pub half: Half,
+    value: String,
+    rule: &'static str,
+    lowest: String,
+    highest: String,
+}
+
+impl PacketLimit {
+    /// The limit with this rate and the burst that is usual for it.
+    pub fn of_rate(rate: PacketRate) -> Self {
+        Self {
+            rate,
+            burst: Packets(rate.0.saturating_mul(DEFAULT_BURST_S)),
+        }
+    }
+
+    /// Are rate and burst within their bounds?
+    pub fn check(&self) -> Result<(), LimitError> {
+        let Self { rate, burst } = *self;
+        check_bounds(Half::Rate, &rate, PACKET_RATES, RATE_RULE)?;
+        let (lowest, highest) = burst_bounds(rate.0);
+        check_bounds(
+            Half::Burst,
+            &burst,
+            Packets(lowest)..=Packets(highest),
+            BURST_RULE,
+        )
+    }
+}
+
+impl BitLimit {
+    /// The limit with this rate and the burst that is usual for it: one second, and at least one jumbo frame.
+    pub fn of_rate(rate: BitRate) -> Self {
+        Self {
+            rate,
+            burst: Bits(rate.0).max(JUMBO_FRAME),
+        }
+    }
+
+    /// Are rate and burst within their bounds?
+    pub fn check(&self) -> Result<(), LimitError> {
+        let Self { rate, burst } = *self;
+        check_bounds(Half::Rate, &rate, BIT_RATES, RATE_RULE)?;
+        let (lowest, highest) = burst_bounds(rate.0);
+        check_bounds(
+            Half::Burst,
+            &burst,
+            JUMBO_FRAME.max(Bits(lowest))..=Bits(highest),
+            BIT_BURST_RULE,
+        )
+    }
+}
+
+impl SourceLimit {
+    /// Are all limits within their bounds?
+    pub fn check(&self) -> Result<(), LimitError> {
+        let Self { packets, bits } = self;
+        packets.as_ref().map_or(Ok(()), PacketLimit::check)?;
+        bits.as_ref().map_or(Ok(()), BitLimit::check)
+    }
+}
+
+const RATE_RULE: &str = "no network card has more, and less is a block";
+const BURST_RULE: &str = "it must carry 40 ms to 60 s of its rate";
+const BIT_BURST_RULE: &str = "it must carry 40 ms to 60 s of its rate, and at least one jumbo frame";
+
+fn check_bounds<T: Ord + Display>(
+    half: Half,
+    value: &T,
+    bounds: RangeInclusive<T>,
+    rule: &'static str,
+) -> Result<(), LimitError> {
+    if bounds.contains(value) {
+        return Ok(());
+    }
+    let (lowest, highest) = bounds.into_inner();
+    Err(LimitError {
+        half,
+        value: value.to_string(),
+        rule,
+        lowest: lowest.to_string(),
+        highest: highest.to_string(),
+    })
+}
+
+/// The least and the greatest burst at a rate that is within its own bounds.
+fn burst_bounds(rate: u64) -> (u64, u64) {
+    ((rate * SHORTEST_BURST_MS).div_ceil(1000), rate * LONGEST_BURST_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_limit_has_bounds() {
+        let cases = [
+            ("the default", 20_000, 40_000, Ok(())),
+            ("exactly four ticks", 20_000, 800, Ok(())),
+            ("less", 20_000, 799, Err(Half::Burst)),
+            ("exactly a minute", 20_000, 1_200_000, Ok(())),
+            ("more", 20_000, 1_200_001, Err(Half::Burst)),
+            ("one packet a second, one at once", 1, 1, Ok(())),
+            ("no burst", 1, 0, Err(Half::Burst)),
+            ("no rate", 0, 1, Err(Half::Rate)),
+            ("highest rate", 100_000_000, 200_000_000, Ok(())),
+            ("above", 100_000_001, 200_000_000, Err(Half::Rate)),
+            (
+                "far above, where multiplying overflows",
+                u64::MAX,
+                u64::MAX,
+                Err(Half::Rate),
+            ),
+        ];
+        for (why, rate, burst, expected) in cases {
+            let limit = PacketLimit {
+                rate: PacketRate(rate),
+                burst: Packets(burst),
+            };
+            assert_eq!(limit.check().map_err(|error| error.half), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_bit_limit_always_lets_a_jumbo_frame_conform() {
+        let cases = [
+            ("a second at the rate", 8_000_000, 8_000_000, Ok(())),
+            ("a jumbo frame", 1_000_000, 73_920, Ok(())),
+            ("less than a jumbo frame", 1_000_000, 73_919, Err(Half::Burst)),
+            (
+                "less than four ticks",
+                1_000_000_000,
+                39_999_999,
+                Err(Half::Burst),
+            ),
+            ("four ticks", 1_000_000_000, 40_000_000, Ok(())),
+            ("more than a minute", 8_000, 480_001, Err(Half::Burst)),
+            ("too slow", 7_999, 73_920, Err(Half::Rate)),
+            ("highest rate", 1_000_000_000_000, 60_000_000_000_000, Ok(())),
+            ("above", 1_000_000_000_001, 1_000_000_000_001, Err(Half::Rate)),
+        ];
+        for (why, rate, burst, expected) in cases {
+            let limit = BitLimit {
+                rate: BitRate(rate),
+                burst: Bits(burst),
+            };
+            assert_eq!(limit.check().map_err(|error| error.half), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_usual_burst_is_within_bounds_at_every_allowed_rate() {
+        for rate in [PacketRate(1), PacketRate(17), PacketRate(100_000_000)] {
+            assert_eq!(PacketLimit::of_rate(rate).check(), Ok(()));
+        }
+        for rate in [8_000, 73_919, 100_000_000, 1_000_000_000_000].map(BitRate) {
+            assert_eq!(BitLimit::of_rate(rate).check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_be_right() {
+        let limit = PacketLimit {
+            rate: PacketRate(20_000),
+            burst: Packets(100),
+        };
+        assert_eq!(
+            SourceLimit {
+                packets: Some(limit),
+                bits: None
+            }
+            .check()
+            .unwrap_err()
+            .to_string(),
+            "a burst of 100 is out of bounds: it must carry 40 ms to 60 s of its rate; write 800 to 1.2M"
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! `docs/configuration.md`, rendered from the sections and keys of [`super::file`].
+
+use super::file::{DefaultValue, Key, Section, sections};
+
+const PREFACE: &str = "\
+# Configuration
+
+<!-- Rendered from flood-userspace/src/config/file.rs; change it there. -->
+
+`floodgate` reads `/etc/floodgate/floodgate.toml`, or the file that `--config` names, in TOML. Every key may
+be left out. A key or section that is not on this page is an error, and a file with an error changes nothing:
+every error is reported with its line and column. `floodgate check FILE` tells without applying.
+
+Numbers are written with their units, in quotes:
+
+| What | Examples |
+|---|---|
+| packet rate | `\"20k/s\"`, `\"1.5M/s\"`, `\"200/s\"` |
+| bit rate | `\"200Mbit/s\"`, `\"1.2Gbit/s\"`, `\"500kbit/s\"` |
+| number of packets | `\"40k\"`, `\"1M\"` |
+| number of bits | `\"8Mbit\"`, `\"1Gbit\"` |
+
+`k` is 1000, `M` a million, `G` a thousand million. A rate of 0 is refused, because it would drop everything.
+";
+
+/// The page on the configuration, in Markdown.
+pub fn reference() -> String {
+    let sections = sections();
+    let mut page = format!("{PREFACE}\nThis file says the same as an empty one:\n\n```toml\n");
+    page += &render_defaults(&sections);
+    page += "```\n";
+    for section in &sections {
+        page += &render_section(section);
+    }
+    page
+}
+
+/// A configuration file in which every key with a default has it.
+fn render_defaults(sections: &[Section]) -> String {
+    let blocks: Vec<_> = sections.iter().map(render_default_section).collect();
+    blocks.join("\n")
+}
+
+fn render_default_section(section: &Section) -> String {
+    let header = if section.name.is_empty() {
+        String::new()
+    } else {
+        format!("[{}]\n", section.name)
+    };
+    let keys = section
+        .keys
+        .iter()
+        .map(|Key { name, default, .. }| match default {
+            DefaultValue::Written(value) => format!("{name} = {value}\n"),
+            DefaultValue::Unset(words) => format!("# {name}: {words}\n"),
+        });
+    keys.fold(header, |block, line| block + &line)
+}
+
+fn render_section(section: &Section) -> String {
+    let Section { name, doc, keys } = section;
+    let title = if name.is_empty() {
+        "Top of the file".to_owned()
+    } else {
+        format!("`[{name}]`")
+    };
+    let head = format!("\n## {title}\n\n{}\n", render_doc(doc));
+    keys.iter().fold(head, |block, key| block + &render_key(key))
+}
+
+fn render_key(key: &Key) -> String {
+    let Key {
+        name,
+        doc,
+        default,
+        accepts,
+    } = key;
+    let default = match default {
+        DefaultValue::Written(value) => format!("`{value}`"),
+        DefaultValue::Unset(words) => (*words).to_owned(),
+    };
+    format!(
+        "\n### `{name}`\n\n{}\n\n- Default: {default}\n- Accepts: {accepts}\n",
+        render_doc(doc)
+    )
+}
+
+/// The lines of a doc comment, without the blank that stands behind its slashes.
+fn render_doc(doc: &[&str]) -> String {
+    let lines: Vec<_> = doc.iter().map(|line| line.trim()).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::file::accepts;
+    use crate::config::{Config, ConfigFile};
+
+    #[test]
+    fn the_stated_defaults_are_the_defaults() {
+        let text = render_defaults(&sections());
+        let stated = Config::parse(&text, Path::new("floodgate.toml")).unwrap();
+        assert_eq!(stated, Config::default(), "{text}");
+    }
+
+    /// What serde expects in a section, told by its error on a key that does not exist.
+    fn expected_by_serde(section: &str) -> Vec<String> {
+        let header = if section.is_empty() {
+            String::new()
+        } else {
+            format!("[{section}]\n")
+        };
+        let error = toml::from_str::<ConfigFile>(&(header + "unheard_of = 1")).unwrap_err();
+        let (_, expected) = error.message().split_once("expected").unwrap();
+        let prefix = if section.is_empty() {
+            String::new()
+        } else {
+            format!("{section}.")
+        };
+        expected
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(|name| format!("{prefix}{name}"))
+            .collect()
+    }
+
+    #[test]
+    fn every_key_that_serde_knows_is_in_the_reference() {
+        let mut names: Vec<_> = sections().iter().map(|section| section.name).collect();
+        names.push("limit");
+        for path in names.iter().flat_map(|section| expected_by_serde(section)) {
+            assert!(
+                accepts(&path).is_some() || names.contains(&path.as_str()),
+                "{path} is not described"
+            );
+        }
+    }
+
+    #[test]
+    fn every_key_has_its_place_on_the_page() {
+        let page = reference();
+        for section in sections() {
+            let heading = page.find(&format!("## `[{}]`", section.name)).unwrap_or(0);
+            for key in section.keys {
+                assert!(
+                    page[heading..].contains(&format!("### `{}`", key.name)),
+                    "{}",
+                    key.name
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! From what is written to what holds: defaults, bounds, and rules between keys.
+//!
+//! Validation goes on after a fault, so that one run reports all of them. A fault is the range of bytes it is
+//! about and one sentence; [`super::position`] does the rest.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::file::{
+    AllowFile, BlockFile, ConfigFile, ControlFile, LimitFile, ProtectedLimitFile, SourceLimitFile,
+    SourcesFile,
+};
+use super::limit::{Half, LimitError};
+use super::{
+    BitLimit, Config, Control, InterfaceName, ListInput, PacketLimit, ProtectedLimits, SourceLimit, Sources,
+};
+use crate::lists::parse_target;
+use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
+
+/// Longest path of a unix socket in bytes: `sun_path` has 108 with the NUL (unix(7)).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Bounds of `sources.table`. The least is a table of 256 KiB, which a second-level cache holds; the greatest
+/// has 128 MiB for each address family.
+const TABLE: RangeInclusive<u32> = 32_768..=16_777_216;
+
+/// Bounds of `sources.ipv6_prefix`: /64 is one network, /48 the most that one site is usually given (RFC
+/// 6177).
+const IPV6_PREFIX: RangeInclusive<u8> = 48..=64;
+
+/// What is wrong with which bytes of the file.
+pub(super) type Fault = (Range<usize>, String);
+
+/// Resolves a file into a configuration, or says all that is wrong with it.
+pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
+    let ConfigFile {
+        interfaces,
+        mode,
+        attach,
+        control,
+        limit,
+        sources,
+        block,
+        allow,
+    } = file;
+    let LimitFile { source, protected } = limit;
+    let BlockFile {
+        entries: block_entries,
+        files: block_files,
+    } = block;
+    let AllowFile {
+        entries: allow_entries,
+        files: allow_files,
+    } = allow;
+
+    let default = Config::default();
+    let mut faults = Faults::default();
+    let config = Config {
+        interfaces: faults.interfaces(value_or(interfaces, Vec::new())),
+        mode: value_or(mode, default.mode),
+        attach: value_or(attach, default.attach),
+        control: faults.control(control, default.control),
+        source_limit: faults.source_limit(&source, default.source_limit),
+        protected_limits: faults.protected_limits(&protected, default.protected_limits),
+        sources: faults.sources(&sources, default.sources),
+        block: faults.list(block_entries, block_files, folder),
+        allow: faults.list(allow_entries, allow_files, folder),
+    };
+    if faults.0.is_empty() {
+        Ok(config)
+    } else {
+        Err(faults.0)
+    }
+}
+
+fn value_or<T>(written: Option<Spanned<T>>, default: T) -> T {
+    written.map_or(default, Spanned::into_inner)
+}
+
+fn copy<T: Copy>(written: Option<&Spanned<T>>) -> Option<T> {
+    written.map(|value| *value.get_ref())
+}
+
+/// The faults found so far. Each method resolves one section, with any value in the place of a wrong one.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add<T>(&mut self, at: &Spanned<T>, what: impl Display) {
+        self.0.push((at.span(), what.to_string()));
+    }
+
+    fn interfaces(&mut self, written: Vec<Spanned<String>>) -> Vec<InterfaceName> {
+        let mut seen = BTreeSet::new();
+        let mut names = Vec::new();
+        for text in written {
+            match text.get_ref().parse::<InterfaceName>() {
+                Ok(name) if !seen.insert(name.clone()) => self.add(&text, format!("{name} is named twice")),
+                Ok(name) => names.push(name),
+                Err(error) => self.add(&text, error),
+            }
+        }
+        names
+    }
+
+    fn control(&mut self, written: ControlFile, default: Control) -> Control {
+        let ControlFile { socket, metrics } = written;
+        if let Some(socket) = &socket {
+            let path: &PathBuf = socket.get_ref();
+            if !path.is_absolute() || path.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
+                self.add(
+                    socket,
+                    format!("a socket needs an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes"),
+                );
+            }
+        }
+        if let Some(metrics) = &metrics
+            && !metrics.get_ref().ip().is_loopback()
+        {
+            let address: &SocketAddr = metrics.get_ref();
+            let right = format!("127.0.0.1:{}", address.port());
+            self.add(
+                metrics,
+                format!("{address} can be reached from outside: write a loopback address, as \"{right}\""),
+            );
+        }
+        Control {
+            socket: value_or(socket, default.socket),
+            metrics: metrics.map(Spanned::into_inner),
+        }
+    }
+
+    fn source_limit(&mut self, written: &SourceLimitFile, default: SourceLimit) -> SourceLimit {
+        let SourceLimitFile {
+            packets,
+            packets_burst,
+            bits,
+            bits_burst,
+        } = written;
+        let default_rate = default.packets.map(|limit| limit.rate);
+        let packet_rate = copy(packets.as_ref()).map_or(default_rate, |OrOff(rate): OrOff<PacketRate>| rate);
+        let packet_burst: Option<Packets> = copy(packets_burst.as_ref());
+        let packet_limit = packet_rate.map(PacketLimit::of_rate).map(|limit| PacketLimit {
+            rate: limit.rate,
+            burst: packet_burst.unwrap_or(limit.burst),
+        });
+        let checked = packet_limit.as_ref().map_or(Ok(()), PacketLimit::check);
+        self.limit(checked, packets.as_ref(), packets_burst.as_ref());
+
+        let bit_rate = copy(bits.as_ref()).and_then(|OrOff(rate): OrOff<BitRate>| rate);
+        let bit_burst: Option<Bits> = copy(bits_burst.as_ref());
+        let bit_limit = bit_rate.map(BitLimit::of_rate).map(|limit| BitLimit {
+            rate: limit.rate,
+            burst: bit_burst.unwrap_or(limit.burst),
+        });
+        let checked = bit_limit.as_ref().map_or(Ok(()), BitLimit::check);
+        self.limit(checked, bits.as_ref(), bits_burst.as_ref());
+        if let (None, Some(burst)) = (bits, bits_burst) {
+            self.add(
+                burst,
+                "there is no limit for this burst: write bits = \"200Mbit/s\" too, or remove it",
+            );
+        }
+        SourceLimit {
+            packets: packet_limit,
+            bits: bit_limit,
+        }
+    }
+
+    /// Reports a broken rule at the half that is wrong, or where that is the default, at the other one.
+    fn limit<R, B>(
+        &mut self,
+        checked: Result<(), LimitError>,
+        rate: Option<&Spanned<R>>,
+        burst: Option<&Spanned<B>>,
+    ) {
+        let Err(error) = checked else { return };
+        let (rate, burst) = (rate.map(Spanned::span), burst.map(Spanned::span));
+        let at = match error.half {
+            Half::Rate => rate.or(burst),
+            Half::Burst => burst.or(rate),
+        };
+        self.0.push((at.unwrap_or_default(), error.to_string()));
+    }
+
+    fn protected_limits(
+        &mut self,
+        written: &ProtectedLimitFile,
+        default: ProtectedLimits,
+    ) -> ProtectedLimits {
+        let ProtectedLimitFile {
+            neighbour_discovery,
+            path_mtu,
+        } = written;
+        ProtectedLimits {
+            neighbour_discovery: self.budget(neighbour_discovery.as_ref(), default.neighbour_discovery),
+            path_mtu: self.budget(path_mtu.as_ref(), default.path_mtu),
+        }
+    }
+
+    fn budget(&mut self, rate: Option<&Spanned<PacketRate>>, default: PacketLimit) -> PacketLimit {
+        let limit = copy(rate).map_or(default, PacketLimit::of_rate);
+        self.limit(limit.check(), rate, None::<&Spanned<Packets>>);
+        limit
+    }
+
+    fn sources(&mut self, written: &SourcesFile, default: Sources) -> Sources {
+        let SourcesFile { table, ipv6_prefix } = written;
+        if let Some(size) = table
+            && !(TABLE.contains(size.get_ref()) && size.get_ref().is_power_of_two())
+        {
+            let (least, greatest) = TABLE.into_inner();
+            let near = size.get_ref().clamp(&least, &greatest).next_power_of_two();
+            self.add(
+                size,
+                format!("{size} is not a power of two from {least} to {greatest}: write for example {near}"),
+            );
+        }
+        if let Some(length) = ipv6_prefix
+            && !IPV6_PREFIX.contains(length.get_ref())
+        {
+            let (least, greatest) = IPV6_PREFIX.into_inner();
+            self.add(
+                length,
+                format!("{length} is not a prefix length from {least} to {greatest}"),
+            );
+        }
+        Sources {
+            table: copy(table.as_ref()).unwrap_or(default.table),
+            ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
+        }
+    }
+
+    fn list(
+        &mut self,
+        entries: Option<Spanned<Vec<Spanned<String>>>>,
+        files: Option<Spanned<Vec<PathBuf>>>,
+        folder: &Path,
+    ) -> ListInput {
+        let mut prefixes: Vec<IpNet> = Vec::new();
+        for entry in value_or(entries, Vec::new()) {
+            match parse_target(entry.get_ref()) {
+                Ok(target) => prefixes.extend(target),
+                Err(error) => self.add(&entry, error),
+            }
+        }
+        // Joining an absolute path replaces the folder.
+        let files = value_or(files, Vec::new())
+            .iter()
+            .map(|file| folder.join(file))
+            .collect();
+        ListInput {
+            entries: prefixes,
+            files,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The control socket: what is said over it, who serves it, who calls it.
+
+pub mod protocol;

@@ -1,0 +1,316 @@
+//! What the daemon and its clients say to each other: JSON over HTTP on a unix socket.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/stats` | | [`Stats`] |
+//! | `GET /v1/sources?limit=N` | | [`Sources`] |
+//! | `GET /v1/lists/{block,allow}` | | [`ListReply`] |
+//! | `POST /v1/lists/{block,allow}` | [`AddRequest`] | [`AddReply`] |
+//! | `DELETE /v1/lists/{block,allow}` | [`RemoveRequest`] | [`RemoveReply`] |
+//! | `GET /v1/limits` | | [`Limits`] |
+//! | `PATCH /v1/limits` | [`LimitChange`] | [`Limits`] |
+//! | `PUT /v1/mode` | [`ModeChange`] | [`Status`] |
+//! | `POST /v1/trace` | [`TraceRequest`] | lines of text, until the client hangs up |
+//! | `POST /v1/detach` | [`DetachRequest`] | [`DetachReply`] |
+//! | `GET /metrics` | | OpenMetrics text |
+//!
+//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404,
+//! 409 (in use) or 500. The schema is stable: fields are added, never renamed or removed.
+
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Mode, ProtectedLimits, SourceLimit};
+
+/// Why a request failed.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// One sentence, with what to do.
+    pub error: String,
+}
+
+/// What is attached, and how.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds that it has run.
+    pub uptime_s: u64,
+    /// Enforce or monitor.
+    pub mode: Mode,
+    /// The interfaces that it guards.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Entries in the block list.
+    pub blocked: ListSize,
+    /// Entries in the allow list.
+    pub allowed: ListSize,
+    /// Sources in debt.
+    pub sources: TableStatus,
+    /// Samples of dropped packets.
+    pub samples: SampleStatus,
+    /// The source that is being traced.
+    pub trace: Option<IpAddr>,
+    /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
+    pub warnings: Vec<String>,
+}
+
+/// An interface that the filter guards.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Number in the kernel.
+    pub index: u32,
+    /// Where the filter runs.
+    pub attached: Attached,
+    /// Whether the interface is still there.
+    pub present: bool,
+}
+
+/// Where the filter runs.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Attached {
+    /// In the driver.
+    Native,
+    /// Behind the driver.
+    Generic,
+}
+
+/// Entries of a list.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListSize {
+    /// IPv4 prefixes.
+    pub ipv4: u64,
+    /// IPv6 prefixes.
+    pub ipv6: u64,
+}
+
+/// How full the tables of sources are.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableStatus {
+    /// Slots in each table.
+    pub capacity: u64,
+    /// IPv4 addresses in debt.
+    pub ipv4: u64,
+    /// IPv6 prefixes in debt.
+    pub ipv6: u64,
+    /// Length of those prefixes.
+    pub ipv6_prefix: u8,
+}
+
+/// How dropped packets are sampled.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SampleStatus {
+    /// One in so many is sampled now.
+    pub every: u32,
+    /// Samples taken since the start.
+    pub taken: u64,
+    /// Samples that the ring had no room for.
+    pub lost: u64,
+}
+
+/// Packets and bytes.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Volume {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes of whole frames without frame check sequence.
+    pub bytes: u64,
+}
+
+/// Counters since the filter was attached, by interface.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// By name of the interface.
+    pub interfaces: BTreeMap<String, InterfaceStats>,
+}
+
+/// Counters of one interface. A reason that has not occurred is not listed.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct InterfaceStats {
+    /// Passed, by reason.
+    pub passed: BTreeMap<String, Volume>,
+    /// Dropped, by reason.
+    pub dropped: BTreeMap<String, Volume>,
+    /// Passed in monitor mode, where it would have been dropped, by reason.
+    pub would_drop: BTreeMap<String, Volume>,
+}
+
+/// The sources that use their limit, and those that lose packets.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Sources {
+    /// The limit of each source.
+    pub limit: SourceLimit,
+    /// Sources in debt, the busiest first.
+    pub busiest: Vec<BusySource>,
+    /// How many are in debt in all.
+    pub in_debt: u64,
+    /// Sources whose packets were dropped (in monitor mode: would have been), the most first.
+    pub dropped: Vec<DroppedSource>,
+    /// Whether the volumes in `dropped` are exact; otherwise each is an estimate with its error.
+    pub dropped_exact: bool,
+}
+
+/// A source in debt.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct BusySource {
+    /// Address, or IPv6 prefix; unknown for an IPv6 prefix of which no packet has been sampled.
+    pub source: Option<String>,
+    /// 4 or 6.
+    pub version: u8,
+    /// Share of the limit that it uses, 0 to 1.
+    pub share: f64,
+    /// Its rate if all its packets are small, packets per second: the share of the packet limit.
+    pub packets_per_s: Option<f64>,
+    /// Its rate if its packets are large, bits per second: the share of the bit limit.
+    pub bits_per_s: Option<f64>,
+}
+
+/// A source that loses packets.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct DroppedSource {
+    /// Address.
+    pub source: String,
+    /// Packets dropped since the source was first seen.
+    pub packets: u64,
+    /// Bytes dropped.
+    pub bytes: u64,
+    /// Half width of the 95 % interval of `packets`, as a share of it; 0 when exact.
+    pub error: f64,
+    /// Dropped packets by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// Seconds since the last of them.
+    pub last_seen_s: f64,
+}
+
+/// A list.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ListReply {
+    /// Its entries, in the order of their addresses.
+    pub entries: Vec<ListEntry>,
+}
+
+/// An entry of a list.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ListEntry {
+    /// What it covers.
+    pub prefix: IpNet,
+    /// `operator`, `config`, or `file NAME`.
+    pub origin: String,
+    /// Why it is there.
+    pub reason: Option<String>,
+    /// Who added it.
+    pub added_by: Option<String>,
+    /// Seconds since it was added.
+    pub age_s: u64,
+    /// Seconds until it ends; none for an entry without end.
+    pub expires_in_s: Option<u64>,
+}
+
+/// Entries to add to a list.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct AddRequest {
+    /// What to cover.
+    pub prefixes: Vec<IpNet>,
+    /// Seconds until they end; none for entries without end.
+    pub ttl_s: Option<u64>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who adds them.
+    pub added_by: Option<String>,
+    /// The file that they come from.
+    pub file: Option<String>,
+    /// Add them although they are very short, or cover `logged_in_from`.
+    #[serde(default)]
+    pub force: bool,
+    /// The address that the operator is logged in from.
+    pub logged_in_from: Option<IpAddr>,
+}
+
+/// What was added.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct AddReply {
+    /// Entries that were not there before.
+    pub added: u64,
+    /// Entries that were there and now have this reason and end.
+    pub replaced: u64,
+}
+
+/// Entries to remove from a list.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct RemoveRequest {
+    /// The entries' prefixes, as they were added.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// What was removed.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct RemoveReply {
+    /// How many entries.
+    pub removed: u64,
+    /// Prefixes that were not in the list.
+    pub missing: Vec<IpNet>,
+    /// Entries that still cover a removed prefix.
+    pub still_covered_by: Vec<IpNet>,
+}
+
+/// The limits in force.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Of each source.
+    pub source: SourceLimit,
+    /// Of messages that keep the host reachable, in all.
+    pub protected: ProtectedLimits,
+}
+
+/// Limits to change; what is not named stays.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct LimitChange {
+    /// By name as in the configuration without `limit.`: `source.packets`, `source.packets_burst`, `source.bits`,
+    /// `source.bits_burst`, `protected.neighbour_discovery`, `protected.path_mtu`. A rate without its burst sets the
+    /// burst to its default.
+    pub set: BTreeMap<String, String>,
+}
+
+/// The mode to change to.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ModeChange {
+    /// Enforce or monitor.
+    pub mode: Mode,
+}
+
+/// The source to trace.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TraceRequest {
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// The interfaces to let go.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DetachRequest {
+    /// Their names; none for all.
+    pub interfaces: Vec<String>,
+}
+
+/// What was let go.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DetachReply {
+    /// The interfaces.
+    pub detached: Vec<String>,
+    /// Whether the daemon ends, having none left.
+    pub ends: bool,
+}
+
+/// A time as seconds from now, rounded to the nearest; 0 if it has passed.
+pub fn seconds_until(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::now())
+        .map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
+}

@@ -1,0 +1,236 @@
+//! What a list entry names: one address, a prefix, or a range `first-last`.
+//!
+//! A prefix with host bits set is accepted and means the whole prefix, as in nft. A range becomes the fewest
+//! prefixes that cover exactly it. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is IPv4, because that is how its
+//! packets travel.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
+use thiserror::Error;
+
+/// The bits of an IPv4-mapped IPv6 address before the IPv4 address (RFC 4291, 2.5.5.2).
+const MAPPED_BITS: u8 = 96;
+
+/// Text that names no address, prefix or range.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// Not an address, nor a prefix.
+    #[error("{0:?} is not an address, prefix or range: write 192.0.2.7, 192.0.2.0/24 or 192.0.2.1-192.0.2.9")]
+    NotAnAddress(String),
+    /// The address is right, what follows the slash is not.
+    #[error("{written:?}: the length of a prefix of {address} is a number from 0 to {longest}")]
+    PrefixLength {
+        /// What was written.
+        written: String,
+        /// The part before the slash.
+        address: IpAddr,
+        /// The longest prefix of this address family.
+        longest: u8,
+    },
+    /// The first address of a range is above its last.
+    #[error("the range {first}-{last} runs backwards: write the lower address first")]
+    Backwards {
+        /// What is written first.
+        first: IpAddr,
+        /// What is written last.
+        last: IpAddr,
+    },
+    /// The two ends of a range differ in address family.
+    #[error("the range {first}-{last} mixes IPv4 and IPv6: write one range for each")]
+    MixedFamilies {
+        /// What is written first.
+        first: IpAddr,
+        /// What is written last.
+        last: IpAddr,
+    },
+}
+
+/// Reads one address, prefix or range. The result is never empty, and longer than one only for a range.
+pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
+    let text = text.trim();
+    match text.split_once('-') {
+        Some((first, last)) => subnets(parse_address(first.trim())?, parse_address(last.trim())?),
+        None => parse_prefix(text).map(|prefix| vec![prefix]),
+    }
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
+    Ok(address.to_canonical())
+}
+
+fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
+    let Some((address, length)) = text.split_once('/') else {
+        return parse_address(text).map(IpNet::from);
+    };
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
+    // Only digits: the standard parser would take "+8" too.
+    let length = length
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| length.parse().ok())
+        .flatten();
+    length
+        .and_then(|length| IpNet::new(address, length).ok())
+        .map(|prefix| unmap(prefix.trunc()))
+        .ok_or_else(|| TargetError::PrefixLength {
+            written: text.to_owned(),
+            address,
+            longest: IpNet::from(address).max_prefix_len(),
+        })
+}
+
+/// The IPv4 prefix that a prefix of IPv4-mapped addresses stands for; every other prefix is itself.
+fn unmap(prefix: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = prefix else { return prefix };
+    let address = mapped.network().to_ipv4_mapped();
+    let length = mapped.prefix_len().checked_sub(MAPPED_BITS);
+    address
+        .zip(length)
+        .and_then(|(address, length)| Ipv4Net::new(address, length).ok())
+        .map_or(prefix, IpNet::V4)
+}
+
+/// The fewest prefixes that cover exactly the addresses from `first` to `last`.
+fn subnets(first: IpAddr, last: IpAddr) -> Result<Vec<IpNet>, TargetError> {
+    if first > last && first.is_ipv4() == last.is_ipv4() {
+        return Err(TargetError::Backwards { first, last });
+    }
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Ok(Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect())
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Ok(Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect())
+        }
+        _ => Err(TargetError::MixedFamilies { first, last }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_operand_is_an_address_a_prefix_or_a_range() {
+        let cases: [(&str, &str, &[&str]); 11] = [
+            ("address", "192.0.2.7", &["192.0.2.7/32"]),
+            ("IPv6 address", "2001:db8::7", &["2001:db8::7/128"]),
+            ("prefix", "198.51.100.0/24", &["198.51.100.0/24"]),
+            ("host bits set", "198.51.100.7/24", &["198.51.100.0/24"]),
+            ("mapped address", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
+            ("mapped prefix", "::ffff:192.0.2.7/120", &["192.0.2.0/24"]),
+            (
+                "wider than the mapped addresses",
+                "::ffff:192.0.2.7/95",
+                &["::fffe:0:0/95"],
+            ),
+            (
+                "range that is a prefix",
+                "192.0.2.0-192.0.2.255",
+                &["192.0.2.0/24"],
+            ),
+            (
+                "range with spaces",
+                "192.0.2.1 - 192.0.2.4",
+                &["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/32"],
+            ),
+            (
+                "IPv6 range",
+                "2001:db8::-2001:db8::2",
+                &["2001:db8::/127", "2001:db8::2/128"],
+            ),
+            ("range of one", "192.0.2.7-192.0.2.7", &["192.0.2.7/32"]),
+        ];
+        for (why, input, expected) in cases {
+            let prefixes: Vec<_> = parse_target(input)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(prefixes, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_operand_is_refused_with_a_reason() {
+        let cases = [
+            ("nothing", "", "is not an address"),
+            ("host name", "example.net", "is not an address"),
+            (
+                "octal or decimal, nobody knows",
+                "192.0.2.010",
+                "is not an address",
+            ),
+            ("short form", "10/8", "is not an address"),
+            ("length too long", "192.0.2.0/33", "from 0 to 32"),
+            ("IPv6 length too long", "2001:db8::/129", "from 0 to 128"),
+            ("signed length", "192.0.2.0/+8", "from 0 to 32"),
+            ("no length", "192.0.2.0/", "from 0 to 32"),
+            ("net mask", "192.0.2.0/255.255.255.0", "from 0 to 32"),
+            ("backwards", "192.0.2.9-192.0.2.1", "runs backwards"),
+            ("two families", "192.0.2.9-2001:db8::1", "mixes IPv4 and IPv6"),
+            (
+                "two families, falling",
+                "2001:db8::1-192.0.2.9",
+                "mixes IPv4 and IPv6",
+            ),
+            ("range without an end", "192.0.2.1-", "is not an address"),
+            (
+                "range of prefixes",
+                "192.0.2.0/25-192.0.2.255",
+                "is not an address",
+            ),
+        ];
+        for (why, input, expected) in cases {
+            let error = parse_target(input).unwrap_err().to_string();
+            assert!(error.contains(expected), "{why}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_range_up_to_the_last_address_ends() {
+        let prefixes = parse_target("0.0.0.0-255.255.255.255").unwrap();
+        assert_eq!(prefixes, ["0.0.0.0/0".parse().unwrap()]);
+        let prefixes = parse_target("::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").unwrap();
+        assert_eq!(prefixes, ["::/0".parse().unwrap()]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_becomes_adjacent_prefixes_that_cannot_be_merged(a: u32, b: u32) {
+            let (first, last) = (a.min(b), a.max(b));
+            let text = format!("{}-{}", Ipv4Addr::from(first), Ipv4Addr::from(last));
+            let prefixes = parse_target(&text).unwrap();
+
+            let mut next = Some(IpAddr::V4(first.into()));
+            for prefix in &prefixes {
+                prop_assert_eq!(Some(prefix.network()), next);
+                let IpAddr::V4(end) = prefix.broadcast() else { unreachable!() };
+                next = u32::from(end).checked_add(1).map(|next| IpAddr::V4(next.into()));
+            }
+            prop_assert_eq!(next, last.checked_add(1).map(|next| IpAddr::V4(next.into())));
+            prop_assert_eq!(IpNet::aggregate(&prefixes).len(), prefixes.len());
+        }
+
+        #[test]
+        fn every_prefix_reads_back_as_itself(address: u128, length in 0_u8..=128) {
+            let prefix = IpNet::new(std::net::Ipv6Addr::from(address).into(), length).unwrap().trunc();
+            prop_assert_eq!(parse_target(&prefix.to_string()), Ok(vec![unmap(prefix)]));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[0-9a-f.:/ -]{0,60}|.{0,60}") {
+            let _ = parse_target(&text);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The laboratory's BPF programs: the generator, the switch, and the harness that benches other programs.
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, ProgramArray},
+    programs::{ProgramFd, Xdp},
+};
+
+/// The loaded laboratory.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+/// Where a generated packet's source comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sources {
+    /// IPv4: the first address. IPv6: the upper 64 bits of the first.
+    pub first: u64,
+    /// How many there are: a power of two, at most 2^32.
+    pub count: u64,
+}
+
+impl Programs {
+    /// Loads all programs.
+    pub fn load() -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
+            .context("loading the laboratory's programs (needs root)")?;
+        for (name, program) in ebpf.programs_mut() {
+            let program: &mut Xdp = program.try_into()?;
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// The program of this name.
+    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        Ok(self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
+    }
+
+    /// Says where `harness` and `flood` take sources from.
+    pub fn set_sources(&mut self, sources: Sources) -> Result<()> {
+        let mut map: Array<_, [u64; 2]> = self
+            .ebpf
+            .map_mut("SOURCES")
+            .context("no map SOURCES")?
+            .try_into()?;
+        map.set(0, [sources.first, sources.count - 1], 0)?;
+        Ok(())
+    }
+
+    /// Says which program `harness` calls.
+    pub fn set_target(&mut self, target: &ProgramFd) -> Result<()> {
+        let mut map: ProgramArray<_> = self.ebpf.map_mut("TARGET").context("no map TARGET")?.try_into()?;
+        map.set(0, target, 0)?;
+        Ok(())
+    }
+
+    /// Says behind which interface the destination MAC address that ends in `last_byte` is.
+    pub fn set_port(&mut self, last_byte: u8, interface_index: u32) -> Result<()> {
+        let mut map: Array<_, u32> = self.ebpf.map_mut("PORTS").context("no map PORTS")?.try_into()?;
+        map.set(u32::from(last_byte), interface_index, 0)?;
+        Ok(())
+    }
+}
