@@ -76,9 +76,9 @@ impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
         match address {
             Address::V4(v4) => Self::V4(Ipv4Addr::from_bits(v4)),
-            Address::V6 { network, interface } => Self::V6(Ipv6Addr::from_bits(
-                (u128::from(network) << 64) | u128::from(interface),
-            )),
+            Address::V6 { network, interface } => {
+                Self::V6(Ipv6Addr::from_bits((u128::from(network) << 64) | u128::from(interface)))
+            }
         }
     }
 }
@@ -89,14 +89,9 @@ mod tests {
 
     #[test]
     fn an_address_survives_the_way_there_and_back() {
-        for text in [
-            "192.0.2.1",
-            "255.255.255.255",
-            "0.0.0.0",
-            "2001:db8:1:2:3:4:5:6",
-            "::",
-            "::ffff:192.0.2.1",
-        ] {
+        for text in
+            ["192.0.2.1", "255.255.255.255", "0.0.0.0", "2001:db8:1:2:3:4:5:6", "::", "::ffff:192.0.2.1"]
+        {
             let address: IpAddr = text.parse().unwrap();
             let inner = Address::from(address);
             assert_eq!(IpAddr::from(inner), address);

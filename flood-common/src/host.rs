@@ -89,12 +89,9 @@ impl Tables for HostTables {
     fn charge_source(&self, settings: &Settings, source: Address, now_ns: u64, price: &Price) -> Charge {
         let (table, place) = match source {
             Address::V4(v4) => (&self.debts_v4, settings.seeds.place_v4(v4, self.bucket_bits)),
-            Address::V6 { network, .. } => (
-                &self.debts_v6,
-                settings
-                    .seeds
-                    .place_v6(network & self.ipv6_mask, self.bucket_bits),
-            ),
+            Address::V6 { network, .. } => {
+                (&self.debts_v6, settings.seeds.place_v6(network & self.ipv6_mask, self.bucket_bits))
+            }
         };
         // A host test never fills a bucket by chance; 1 is a throw that does not admit.
         charge(&table[place.bucket as usize], place.tag, now_ns, price, || 1)

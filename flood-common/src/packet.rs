@@ -139,10 +139,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         return Parsed::Broken(Reason::IpLength);
     }
 
-    let part = Part::from_offset(
-        ip.flags_offset.get() & 0x1fff,
-        ip.flags_offset.get() & 0x2000 != 0,
-    );
+    let part = Part::from_offset(ip.flags_offset.get() & 0x1fff, ip.flags_offset.get() & 0x2000 != 0);
     let transport = parse_transport(window, offset + header, total - header, ip.protocol, part);
     let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
     Parsed::Packet(Packet {
@@ -177,18 +174,8 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     let end = start + remaining;
     let chain = walk_extensions(window, end, remaining, ip.next_header);
     let transport = match chain.defect {
-        None => parse_transport(
-            window,
-            end - chain.remaining,
-            chain.remaining,
-            chain.protocol,
-            chain.part,
-        ),
-        defect => Transport {
-            ports: None,
-            icmp: None,
-            defect,
-        },
+        None => parse_transport(window, end - chain.remaining, chain.remaining, chain.protocol, chain.part),
+        defect => Transport { ports: None, icmp: None, defect },
     };
 
     let vital = match transport.icmp {
@@ -223,22 +210,14 @@ struct Chain {
 /// through the chain has an offset of its own and is verified on its own: 158,000 instructions (6.18).
 #[inline(always)]
 fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, next_header: u8) -> Chain {
-    let mut chain = Chain {
-        remaining,
-        protocol: next_header,
-        part: Part::Whole,
-        defect: None,
-    };
+    let mut chain = Chain { remaining, protocol: next_header, part: Part::Whole, defect: None };
     for _ in 0..MAX_IPV6_EXTENSIONS {
         if !is_extension(chain.protocol) {
             return chain;
         }
         let offset = end - chain.remaining;
         let Some(extension) = window.view::<Extension>(offset) else {
-            return Chain {
-                defect: Some(Reason::Truncated),
-                ..chain
-            };
+            return Chain { defect: Some(Reason::Truncated), ..chain };
         };
         let size = match chain.protocol {
             protocol::FRAGMENT => size_of::<Fragment>(),
@@ -246,17 +225,11 @@ fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, n
             _ => 8 + usize::from(extension.length) * 8,
         };
         if size > chain.remaining {
-            return Chain {
-                defect: Some(Reason::Ipv6Extensions),
-                ..chain
-            };
+            return Chain { defect: Some(Reason::Ipv6Extensions), ..chain };
         }
         if chain.protocol == protocol::FRAGMENT {
             let Some(fragment) = window.view::<Fragment>(offset) else {
-                return Chain {
-                    defect: Some(Reason::Truncated),
-                    ..chain
-                };
+                return Chain { defect: Some(Reason::Truncated), ..chain };
             };
             // Offset 0 without more fragments is an atomic fragment: a whole packet (RFC 6946).
             let offset_more = fragment.offset_more.get();
@@ -314,11 +287,7 @@ fn parse_transport<'a, W: Window<'a>>(
     number: u8,
     part: Part,
 ) -> Transport {
-    let nothing = Transport {
-        ports: None,
-        icmp: None,
-        defect: None,
-    };
+    let nothing = Transport { ports: None, icmp: None, defect: None };
     if part == Part::Later {
         return nothing;
     }
@@ -330,15 +299,9 @@ fn parse_transport<'a, W: Window<'a>>(
         _ => return nothing,
     };
     if remaining < needed {
-        return Transport {
-            defect: Some(Reason::TransportHeader),
-            ..nothing
-        };
+        return Transport { defect: Some(Reason::TransportHeader), ..nothing };
     }
-    let beyond = Transport {
-        defect: Some(Reason::Truncated),
-        ..nothing
-    };
+    let beyond = Transport { defect: Some(Reason::Truncated), ..nothing };
     match number {
         protocol::TCP => {
             let Some(tcp) = window.view::<Tcp>(offset) else {
@@ -347,15 +310,8 @@ fn parse_transport<'a, W: Window<'a>>(
             let header = usize::from(tcp.offset >> 4) * 4;
             let wrong = header < size_of::<Tcp>() || (whole && header > remaining);
             Transport {
-                ports: Some(Ports {
-                    source: tcp.source.get(),
-                    destination: tcp.destination.get(),
-                }),
-                defect: if wrong {
-                    Some(Reason::TransportHeader)
-                } else {
-                    None
-                },
+                ports: Some(Ports { source: tcp.source.get(), destination: tcp.destination.get() }),
+                defect: if wrong { Some(Reason::TransportHeader) } else { None },
                 ..nothing
             }
         }
@@ -368,15 +324,8 @@ fn parse_transport<'a, W: Window<'a>>(
             let jumbo = length == 0 && remaining > usize::from(u16::MAX);
             let wrong = (length < size_of::<Udp>() && !jumbo) || (whole && length > remaining);
             Transport {
-                ports: Some(Ports {
-                    source: udp.source.get(),
-                    destination: udp.destination.get(),
-                }),
-                defect: if wrong {
-                    Some(Reason::TransportHeader)
-                } else {
-                    None
-                },
+                ports: Some(Ports { source: udp.source.get(), destination: udp.destination.get() }),
+                defect: if wrong { Some(Reason::TransportHeader) } else { None },
                 ..nothing
             }
         }
@@ -384,10 +333,7 @@ fn parse_transport<'a, W: Window<'a>>(
             let Some(icmp) = window.view::<Icmp>(offset) else {
                 return beyond;
             };
-            Transport {
-                icmp: if whole { Some((icmp.kind, icmp.code)) } else { None },
-                ..nothing
-            }
+            Transport { icmp: if whole { Some((icmp.kind, icmp.code)) } else { None }, ..nothing }
         }
     }
 }

@@ -49,10 +49,7 @@ impl Seeds {
         x ^= x >> 16;
         x = x.wrapping_mul(second | 1) ^ flip;
         let tag_bits = 32 - bucket_bits;
-        Place {
-            bucket: x >> tag_bits,
-            tag: (x & ((1 << tag_bits) - 1)) as u16,
-        }
+        Place { bucket: x >> tag_bits, tag: (x & ((1 << tag_bits) - 1)) as u16 }
     }
 
     /// The IPv4 address that has this place: the inverse of [`place_v4`](Self::place_v4).
@@ -74,10 +71,7 @@ impl Seeds {
             .wrapping_add(add);
         x ^= x >> 32;
         x = x.wrapping_mul(mix | 1);
-        Place {
-            bucket: (x >> (64 - bucket_bits)) as u32,
-            tag: (x >> (48 - bucket_bits)) as u16,
-        }
+        Place { bucket: (x >> (64 - bucket_bits)) as u32, tag: (x >> (48 - bucket_bits)) as u16 }
     }
 }
 
@@ -118,12 +112,7 @@ mod tests {
     fn chosen_addresses_spread_over_the_buckets() {
         let seeds = Seeds {
             v4: [0x1f12_3bb5, 0x9e37_79b1, 0x85eb_ca77, 0x27d4_eb2f],
-            v6: [
-                0x9e37_79b9_7f4a_7c15,
-                0xbf58_476d_1ce4_e5b9,
-                0x94d0_49bb_1331_11eb,
-                0x2545_f491_4f6c_dd1d,
-            ],
+            v6: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0x2545_f491_4f6c_dd1d],
         };
         let patterns: [(&str, fn(u32) -> u32); 4] = [
             ("neighbours", |n| 0xc000_0200 + n),
@@ -141,16 +130,8 @@ mod tests {
             }
             // One source per bucket on average; Poisson gives 9 or 10 as the largest of 65,536.
             let largest = |fill: &[u32]| *fill.iter().max().unwrap();
-            assert!(
-                largest(&fill_v4) <= 16,
-                "{why}: {} IPv4 sources in one bucket",
-                largest(&fill_v4)
-            );
-            assert!(
-                largest(&fill_v6) <= 16,
-                "{why}: {} IPv6 sources in one bucket",
-                largest(&fill_v6)
-            );
+            assert!(largest(&fill_v4) <= 16, "{why}: {} IPv4 sources in one bucket", largest(&fill_v4));
+            assert!(largest(&fill_v6) <= 16, "{why}: {} IPv6 sources in one bucket", largest(&fill_v6));
         }
     }
 }

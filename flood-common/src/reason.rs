@@ -83,10 +83,7 @@ mod tests {
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(Reason::from_number(reason.number()), Some(*reason));
             for other in &Reason::ALL[..index] {
-                assert!(
-                    other.number() < reason.number(),
-                    "numbers ascend: {other:?}, {reason:?}"
-                );
+                assert!(other.number() < reason.number(), "numbers ascend: {other:?}, {reason:?}");
                 assert_ne!(other.label(), reason.label());
             }
         }
@@ -97,10 +94,7 @@ mod tests {
     fn labels_can_be_metric_label_values_without_quoting() {
         for reason in Reason::ALL {
             assert!(
-                reason
-                    .label()
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                reason.label().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             );
             assert!(reason.meaning().ends_with('.'));
         }

@@ -36,11 +36,7 @@ pub(crate) fn finish(
     if reason.is_drop() && settings.sample_every != 0 {
         sample(parsed, reason, settings.sample_every, length);
     }
-    let action = if reason.is_drop() && enforced {
-        xdp_action::XDP_DROP
-    } else {
-        xdp_action::XDP_PASS
-    };
+    let action = if reason.is_drop() && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
     if settings.trace_version != 0
         && let Parsed::Packet(packet) = parsed
         && settings.trace_version == u32::from(packet.source.version())
@@ -107,13 +103,7 @@ fn sample(parsed: &Parsed, reason: Reason, every: u32, length: u32) {
         state.samples_lost += 1;
         return;
     };
-    entry.write(Sample {
-        source,
-        version,
-        reason: reason.number(),
-        length,
-        weight: every,
-    });
+    entry.write(Sample { source, version, reason: reason.number(), length, weight: every });
     // User space comes by on its own, ten times a second; waking it would cost more than the sample.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     state.sampled += 1;

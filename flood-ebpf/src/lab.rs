@@ -58,11 +58,7 @@ fn parse_only(ctx: XdpContext) -> u32 {
         Parsed::Packet(packet) => {
             let [high, low] = packet.source.halves();
             let usual = packet.defect.is_none() && packet.vital.is_none() && high ^ low != 0;
-            if usual {
-                xdp_action::XDP_DROP
-            } else {
-                xdp_action::XDP_PASS
-            }
+            if usual { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
         }
         Parsed::NotIp | Parsed::Broken(_) => xdp_action::XDP_PASS,
     }
@@ -125,12 +121,7 @@ fn write_source(ctx: &XdpContext) {
             if let Some(ip) = window.view::<Ipv6>(offset) {
                 let network = first.wrapping_add(scatter(number) << 16);
                 // SAFETY: as above.
-                unsafe {
-                    (&raw const ip.source)
-                        .cast_mut()
-                        .cast::<[u8; 8]>()
-                        .write(network.to_be_bytes())
-                };
+                unsafe { (&raw const ip.source).cast_mut().cast::<[u8; 8]>().write(network.to_be_bytes()) };
             }
         }
         _ => {}

@@ -68,18 +68,15 @@ impl Tables for MapTables {
         // kernel then cannot inline: 30 ns more (6.18, AMD EPYC).
         let (first, place) = match source {
             Address::V4(v4) => (0, settings.seeds.place_v4(v4, bits)),
-            Address::V6 { network, .. } => (
-                1 << bits,
-                settings.seeds.place_v6(network & IPV6_MASK.load(), bits),
-            ),
+            Address::V6 { network, .. } => {
+                (1 << bits, settings.seeds.place_v6(network & IPV6_MASK.load(), bits))
+            }
         };
         let Some(bucket) = DEBTS.get(first + place.bucket) else {
             return Charge::Unaccounted;
         };
         // SAFETY: no arguments, no conditions.
-        charge(bucket, place.tag, now_ns, price, || unsafe {
-            bpf_get_prandom_u32()
-        })
+        charge(bucket, place.tag, now_ns, price, || unsafe { bpf_get_prandom_u32() })
     }
 
     #[inline(always)]
@@ -100,6 +97,5 @@ pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
 #[inline(always)]
 fn covers(list: &LpmTrie<ListKey, u64>, address: Address, now_ns: u64) -> bool {
     let key = Key::new(8 * LIST_KEY_BYTES as u32, list_key(address));
-    list.get(key)
-        .is_some_and(|expires_ns| *expires_ns == 0 || now_ns < *expires_ns)
+    list.get(key).is_some_and(|expires_ns| *expires_ns == 0 || now_ns < *expires_ns)
 }

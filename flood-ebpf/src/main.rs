@@ -6,10 +6,7 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(
-    internal_features,
-    reason = "the BPF target has no compare-and-swap in core::sync::atomic"
-)]
+#![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
 mod finish;
 mod lookup;

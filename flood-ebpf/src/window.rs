@@ -17,11 +17,7 @@ pub(crate) struct XdpWindow {
 impl XdpWindow {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-            ctx: ctx.ctx,
-        }
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx }
     }
 }
 
@@ -47,10 +43,6 @@ impl<'a> Window<'a> for XdpWindow {
     #[inline(always)]
     fn length_of_packet(self, end: usize) -> u32 {
         let first_buffer = self.end - self.start;
-        if end <= first_buffer {
-            first_buffer as u32
-        } else {
-            self.length()
-        }
+        if end <= first_buffer { first_buffer as u32 } else { self.length() }
     }
 }

@@ -43,15 +43,9 @@ pub struct Effort {
 
 impl Effort {
     /// Well under a minute.
-    pub const QUICK: Self = Self {
-        rounds: 5,
-        sources: &[1, 1 << 24],
-    };
+    pub const QUICK: Self = Self { rounds: 5, sources: &[1, 1 << 24] };
     /// Some minutes.
-    pub const FULL: Self = Self {
-        rounds: 15,
-        sources: &[1, 1 << 16, 1 << 20, 1 << 24],
-    };
+    pub const FULL: Self = Self { rounds: 15, sources: &[1, 1 << 16, 1 << 20, 1 << 24] };
 }
 
 /// All figures of a run.
@@ -95,14 +89,8 @@ enum Case {
 }
 
 impl Case {
-    const ALL: [Self; 6] = [
-        Self::Parse,
-        Self::NoLimit,
-        Self::Default,
-        Self::Exceeding,
-        Self::Allowed,
-        Self::Blocked,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Parse, Self::NoLimit, Self::Default, Self::Exceeding, Self::Allowed, Self::Blocked];
 
     fn label(self) -> &'static str {
         match self {
@@ -133,10 +121,8 @@ impl Case {
                 Self::Default | Self::Allowed | Self::Blocked => {}
             }
         });
-        let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].map(|prefix| Change::Set {
-            prefix,
-            expires: None,
-        });
+        let everything =
+            ["0.0.0.0/0".parse()?, "::/0".parse()?].map(|prefix| Change::Set { prefix, expires: None });
         match self {
             Self::Allowed => filter.apply(ListKind::Allow, &everything, true, true)?,
             Self::Blocked => filter.apply(ListKind::Block, &everything, true, true)?,
@@ -165,16 +151,8 @@ impl Family {
         v6[18..22].copy_from_slice(&[0, 20, 17, 64]);
         v6[58..60].copy_from_slice(&20u16.to_be_bytes());
         [
-            Self {
-                label: "ipv4",
-                frame: v4,
-                first: 0x0b00_0000,
-            },
-            Self {
-                label: "ipv6",
-                frame: v6,
-                first: 0x2001_0db8_0000_0000,
-            },
+            Self { label: "ipv4", frame: v4, first: 0x0b00_0000 },
+            Self { label: "ipv6", frame: v6, first: 0x2001_0db8_0000_0000 },
         ]
     }
 }
@@ -193,19 +171,12 @@ pub fn run(effort: Effort, mut progress: impl FnMut(&Figure)) -> Result<Report> 
             }
         }
     }
-    Ok(Report {
-        commit: commit(),
-        kernel: kernel()?,
-        cpu: cpu(),
-        cases,
-    })
+    Ok(Report { commit: commit(), kernel: kernel()?, cpu: cpu(), cases })
 }
 
 /// Measures all cases with one set of sources, interleaved round by round.
 fn measure(family: &Family, sources: u64, cores: usize, rounds: usize) -> Result<Vec<Figure>> {
-    let mut floor = harness(family, sources, |lab| {
-        Ok(lab.program("drop")?.fd()?.try_clone()?)
-    })?;
+    let mut floor = harness(family, sources, |lab| Ok(lab.program("drop")?.fd()?.try_clone()?))?;
     let mut under_test = Vec::new();
     for case in Case::ALL {
         let mut filter = case.filter()?;
@@ -251,10 +222,7 @@ fn harness(
     target: impl FnOnce(&mut Programs) -> Result<ProgramFd>,
 ) -> Result<Programs> {
     let mut lab = Programs::load()?;
-    lab.set_sources(Sources {
-        first: family.first,
-        count: sources,
-    })?;
+    lab.set_sources(Sources { first: family.first, count: sources })?;
     let target = target(&mut lab)?;
     lab.set_target(&target)?;
     Ok(lab)
@@ -264,16 +232,11 @@ fn harness(
 fn slice(lab: &mut Programs, frame: &[u8], cores: usize, runs: u32) -> Result<f64> {
     let program: &Xdp = lab.program("harness")?;
     let times: Vec<Result<f64>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores)
-            .map(|core| scope.spawn(move || run_pinned(program, frame, core, runs)))
-            .collect();
+        let threads: Vec<_> =
+            (0..cores).map(|core| scope.spawn(move || run_pinned(program, frame, core, runs))).collect();
         threads
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
-            })
+            .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
             .collect()
     });
     let times: Result<Vec<f64>> = times.into_iter().collect();
@@ -283,11 +246,7 @@ fn slice(lab: &mut Programs, frame: &[u8], cores: usize, runs: u32) -> Result<f6
 fn run_pinned(program: &Xdp, frame: &[u8], core: usize, runs: u32) -> Result<f64> {
     pin(core)?;
     let before = thread_time_ns();
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        repeat: runs,
-        ..TestRunOptions::default()
-    };
+    let options = TestRunOptions { data_in: Some(frame), repeat: runs, ..TestRunOptions::default() };
     program.test_run(options).context("test run of the harness")?;
     Ok((thread_time_ns() - before) / f64::from(runs))
 }
@@ -299,19 +258,12 @@ fn pin(core: usize) -> Result<()> {
         libc::CPU_SET(core, &mut set);
         libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
     };
-    ensure!(
-        result == 0,
-        "pinning to processor {core}: {}",
-        std::io::Error::last_os_error()
-    );
+    ensure!(result == 0, "pinning to processor {core}: {}", std::io::Error::last_os_error());
     Ok(())
 }
 
 fn thread_time_ns() -> f64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
@@ -323,10 +275,7 @@ fn check(case: Case, filter: &Filter) -> Result<()> {
     let total: u64 = done.iter().map(|count| count.packets).sum();
     let share = |label: &str| {
         let reasons = Reason::ALL.iter().filter(|reason| reason.label() == label);
-        reasons
-            .map(|reason| done[reason.number() as usize].packets)
-            .sum::<u64>() as f64
-            / total.max(1) as f64
+        reasons.map(|reason| done[reason.number() as usize].packets).sum::<u64>() as f64 / total.max(1) as f64
     };
     let (label, at_least) = match case {
         Case::Parse => return Ok(()),
@@ -338,11 +287,7 @@ fn check(case: Case, filter: &Filter) -> Result<()> {
         // Beyond the table's size, most find no slot and pass.
         Case::Exceeding => return Ok(()),
     };
-    ensure!(
-        share(label) >= at_least,
-        "{case:?}: only {:.3} of the packets were {label}",
-        share(label)
-    );
+    ensure!(share(label) >= at_least, "{case:?}: only {:.3} of the packets were {label}", share(label));
     Ok(())
 }
 
@@ -354,13 +299,9 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
 }
 
 fn commit() -> String {
-    let output = Command::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .output();
-    output.map_or_else(
-        |_| "unknown".into(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
+    let output = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    output
+        .map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn kernel() -> Result<String> {
@@ -370,23 +311,13 @@ fn kernel() -> Result<String> {
 
 fn cpu() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or_else(|| "unknown".into(), |(_, name)| name.to_owned())
 }
 
 impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            case,
-            family,
-            sources,
-            cores,
-            ns,
-            ns_quartiles: [low, high],
-            floor_ns,
-        } = self;
+        let Self { case, family, sources, cores, ns, ns_quartiles: [low, high], floor_ns } = self;
         write!(
             f,
             "{family:<7} {case:<11} {cores:>5} {sources:>11}  {ns:>6.1}  ({low:.1} to {high:.1}; floor {floor_ns:.1})"

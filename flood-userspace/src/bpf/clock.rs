@@ -22,17 +22,13 @@ impl Clock {
 
     /// Takes note that the filter's time was `filter_ns` when the monotonic clock said `monotonic_ns`.
     pub(super) fn set(&self, filter_ns: u64, monotonic_ns: u64) {
-        self.offset_ns
-            .store(filter_ns.wrapping_sub(monotonic_ns), Ordering::Relaxed);
+        self.offset_ns.store(filter_ns.wrapping_sub(monotonic_ns), Ordering::Relaxed);
     }
 }
 
 /// `CLOCK_MONOTONIC_COARSE`, nanoseconds.
 pub(super) fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer. The call cannot fail for a clock that every Linux has.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     nanoseconds(time)
@@ -40,10 +36,7 @@ pub(super) fn monotonic_ns() -> u64 {
 
 /// Nanoseconds in a tick of the kernel: what the coarse clock moves by.
 pub(super) fn tick_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: as above.
     unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     nanoseconds(time)

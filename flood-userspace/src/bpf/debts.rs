@@ -64,11 +64,7 @@ pub struct DebtTables {
 impl DebtTables {
     pub(super) fn new(map: &Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
         let bytes = 2 * (WAYS * size_of::<u64>()) << bucket_bits;
-        Ok(Self {
-            memory: MappedArray::new(abi::map::DEBTS, map, bytes)?,
-            bucket_bits,
-            clock,
-        })
+        Ok(Self { memory: MappedArray::new(abi::map::DEBTS, map, bytes)?, bucket_bits, clock })
     }
 
     /// Slots of each family.
@@ -93,10 +89,7 @@ impl DebtTables {
     pub fn occupied(&self, family: Family, horizon_ns: u64) -> u64 {
         let now_ns = self.clock.now_ns();
         let in_debt = |word: u64| debt_ns(word, now_ns, horizon_ns) > 0;
-        self.table(family)
-            .iter()
-            .filter(|word| in_debt(word.load(Ordering::Relaxed)))
-            .count() as u64
+        self.table(family).iter().filter(|word| in_debt(word.load(Ordering::Relaxed))).count() as u64
     }
 
     /// Clears words that stand for no debt, so that none of them can look like one after the clock has wrapped.
@@ -119,10 +112,8 @@ impl DebtTables {
         for family in [Family::V4, Family::V6] {
             self.find(family, seeds, horizon_ns, &mut debtors);
         }
-        let mut in_debt: Vec<(usize, Debtor, u32)> = debtors
-            .into_iter()
-            .map(|((_, index), debtor)| (index, debtor, 0))
-            .collect();
+        let mut in_debt: Vec<(usize, Debtor, u32)> =
+            debtors.into_iter().map(|((_, index), debtor)| (index, debtor, 0)).collect();
         for _ in 0..LOOKS {
             thread::sleep(BETWEEN_LOOKS);
             let now_ns = self.clock.now_ns();
@@ -135,10 +126,7 @@ impl DebtTables {
         }
         in_debt
             .into_iter()
-            .map(|(_, debtor, looks)| Debtor {
-                share: f64::from(looks) / f64::from(LOOKS),
-                ..debtor
-            })
+            .map(|(_, debtor, looks)| Debtor { share: f64::from(looks) / f64::from(LOOKS), ..debtor })
             .collect()
     }
 
@@ -156,21 +144,12 @@ impl DebtTables {
             if debt == 0 {
                 continue;
             }
-            let place = Place {
-                bucket: (index / WAYS) as u32,
-                tag: tag(word),
-            };
+            let place = Place { bucket: (index / WAYS) as u32, tag: tag(word) };
             let source = match family {
                 Family::V4 => Some(Address::V4(seeds.v4_address(place, self.bucket_bits))),
                 Family::V6 => None,
             };
-            let debtor = Debtor {
-                family,
-                place,
-                source,
-                debt: Duration::from_nanos(debt),
-                share: 0.0,
-            };
+            let debtor = Debtor { family, place, source, debt: Duration::from_nanos(debt), share: 0.0 };
             debtors.insert((family, index), debtor);
         }
     }

@@ -182,38 +182,25 @@ impl BpfError {
     /// A failed access to a map.
     pub(super) fn map(map: &'static str, error: MapError) -> Self {
         if errno(&error) == Some(libc::EPERM) {
-            return Self::NotPermitted {
-                what: format!("accessing map {map}"),
-            };
+            return Self::NotPermitted { what: format!("accessing map {map}") };
         }
-        Self::Map {
-            map,
-            cause: chain(&error),
-        }
+        Self::Map { map, cause: chain(&error) }
     }
 
     /// A failed load: of the object, or of the program in it.
     pub(super) fn load(error: &(dyn Error + 'static)) -> Self {
         let text = chain(error);
         match errno(error) {
-            Some(libc::EPERM) => Self::NotPermitted {
-                what: "loading the filter into the kernel".into(),
-            },
+            Some(libc::EPERM) => Self::NotPermitted { what: "loading the filter into the kernel".into() },
             Some(libc::ENOMEM | libc::E2BIG) if text.contains("map") => Self::NoMemory { map: text },
             Some(libc::EACCES | libc::EINVAL | libc::E2BIG) => Self::Refused { log: text },
-            _ => Self::Other {
-                what: "loading the filter into the kernel",
-                cause: text,
-            },
+            _ => Self::Other { what: "loading the filter into the kernel", cause: text },
         }
     }
 
     /// Whether the operator can mend it by asking for less or otherwise, rather than with privileges.
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::NoSuchInterface { .. } | Self::TooManyInterfaces { .. }
-        )
+        matches!(self, Self::NoSuchInterface { .. } | Self::TooManyInterfaces { .. })
     }
 }
 
@@ -221,10 +208,7 @@ impl BpfError {
 pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(number) = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-        {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
             return Some(number);
         }
         next = error.source();

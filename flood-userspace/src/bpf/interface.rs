@@ -43,9 +43,8 @@ pub struct XdpProgram {
 /// All interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let links = exchange(request, NLM_F_REQUEST | NLM_F_DUMP).map_err(|error| BpfError::Netlink {
-        cause: error.to_string(),
-    })?;
+    let links = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
+        .map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
     Ok(links.into_iter().map(Interface::from_link).collect())
 }
 
@@ -55,10 +54,7 @@ pub fn interface(name: &str) -> Result<Interface, BpfError> {
     let have = all.iter().map(|interface| interface.name.clone()).collect();
     all.into_iter()
         .find(|interface| interface.name == name)
-        .ok_or_else(|| BpfError::NoSuchInterface {
-            name: name.to_owned(),
-            have,
-        })
+        .ok_or_else(|| BpfError::NoSuchInterface { name: name.to_owned(), have })
 }
 
 /// Name of the program with this id, as far as the kernel tells.
@@ -78,10 +74,7 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
     };
     let mut link = LinkMessage::default();
     link.header.index = interface.index;
-    link.attributes.push(LinkAttribute::Xdp(vec![
-        LinkXdp::Fd(-1),
-        LinkXdp::Flags(program.mode_flag()),
-    ]));
+    link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(program.mode_flag())]));
     match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK) {
         Ok(_) => Ok(()),
         // Attached through a link: that has to be broken instead.
@@ -101,13 +94,8 @@ impl XdpProgram {
 
 impl Interface {
     fn from_link(link: LinkMessage) -> Self {
-        let mut interface = Self {
-            index: link.header.index,
-            name: String::new(),
-            mtu: 0,
-            kind: None,
-            xdp: None,
-        };
+        let mut interface =
+            Self { index: link.header.index, name: String::new(), mtu: 0, kind: None, xdp: None };
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
@@ -131,10 +119,7 @@ impl Interface {
             let path = std::fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
             Some(path.file_name()?.to_string_lossy().into_owned())
         };
-        self.kind
-            .clone()
-            .or_else(physical)
-            .unwrap_or_else(|| "(unknown)".to_owned())
+        self.kind.clone().or_else(physical).unwrap_or_else(|| "(unknown)".to_owned())
     }
 }
 
@@ -191,9 +176,8 @@ fn detach_links(program_id: u32) -> io::Result<()> {
     const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
     const BPF_LINK_DETACH: libc::c_long = 34;
 
-    for link in aya::programs::loaded_links()
-        .filter_map(Result::ok)
-        .filter(|link| link.program_id() == program_id)
+    for link in
+        aya::programs::loaded_links().filter_map(Result::ok).filter(|link| link.program_id() == program_id)
     {
         let fd: RawFd = bpf(BPF_LINK_GET_FD_BY_ID, link.id())?;
         let detached = bpf(BPF_LINK_DETACH, fd.unsigned_abs());
@@ -208,17 +192,7 @@ fn detach_links(program_id: u32) -> io::Result<()> {
 fn bpf(command: libc::c_long, number: u32) -> io::Result<i32> {
     let attributes = [number, 0, 0, 0];
     // SAFETY: the kernel reads as many bytes as we say, and both commands want zeros behind the number.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        i32::try_from(result).map_err(io::Error::other)
-    }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(&attributes)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
 }

@@ -19,10 +19,8 @@ pub fn source_limit(limit: &SourceLimit) -> Limit {
     if let Some(bits) = limit.bits {
         let byte_cost = divide_wide(8 * u128::from(NANOS_PER_SECOND) << BYTE_COST_SHIFT, bits.rate.0);
         result.byte_cost = byte_cost;
-        result.bit_tolerance_ns = divide_wide(
-            u128::from(NANOS_PER_SECOND) * u128::from(bits.burst.0),
-            bits.rate.0,
-        );
+        result.bit_tolerance_ns =
+            divide_wide(u128::from(NANOS_PER_SECOND) * u128::from(bits.burst.0), bits.rate.0);
     }
     if limit.packets.is_some() || limit.bits.is_some() {
         let largest = (LARGEST_FRAME + u64::from(WIRE_OVERHEAD)) * result.byte_cost >> BYTE_COST_SHIFT;
@@ -35,10 +33,7 @@ pub fn source_limit(limit: &SourceLimit) -> Limit {
 
 /// A budget of the whole host.
 pub fn budget(limit: &PacketLimit) -> Limit {
-    source_limit(&SourceLimit {
-        packets: Some(*limit),
-        bits: None,
-    })
+    source_limit(&SourceLimit { packets: Some(*limit), bits: None })
 }
 
 /// Division to the nearest.
@@ -61,28 +56,13 @@ mod tests {
 
     #[test]
     fn a_rate_becomes_its_inverse_and_a_burst_the_time_it_takes() {
-        let packets = PacketLimit {
-            rate: PacketRate(1_000),
-            burst: Packets(101),
-        };
-        let limit = source_limit(&SourceLimit {
-            packets: Some(packets),
-            bits: None,
-        });
-        assert_eq!(
-            (limit.packet_cost_ns, limit.packet_tolerance_ns),
-            (1_000_000, 100_000_000)
-        );
+        let packets = PacketLimit { rate: PacketRate(1_000), burst: Packets(101) };
+        let limit = source_limit(&SourceLimit { packets: Some(packets), bits: None });
+        assert_eq!((limit.packet_cost_ns, limit.packet_tolerance_ns), (1_000_000, 100_000_000));
         assert_eq!((limit.byte_cost, limit.bit_tolerance_ns), (0, 0));
 
-        let bits = BitLimit {
-            rate: BitRate(1_000_000_000),
-            burst: Bits(500_000_000),
-        };
-        let limit = source_limit(&SourceLimit {
-            packets: None,
-            bits: Some(bits),
-        });
+        let bits = BitLimit { rate: BitRate(1_000_000_000), burst: Bits(500_000_000) };
+        let limit = source_limit(&SourceLimit { packets: None, bits: Some(bits) });
         assert_eq!((limit.packet_cost_ns, limit.bit_tolerance_ns), (0, 500_000_000));
         // 1,476 bytes and 24 of wire overhead are 12,000 bits: 12 us at 1 Gbit/s.
         assert_eq!(limit.price(1_476).cost_ns, 12_000);
@@ -90,10 +70,7 @@ mod tests {
 
     #[test]
     fn no_limit_is_no_limit() {
-        let limit = source_limit(&SourceLimit {
-            packets: None,
-            bits: None,
-        });
+        let limit = source_limit(&SourceLimit { packets: None, bits: None });
         assert!(!limit.is_set());
         assert_eq!(limit, Limit::default());
     }
@@ -101,19 +78,9 @@ mod tests {
     #[test]
     fn the_slowest_and_the_fastest_limit_stay_within_the_clock() {
         for rate in [8_000, 1_000_000_000_000] {
-            let bits = BitLimit {
-                rate: BitRate(rate),
-                burst: Bits(rate * 60),
-            };
-            let limit = source_limit(&SourceLimit {
-                packets: None,
-                bits: Some(bits),
-            });
-            assert!(
-                limit.horizon_ns < 1 << 40,
-                "{rate}: horizon {} ns",
-                limit.horizon_ns
-            );
+            let bits = BitLimit { rate: BitRate(rate), burst: Bits(rate * 60) };
+            let limit = source_limit(&SourceLimit { packets: None, bits: Some(bits) });
+            assert!(limit.horizon_ns < 1 << 40, "{rate}: horizon {} ns", limit.horizon_ns);
             let exact = 8.0e9 / rate as f64;
             let error = limit.byte_cost as f64 / f64::from(1 << BYTE_COST_SHIFT) / exact - 1.0;
             assert!(error.abs() < 1e-4, "{rate}: a byte costs {error} too much");

@@ -63,10 +63,9 @@ pub(super) fn apply(trie: &mut Trie, kind: ListKind, change: &Change, clock: &Cl
     };
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) if errno(&error) == Some(libc::ENOSPC) => Err(BpfError::ListFull {
-            list: kind.label(),
-            prefix: prefix.to_string(),
-        }),
+        Err(error) if errno(&error) == Some(libc::ENOSPC) => {
+            Err(BpfError::ListFull { list: kind.label(), prefix: prefix.to_string() })
+        }
         Err(error) => Err(BpfError::map(kind.map(), error)),
     }
 }

@@ -54,11 +54,7 @@ pub struct FilterOptions {
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self {
-            sources: (WAYS as u64) << MIN_BUCKET_BITS,
-            ipv6_prefix: 64,
-            virtual_clock: false,
-        }
+        Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
     }
 }
 
@@ -69,9 +65,7 @@ impl FilterOptions {
     }
 
     fn ipv6_mask(&self) -> u64 {
-        u64::MAX
-            .checked_shl(64 - u32::from(self.ipv6_prefix.min(64)))
-            .unwrap_or(0)
+        u64::MAX.checked_shl(64 - u32::from(self.ipv6_prefix.min(64))).unwrap_or(0)
     }
 }
 
@@ -123,11 +117,7 @@ impl Filter {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
         check_memory((WAYS as u64) << bucket_bits, available_memory())?;
-        let tick_ns = if options.virtual_clock {
-            0
-        } else {
-            clock::tick_ns()
-        };
+        let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
             .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
@@ -136,27 +126,18 @@ impl Filter {
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter")))
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM] {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|error| BpfError::load(&error))?;
+            program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
         }
         let tracer = install_tracer(&mut ebpf)?;
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
-        settings.publish(&Settings {
-            seeds: draw_seeds()?,
-            ..Settings::default()
-        });
+        settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
         let counters = CounterTable::new(
             typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
         let clock = Arc::new(Clock::default());
-        let debts = DebtTables::new(
-            &take(&mut ebpf, abi::map::DEBTS)?,
-            bucket_bits,
-            Arc::clone(&clock),
-        )?;
+        let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
         let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
         let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
@@ -182,13 +163,8 @@ impl Filter {
         // The clocks move together, so one that stands still while the other is read gives the exact distance.
         loop {
             let before = clock::monotonic_ns();
-            let options = TestRunOptions {
-                data_in: Some(&[0; SHORTEST_FRAME]),
-                ..TestRunOptions::default()
-            };
-            program
-                .test_run(options)
-                .map_err(|error| BpfError::load(&error))?;
+            let options = TestRunOptions { data_in: Some(&[0; SHORTEST_FRAME]), ..TestRunOptions::default() };
+            program.test_run(options).map_err(|error| BpfError::load(&error))?;
             if clock::monotonic_ns() == before {
                 self.clock.set(self.settings.clock_ns(), before);
                 return Ok(());
@@ -218,12 +194,7 @@ impl Filter {
                 return Err(error);
             }
         };
-        self.attachments.push(Attachment {
-            interface,
-            slot,
-            native,
-            link,
-        });
+        self.attachments.push(Attachment { interface, slot, native, link });
         Ok(&self.attachments[self.attachments.len() - 1])
     }
 
@@ -242,10 +213,7 @@ impl Filter {
         }
         let link = program
             .attach_to_if_index(interface.index, XdpMode::Skb)
-            .map_err(|error| BpfError::Attach {
-                interface: interface.name.clone(),
-                cause: chain(&error),
-            })?;
+            .map_err(|error| BpfError::Attach { interface: interface.name.clone(), cause: chain(&error) })?;
         Ok((link, false))
     }
 
@@ -260,20 +228,14 @@ impl Filter {
 
     /// Detaches the filter from an interface. Returns whether it was attached to it.
     pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
-        let Some(position) = self
-            .attachments
-            .iter()
-            .position(|attachment| attachment.interface.name == name)
+        let Some(position) = self.attachments.iter().position(|attachment| attachment.interface.name == name)
         else {
             return Ok(false);
         };
         let Attachment { slot, link, .. } = self.attachments.remove(position);
         let detached = program(&mut self.ebpf, PROGRAM)?.detach(link);
         self.change_settings(|settings| settings.interfaces[slot as usize] = 0);
-        detached.map_err(|error| BpfError::Other {
-            what: "detaching the filter",
-            cause: chain(&error),
-        })?;
+        detached.map_err(|error| BpfError::Other { what: "detaching the filter", cause: chain(&error) })?;
         Ok(true)
     }
 
@@ -313,18 +275,13 @@ impl Filter {
 
     /// The trace lines; can be taken once.
     pub fn take_trace<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, BpfError> {
-        EbpfLogger::init_with_logger(&mut self.ebpf, logger).map_err(|error| BpfError::Other {
-            what: "opening the trace log",
-            cause: chain(&error),
-        })
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
+            .map_err(|error| BpfError::Other { what: "opening the trace log", cause: chain(&error) })
     }
 
     /// Runs the filter once on a frame that touches no interface.
     pub fn run(&mut self, frame: &[u8]) -> Result<RunOutcome, BpfError> {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::default()
-        };
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         match program(&mut self.ebpf, PROGRAM)?.test_run(options) {
             Ok(result) => Ok(match result.return_value {
                 XDP_DROP => RunOutcome::Drop,
@@ -348,27 +305,19 @@ impl Filter {
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| BpfError::WrongObject {
-            what: format!("it has no XDP program {name}"),
-        })
+        .ok_or_else(|| BpfError::WrongObject { what: format!("it has no XDP program {name}") })
 }
 
 /// Puts the tracing program where the filter calls it. The array must live as long as the filter.
 fn install_tracer(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, BpfError> {
     let mut tracer: ProgramArray<_> = typed(ebpf, abi::map::TRACER, ProgramArray::try_from)?;
-    let fd = program(ebpf, TRACE_PROGRAM)?
-        .fd()
-        .map_err(|error| BpfError::load(&error))?;
-    tracer
-        .set(0, fd, 0)
-        .map_err(|error| BpfError::map(abi::map::TRACER, error))?;
+    let fd = program(ebpf, TRACE_PROGRAM)?.fd().map_err(|error| BpfError::load(&error))?;
+    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, error))?;
     Ok(tracer)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
-    ebpf.take_map(name).ok_or_else(|| BpfError::WrongObject {
-        what: format!("it has no map {name}"),
-    })
+    ebpf.take_map(name).ok_or_else(|| BpfError::WrongObject { what: format!("it has no map {name}") })
 }
 
 fn typed<T>(
@@ -383,35 +332,23 @@ fn typed<T>(
 fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool) -> Result<(), BpfError> {
     let name = interface::program_name(program.id);
     if name == PROGRAM {
-        return Err(BpfError::AlreadyGuarded {
-            interface: interface.name.clone(),
-            id: program.id,
-        });
+        return Err(BpfError::AlreadyGuarded { interface: interface.name.clone(), id: program.id });
     }
     if !replace {
-        return Err(BpfError::Occupied {
-            interface: interface.name.clone(),
-            program: name,
-            id: program.id,
-        });
+        return Err(BpfError::Occupied { interface: interface.name.clone(), program: name, id: program.id });
     }
     interface::remove_program(interface, program)
 }
 
 fn native_error(interface: &Interface, error: &aya::programs::ProgramError) -> BpfError {
     match errno(error) {
-        Some(libc::EPERM) => BpfError::NotPermitted {
-            what: format!("attaching to {}", interface.name),
-        },
+        Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
         Some(number @ (libc::EOPNOTSUPP | libc::EINVAL)) => BpfError::NoNativeXdp {
             interface: interface.name.clone(),
             driver: interface.driver(),
             cause: std::io::Error::from_raw_os_error(number),
         },
-        _ => BpfError::Attach {
-            interface: interface.name.clone(),
-            cause: chain(error),
-        },
+        _ => BpfError::Attach { interface: interface.name.clone(), cause: chain(error) },
     }
 }
 
@@ -421,9 +358,9 @@ const OLDEST_KERNEL: (u8, u8, u16) = (6, 1, 0);
 fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
     let (major, minor, patch) = OLDEST_KERNEL;
     match running {
-        Some(version) if version < KernelVersion::new(major, minor, patch) => Err(BpfError::KernelTooOld {
-            release: format!("{version:?}"),
-        }),
+        Some(version) if version < KernelVersion::new(major, minor, patch) => {
+            Err(BpfError::KernelTooOld { release: format!("{version:?}") })
+        }
         // A release that cannot be read is the loader's to try.
         Some(_) | None => Ok(()),
     }
@@ -434,11 +371,9 @@ fn check_memory(slots: u64, available: Option<u64>) -> Result<(), BpfError> {
     const MIB: u64 = 1 << 20;
     let needed = 2 * slots * size_of::<u64>() as u64;
     match available {
-        Some(available) if needed > available / 2 => Err(BpfError::TooLarge {
-            slots,
-            needed_mib: needed / MIB,
-            available_mib: available / 2 / MIB,
-        }),
+        Some(available) if needed > available / 2 => {
+            Err(BpfError::TooLarge { slots, needed_mib: needed / MIB, available_mib: available / 2 / MIB })
+        }
         _ => Ok(()),
     }
 }
@@ -475,50 +410,27 @@ mod tests {
         for (why, running, accepted) in cases {
             assert_eq!(check_kernel(running).is_ok(), accepted, "{why}");
         }
-        let message = check_kernel(Some(KernelVersion::new(5, 10, 200)))
-            .unwrap_err()
-            .to_string();
+        let message = check_kernel(Some(KernelVersion::new(5, 10, 200))).unwrap_err().to_string();
         assert!(message.contains("5.10") && message.contains("6.1"), "{message}");
     }
 
     #[test]
     fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
         let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
-        assert!(
-            message.contains("256 MiB") && message.contains("128 MiB"),
-            "{message}"
-        );
+        assert!(message.contains("256 MiB") && message.contains("128 MiB"), "{message}");
         assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
         assert!(check_memory(1 << 24, None).is_ok());
     }
 
     #[test]
     fn the_number_of_sources_is_rounded_up_to_what_the_table_can_be() {
-        let bits = |sources| {
-            FilterOptions {
-                sources,
-                ..FilterOptions::default()
-            }
-            .bucket_bits()
-        };
-        assert_eq!(
-            [bits(1), bits(524_288), bits(524_289), bits(u64::MAX / 2)],
-            [16, 16, 17, 22]
-        );
+        let bits = |sources| FilterOptions { sources, ..FilterOptions::default() }.bucket_bits();
+        assert_eq!([bits(1), bits(524_288), bits(524_289), bits(u64::MAX / 2)], [16, 16, 17, 22]);
     }
 
     #[test]
     fn the_ipv6_mask_keeps_the_prefix() {
-        let mask = |ipv6_prefix| {
-            FilterOptions {
-                ipv6_prefix,
-                ..FilterOptions::default()
-            }
-            .ipv6_mask()
-        };
-        assert_eq!(
-            [mask(64), mask(56), mask(48)],
-            [u64::MAX, u64::MAX << 8, u64::MAX << 16]
-        );
+        let mask = |ipv6_prefix| FilterOptions { ipv6_prefix, ..FilterOptions::default() }.ipv6_mask();
+        assert_eq!([mask(64), mask(56), mask(48)], [u64::MAX, u64::MAX << 8, u64::MAX << 16]);
     }
 }

@@ -17,9 +17,7 @@ impl MappedArray {
     /// Maps the values of `map`, `bytes` in all.
     pub(super) fn new(name: &'static str, map: &Map, bytes: usize) -> Result<Self, BpfError> {
         let Map::Array(data) = map else {
-            return Err(BpfError::WrongObject {
-                what: format!("map {name} is not an array"),
-            });
+            return Err(BpfError::WrongObject { what: format!("map {name} is not an array") });
         };
         let memory = MmapOptions::new()
             .len(bytes)
@@ -38,10 +36,7 @@ impl MappedArray {
         // SAFETY: the mapping is `bytes` long, page-aligned, lives as long as `self`, and every access to it, by
         // the kernel as well, is an aligned 64-bit load or compare-and-swap.
         unsafe {
-            std::slice::from_raw_parts(
-                self.start().cast::<AtomicU64>(),
-                self.bytes / size_of::<AtomicU64>(),
-            )
+            std::slice::from_raw_parts(self.start().cast::<AtomicU64>(), self.bytes / size_of::<AtomicU64>())
         }
     }
 }
