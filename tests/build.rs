@@ -8,12 +8,8 @@ fn main() {
     println!("cargo:rerun-if-changed=../flood-common/src");
     // SAFETY: a build script that has started no thread. Cargo's progress would appear as warnings otherwise.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
-    let package = Package {
-        name: "flood-ebpf",
-        root_dir: "../flood-ebpf",
-        features: &["lab"],
-        ..Package::default()
-    };
+    let package =
+        Package { name: "flood-ebpf", root_dir: "../flood-ebpf", features: &["lab"], ..Package::default() };
     // The toolchain's name is explained in flood-userspace/build.rs.
     if let Err(error) = build_ebpf([package], Toolchain::Custom("floodgate-bpf")) {
         println!(

@@ -89,22 +89,13 @@ impl Default for Config {
             interfaces: Vec::new(),
             mode: Mode::Enforce,
             attach: AttachMode::Native,
-            control: Control {
-                socket: PathBuf::from("/run/floodgate/floodgate.sock"),
-                metrics: None,
-            },
-            source_limit: SourceLimit {
-                packets: Some(PacketLimit::of_rate(PacketRate(20_000))),
-                bits: None,
-            },
+            control: Control { socket: PathBuf::from("/run/floodgate/floodgate.sock"), metrics: None },
+            source_limit: SourceLimit { packets: Some(PacketLimit::of_rate(PacketRate(20_000))), bits: None },
             protected_limits: ProtectedLimits {
                 neighbour_discovery: PacketLimit::of_rate(PacketRate(1_000)),
                 path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
             },
-            sources: Sources {
-                table: 524_288,
-                ipv6_prefix: 64,
-            },
+            sources: Sources { table: 524_288, ipv6_prefix: 64 },
             block: ListInput::default(),
             allow: ListInput::default(),
         }
@@ -114,10 +105,8 @@ impl Default for Config {
 impl Config {
     /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
@@ -128,17 +117,13 @@ impl Config {
         let problems = match toml::from_str::<ConfigFile>(text) {
             Ok(file) => match validate::validate(file, folder) {
                 Ok(config) => return Ok(config),
-                Err(faults) => faults
-                    .into_iter()
-                    .map(|(span, what)| Problem::locate(text, &span, &what))
-                    .collect(),
+                Err(faults) => {
+                    faults.into_iter().map(|(span, what)| Problem::locate(text, &span, &what)).collect()
+                }
             },
             Err(error) => vec![unreadable(text, &error)],
         };
-        Err(ConfigError::Invalid {
-            path: path.to_owned(),
-            problems,
-        })
+        Err(ConfigError::Invalid { path: path.to_owned(), problems })
     }
 }
 
@@ -178,9 +163,6 @@ pub enum ConfigError {
 
 /// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`.
 fn render_problems(path: &Path, problems: &[Problem]) -> String {
-    let lines: Vec<_> = problems
-        .iter()
-        .map(|problem| format!("{}:{problem}", path.display()))
-        .collect();
+    let lines: Vec<_> = problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect();
     lines.join("\n")
 }

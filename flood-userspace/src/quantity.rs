@@ -80,11 +80,7 @@ impl<T: Quantity> FromStr for OrOff<T> {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        if text.trim() == OFF {
-            Ok(Self(None))
-        } else {
-            text.parse().map(|value| Self(Some(value)))
-        }
+        if text.trim() == OFF { Ok(Self(None)) } else { text.parse().map(|value| Self(Some(value))) }
     }
 }
 
@@ -142,9 +138,7 @@ fn parse<Q: Quantity>(text: &str) -> Result<u64, QuantityError> {
 }
 
 fn parse_number(text: &str, unit: &'static str) -> Result<u64, Fault> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
@@ -157,9 +151,7 @@ fn parse_number(text: &str, unit: &'static str) -> Result<u64, Fault> {
     let fraction = fraction.trim_end_matches('0');
     let decimals = u32::try_from(fraction.len()).map_err(|_| Fault::Fraction)?;
     let left_over = exponent.checked_sub(decimals).ok_or(Fault::Fraction)?;
-    let digits: u64 = format!("{whole}{fraction}")
-        .parse()
-        .map_err(|_| Fault::Overflow)?;
+    let digits: u64 = format!("{whole}{fraction}").parse().map_err(|_| Fault::Overflow)?;
     let value = digits.checked_mul(10_u64.pow(left_over)).ok_or(Fault::Overflow)?;
     if value == 0 { Err(Fault::Zero) } else { Ok(value) }
 }
@@ -203,10 +195,5 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
         Ok(duration) => return Ok(duration),
         Err(error) => Fault::Duration(error),
     };
-    Err(QuantityError {
-        written: text.to_owned(),
-        kind: "duration",
-        example: "10m",
-        fault,
-    })
+    Err(QuantityError { written: text.to_owned(), kind: "duration", example: "10m", fault })
 }

@@ -1,4 +1,7 @@
 //! The test kit.
 
 pub mod bench;
+pub mod packet;
 pub mod programs;
+pub mod rig;
+pub mod skip;

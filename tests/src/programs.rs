@@ -36,20 +36,13 @@ impl Programs {
 
     /// The program of this name.
     pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
-        Ok(self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("no program {name}"))?
-            .try_into()?)
+        Ok(self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
     }
 
     /// Says where `harness` and `flood` take sources from.
     pub fn set_sources(&mut self, sources: Sources) -> Result<()> {
-        let mut map: Array<_, [u64; 2]> = self
-            .ebpf
-            .map_mut("SOURCES")
-            .context("no map SOURCES")?
-            .try_into()?;
+        let mut map: Array<_, [u64; 2]> =
+            self.ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
         map.set(0, [sources.first, sources.count - 1], 0)?;
         Ok(())
     }

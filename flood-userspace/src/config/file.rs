@@ -72,13 +72,8 @@ pub(super) fn sections() -> Vec<Section> {
 /// What the key with this path accepts, or `None` when there is no such key.
 pub(super) fn accepts(path: &str) -> Option<&'static str> {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let section = sections()
-        .into_iter()
-        .find(|candidate| candidate.name == section)?;
-    section
-        .keys
-        .iter()
-        .find_map(|key| (key.name == name).then_some(key.accepts))
+    let section = sections().into_iter().find(|candidate| candidate.name == section)?;
+    section.keys.iter().find_map(|key| (key.name == name).then_some(key.accepts))
 }
 
 /// Declares a section: a struct for serde, in which everything may be missing, and its description.

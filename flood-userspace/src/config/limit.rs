@@ -107,10 +107,7 @@ pub struct LimitError {
 impl PacketLimit {
     /// The limit with this rate and the burst that is usual for it.
     pub fn of_rate(rate: PacketRate) -> Self {
-        Self {
-            rate,
-            burst: Packets(rate.0.saturating_mul(DEFAULT_BURST_S)),
-        }
+        Self { rate, burst: Packets(rate.0.saturating_mul(DEFAULT_BURST_S)) }
     }
 
     /// Are rate and burst within their bounds?
@@ -118,22 +115,14 @@ impl PacketLimit {
         let Self { rate, burst } = *self;
         check_bounds(Half::Rate, &rate, PACKET_RATES, RATE_RULE)?;
         let (lowest, highest) = burst_bounds(rate.0);
-        check_bounds(
-            Half::Burst,
-            &burst,
-            Packets(lowest)..=Packets(highest),
-            BURST_RULE,
-        )
+        check_bounds(Half::Burst, &burst, Packets(lowest)..=Packets(highest), BURST_RULE)
     }
 }
 
 impl BitLimit {
     /// The limit with this rate and the burst that is usual for it: one second, and at least one jumbo frame.
     pub fn of_rate(rate: BitRate) -> Self {
-        Self {
-            rate,
-            burst: Bits(rate.0).max(JUMBO_FRAME),
-        }
+        Self { rate, burst: Bits(rate.0).max(JUMBO_FRAME) }
     }
 
     /// Are rate and burst within their bounds?
@@ -141,12 +130,7 @@ impl BitLimit {
         let Self { rate, burst } = *self;
         check_bounds(Half::Rate, &rate, BIT_RATES, RATE_RULE)?;
         let (lowest, highest) = burst_bounds(rate.0);
-        check_bounds(
-            Half::Burst,
-            &burst,
-            JUMBO_FRAME.max(Bits(lowest))..=Bits(highest),
-            BIT_BURST_RULE,
-        )
+        check_bounds(Half::Burst, &burst, JUMBO_FRAME.max(Bits(lowest))..=Bits(highest), BIT_BURST_RULE)
     }
 }
 
@@ -204,18 +188,10 @@ mod tests {
             ("no rate", 0, 1, Err(Half::Rate)),
             ("highest rate", 100_000_000, 200_000_000, Ok(())),
             ("above", 100_000_001, 200_000_000, Err(Half::Rate)),
-            (
-                "far above, where multiplying overflows",
-                u64::MAX,
-                u64::MAX,
-                Err(Half::Rate),
-            ),
+            ("far above, where multiplying overflows", u64::MAX, u64::MAX, Err(Half::Rate)),
         ];
         for (why, rate, burst, expected) in cases {
-            let limit = PacketLimit {
-                rate: PacketRate(rate),
-                burst: Packets(burst),
-            };
+            let limit = PacketLimit { rate: PacketRate(rate), burst: Packets(burst) };
             assert_eq!(limit.check().map_err(|error| error.half), expected, "{why}");
         }
     }
@@ -226,12 +202,7 @@ mod tests {
             ("a second at the rate", 8_000_000, 8_000_000, Ok(())),
             ("a jumbo frame", 1_000_000, 73_920, Ok(())),
             ("less than a jumbo frame", 1_000_000, 73_919, Err(Half::Burst)),
-            (
-                "less than four ticks",
-                1_000_000_000,
-                39_999_999,
-                Err(Half::Burst),
-            ),
+            ("less than four ticks", 1_000_000_000, 39_999_999, Err(Half::Burst)),
             ("four ticks", 1_000_000_000, 40_000_000, Ok(())),
             ("more than a minute", 8_000, 480_001, Err(Half::Burst)),
             ("too slow", 7_999, 73_920, Err(Half::Rate)),
@@ -239,10 +210,7 @@ mod tests {
             ("above", 1_000_000_000_001, 1_000_000_000_001, Err(Half::Rate)),
         ];
         for (why, rate, burst, expected) in cases {
-            let limit = BitLimit {
-                rate: BitRate(rate),
-                burst: Bits(burst),
-            };
+            let limit = BitLimit { rate: BitRate(rate), burst: Bits(burst) };
             assert_eq!(limit.check().map_err(|error| error.half), expected, "{why}");
         }
     }
@@ -259,18 +227,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_would_be_right() {
-        let limit = PacketLimit {
-            rate: PacketRate(20_000),
-            burst: Packets(100),
-        };
+        let limit = PacketLimit { rate: PacketRate(20_000), burst: Packets(100) };
         assert_eq!(
-            SourceLimit {
-                packets: Some(limit),
-                bits: None
-            }
-            .check()
-            .unwrap_err()
-            .to_string(),
+            SourceLimit { packets: Some(limit), bits: None }.check().unwrap_err().to_string(),
             "a burst of 100 is out of bounds: it must carry 40 ms to 60 s of its rate; write 800 to 1.2M"
         );
     }

@@ -42,47 +42,28 @@ fn render_defaults(sections: &[Section]) -> String {
 }
 
 fn render_default_section(section: &Section) -> String {
-    let header = if section.name.is_empty() {
-        String::new()
-    } else {
-        format!("[{}]\n", section.name)
-    };
-    let keys = section
-        .keys
-        .iter()
-        .map(|Key { name, default, .. }| match default {
-            DefaultValue::Written(value) => format!("{name} = {value}\n"),
-            DefaultValue::Unset(words) => format!("# {name}: {words}\n"),
-        });
+    let header = if section.name.is_empty() { String::new() } else { format!("[{}]\n", section.name) };
+    let keys = section.keys.iter().map(|Key { name, default, .. }| match default {
+        DefaultValue::Written(value) => format!("{name} = {value}\n"),
+        DefaultValue::Unset(words) => format!("# {name}: {words}\n"),
+    });
     keys.fold(header, |block, line| block + &line)
 }
 
 fn render_section(section: &Section) -> String {
     let Section { name, doc, keys } = section;
-    let title = if name.is_empty() {
-        "Top of the file".to_owned()
-    } else {
-        format!("`[{name}]`")
-    };
+    let title = if name.is_empty() { "Top of the file".to_owned() } else { format!("`[{name}]`") };
     let head = format!("\n## {title}\n\n{}\n", render_doc(doc));
     keys.iter().fold(head, |block, key| block + &render_key(key))
 }
 
 fn render_key(key: &Key) -> String {
-    let Key {
-        name,
-        doc,
-        default,
-        accepts,
-    } = key;
+    let Key { name, doc, default, accepts } = key;
     let default = match default {
         DefaultValue::Written(value) => format!("`{value}`"),
         DefaultValue::Unset(words) => (*words).to_owned(),
     };
-    format!(
-        "\n### `{name}`\n\n{}\n\n- Default: {default}\n- Accepts: {accepts}\n",
-        render_doc(doc)
-    )
+    format!("\n### `{name}`\n\n{}\n\n- Default: {default}\n- Accepts: {accepts}\n", render_doc(doc))
 }
 
 /// The lines of a doc comment, without the blank that stands behind its slashes.
@@ -108,24 +89,11 @@ mod tests {
 
     /// What serde expects in a section, told by its error on a key that does not exist.
     fn expected_by_serde(section: &str) -> Vec<String> {
-        let header = if section.is_empty() {
-            String::new()
-        } else {
-            format!("[{section}]\n")
-        };
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
         let error = toml::from_str::<ConfigFile>(&(header + "unheard_of = 1")).unwrap_err();
         let (_, expected) = error.message().split_once("expected").unwrap();
-        let prefix = if section.is_empty() {
-            String::new()
-        } else {
-            format!("{section}.")
-        };
-        expected
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .map(|name| format!("{prefix}{name}"))
-            .collect()
+        let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+        expected.split('`').skip(1).step_by(2).map(|name| format!("{prefix}{name}")).collect()
     }
 
     #[test]
@@ -133,10 +101,7 @@ mod tests {
         let mut names: Vec<_> = sections().iter().map(|section| section.name).collect();
         names.push("limit");
         for path in names.iter().flat_map(|section| expected_by_serde(section)) {
-            assert!(
-                accepts(&path).is_some() || names.contains(&path.as_str()),
-                "{path} is not described"
-            );
+            assert!(accepts(&path).is_some() || names.contains(&path.as_str()), "{path} is not described");
         }
     }
 
@@ -146,11 +111,7 @@ mod tests {
         for section in sections() {
             let heading = page.find(&format!("## `[{}]`", section.name)).unwrap_or(0);
             for key in section.keys {
-                assert!(
-                    page[heading..].contains(&format!("### `{}`", key.name)),
-                    "{}",
-                    key.name
-                );
+                assert!(page[heading..].contains(&format!("### `{}`", key.name)), "{}", key.name);
             }
         }
     }

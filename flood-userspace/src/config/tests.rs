@@ -62,33 +62,16 @@ fn a_full_file_is_read() {
             metrics: Some((IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 9750).into()),
         },
         source_limit: SourceLimit {
-            packets: Some(PacketLimit {
-                rate: PacketRate(5_000),
-                burst: Packets(1_000),
-            }),
-            bits: Some(BitLimit {
-                rate: BitRate(200_000_000),
-                burst: Bits(1_000_000_000),
-            }),
+            packets: Some(PacketLimit { rate: PacketRate(5_000), burst: Packets(1_000) }),
+            bits: Some(BitLimit { rate: BitRate(200_000_000), burst: Bits(1_000_000_000) }),
         },
         protected_limits: ProtectedLimits {
-            neighbour_discovery: PacketLimit {
-                rate: PacketRate(2_000),
-                burst: Packets(4_000),
-            },
-            path_mtu: PacketLimit {
-                rate: PacketRate(3_000),
-                burst: Packets(6_000),
-            },
+            neighbour_discovery: PacketLimit { rate: PacketRate(2_000), burst: Packets(4_000) },
+            path_mtu: PacketLimit { rate: PacketRate(3_000), burst: Packets(6_000) },
         },
-        sources: Sources {
-            table: 32_768,
-            ipv6_prefix: 56,
-        },
+        sources: Sources { table: 32_768, ipv6_prefix: 56 },
         block: ListInput {
-            entries: ["203.0.113.0/24", "192.0.2.1/32", "192.0.2.2/32"]
-                .map(|p| p.parse().unwrap())
-                .into(),
+            entries: ["203.0.113.0/24", "192.0.2.1/32", "192.0.2.2/32"].map(|p| p.parse().unwrap()).into(),
             files: vec!["/etc/floodgate/drop.txt".into(), "/var/lib/drop.txt".into()],
         },
         allow: ListInput {
@@ -104,47 +87,18 @@ fn a_burst_that_is_not_written_follows_its_rate() {
     let cases = [
         ("packets", "packets = \"5k/s\"", Some((5_000, 10_000)), None),
         ("packets off", "packets = \"off\"", None, None),
-        (
-            "off keeps the burst for later",
-            "packets = \"off\"\npackets_burst = \"7\"",
-            None,
-            None,
-        ),
-        (
-            "burst alone",
-            "packets_burst = \"1M\"",
-            Some((20_000, 1_000_000)),
-            None,
-        ),
-        (
-            "bits",
-            "packets = \"off\"\nbits = \"1Mbit/s\"",
-            None,
-            Some((1_000_000, 1_000_000)),
-        ),
-        (
-            "few bits",
-            "packets = \"off\"\nbits = \"8kbit/s\"",
-            None,
-            Some((8_000, 73_920)),
-        ),
+        ("off keeps the burst for later", "packets = \"off\"\npackets_burst = \"7\"", None, None),
+        ("burst alone", "packets_burst = \"1M\"", Some((20_000, 1_000_000)), None),
+        ("bits", "packets = \"off\"\nbits = \"1Mbit/s\"", None, Some((1_000_000, 1_000_000))),
+        ("few bits", "packets = \"off\"\nbits = \"8kbit/s\"", None, Some((8_000, 73_920))),
     ];
     for (why, keys, packets, bits) in cases {
         let expected = SourceLimit {
-            packets: packets.map(|(rate, burst)| PacketLimit {
-                rate: PacketRate(rate),
-                burst: Packets(burst),
-            }),
-            bits: bits.map(|(rate, burst)| BitLimit {
-                rate: BitRate(rate),
-                burst: Bits(burst),
-            }),
+            packets: packets
+                .map(|(rate, burst)| PacketLimit { rate: PacketRate(rate), burst: Packets(burst) }),
+            bits: bits.map(|(rate, burst)| BitLimit { rate: BitRate(rate), burst: Bits(burst) }),
         };
-        assert_eq!(
-            parse(&format!("[limit.source]\n{keys}")).unwrap().source_limit,
-            expected,
-            "{why}"
-        );
+        assert_eq!(parse(&format!("[limit.source]\n{keys}")).unwrap().source_limit, expected, "{why}");
     }
 }
 
@@ -152,48 +106,18 @@ fn a_burst_that_is_not_written_follows_its_rate() {
 fn an_error_names_file_line_column_and_key() {
     let cases = [
         ("not TOML", "mode =\n", "1:7: ", ""),
-        (
-            "twice",
-            "mode = \"monitor\"\nmode = \"monitor\"",
-            "2:1: ",
-            "duplicate key",
-        ),
+        ("twice", "mode = \"monitor\"\nmode = \"monitor\"", "2:1: ", "duplicate key"),
         (
             "unknown key",
             "[limit.source]\n packet = \"1/s\"",
             "2:2: limit.source.packet: ",
             "expected one of `packets`, ",
         ),
-        (
-            "unknown section",
-            "[limits]",
-            "1:2: limits: ",
-            "expected one of `interfaces`, ",
-        ),
-        (
-            "unknown key in line",
-            "limit = { source = { p = 1 } }",
-            "1:22: limit.source.p: ",
-            "unknown field",
-        ),
-        (
-            "wrong type",
-            "[sources]\ntable = \"many\"",
-            "2:9: sources.table: ",
-            "a power of two from",
-        ),
-        (
-            "no section",
-            "control = 7",
-            "1:11: control: ",
-            "expected a section",
-        ),
-        (
-            "unknown mode",
-            "mode = \"on\"",
-            "1:8: mode: ",
-            "expected `enforce` or `monitor`",
-        ),
+        ("unknown section", "[limits]", "1:2: limits: ", "expected one of `interfaces`, "),
+        ("unknown key in line", "limit = { source = { p = 1 } }", "1:22: limit.source.p: ", "unknown field"),
+        ("wrong type", "[sources]\ntable = \"many\"", "2:9: sources.table: ", "a power of two from"),
+        ("no section", "control = 7", "1:11: control: ", "expected a section"),
+        ("unknown mode", "mode = \"on\"", "1:8: mode: ", "expected `enforce` or `monitor`"),
         (
             "no unit",
             "[limit.source]\npackets = \"20k\"",
@@ -206,12 +130,7 @@ fn an_error_names_file_line_column_and_key() {
             "2:11: limit.source.packets: ",
             "\"off\" or a packet rate",
         ),
-        (
-            "dotted",
-            "limit.source.packets = \"0/s\"",
-            "1:24: limit.source.packets: ",
-            "would drop everything",
-        ),
+        ("dotted", "limit.source.packets = \"0/s\"", "1:24: limit.source.packets: ", "would drop everything"),
         (
             "after wide letters",
             "limit.protected = { path_mtu = \"ü\" }",
@@ -236,60 +155,20 @@ fn an_error_names_file_line_column_and_key() {
             "2:12: limit.protected.path_mtu: ",
             "1/s to 100M/s",
         ),
-        (
-            "table",
-            "[sources]\ntable = 500000",
-            "2:9: sources.table: ",
-            "for example 524288",
-        ),
-        (
-            "huge table",
-            "[sources]\ntable = 4294967295",
-            "2:9: sources.table: ",
-            "for example 16777216",
-        ),
-        (
-            "prefix",
-            "[sources]\nipv6_prefix = 65",
-            "2:15: sources.ipv6_prefix: ",
-            "from 48 to 64",
-        ),
-        (
-            "metrics",
-            "[control]\nmetrics = \"0.0.0.0:9750\"",
-            "2:11: control.metrics: ",
-            "\"127.0.0.1:9750\"",
-        ),
+        ("table", "[sources]\ntable = 500000", "2:9: sources.table: ", "for example 524288"),
+        ("huge table", "[sources]\ntable = 4294967295", "2:9: sources.table: ", "for example 16777216"),
+        ("prefix", "[sources]\nipv6_prefix = 65", "2:15: sources.ipv6_prefix: ", "from 48 to 64"),
+        ("metrics", "[control]\nmetrics = \"0.0.0.0:9750\"", "2:11: control.metrics: ", "\"127.0.0.1:9750\""),
         (
             "metrics by name",
             "[control]\nmetrics = \"localhost:1\"",
             "2:11: control.metrics: ",
             "\"127.0.0.1:9750\"",
         ),
-        (
-            "socket",
-            "[control]\nsocket = \"run.sock\"",
-            "2:10: control.socket: ",
-            "an absolute path",
-        ),
-        (
-            "interface",
-            "interfaces = [\"eth0\", \"a/b\"]",
-            "1:23: interfaces: ",
-            "cannot be the name",
-        ),
-        (
-            "interface twice",
-            "interfaces = [\"eth0\", \"eth0\"]",
-            "1:23: interfaces: ",
-            "named twice",
-        ),
-        (
-            "entry",
-            "[block]\nentries = [\n  \"203.0.113.0/33\",\n]",
-            "3:3: block.entries: ",
-            "from 0 to 32",
-        ),
+        ("socket", "[control]\nsocket = \"run.sock\"", "2:10: control.socket: ", "an absolute path"),
+        ("interface", "interfaces = [\"eth0\", \"a/b\"]", "1:23: interfaces: ", "cannot be the name"),
+        ("interface twice", "interfaces = [\"eth0\", \"eth0\"]", "1:23: interfaces: ", "named twice"),
+        ("entry", "[block]\nentries = [\n  \"203.0.113.0/33\",\n]", "3:3: block.entries: ", "from 0 to 32"),
     ];
     for (why, text, place, what) in cases {
         let error = refusal(text);
@@ -305,19 +184,8 @@ fn an_error_names_file_line_column_and_key() {
 fn all_faults_of_meaning_are_reported_at_once() {
     let error =
         refusal("interfaces = [\"\"]\n[sources]\ntable = 1\nipv6_prefix = 1\n[allow]\nentries = [\"x\"]");
-    let keys: Vec<_> = error
-        .lines()
-        .map(|line| line.split(": ").nth(1).unwrap())
-        .collect();
-    assert_eq!(
-        keys,
-        [
-            "interfaces",
-            "sources.table",
-            "sources.ipv6_prefix",
-            "allow.entries"
-        ]
-    );
+    let keys: Vec<_> = error.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(keys, ["interfaces", "sources.table", "sources.ipv6_prefix", "allow.entries"]);
 }
 
 #[test]
@@ -332,19 +200,12 @@ fn a_file_is_loaded_and_its_lists_are_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("floodgate.toml");
     fs::write(&path, "[block]\nfiles = [\"drop.txt\"]").unwrap();
-    assert_eq!(
-        Config::load(&path).unwrap().block.files,
-        [folder.path().join("drop.txt")]
-    );
+    assert_eq!(Config::load(&path).unwrap().block.files, [folder.path().join("drop.txt")]);
 }
 
 #[test]
 fn the_default_obeys_the_rules() {
-    let Config {
-        source_limit,
-        protected_limits,
-        ..
-    } = Config::default();
+    let Config { source_limit, protected_limits, .. } = Config::default();
     assert_eq!(source_limit.check(), Ok(()));
     assert_eq!(protected_limits.neighbour_discovery.check(), Ok(()));
     assert_eq!(protected_limits.path_mtu.check(), Ok(()));

@@ -40,25 +40,10 @@ pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile {
-        interfaces,
-        mode,
-        attach,
-        control,
-        limit,
-        sources,
-        block,
-        allow,
-    } = file;
+    let ConfigFile { interfaces, mode, attach, control, limit, sources, block, allow } = file;
     let LimitFile { source, protected } = limit;
-    let BlockFile {
-        entries: block_entries,
-        files: block_files,
-    } = block;
-    let AllowFile {
-        entries: allow_entries,
-        files: allow_files,
-    } = allow;
+    let BlockFile { entries: block_entries, files: block_files } = block;
+    let AllowFile { entries: allow_entries, files: allow_files } = allow;
 
     let default = Config::default();
     let mut faults = Faults::default();
@@ -73,11 +58,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         block: faults.list(block_entries, block_files, folder),
         allow: faults.list(allow_entries, allow_files, folder),
     };
-    if faults.0.is_empty() {
-        Ok(config)
-    } else {
-        Err(faults.0)
-    }
+    if faults.0.is_empty() { Ok(config) } else { Err(faults.0) }
 }
 
 fn value_or<T>(written: Option<Spanned<T>>, default: T) -> T {
@@ -131,47 +112,31 @@ impl Faults {
                 format!("{address} can be reached from outside: write a loopback address, as \"{right}\""),
             );
         }
-        Control {
-            socket: value_or(socket, default.socket),
-            metrics: metrics.map(Spanned::into_inner),
-        }
+        Control { socket: value_or(socket, default.socket), metrics: metrics.map(Spanned::into_inner) }
     }
 
     fn source_limit(&mut self, written: &SourceLimitFile, default: SourceLimit) -> SourceLimit {
-        let SourceLimitFile {
-            packets,
-            packets_burst,
-            bits,
-            bits_burst,
-        } = written;
+        let SourceLimitFile { packets, packets_burst, bits, bits_burst } = written;
         let default_rate = default.packets.map(|limit| limit.rate);
         let packet_rate = copy(packets.as_ref()).map_or(default_rate, |OrOff(rate): OrOff<PacketRate>| rate);
         let packet_burst: Option<Packets> = copy(packets_burst.as_ref());
-        let packet_limit = packet_rate.map(PacketLimit::of_rate).map(|limit| PacketLimit {
-            rate: limit.rate,
-            burst: packet_burst.unwrap_or(limit.burst),
-        });
+        let packet_limit = packet_rate
+            .map(PacketLimit::of_rate)
+            .map(|limit| PacketLimit { rate: limit.rate, burst: packet_burst.unwrap_or(limit.burst) });
         let checked = packet_limit.as_ref().map_or(Ok(()), PacketLimit::check);
         self.limit(checked, packets.as_ref(), packets_burst.as_ref());
 
         let bit_rate = copy(bits.as_ref()).and_then(|OrOff(rate): OrOff<BitRate>| rate);
         let bit_burst: Option<Bits> = copy(bits_burst.as_ref());
-        let bit_limit = bit_rate.map(BitLimit::of_rate).map(|limit| BitLimit {
-            rate: limit.rate,
-            burst: bit_burst.unwrap_or(limit.burst),
-        });
+        let bit_limit = bit_rate
+            .map(BitLimit::of_rate)
+            .map(|limit| BitLimit { rate: limit.rate, burst: bit_burst.unwrap_or(limit.burst) });
         let checked = bit_limit.as_ref().map_or(Ok(()), BitLimit::check);
         self.limit(checked, bits.as_ref(), bits_burst.as_ref());
         if let (None, Some(burst)) = (bits, bits_burst) {
-            self.add(
-                burst,
-                "there is no limit for this burst: write bits = \"200Mbit/s\" too, or remove it",
-            );
+            self.add(burst, "there is no limit for this burst: write bits = \"200Mbit/s\" too, or remove it");
         }
-        SourceLimit {
-            packets: packet_limit,
-            bits: bit_limit,
-        }
+        SourceLimit { packets: packet_limit, bits: bit_limit }
     }
 
     /// Reports a broken rule at the half that is wrong, or where that is the default, at the other one.
@@ -195,10 +160,7 @@ impl Faults {
         written: &ProtectedLimitFile,
         default: ProtectedLimits,
     ) -> ProtectedLimits {
-        let ProtectedLimitFile {
-            neighbour_discovery,
-            path_mtu,
-        } = written;
+        let ProtectedLimitFile { neighbour_discovery, path_mtu } = written;
         ProtectedLimits {
             neighbour_discovery: self.budget(neighbour_discovery.as_ref(), default.neighbour_discovery),
             path_mtu: self.budget(path_mtu.as_ref(), default.path_mtu),
@@ -227,10 +189,7 @@ impl Faults {
             && !IPV6_PREFIX.contains(length.get_ref())
         {
             let (least, greatest) = IPV6_PREFIX.into_inner();
-            self.add(
-                length,
-                format!("{length} is not a prefix length from {least} to {greatest}"),
-            );
+            self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
         }
         Sources {
             table: copy(table.as_ref()).unwrap_or(default.table),
@@ -252,13 +211,7 @@ impl Faults {
             }
         }
         // Joining an absolute path replaces the folder.
-        let files = value_or(files, Vec::new())
-            .iter()
-            .map(|file| folder.join(file))
-            .collect();
-        ListInput {
-            entries: prefixes,
-            files,
-        }
+        let files = value_or(files, Vec::new()).iter().map(|file| folder.join(file)).collect();
+        ListInput { entries: prefixes, files }
     }
 }

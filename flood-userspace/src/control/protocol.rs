@@ -311,6 +311,5 @@ pub struct DetachReply {
 
 /// A time as seconds from now, rounded to the nearest; 0 if it has passed.
 pub fn seconds_until(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::now())
-        .map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
+    time.duration_since(SystemTime::now()).map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
 }

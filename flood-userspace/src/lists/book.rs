@@ -75,10 +75,7 @@ impl Book {
     /// Adds an entry. One with the same prefix is replaced as a whole, expiry, reason and origin included:
     /// what the operator said last holds, be it longer or shorter.
     pub fn insert(&mut self, entry: Entry) -> Vec<Change> {
-        let entry = Entry {
-            prefix: entry.prefix.trunc(),
-            ..entry
-        };
+        let entry = Entry { prefix: entry.prefix.trunc(), ..entry };
         self.changes_at(entry.prefix, |book| book.put(entry))
     }
 
@@ -159,10 +156,7 @@ impl Book {
 
     /// The effective expiry of the entry at `prefix` and of all entries below it.
     fn effective_expiries(&self, prefix: IpNet) -> Vec<(IpNet, Option<SystemTime>)> {
-        let above = self
-            .entries
-            .cover(&prefix)
-            .filter(|(covering, _)| *covering != prefix);
+        let above = self.entries.cover(&prefix).filter(|(covering, _)| *covering != prefix);
         let mut effective = Vec::new();
         // The entries around the one at hand, broadest first: in the order of the trie an entry follows those
         // that cover it.

@@ -66,11 +66,7 @@ fn check_breadth(prefix: IpNet) -> Result<(), Refusal> {
         IpNet::V4(_) => BROADEST_IPV4,
         IpNet::V6(_) => BROADEST_IPV6,
     };
-    if prefix.prefix_len() < broadest {
-        Err(Refusal::TooBroad { prefix, broadest })
-    } else {
-        Ok(())
-    }
+    if prefix.prefix_len() < broadest { Err(Refusal::TooBroad { prefix, broadest }) } else { Ok(()) }
 }
 
 /// The address from which the operator is logged in over SSH, or `None` when that is not known.
@@ -95,9 +91,8 @@ pub fn login_address() -> Option<IpAddr> {
 /// (sshd(8)).
 fn login_in(environment: &[u8]) -> Option<IpAddr> {
     ["SSH_CONNECTION=", "SSH_CLIENT="].iter().find_map(|name| {
-        let value = environment
-            .split(|&b| b == 0)
-            .find_map(|variable| variable.strip_prefix(name.as_bytes()))?;
+        let value =
+            environment.split(|&b| b == 0).find_map(|variable| variable.strip_prefix(name.as_bytes()))?;
         let client = std::str::from_utf8(value).ok()?.split_ascii_whitespace().next()?;
         // A link-local address comes with its interface: fe80::1%eth0.
         let address: IpAddr = client.split('%').next()?.parse().ok()?;
@@ -128,11 +123,7 @@ mod tests {
             ("all of IPv6", "::/0", Some("more than a /16")),
             ("broad IPv6", "2001::/15", Some("more than a /16")),
             ("as broad as can be meant", "2001::/16", None),
-            (
-                "the operator's network",
-                "198.51.100.0/24",
-                Some("you are logged in"),
-            ),
+            ("the operator's network", "198.51.100.0/24", Some("you are logged in")),
             ("the operator", "198.51.100.7/32", Some("you are logged in")),
             ("the operator's neighbour", "198.51.100.8/32", None),
         ];
@@ -142,10 +133,7 @@ mod tests {
                 (Ok(()), None) => {}
                 (Err(refusal), Some(expected)) => {
                     let text = refusal.to_string();
-                    assert!(
-                        text.contains(expected) && text.contains("--force"),
-                        "{why}: {text}"
-                    );
+                    assert!(text.contains(expected) && text.contains("--force"), "{why}: {text}");
                 }
                 (result, _) => panic!("{why}: {result:?}"),
             }
@@ -172,32 +160,16 @@ mod tests {
     #[test]
     fn the_login_is_found_in_an_environment() {
         let cases: [(&str, &[u8], Option<&str>); 7] = [
-            (
-                "sshd",
-                b"A=b\0SSH_CONNECTION=198.51.100.7 50000 192.0.2.1 22\0",
-                Some(OPERATOR),
-            ),
+            ("sshd", b"A=b\0SSH_CONNECTION=198.51.100.7 50000 192.0.2.1 22\0", Some(OPERATOR)),
             ("old", b"SSH_CLIENT=198.51.100.7 50000 22\0", Some(OPERATOR)),
-            (
-                "mapped",
-                b"SSH_CONNECTION=::ffff:198.51.100.7 1 ::1 22\0",
-                Some(OPERATOR),
-            ),
-            (
-                "link-local",
-                b"SSH_CONNECTION=fe80::1%eth0 50000 fe80::2%eth0 22\0",
-                Some("fe80::1"),
-            ),
+            ("mapped", b"SSH_CONNECTION=::ffff:198.51.100.7 1 ::1 22\0", Some(OPERATOR)),
+            ("link-local", b"SSH_CONNECTION=fe80::1%eth0 50000 fe80::2%eth0 22\0", Some("fe80::1")),
             ("not over SSH", b"HOME=/root\0", None),
             ("another variable", b"OLD_SSH_CONNECTION=198.51.100.7 1\0", None),
             ("nonsense", b"SSH_CONNECTION=\xff\0SSH_CLIENT=\0", None),
         ];
         for (why, environment, expected) in cases {
-            assert_eq!(
-                login_in(environment),
-                expected.and_then(|text| text.parse().ok()),
-                "{why}"
-            );
+            assert_eq!(login_in(environment), expected.and_then(|text| text.parse().ok()), "{why}");
         }
     }
 

@@ -69,14 +69,9 @@ pub enum LineProblem {
 /// Reads the file at `path`. Bad lines are no error; a file that is larger than any list is.
 pub fn load(path: &Path) -> io::Result<Import> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "more than 256 MiB: this is not a list",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB: this is not a list"));
     }
     Ok(parse(&bytes))
 }
@@ -96,11 +91,7 @@ pub fn parse(bytes: &[u8]) -> Import {
             Err(problem) => {
                 import.bad_lines += 1;
                 if import.bad.len() < MAX_KEPT_BAD_LINES {
-                    import.bad.push(BadLine {
-                        line: import.lines,
-                        text: printable(line),
-                        problem,
-                    });
+                    import.bad.push(BadLine { line: import.lines, text: printable(line), problem });
                 }
             }
         }
@@ -115,9 +106,7 @@ fn parse_line(line: &[u8]) -> Result<Vec<IpNet>, LineProblem> {
     }
     let text = String::from_utf8_lossy(line);
     let entry = text.split(['#', ';']).next().unwrap_or_default();
-    let mut fields = entry
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|field| !field.is_empty());
+    let mut fields = entry.split(|c: char| c == ',' || c.is_whitespace()).filter(|field| !field.is_empty());
     let Some(first) = fields.next() else {
         return Ok(Vec::new());
     };
@@ -138,11 +127,7 @@ fn printable(line: &[u8]) -> String {
     // A character has at most four bytes.
     let beginning = &line[..line.len().min(4 * MAX_SHOWN_CHARS)];
     let text = String::from_utf8_lossy(beginning);
-    text.trim_end_matches('\r')
-        .chars()
-        .take(MAX_SHOWN_CHARS)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.trim_end_matches('\r').chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
@@ -170,22 +155,10 @@ mod tests {
             ("range", "192.0.2.0-192.0.2.127", &["192.0.2.0/25"]),
             ("range with spaces", "192.0.2.0 - 192.0.2.127", &["192.0.2.0/25"]),
             ("range, space before", "192.0.2.0 -192.0.2.127", &["192.0.2.0/25"]),
-            (
-                "range, space behind",
-                "192.0.2.0- 192.0.2.127 x",
-                &["192.0.2.0/25"],
-            ),
-            (
-                "Windows line ends",
-                "192.0.2.7\r\n192.0.2.8\r\n",
-                &["192.0.2.7/32", "192.0.2.8/32"],
-            ),
+            ("range, space behind", "192.0.2.0- 192.0.2.127 x", &["192.0.2.0/25"]),
+            ("Windows line ends", "192.0.2.7\r\n192.0.2.8\r\n", &["192.0.2.7/32", "192.0.2.8/32"]),
             ("byte order mark", "\u{FEFF}192.0.2.7", &["192.0.2.7/32"]),
-            (
-                "byte order mark before a comment",
-                "\u{FEFF}# list\n192.0.2.7",
-                &["192.0.2.7/32"],
-            ),
+            ("byte order mark before a comment", "\u{FEFF}# list\n192.0.2.7", &["192.0.2.7/32"]),
             ("only remarks", "# one\n; two\n\n   \n\t#three", &[]),
             ("nothing", "", &[]),
             ("host bits", "192.0.2.7/24", &["192.0.2.0/24"]),
@@ -203,17 +176,9 @@ mod tests {
         assert_eq!(import.prefixes.len(), 2);
         let shown: Vec<_> = import.bad.iter().map(ToString::to_string).collect();
         assert_eq!(shown.len(), 2);
-        assert!(
-            shown[0].starts_with("line 2: ") && shown[0].contains(r"\u{1b}[2Jevil"),
-            "{}",
-            shown[0]
-        );
+        assert!(shown[0].starts_with("line 2: ") && shown[0].contains(r"\u{1b}[2Jevil"), "{}", shown[0]);
         assert!(!shown.concat().contains(char::is_control));
-        assert!(
-            shown[1].starts_with("line 4: \"192.0.2.300\" is not an address"),
-            "{}",
-            shown[1]
-        );
+        assert!(shown[1].starts_with("line 4: \"192.0.2.300\" is not an address"), "{}", shown[1]);
         assert_eq!(import.bad[1].text, "192.0.2.300");
     }
 
@@ -237,10 +202,7 @@ mod tests {
         assert_eq!(long.bad[0].text.len(), MAX_SHOWN_CHARS);
 
         let many = parse("x\n".repeat(1000).as_bytes());
-        assert_eq!(
-            (many.lines, many.bad_lines, many.bad.len()),
-            (1000, 1000, MAX_KEPT_BAD_LINES)
-        );
+        assert_eq!((many.lines, many.bad_lines, many.bad.len()), (1000, 1000, MAX_KEPT_BAD_LINES));
     }
 
     proptest! {

@@ -56,9 +56,7 @@ pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
-    let address: IpAddr = text
-        .parse()
-        .map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
+    let address: IpAddr = text.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
     Ok(address.to_canonical())
 }
 
@@ -66,23 +64,16 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
     let Some((address, length)) = text.split_once('/') else {
         return parse_address(text).map(IpNet::from);
     };
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
+    let address: IpAddr = address.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
     // Only digits: the standard parser would take "+8" too.
-    let length = length
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| length.parse().ok())
-        .flatten();
-    length
-        .and_then(|length| IpNet::new(address, length).ok())
-        .map(|prefix| unmap(prefix.trunc()))
-        .ok_or_else(|| TargetError::PrefixLength {
+    let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok()).flatten();
+    length.and_then(|length| IpNet::new(address, length).ok()).map(|prefix| unmap(prefix.trunc())).ok_or_else(
+        || TargetError::PrefixLength {
             written: text.to_owned(),
             address,
             longest: IpNet::from(address).max_prefix_len(),
-        })
+        },
+    )
 }
 
 /// The IPv4 prefix that a prefix of IPv4-mapped addresses stands for; every other prefix is itself.
@@ -129,34 +120,14 @@ mod tests {
             ("host bits set", "198.51.100.7/24", &["198.51.100.0/24"]),
             ("mapped address", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
             ("mapped prefix", "::ffff:192.0.2.7/120", &["192.0.2.0/24"]),
-            (
-                "wider than the mapped addresses",
-                "::ffff:192.0.2.7/95",
-                &["::fffe:0:0/95"],
-            ),
-            (
-                "range that is a prefix",
-                "192.0.2.0-192.0.2.255",
-                &["192.0.2.0/24"],
-            ),
-            (
-                "range with spaces",
-                "192.0.2.1 - 192.0.2.4",
-                &["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/32"],
-            ),
-            (
-                "IPv6 range",
-                "2001:db8::-2001:db8::2",
-                &["2001:db8::/127", "2001:db8::2/128"],
-            ),
+            ("wider than the mapped addresses", "::ffff:192.0.2.7/95", &["::fffe:0:0/95"]),
+            ("range that is a prefix", "192.0.2.0-192.0.2.255", &["192.0.2.0/24"]),
+            ("range with spaces", "192.0.2.1 - 192.0.2.4", &["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/32"]),
+            ("IPv6 range", "2001:db8::-2001:db8::2", &["2001:db8::/127", "2001:db8::2/128"]),
             ("range of one", "192.0.2.7-192.0.2.7", &["192.0.2.7/32"]),
         ];
         for (why, input, expected) in cases {
-            let prefixes: Vec<_> = parse_target(input)
-                .unwrap()
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let prefixes: Vec<_> = parse_target(input).unwrap().iter().map(ToString::to_string).collect();
             assert_eq!(prefixes, expected, "{why}");
         }
     }
@@ -166,11 +137,7 @@ mod tests {
         let cases = [
             ("nothing", "", "is not an address"),
             ("host name", "example.net", "is not an address"),
-            (
-                "octal or decimal, nobody knows",
-                "192.0.2.010",
-                "is not an address",
-            ),
+            ("octal or decimal, nobody knows", "192.0.2.010", "is not an address"),
             ("short form", "10/8", "is not an address"),
             ("length too long", "192.0.2.0/33", "from 0 to 32"),
             ("IPv6 length too long", "2001:db8::/129", "from 0 to 128"),
@@ -179,17 +146,9 @@ mod tests {
             ("net mask", "192.0.2.0/255.255.255.0", "from 0 to 32"),
             ("backwards", "192.0.2.9-192.0.2.1", "runs backwards"),
             ("two families", "192.0.2.9-2001:db8::1", "mixes IPv4 and IPv6"),
-            (
-                "two families, falling",
-                "2001:db8::1-192.0.2.9",
-                "mixes IPv4 and IPv6",
-            ),
+            ("two families, falling", "2001:db8::1-192.0.2.9", "mixes IPv4 and IPv6"),
             ("range without an end", "192.0.2.1-", "is not an address"),
-            (
-                "range of prefixes",
-                "192.0.2.0/25-192.0.2.255",
-                "is not an address",
-            ),
+            ("range of prefixes", "192.0.2.0/25-192.0.2.255", "is not an address"),
         ];
         for (why, input, expected) in cases {
             let error = parse_target(input).unwrap_err().to_string();

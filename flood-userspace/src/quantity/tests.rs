@@ -93,32 +93,16 @@ fn off_is_a_value_of_a_setting_that_can_be_switched_off() {
 
 #[test]
 fn a_bare_number_is_refused_with_a_right_example() {
-    let error = serde_json::from_str::<PacketRate>("20000")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains(r#"expected a packet rate in quotes, for example "20k/s""#),
-        "{error}"
-    );
-    let error = serde_json::from_str::<OrOff<BitRate>>("20000")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains(r#"expected "off" or a bit rate in quotes, for example "200Mbit/s""#),
-        "{error}"
-    );
+    let error = serde_json::from_str::<PacketRate>("20000").unwrap_err().to_string();
+    assert!(error.contains(r#"expected a packet rate in quotes, for example "20k/s""#), "{error}");
+    let error = serde_json::from_str::<OrOff<BitRate>>("20000").unwrap_err().to_string();
+    assert!(error.contains(r#"expected "off" or a bit rate in quotes, for example "200Mbit/s""#), "{error}");
 }
 
 #[test]
 fn durations_are_those_of_humantime_except_zero() {
     let day = 86_400;
-    for (input, seconds) in [
-        ("90s", 90),
-        ("10m", 600),
-        ("24h", day),
-        ("7d", 7 * day),
-        ("1h 30m", 5_400),
-    ] {
+    for (input, seconds) in [("90s", 90), ("10m", 600), ("24h", day), ("7d", 7 * day), ("1h 30m", 5_400)] {
         assert_eq!(parse_duration(input), Ok(Duration::from_secs(seconds)), "{input}");
     }
     for input in ["0s", "10", "", "-1s", "ten"] {

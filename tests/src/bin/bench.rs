@@ -21,13 +21,8 @@ fn main() -> ExitCode {
     let Arguments { quick, json } = Arguments::parse();
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let report = run(effort, |figure| eprintln!("measured {figure}"));
-    let text = report.and_then(|report| {
-        if json {
-            Ok(serde_json::to_string(&report)?)
-        } else {
-            Ok(report.table())
-        }
-    });
+    let text =
+        report.and_then(|report| if json { Ok(serde_json::to_string(&report)?) } else { Ok(report.table()) });
     match text {
         Ok(text) => {
             println!("{text}");

@@ -20,29 +20,18 @@ fn entry(prefix: &str, expires: Option<u64>) -> Entry {
 }
 
 fn set(prefix: &str, expires: Option<u64>) -> Change {
-    Change::Set {
-        prefix: prefix.parse().unwrap(),
-        expires: expires.map(at),
-    }
+    Change::Set { prefix: prefix.parse().unwrap(), expires: expires.map(at) }
 }
 
 fn unset(prefix: &str) -> Change {
-    Change::Unset {
-        prefix: prefix.parse().unwrap(),
-    }
+    Change::Unset { prefix: prefix.parse().unwrap() }
 }
 
 #[test]
 fn an_entry_inside_a_longer_lived_one_lives_as_long() {
     let mut book = Book::default();
-    assert_eq!(
-        book.insert(entry("192.0.2.0/24", None)),
-        [set("192.0.2.0/24", None)]
-    );
-    assert_eq!(
-        book.insert(entry("192.0.2.7/32", Some(10))),
-        [set("192.0.2.7/32", None)]
-    );
+    assert_eq!(book.insert(entry("192.0.2.0/24", None)), [set("192.0.2.0/24", None)]);
+    assert_eq!(book.insert(entry("192.0.2.7/32", Some(10))), [set("192.0.2.7/32", None)]);
     assert_eq!(
         book.remove("192.0.2.0/24".parse().unwrap()),
         [set("192.0.2.7/32", Some(10)), unset("192.0.2.0/24")]
@@ -67,37 +56,25 @@ fn a_broad_entry_lengthens_those_below_and_shortens_none() {
 fn what_was_said_last_about_a_prefix_holds() {
     let mut book = Book::default();
     book.insert(entry("192.0.2.0/24", None));
-    let shorter = Entry {
-        reason: Some("only a scan".to_owned()),
-        ..entry("192.0.2.7/24", Some(10))
-    };
+    let shorter = Entry { reason: Some("only a scan".to_owned()), ..entry("192.0.2.7/24", Some(10)) };
     assert_eq!(book.insert(shorter), [set("192.0.2.0/24", Some(10))]);
     assert_eq!(book.len_ipv4(), 1);
     let held = book.get("192.0.2.0/24".parse().unwrap()).unwrap();
-    assert_eq!(
-        (held.expires, held.reason.as_deref()),
-        (Some(at(10)), Some("only a scan"))
-    );
+    assert_eq!((held.expires, held.reason.as_deref()), (Some(at(10)), Some("only a scan")));
 }
 
 #[test]
 fn what_is_said_last_holds_within_a_batch_too() {
     let mut book = Book::default();
     book.insert_all(vec![entry("192.0.2.9/24", None), entry("192.0.2.1/24", Some(10))]);
-    assert_eq!(
-        book.get("192.0.2.0/24".parse().unwrap()).unwrap().expires,
-        Some(at(10))
-    );
+    assert_eq!(book.get("192.0.2.0/24".parse().unwrap()).unwrap().expires, Some(at(10)));
 }
 
 #[test]
 fn a_new_reason_alone_changes_nothing_for_the_kernel() {
     let mut book = Book::default();
     book.insert(entry("192.0.2.0/24", None));
-    let reworded = Entry {
-        reason: Some("scanner".to_owned()),
-        ..entry("192.0.2.0/24", None)
-    };
+    let reworded = Entry { reason: Some("scanner".to_owned()), ..entry("192.0.2.0/24", None) };
     assert_eq!(book.insert(reworded), []);
 }
 
@@ -111,10 +88,7 @@ fn removing_what_is_not_there_changes_nothing() {
 #[test]
 fn an_entry_ends_at_its_expiry_and_not_before() {
     let mut book = Book::default();
-    book.insert_all(vec![
-        entry("192.0.2.1/32", Some(10)),
-        entry("192.0.2.2/32", Some(20)),
-    ]);
+    book.insert_all(vec![entry("192.0.2.1/32", Some(10)), entry("192.0.2.2/32", Some(20))]);
     assert_eq!(book.next_expiry(), Some(at(10)));
     assert_eq!(book.expire(at(9)), []);
     assert_eq!(book.expire(at(10)), [unset("192.0.2.1/32")]);
@@ -126,14 +100,8 @@ fn an_entry_ends_at_its_expiry_and_not_before() {
 #[test]
 fn a_batch_tells_the_kernel_about_each_prefix_once() {
     let mut book = Book::default();
-    let changes = book.insert_all(vec![
-        entry("192.0.2.7/32", Some(10)),
-        entry("192.0.2.0/24", Some(20)),
-    ]);
-    assert_eq!(
-        changes,
-        [set("192.0.2.0/24", Some(20)), set("192.0.2.7/32", Some(20))]
-    );
+    let changes = book.insert_all(vec![entry("192.0.2.7/32", Some(10)), entry("192.0.2.0/24", Some(20))]);
+    assert_eq!(changes, [set("192.0.2.0/24", Some(20)), set("192.0.2.7/32", Some(20))]);
 }
 
 #[test]
@@ -146,10 +114,8 @@ fn cover_and_iteration_are_broadest_first() {
     assert_eq!(all, prefixes);
     assert_eq!((book.len_ipv4(), book.len_ipv6()), (3, 1));
 
-    let covering: Vec<_> = book
-        .cover("::ffff:192.0.2.7".parse().unwrap())
-        .map(|e| e.prefix.to_string())
-        .collect();
+    let covering: Vec<_> =
+        book.cover("::ffff:192.0.2.7".parse().unwrap()).map(|e| e.prefix.to_string()).collect();
     assert_eq!(covering, ["192.0.2.0/24", "192.0.2.0/25"]);
 }
 
@@ -160,12 +126,7 @@ fn cover_and_iteration_are_broadest_first() {
 fn measure_an_import_of_100_000_entries() {
     let spread =
         |n: u32| IpNet::new(IpAddr::V4(n.wrapping_mul(0x9E37_79B1).into()), 32 - (n % 9) as u8).unwrap();
-    let entries = (0..100_000)
-        .map(|n| Entry {
-            prefix: spread(n),
-            ..entry("192.0.2.0/24", None)
-        })
-        .collect();
+    let entries = (0..100_000).map(|n| Entry { prefix: spread(n), ..entry("192.0.2.0/24", None) }).collect();
     let mut book = Book::default();
     let start = Instant::now();
     let changes = book.insert_all(entries);
@@ -217,13 +178,9 @@ const HORIZON: u64 = 8;
 /// Prefixes within 192.0.2.0/28 and 2001:db8::/124, so that they nest and meet often.
 fn any_prefix() -> impl Strategy<Value = IpNet> {
     (any::<bool>(), 0_u8..16, 0_u8..=4).prop_map(|(ipv4, host, shorter)| {
-        let base: IpNet = if ipv4 { "192.0.2.0/32" } else { "2001:db8::/128" }
-            .parse()
-            .unwrap();
+        let base: IpNet = if ipv4 { "192.0.2.0/32" } else { "2001:db8::/128" }.parse().unwrap();
         let address = nth_address(base.addr(), host);
-        IpNet::new(address, base.max_prefix_len() - shorter)
-            .unwrap()
-            .trunc()
+        IpNet::new(address, base.max_prefix_len() - shorter).unwrap().trunc()
     })
 }
 
@@ -235,10 +192,8 @@ fn nth_address(base: IpAddr, n: u8) -> IpAddr {
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {
-    (any_prefix(), proptest::option::of(0..HORIZON)).prop_map(|(prefix, expires)| Entry {
-        prefix,
-        ..entry("192.0.2.0/24", expires)
-    })
+    (any_prefix(), proptest::option::of(0..HORIZON))
+        .prop_map(|(prefix, expires)| Entry { prefix, ..entry("192.0.2.0/24", expires) })
 }
 
 fn any_action() -> impl Strategy<Value = Action> {

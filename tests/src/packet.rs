@@ -1,0 +1,342 @@
+//! Frames, byte by byte: right ones by default, and wrong ones on purpose.
+//!
+//! [`from`] begins a packet; methods add layers; [`Build::bytes`] computes lengths and checksums. What is wrong on
+//! purpose is written over the finished bytes by [`Build::patch`] and [`Build::cut`], so that a test says exactly
+//! which byte it breaks.
+
+pub mod generate;
+
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use flood_common::wire::{ethertype, protocol};
+
+/// Who floods (RFC 5737, TEST-NET-2).
+pub const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 66));
+/// Who wants to be served (TEST-NET-3).
+pub const VISITOR: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+/// Who is attacked (TEST-NET-1).
+pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// [`ATTACKER`] in IPv6 (RFC 3849).
+pub const ATTACKER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0x66));
+/// [`VISITOR`] in IPv6.
+pub const VISITOR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x600d, 0, 0, 0, 0, 7));
+/// [`SERVER`] in IPv6.
+pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// Length of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// A packet under construction.
+#[derive(Clone, Debug)]
+pub struct Build {
+    source: IpAddr,
+    destination: IpAddr,
+    tags: Vec<u16>,
+    options: Vec<u8>,
+    extensions: Vec<(u8, Vec<u8>)>,
+    fragment: Option<(u16, bool)>,
+    hop_limit: u8,
+    protocol: u8,
+    transport: Vec<u8>,
+    payload: usize,
+    padding: usize,
+    patches: Vec<(usize, Vec<u8>)>,
+    cut: Option<usize>,
+}
+
+/// Begins a packet from `source` to the server; without a transport header it is of the experimental protocol 253
+/// (RFC 3692).
+pub fn from(source: IpAddr) -> Build {
+    Build {
+        source,
+        destination: if source.is_ipv4() { SERVER } else { SERVER6 },
+        tags: Vec::new(),
+        options: Vec::new(),
+        extensions: Vec::new(),
+        fragment: None,
+        hop_limit: 64,
+        protocol: 253,
+        transport: Vec::new(),
+        payload: 0,
+        padding: 0,
+        patches: Vec::new(),
+        cut: None,
+    }
+}
+
+impl Build {
+    /// Sets the destination.
+    pub fn to(mut self, destination: IpAddr) -> Self {
+        self.destination = destination;
+        self
+    }
+
+    /// Adds a customer's VLAN tag (802.1Q) inside those that are there.
+    pub fn vlan(mut self) -> Self {
+        self.tags.push(ethertype::VLAN);
+        self
+    }
+
+    /// Adds a provider's VLAN tag (802.1ad) inside those that are there.
+    pub fn service_vlan(mut self) -> Self {
+        self.tags.push(ethertype::SERVICE_VLAN);
+        self
+    }
+
+    /// Adds IPv4 options: so many words of no-operations.
+    pub fn options(mut self, words: usize) -> Self {
+        self.options = vec![1; words * 4];
+        self
+    }
+
+    /// Adds an IPv6 extension header of this kind, with `words` times eight bytes behind its first eight (for the
+    /// authentication header, `words` times four).
+    pub fn extension(mut self, kind: u8, words: u8) -> Self {
+        let unit = if kind == protocol::AUTHENTICATION { 4 } else { 8 };
+        let mut header = vec![0; 8 + usize::from(words) * unit];
+        header[1] = words;
+        if kind == protocol::HOP_BY_HOP || kind == protocol::DESTINATION_OPTIONS {
+            // One PadN option over all of it (RFC 8200 section 4.2); its length is one byte.
+            header[2] = 1;
+            header[3] = u8::try_from(header.len() - 4).unwrap_or(u8::MAX);
+        }
+        self.extensions.push((kind, header));
+        self
+    }
+
+    /// Makes it a fragment, at `offset` in units of eight bytes.
+    pub fn fragment(mut self, offset: u16, more: bool) -> Self {
+        if self.source.is_ipv6() {
+            let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+            self.extensions.push((protocol::FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 1]));
+        }
+        self.fragment = Some((offset, more));
+        self
+    }
+
+    /// Sets the hop limit, or time to live.
+    pub fn hop_limit(mut self, hop_limit: u8) -> Self {
+        self.hop_limit = hop_limit;
+        self
+    }
+
+    /// Adds a TCP header with these flags.
+    pub fn tcp(mut self, source: u16, destination: u16, flags: u8) -> Self {
+        self.protocol = protocol::TCP;
+        self.transport = vec![0; 20];
+        self.transport[0..2].copy_from_slice(&source.to_be_bytes());
+        self.transport[2..4].copy_from_slice(&destination.to_be_bytes());
+        self.transport[12] = 5 << 4;
+        self.transport[13] = flags;
+        self.transport[14..16].copy_from_slice(&64_240_u16.to_be_bytes());
+        self
+    }
+
+    /// Adds a TCP header that asks for a connection.
+    pub fn syn(self, destination: u16) -> Self {
+        self.tcp(40_000, destination, 0x02)
+    }
+
+    /// Adds a UDP header.
+    pub fn udp(mut self, source: u16, destination: u16) -> Self {
+        self.protocol = protocol::UDP;
+        self.transport = vec![0; 8];
+        self.transport[0..2].copy_from_slice(&source.to_be_bytes());
+        self.transport[2..4].copy_from_slice(&destination.to_be_bytes());
+        self
+    }
+
+    /// Adds an ICMP or ICMPv6 header with four bytes of zero behind it.
+    pub fn icmp(mut self, kind: u8, code: u8) -> Self {
+        self.protocol = if self.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        self.transport = vec![kind, code, 0, 0, 0, 0, 0, 0];
+        self
+    }
+
+    /// A ping.
+    pub fn echo_request(self) -> Self {
+        let kind = if self.source.is_ipv4() { 8 } else { 128 };
+        self.icmp(kind, 0)
+    }
+
+    /// A neighbour solicitation, as a neighbour on the link sends it.
+    pub fn neighbour_solicitation(self) -> Self {
+        self.hop_limit(255).icmp(135, 0).payload(16)
+    }
+
+    /// Sets the protocol number of a packet without a transport header of ours.
+    pub fn protocol(mut self, number: u8) -> Self {
+        self.protocol = number;
+        self.transport.clear();
+        self
+    }
+
+    /// Adds so many bytes of data.
+    pub fn payload(mut self, bytes: usize) -> Self {
+        self.payload = bytes;
+        self
+    }
+
+    /// Adds so many bytes behind the packet, as short frames have.
+    pub fn padding(mut self, bytes: usize) -> Self {
+        self.padding = bytes;
+        self
+    }
+
+    /// Writes over the finished frame.
+    pub fn patch(mut self, offset: usize, bytes: &[u8]) -> Self {
+        self.patches.push((offset, bytes.to_vec()));
+        self
+    }
+
+    /// Cuts the finished frame.
+    pub fn cut(mut self, length: usize) -> Self {
+        self.cut = Some(length);
+        self
+    }
+
+    /// Offset of the IP header.
+    pub fn ip_offset(&self) -> usize {
+        ETHERNET + 4 * self.tags.len()
+    }
+
+    /// Offset of the transport header.
+    pub fn transport_offset(&self) -> usize {
+        let extensions: usize = self.extensions.iter().map(|(_, header)| header.len()).sum();
+        let header = if self.source.is_ipv4() { 20 + self.options.len() } else { 40 + extensions };
+        self.ip_offset() + header
+    }
+
+    /// The frame.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+        for tag in &self.tags {
+            frame.extend(tag.to_be_bytes());
+            frame.extend(7_u16.to_be_bytes());
+        }
+        let mut data = self.transport.clone();
+        data.resize(self.transport.len() + self.payload, 0xa5);
+        let whole = self.fragment.is_none();
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut pseudo = [source.octets(), destination.octets()].concat();
+                pseudo.extend([0, self.protocol]);
+                self.finish_transport(&mut data, pseudo, whole);
+                self.push_ipv4(&mut frame, source, destination, &data);
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let mut pseudo = [source.octets(), destination.octets()].concat();
+                pseudo.extend([0, self.protocol]);
+                self.finish_transport(&mut data, pseudo, whole);
+                self.push_ipv6(&mut frame, source, destination, &data);
+            }
+            (source, destination) => panic!("{source} and {destination} are of different families"),
+        }
+        frame.resize(frame.len() + self.padding, 0);
+        for (offset, bytes) in &self.patches {
+            frame[*offset..*offset + bytes.len()].copy_from_slice(bytes);
+        }
+        if let Some(length) = self.cut {
+            frame.truncate(length);
+        }
+        frame
+    }
+
+    /// Fills in the length (UDP) and the checksum of the transport header.
+    fn finish_transport(&self, data: &mut [u8], mut pseudo: Vec<u8>, whole: bool) {
+        let length = u16::try_from(data.len()).unwrap_or(0);
+        let checksum_at = match self.protocol {
+            _ if self.transport.is_empty() => return,
+            protocol::TCP => 16,
+            protocol::UDP => {
+                data[4..6].copy_from_slice(&length.to_be_bytes());
+                6
+            }
+            _ => 2,
+        };
+        pseudo.extend(length.to_be_bytes());
+        if self.protocol == protocol::ICMP {
+            pseudo.clear();
+        }
+        // A fragment's checksum covers what is elsewhere.
+        if whole {
+            let sum = checksum(&[&pseudo, data]);
+            data[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+
+    fn push_ipv4(&self, frame: &mut Vec<u8>, source: Ipv4Addr, destination: Ipv4Addr, data: &[u8]) {
+        frame.extend(ethertype::IPV4.to_be_bytes());
+        let header = 20 + self.options.len();
+        let (offset, more) = self.fragment.unwrap_or((0, false));
+        let mut ip = vec![0x40 | u8::try_from(header / 4).unwrap_or(15), 0];
+        ip.extend(u16::try_from(header + data.len()).unwrap_or(u16::MAX).to_be_bytes());
+        ip.extend([0, 1]);
+        ip.extend((offset | u16::from(more) << 13).to_be_bytes());
+        ip.extend([self.hop_limit, self.protocol, 0, 0]);
+        ip.extend(source.octets());
+        ip.extend(destination.octets());
+        ip.extend(&self.options);
+        let sum = checksum(&[&ip]);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        frame.extend(ip);
+        frame.extend(data);
+    }
+
+    fn push_ipv6(&self, frame: &mut Vec<u8>, source: Ipv6Addr, destination: Ipv6Addr, data: &[u8]) {
+        frame.extend(ethertype::IPV6.to_be_bytes());
+        let extensions: usize = self.extensions.iter().map(|(_, header)| header.len()).sum();
+        let mut kinds = self.extensions.iter().map(|(kind, _)| *kind).chain([self.protocol]);
+        frame.extend([0x60, 0, 0, 0]);
+        frame.extend(u16::try_from(extensions + data.len()).unwrap_or(u16::MAX).to_be_bytes());
+        frame.extend([kinds.next().unwrap_or(59), self.hop_limit]);
+        frame.extend(source.octets());
+        frame.extend(destination.octets());
+        for (_, header) in &self.extensions {
+            frame.push(kinds.next().unwrap_or(59));
+            frame.extend(&header[1..]);
+        }
+        frame.extend(data);
+    }
+}
+
+/// The Internet checksum (RFC 1071) of parts of even length, but for the last.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let mut sum: u32 =
+        words.map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from)).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A frame that is not IP, of the shortest length on a wire.
+pub fn not_ip(ethertype: u16) -> Vec<u8> {
+    let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 2];
+    frame.extend(ethertype.to_be_bytes());
+    frame.resize(60, 0);
+    frame
+}
+
+/// A frame for a message: what etherparse makes of it, and its bytes.
+pub fn describe(frame: &[u8]) -> String {
+    /// Bytes in a line.
+    const LINE: usize = 16;
+
+    let mut text = format!("{} bytes", frame.len());
+    match etherparse::LaxSlicedPacket::from_ethernet(frame) {
+        Ok(sliced) => _ = write!(text, ", net {:?}, stop {:?}", sliced.net, sliced.stop_err),
+        Err(error) => _ = write!(text, ", etherparse: {error}"),
+    }
+    for (number, line) in frame.chunks(LINE).take(20).enumerate() {
+        _ = write!(text, "\n{:04x} ", number * LINE);
+        for byte in line {
+            _ = write!(text, " {byte:02x}");
+        }
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! Random frames: most of them almost right, because that is where parsers differ.
+
+use std::net::IpAddr;
+
+use fastrand::Rng;
+use flood_common::wire::{ethertype, protocol};
+
+use super::{Build, ETHERNET, from, not_ip};
+
+/// A random frame.
+pub fn frame(random: &mut Rng) -> Vec<u8> {
+    let mut frame = match random.u8(..32) {
+        0 => not_ip(random.u16(..)),
+        1 => (0..random.usize(14..200)).map(|_| random.u8(..)).collect(),
+        _ => packet(random),
+    };
+    match random.u8(..8) {
+        0 => frame.truncate(random.usize(ETHERNET..=frame.len())),
+        1 => {
+            let at = random.usize(..frame.len());
+            frame[at] = random.u8(..);
+        }
+        2 => {
+            // A length, a version, a next header: all are within the first bytes of some header.
+            let at = random.usize(ETHERNET - 2..frame.len().min(ETHERNET + 70));
+            frame[at] = [0, 1, 4, 5, 6, 15, 43, 44, 51, 58, 60, 0x41, 0x45, 0x46, 0x4f, 0x60, 0xff]
+                [random.usize(..17)];
+        }
+        _ => {}
+    }
+    frame
+}
+
+fn packet(random: &mut Rng) -> Vec<u8> {
+    let v4 = random.bool();
+    let mut build = from(source(random, v4));
+    for _ in 0..[0, 0, 0, 0, 1, 1, 2, 3][random.usize(..8)] {
+        build = if random.bool() { build.vlan() } else { build.service_vlan() };
+    }
+    if v4 {
+        build = build.options([0, 0, 0, 1, 5, 10][random.usize(..6)]);
+        if random.u8(..4) == 0 {
+            build = fragment(random, build);
+        }
+    } else {
+        for _ in 0..[0, 0, 0, 1, 2, 3, 6, 7][random.usize(..8)] {
+            let kinds = [
+                protocol::HOP_BY_HOP,
+                protocol::ROUTING,
+                protocol::DESTINATION_OPTIONS,
+                protocol::AUTHENTICATION,
+                protocol::FRAGMENT,
+            ];
+            build = match kinds[random.usize(..kinds.len())] {
+                protocol::FRAGMENT => fragment(random, build),
+                kind => build.extension(kind, [0, 0, 1, 2, 30][random.usize(..5)]),
+            };
+        }
+        build = build.hop_limit(if random.bool() { 255 } else { 64 });
+    }
+    transport(random, build)
+        .payload([0, 1, 26, 64, 512, 1400][random.usize(..6)])
+        .padding([0, 0, 6][random.usize(..3)])
+        .bytes()
+}
+
+/// Few enough sources that lists and limits are met.
+fn source(random: &mut Rng, v4: bool) -> IpAddr {
+    let host = random.u8(..16);
+    if v4 {
+        [198, 51, 100, host].into()
+    } else {
+        [0x2001, 0xdb8, 0, u16::from(host), 0, 0, 0, u16::from(random.u8(..4))].into()
+    }
+}
+
+fn fragment(random: &mut Rng, build: Build) -> Build {
+    let offset = if random.bool() { 0 } else { random.u16(1..0x1fff) };
+    build.fragment(offset, random.bool())
+}
+
+fn transport(random: &mut Rng, build: Build) -> Build {
+    let port = random.u16(..);
+    match random.u8(..8) {
+        0 | 1 => build.tcp(port, 443, random.u8(..)),
+        2 | 3 => build.udp(port, 53),
+        4 => build.echo_request(),
+        5 => build.icmp([1, 2, 3, 133, 134, 135, 136, 137][random.usize(..8)], [0, 4][random.usize(..2)]),
+        6 => build
+            .protocol([protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6][random.usize(..4)]),
+        _ => build.protocol([47, 50, 59, 132, ethertype::IPV4 as u8][random.usize(..5)]),
+    }
+}

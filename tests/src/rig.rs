@@ -1,0 +1,197 @@
+//! The filter on a bench: frames in by test run, verdicts out, and a twin on the host that must agree.
+//!
+//! [`Rig::send`] runs a frame in the kernel, runs the same frame through the same code over tables in ordinary
+//! memory, and compares *all* counters before and after: exactly one reason may have counted, once, with the length
+//! of the frame, and it must be the twin's. So every test that sends a frame is also a differential test.
+//!
+//! Time stands still until [`Rig::advance`]. No interface is touched, so tests run side by side.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use flood_common::{
+    abi::{Count, InterfaceCounters, MODE_ENFORCE, MODE_MONITOR, Settings, list},
+    decide::decide,
+    host::{Entry, HostTables},
+    packet::parse,
+    place::{MIN_BUCKET_BITS, Place},
+    reason::Reason,
+    wire::Frame,
+};
+use flood_userspace::{
+    bpf::{
+        Filter, FilterOptions, ListKind, RunOutcome,
+        limit::{budget, source_limit},
+    },
+    config::{Config, SourceLimit},
+    lists::Change,
+};
+use ipnet::IpNet;
+
+use crate::packet::describe;
+
+/// Test runs come in on the loopback interface, which the rig gives the first slot.
+const LOOPBACK: u32 = 1;
+const SLOT: u32 = 1;
+
+/// Where time begins: far enough from 0 that nothing is special about it.
+const START_NS: u64 = 1_000_000_000_000;
+
+/// A filter and its twin.
+pub struct Rig {
+    filter: Filter,
+    twin: HostTables,
+    settings: Settings,
+    now_ns: u64,
+    counters: InterfaceCounters,
+}
+
+impl Rig {
+    /// Loads a filter with the default configuration.
+    pub fn new() -> Self {
+        let config = Config::default();
+        let mut rig = Self::without_limits();
+        rig.settings.source = source_limit(&config.source_limit);
+        rig.settings.vital[0] = budget(&config.protected_limits.neighbour_discovery);
+        rig.settings.vital[1] = budget(&config.protected_limits.path_mtu);
+        rig.publish();
+        rig
+    }
+
+    /// Loads a filter that limits nothing.
+    pub fn without_limits() -> Self {
+        let options = FilterOptions { virtual_clock: true, ..FilterOptions::default() };
+        let filter = Filter::load(&options).unwrap_or_else(|error| panic!("loading the filter: {error}"));
+        let mut settings = filter.settings.read();
+        settings.sample_every = 1;
+        settings.interfaces[SLOT as usize] = LOOPBACK;
+        let twin = HostTables::new(MIN_BUCKET_BITS, u64::MAX);
+        let mut rig =
+            Self { filter, twin, settings, now_ns: START_NS, counters: InterfaceCounters::default() };
+        rig.filter.settings.set_virtual_now_ns(START_NS);
+        rig.publish();
+        rig
+    }
+
+    fn publish(&mut self) {
+        self.filter.settings.publish(&self.settings);
+    }
+
+    /// Sets the limit of each source.
+    pub fn limit(&mut self, limit: &SourceLimit) {
+        self.settings.source = source_limit(limit);
+        self.publish();
+    }
+
+    /// Changes to monitor mode, or back.
+    pub fn monitor(&mut self, monitor: bool) {
+        self.settings.mode = if monitor { MODE_MONITOR } else { MODE_ENFORCE };
+        self.publish();
+    }
+
+    /// Blocks a prefix.
+    pub fn block(&mut self, prefix: &str) {
+        self.add(ListKind::Block, prefix);
+    }
+
+    /// Allows a prefix.
+    pub fn allow(&mut self, prefix: &str) {
+        self.add(ListKind::Allow, prefix);
+    }
+
+    fn add(&mut self, kind: ListKind, prefix: &str) {
+        let prefix: IpNet = prefix.parse().unwrap_or_else(|error| panic!("{prefix}: {error}"));
+        let entry =
+            Entry { address: prefix.network().into(), length: u32::from(prefix.prefix_len()), expires_ns: 0 };
+        let (entries, v4, v6) = match kind {
+            ListKind::Allow => (&mut self.twin.allow, list::ALLOW_V4, list::ALLOW_V6),
+            ListKind::Block => (&mut self.twin.block, list::BLOCK_V4, list::BLOCK_V6),
+        };
+        entries.push(entry);
+        self.settings.lists |= if entry.address.version() == 4 { v4 } else { v6 };
+        let has = |bit| self.settings.lists & bit != 0;
+        self.filter
+            .apply(kind, &[Change::Set { prefix, expires: None }], has(v4), has(v6))
+            .unwrap_or_else(|error| panic!("adding {prefix}: {error}"));
+    }
+
+    /// The IPv4 source that has this place in the table of debts.
+    pub fn source_at(&self, place: Place) -> IpAddr {
+        Ipv4Addr::from(self.settings.seeds.v4_address(place, MIN_BUCKET_BITS)).into()
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, time: Duration) {
+        self.now_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.filter.settings.set_virtual_now_ns(self.now_ns);
+    }
+
+    /// Sends a frame; returns the reason, or `None` when the kernel does not run such a frame.
+    ///
+    /// # Panics
+    /// When the twin disagrees, when another counter moved, or when action and reason do not fit.
+    pub fn send(&mut self, frame: &[u8]) -> Option<Reason> {
+        let outcome = self.filter.run(frame).unwrap_or_else(|error| panic!("{error}\n{}", describe(frame)));
+        if outcome == RunOutcome::Refused {
+            return None;
+        }
+        let parsed = parse(Frame(frame));
+        let expected = decide(&parsed, &self.settings, self.now_ns, &self.twin);
+
+        let after = self.read_counters();
+        let before = std::mem::replace(&mut self.counters, after);
+        let monitor = self.settings.mode == MODE_MONITOR;
+        let mut wanted = before;
+        let bank = if monitor && expected.is_drop() { &mut wanted.would } else { &mut wanted.done };
+        bank[expected.number() as usize].packets += 1;
+        bank[expected.number() as usize].bytes += frame.len() as u64;
+        if wanted != self.counters {
+            panic!(
+                "the host says {expected:?}, and the kernel counted {}\n{parsed:?}\n{}",
+                difference(&before, &self.counters),
+                describe(frame)
+            );
+        }
+        let dropped = expected.is_drop() && !monitor;
+        let action = if dropped { RunOutcome::Drop } else { RunOutcome::Pass };
+        assert_eq!(outcome, action, "{expected:?} with the wrong action\n{}", describe(frame));
+        Some(expected)
+    }
+
+    fn read_counters(&self) -> InterfaceCounters {
+        self.filter.counters.interface(SLOT).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The filter itself.
+    pub fn filter(&mut self) -> &mut Filter {
+        &mut self.filter
+    }
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The counters that moved, for a message.
+fn difference(before: &InterfaceCounters, after: &InterfaceCounters) -> String {
+    let mut moved = Vec::new();
+    for (bank, before, after) in [("done", &before.done, &after.done), ("would", &before.would, &after.would)]
+    {
+        for (number, (Count { packets, bytes }, after)) in before.iter().zip(after).enumerate() {
+            if (*packets, *bytes) != (after.packets, after.bytes) {
+                let label =
+                    u32::try_from(number).ok().and_then(Reason::from_number).map_or("?", Reason::label);
+                moved.push(format!(
+                    "{bank} {label}: +{} packets, +{} bytes",
+                    after.packets - packets,
+                    after.bytes - bytes
+                ));
+            }
+        }
+    }
+    if moved.is_empty() { "nothing".into() } else { moved.join("; ") }
+}

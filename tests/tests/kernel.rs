@@ -1,0 +1,6 @@
+//! The program in the kernel, by test run: every reason, and the same verdicts as on the host.
+
+#[path = "kernel/differential.rs"]
+mod differential;
+#[path = "kernel/reasons.rs"]
+mod reasons;

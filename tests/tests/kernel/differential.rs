@@ -1,0 +1,55 @@
+//! Host and kernel agree on generated frames. That they do is checked by [`Rig::send`], with every counter.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use flood_common::reason::Reason;
+use flood_userspace::{
+    config::{BitLimit, PacketLimit, SourceLimit},
+    quantity::{BitRate, Bits, PacketRate, Packets},
+};
+use floodgate_tests::{needs_root, packet::generate, rig::Rig};
+
+/// Generated frames in all.
+const FRAMES: u64 = 120_000;
+
+#[test]
+fn host_and_kernel_agree_on_generated_frames() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.limit(&SourceLimit {
+        packets: Some(PacketLimit { rate: PacketRate(100), burst: Packets(60) }),
+        bits: Some(BitLimit { rate: BitRate(1_000_000), burst: Bits(100_000) }),
+    });
+    rig.block("198.51.100.4/30");
+    rig.block("2001:db8:0:5::/64");
+    rig.block("2001:db8:0:c::/62");
+    rig.allow("198.51.100.6/32");
+    rig.allow("2001:db8:0:6::/63");
+
+    let mut seen = std::collections::BTreeMap::new();
+    let mut refused = 0_u64;
+    for seed in 0..FRAMES {
+        let mut random = Rng::with_seed(seed);
+        if random.u8(..4) == 0 {
+            rig.advance(Duration::from_micros(random.u64(..1_000)));
+        }
+        if seed == FRAMES / 2 {
+            rig.monitor(true);
+        }
+        match rig.send(&generate::frame(&mut random)) {
+            Some(reason) => *seen.entry(reason).or_insert(0_u64) += 1,
+            None => refused += 1,
+        }
+    }
+    assert_eq!(refused, 0, "every generated frame has an Ethernet header");
+    println!("{seen:?}");
+    for reason in Reason::ALL {
+        let expected = *reason != Reason::Unaccounted; // needs a full bucket
+        assert_eq!(
+            seen.contains_key(reason),
+            expected,
+            "{reason:?}: the frames should vary enough: {seen:?}"
+        );
+    }
+}

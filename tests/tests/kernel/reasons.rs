@@ -1,0 +1,296 @@
+//! Every reason is produced by some case, and the cases are the specification of the filter in brief.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use flood_common::{
+    place::Place,
+    reason::Reason::{self, *},
+    wire::{ethertype, protocol},
+};
+use flood_userspace::{
+    config::{BitLimit, PacketLimit, SourceLimit},
+    quantity::{BitRate, PacketRate, Packets},
+};
+use floodgate_tests::{
+    needs_root,
+    packet::{ATTACKER, ATTACKER6, Build, VISITOR, VISITOR6, from, not_ip},
+    rig::Rig,
+};
+
+/// Why, the frame, what is expected.
+type Case = (&'static str, Vec<u8>, Reason);
+
+/// Frames that need neither lists nor limits.
+fn frames() -> Vec<Case> {
+    let syn = || from(VISITOR).syn(443);
+    let syn6 = || from(VISITOR6).syn(443);
+    let ipv4 = syn().ip_offset();
+    let longest = (0..6).fold(from(VISITOR6), |build, _| build.extension(protocol::DESTINATION_OPTIONS, 0));
+    vec![
+        ("a packet", syn().bytes(), Conforming),
+        ("in IPv6", syn6().bytes(), Conforming),
+        ("padded to the shortest frame", syn().padding(6).bytes(), Conforming),
+        ("the longest options", syn().options(10).bytes(), Conforming),
+        ("two VLAN tags", syn().service_vlan().vlan().bytes(), Conforming),
+        ("three VLAN tags", syn().service_vlan().vlan().vlan().bytes(), VlanDepth),
+        ("the second tag is cut off", syn().vlan().vlan().cut(20).bytes(), Truncated),
+        ("ARP", not_ip(0x0806), NotIp),
+        ("LLDP", not_ip(0x88cc), NotIp),
+        ("LACP", not_ip(0x8809), NotIp),
+        ("802.3 with a length", not_ip(46), NotIp),
+        ("ARP in a VLAN", [&not_ip(ethertype::VLAN)[..14], &[0, 7, 8, 6], &[0; 42]].concat(), NotIp),
+        ("the IPv4 header is cut off", syn().cut(33).bytes(), Truncated),
+        ("the IPv6 header is cut off", syn6().cut(53).bytes(), Truncated),
+        ("IPv6 under the EtherType of IPv4", syn().patch(ipv4, &[0x65]).bytes(), IpVersion),
+        ("IPv4 under the EtherType of IPv6", syn6().patch(ipv4, &[0x45]).bytes(), IpVersion),
+        ("an IPv4 header of 16 bytes", syn().patch(ipv4, &[0x44]).bytes(), IpHeaderLength),
+        ("options beyond the total length", syn().patch(ipv4, &[0x4f]).bytes(), IpLength),
+        ("a total length of less than the header", syn().patch(ipv4 + 2, &[0, 19]).bytes(), IpLength),
+        ("a total length of more than the frame", syn().patch(ipv4 + 2, &[0, 41]).bytes(), IpLength),
+        ("a payload length of more than the frame", syn6().patch(ipv4 + 4, &[0, 21]).bytes(), IpLength),
+        ("six extension headers", longest.clone().syn(443).bytes(), Conforming),
+        ("seven", longest.extension(protocol::ROUTING, 0).syn(443).bytes(), Ipv6Extensions),
+        ("an extension header beyond the packet", extension_beyond(), Ipv6Extensions),
+        ("a TCP header of 16 bytes", syn().patch(ipv4 + 32, &[0x40]).bytes(), TransportHeader),
+        ("TCP options beyond the packet", syn().patch(ipv4 + 32, &[0x60]).bytes(), TransportHeader),
+        ("half of a TCP header", from(VISITOR).protocol(protocol::TCP).payload(10).bytes(), TransportHeader),
+        ("a UDP length of 7", udp_length(7), TransportHeader),
+        ("a UDP length of more than the packet", udp_length(9), TransportHeader),
+        (
+            "half of an ICMP header",
+            from(VISITOR).protocol(protocol::ICMP).payload(2).bytes(),
+            TransportHeader,
+        ),
+        (
+            "a later fragment, whose data look like no header",
+            from(VISITOR).protocol(protocol::TCP).payload(1).fragment(5, false).bytes(),
+            Conforming,
+        ),
+        (
+            "a first fragment with a TCP header that goes on elsewhere",
+            syn().patch(ipv4 + 32, &[0xf0]).fragment(0, true).bytes(),
+            Conforming,
+        ),
+        ("a protocol that has no ports", from(VISITOR).protocol(47).payload(4).bytes(), Conforming),
+        ("a neighbour solicitation", from(VISITOR6).neighbour_solicitation().bytes(), Protected),
+        (
+            "one that came through a router",
+            from(VISITOR6).neighbour_solicitation().hop_limit(254).bytes(),
+            Conforming,
+        ),
+        ("fragmentation needed", from(VISITOR).icmp(3, 4).payload(28).bytes(), Protected),
+        ("another unreachable", from(VISITOR).icmp(3, 1).payload(28).bytes(), Conforming),
+        ("packet too big", from(VISITOR6).icmp(2, 0).payload(48).bytes(), Protected),
+    ]
+}
+
+fn extension_beyond() -> Vec<u8> {
+    let build = from(VISITOR6).extension(protocol::DESTINATION_OPTIONS, 0);
+    let length_at = build.ip_offset() + 41;
+    build.patch(length_at, &[1]).bytes()
+}
+
+fn udp_length(length: u8) -> Vec<u8> {
+    let build = from(VISITOR).udp(1, 2);
+    let length_at = build.transport_offset() + 4;
+    build.patch(length_at, &[0, length]).bytes()
+}
+
+#[test]
+fn frames_get_the_documented_reason() {
+    needs_root!();
+    let mut rig = Rig::new();
+    for (why, frame, expected) in frames() {
+        assert_eq!(rig.send(&frame), Some(expected), "{why}");
+    }
+}
+
+#[test]
+fn a_frame_without_an_ethernet_header_is_not_run() {
+    needs_root!();
+    let mut rig = Rig::new();
+    assert_eq!(rig.send(&not_ip(0x0806)[..13]), None);
+    assert_eq!(rig.send(&not_ip(ethertype::IPV4)[..14]), Some(Truncated));
+}
+
+/// Whatever a blocked source wraps its packets in.
+fn disguises(source: std::net::IpAddr) -> Vec<(&'static str, Build)> {
+    let syn = || from(source).syn(443);
+    let mut disguises = vec![
+        ("plain", syn()),
+        ("VLAN", syn().vlan()),
+        ("two VLANs", syn().service_vlan().vlan()),
+        ("later fragment", from(source).protocol(protocol::TCP).payload(64).fragment(100, false)),
+        ("first fragment", syn().payload(64).fragment(0, true)),
+        ("another protocol", from(source).protocol(47).payload(8)),
+        ("UDP", from(source).udp(53, 4_000)),
+        ("ping", from(source).echo_request()),
+        ("no data at all", from(source)),
+    ];
+    if source.is_ipv4() {
+        disguises.push(("options", syn().options(1)));
+        disguises.push(("the longest options", syn().options(10)));
+    } else {
+        for kind in
+            [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION_OPTIONS, protocol::AUTHENTICATION]
+        {
+            disguises.push(("extension header", from(source).extension(kind, 1).syn(443)));
+        }
+        disguises.push((
+            "extension before a fragment",
+            from(source).extension(protocol::HOP_BY_HOP, 0).fragment(0, true).syn(443),
+        ));
+        disguises.push(("atomic fragment", from(source).fragment(0, false).syn(443)));
+    }
+    disguises
+}
+
+#[test]
+fn no_disguise_walks_past_a_block() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.block("198.51.100.66/32");
+    rig.block("2001:db8:bad::/48");
+    for source in [ATTACKER, ATTACKER6] {
+        for (why, build) in disguises(source) {
+            assert_eq!(rig.send(&build.bytes()), Some(Blocked), "{source}: {why}");
+        }
+    }
+    for source in [VISITOR, VISITOR6] {
+        for (why, build) in disguises(source) {
+            assert_eq!(rig.send(&build.bytes()), Some(Conforming), "{source}: {why}");
+        }
+    }
+}
+
+#[test]
+fn a_list_covers_its_prefix_and_nothing_beside_it() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.block("198.51.100.64/30");
+    rig.allow("198.51.100.66/32");
+    rig.block("::/0");
+    rig.allow("2001:db8:600d::/49");
+    let cases = [
+        ("before it", "198.51.100.63", Conforming),
+        ("its first", "198.51.100.64", Blocked),
+        ("allow wins", "198.51.100.66", Allowed),
+        ("its last", "198.51.100.67", Blocked),
+        ("behind it", "198.51.100.68", Conforming),
+        ("all of IPv6", "2001:db8:bad::66", Blocked),
+        ("but for these", "2001:db8:600d:7fff::1", Allowed),
+        ("not these", "2001:db8:600d:8000::1", Blocked),
+    ];
+    for (why, source, expected) in cases {
+        let source = source.parse().unwrap();
+        assert_eq!(rig.send(&from(source).syn(80).bytes()), Some(expected), "{why}: {source}");
+    }
+}
+
+#[test]
+fn an_allowed_source_passes_with_whatever_it_sends_but_no_source_is_no_source() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.allow("203.0.113.7/32");
+    rig.block("203.0.113.0/24");
+    let half = from(VISITOR).protocol(protocol::TCP).payload(10);
+    assert_eq!(rig.send(&half.bytes()), Some(Allowed));
+    assert_eq!(rig.send(&half.patch(16, &[0, 1]).bytes()), Some(IpLength));
+}
+
+#[test]
+fn a_source_that_sends_more_than_its_limit_loses_the_rest() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.limit(&SourceLimit {
+        packets: Some(PacketLimit { rate: PacketRate(100), burst: Packets(10) }),
+        bits: None,
+    });
+    for source in [ATTACKER, ATTACKER6] {
+        let frame = from(source).udp(53, 4_000).bytes();
+        let passed = (0..50).filter(|_| rig.send(&frame) == Some(Conforming)).count();
+        assert_eq!(passed, 10, "{source}: the burst passes");
+        assert_eq!(rig.send(&frame), Some(SourcePackets));
+        rig.advance(Duration::from_millis(30));
+        let passed = (0..50).filter(|_| rig.send(&frame) == Some(Conforming)).count();
+        assert_eq!(passed, 3, "{source}: 30 ms at 100/s");
+    }
+    for source in [VISITOR, VISITOR6] {
+        assert_eq!(rig.send(&from(source).syn(443).bytes()), Some(Conforming), "others are not touched");
+    }
+}
+
+#[test]
+fn large_packets_meet_the_bit_limit_first() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.limit(&SourceLimit {
+        packets: Some(PacketLimit { rate: PacketRate(10_000), burst: Packets(10_000) }),
+        bits: Some(BitLimit::of_rate(BitRate(1_000_000))),
+    });
+    // With 24 bytes of preamble, check sequence and gap: 12,000 bits on the wire.
+    let frame = from(ATTACKER).udp(53, 4_000).payload(1_476 - 14 - 20 - 8).bytes();
+    let passed = (0..200).filter(|_| rig.send(&frame) == Some(Conforming)).count();
+    assert_eq!(
+        passed, 84,
+        "a burst of a second: 1 Mbit in packets of 12 kbit, and the one that begins in time"
+    );
+    assert_eq!(rig.send(&frame), Some(SourceBits));
+}
+
+#[test]
+fn protected_messages_have_a_budget_and_then_are_like_others() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.block("2001:db8:bad::/48");
+    let solicitation = from(ATTACKER6).neighbour_solicitation().bytes();
+    let passed = (0..3_000).filter(|_| rig.send(&solicitation) == Some(Protected)).count();
+    assert_eq!(passed, 2_000, "the burst of the default budget");
+    assert_eq!(rig.send(&solicitation), Some(Blocked));
+    let too_big = from(ATTACKER6).icmp(2, 0).payload(48).bytes();
+    assert_eq!(rig.send(&too_big), Some(Protected), "path MTU messages have a budget of their own");
+}
+
+#[test]
+fn monitor_mode_counts_what_it_would_drop() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.block("198.51.100.66/32");
+    rig.monitor(true);
+    // `send` checks that the packet passes, and that the other bank of counters moves.
+    assert_eq!(rig.send(&from(ATTACKER).syn(443).bytes()), Some(Blocked));
+    rig.monitor(false);
+    assert_eq!(rig.send(&from(ATTACKER).syn(443).bytes()), Some(Blocked));
+}
+
+#[test]
+fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.limit(&SourceLimit {
+        packets: Some(PacketLimit { rate: PacketRate(1), burst: Packets(60) }),
+        bits: None,
+    });
+    for tag in 0..8 {
+        let frame = from(rig.source_at(Place { bucket: 4_711, tag })).syn(443).bytes();
+        for _ in 0..40 {
+            assert_eq!(rig.send(&frame), Some(Conforming), "debtor {tag}");
+        }
+    }
+    // All eight are deep in debt, so no throw of the dice lets a ninth push one of them out.
+    let ninth = from(rig.source_at(Place { bucket: 4_711, tag: 8 })).syn(443).bytes();
+    for _ in 0..200 {
+        assert_eq!(rig.send(&ninth), Some(Unaccounted));
+    }
+    rig.advance(Duration::from_secs(41));
+    assert_eq!(rig.send(&ninth), Some(Conforming), "debts end by themselves");
+}
+
+/// The other tests, one by one, produce these; a reason that nobody produces is not tested.
+#[test]
+fn every_reason_is_produced_by_some_case() {
+    let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
+    produced.extend([Blocked, Allowed, SourcePackets, SourceBits, Unaccounted]);
+    let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !produced.contains(reason)).collect();
+    assert!(missing.is_empty(), "no case produces {missing:?}");
+}

@@ -1,0 +1,77 @@
+//! Running commands: each is printed before it runs, and a failure names it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
+
+/// A command line that will be run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CommandLine {
+    /// Variables set for it.
+    pub(crate) environment: Vec<(String, String)>,
+    /// The program and its arguments.
+    pub(crate) words: Vec<String>,
+}
+
+impl CommandLine {
+    /// Splits a line at blanks.
+    pub(crate) fn new(line: &str) -> Self {
+        Self { environment: Vec::new(), words: line.split_whitespace().map(str::to_owned).collect() }
+    }
+
+    /// Adds a variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds arguments.
+    pub(crate) fn args<T: AsRef<str>>(mut self, words: &[T]) -> Self {
+        self.words.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// As one would type it.
+    pub(crate) fn text(&self) -> String {
+        let variables = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        variables.chain(self.words.iter().cloned()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The command, to be run in the workspace's folder without standard input.
+    pub(crate) fn command(&self) -> Command {
+        let (program, arguments) =
+            self.words.split_first().map_or(("true", &[][..]), |(p, a)| (p.as_str(), a));
+        let mut command = Command::new(program);
+        command.args(arguments).envs(self.environment.iter().cloned());
+        command.current_dir(workspace()).stdin(Stdio::null());
+        command
+    }
+
+    /// Prints and runs the command; returns how it ended.
+    pub(crate) fn status(&self) -> Result<ExitStatus> {
+        eprintln!("$ {}", self.text());
+        self.command().status().with_context(|| format!("starting `{}`", self.text()))
+    }
+
+    /// Prints and runs the command, which has to succeed.
+    pub(crate) fn run(&self) -> Result<()> {
+        let status = self.status()?;
+        ensure!(status.success(), "`{}` failed ({status})", self.text());
+        Ok(())
+    }
+
+    /// Runs the command quietly; its standard output if it succeeds.
+    pub(crate) fn output(&self) -> Option<String> {
+        let output = self.command().stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
