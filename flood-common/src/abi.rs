@@ -54,6 +54,9 @@ pub const MODE_ENFORCE: u32 = 0;
 /// `Settings::mode`: pass everything, count what would have been dropped.
 pub const MODE_MONITOR: u32 = 1;
 
+/// Entries that each list has room for, both families together. They cost memory only when used.
+pub const LIST_ENTRIES: u32 = 1 << 20;
+
 /// Bytes of a [`ListKey`].
 pub const LIST_KEY_BYTES: usize = 17;
 

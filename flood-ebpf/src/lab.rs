@@ -5,6 +5,10 @@
 //! so that a test run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the `xdp` macro calls programs with the context by value"
+)]
 
 mod window;
 

@@ -6,6 +6,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the `xdp` macro calls programs with the context by value"
+)]
 #![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
 mod finish;

@@ -20,9 +20,6 @@ pub(crate) type Bucket = [Word; WAYS];
 /// Buckets before user space has said how many it wants.
 const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
 
-/// Entries before user space has said how many it wants. They cost memory only when used.
-const DEFAULT_ENTRIES: u32 = 1 << 20;
-
 /// Bytes of the sample ring: 26,000 samples, a quarter of a second at a hundred thousand a second.
 const SAMPLE_RING: u32 = 1 << 20;
 
@@ -66,11 +63,11 @@ pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS,
 
 /// Allowed prefix -> when it ends (0: never). Written by the daemon.
 #[map]
-pub(crate) static ALLOW: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+pub(crate) static ALLOW: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(abi::LIST_ENTRIES, 0);
 
 /// Blocked prefix -> when it ends (0: never). Written by the daemon.
 #[map]
-pub(crate) static BLOCK: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(DEFAULT_ENTRIES, 0);
+pub(crate) static BLOCK: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(abi::LIST_ENTRIES, 0);
 
 /// Samples of dropped packets.
 #[map]

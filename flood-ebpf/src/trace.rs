@@ -41,7 +41,7 @@ pub(crate) fn call(ctx: &XdpContext, reason: Reason, action: u32) {
             (*state).traced_action = u64::from(action);
         }
         // SAFETY: on success the call does not return; on failure the packet goes its way without a line.
-        let _ = unsafe { TRACER.tail_call(ctx, 0) };
+        unsafe { TRACER.tail_call(ctx, 0) };
     }
 }
 

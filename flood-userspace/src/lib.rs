@@ -3,7 +3,11 @@
 
 pub mod bpf;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod lists;
+pub mod metrics;
 pub mod quantity;
+pub mod replay;

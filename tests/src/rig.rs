@@ -12,7 +12,7 @@ use std::{
 };
 
 use flood_common::{
-    abi::{Count, InterfaceCounters, MODE_ENFORCE, MODE_MONITOR, Settings, list},
+    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, list},
     decide::decide,
     host::{Entry, HostTables},
     packet::parse,
@@ -23,9 +23,9 @@ use flood_common::{
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, ListKind, RunOutcome,
-        limit::{budget, source_limit},
+        limit::{set_limits, set_mode, source_limit},
     },
-    config::{Config, SourceLimit},
+    config::{Config, Mode, SourceLimit},
     lists::Change,
 };
 use ipnet::IpNet;
@@ -53,9 +53,7 @@ impl Rig {
     pub fn new() -> Self {
         let config = Config::default();
         let mut rig = Self::without_limits();
-        rig.settings.source = source_limit(&config.source_limit);
-        rig.settings.vital[0] = budget(&config.protected_limits.neighbour_discovery);
-        rig.settings.vital[1] = budget(&config.protected_limits.path_mtu);
+        set_limits(&mut rig.settings, &config.source_limit, &config.protected_limits);
         rig.publish();
         rig
     }
@@ -70,7 +68,7 @@ impl Rig {
         let twin = HostTables::new(MIN_BUCKET_BITS, u64::MAX);
         let mut rig =
             Self { filter, twin, settings, now_ns: START_NS, counters: InterfaceCounters::default() };
-        rig.filter.settings.set_virtual_now_ns(START_NS);
+        rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
         rig
     }
@@ -87,7 +85,7 @@ impl Rig {
 
     /// Changes to monitor mode, or back.
     pub fn monitor(&mut self, monitor: bool) {
-        self.settings.mode = if monitor { MODE_MONITOR } else { MODE_ENFORCE };
+        set_mode(&mut self.settings, if monitor { Mode::Monitor } else { Mode::Enforce });
         self.publish();
     }
 
@@ -125,7 +123,7 @@ impl Rig {
     /// Lets time pass.
     pub fn advance(&mut self, time: Duration) {
         self.now_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.filter.settings.set_virtual_now_ns(self.now_ns);
+        self.filter.set_virtual_now_ns(self.now_ns);
     }
 
     /// Sends a frame; returns the reason, or `None` when the kernel does not run such a frame.

@@ -14,7 +14,9 @@ pub(crate) fn run() -> Result<ExitCode> {
         .run()?;
     // Clippy has to be of the compiler that built `core`, and the distribution's compiler for BPF has none; so the
     // BPF crate is checked for the host, where it compiles as well.
-    CommandLine::new("cargo clippy --quiet --package flood-ebpf --features lab --bins -- -D warnings")
-        .run()?;
+    CommandLine::new(
+        "cargo clippy --quiet --package flood-ebpf --profile lint-bpf --features lab --bins -- -D warnings",
+    )
+    .run()?;
     Ok(ExitCode::SUCCESS)
 }

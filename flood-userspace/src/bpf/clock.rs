@@ -8,16 +8,28 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The clock; shared by those who read debts and those who write expiries.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clock {
-    /// Filter's time minus `CLOCK_MONOTONIC_COARSE`, modulo 2^64.
+    /// Filter's time minus `CLOCK_MONOTONIC_COARSE`, modulo 2^64; of a clock that stands, the time.
     offset_ns: AtomicU64,
+    /// Whether it moves by itself.
+    running: bool,
 }
 
 impl Clock {
+    pub(super) fn new(running: bool) -> Self {
+        Self { offset_ns: AtomicU64::new(0), running }
+    }
+
     /// The filter's time, nanoseconds.
     pub fn now_ns(&self) -> u64 {
-        monotonic_ns().wrapping_add(self.offset_ns.load(Ordering::Relaxed))
+        let moved = if self.running { monotonic_ns() } else { 0 };
+        moved.wrapping_add(self.offset_ns.load(Ordering::Relaxed))
+    }
+
+    /// Sets a clock that stands.
+    pub(super) fn set_standing(&self, now_ns: u64) {
+        self.offset_ns.store(now_ns, Ordering::Relaxed);
     }
 
     /// Takes note that the filter's time was `filter_ns` when the monotonic clock said `monotonic_ns`.

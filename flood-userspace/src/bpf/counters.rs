@@ -22,7 +22,7 @@ impl CounterTable {
     /// What all processors together counted on the interface in `slot`.
     pub fn interface(&self, slot: u32) -> Result<InterfaceCounters, BpfError> {
         let per_cpu =
-            self.interfaces.get(&slot, 0).map_err(|source| BpfError::map(abi::map::COUNTERS, source))?;
+            self.interfaces.get(&slot, 0).map_err(|source| BpfError::map(abi::map::COUNTERS, &source))?;
         let mut sum = InterfaceCounters::default();
         for Plain(InterfaceCounters { done, would }) in per_cpu.iter() {
             add_all(&mut sum.done, done);
@@ -35,16 +35,16 @@ impl CounterTable {
     pub(super) fn reset(&mut self, slot: u32) -> Result<(), BpfError> {
         let zero = |_| Plain(InterfaceCounters::default());
         let processors =
-            aya::util::nr_cpus().map_err(|(_, error)| BpfError::map(abi::map::COUNTERS, error.into()))?;
+            aya::util::nr_cpus().map_err(|(_, error)| BpfError::map(abi::map::COUNTERS, &error.into()))?;
         let values = PerCpuValues::try_from((0..processors).map(zero).collect::<Vec<_>>())
-            .map_err(|error| BpfError::map(abi::map::COUNTERS, error.into()))?;
-        self.interfaces.set(slot, values, 0).map_err(|error| BpfError::map(abi::map::COUNTERS, error))
+            .map_err(|error| BpfError::map(abi::map::COUNTERS, &error.into()))?;
+        self.interfaces.set(slot, values, 0).map_err(|error| BpfError::map(abi::map::COUNTERS, &error))
     }
 
     /// What all processors together keep besides: samples taken and lost, trace lines suppressed.
     /// What has no sum is 0.
     pub fn state(&self) -> Result<CpuState, BpfError> {
-        let per_cpu = self.state.get(&0, 0).map_err(|source| BpfError::map(abi::map::CPU_STATE, source))?;
+        let per_cpu = self.state.get(&0, 0).map_err(|source| BpfError::map(abi::map::CPU_STATE, &source))?;
         let mut sum = CpuState::default();
         for Plain(state) in per_cpu.iter() {
             let CpuState {

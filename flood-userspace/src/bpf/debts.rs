@@ -63,7 +63,7 @@ pub struct DebtTables {
 
 impl DebtTables {
     pub(super) fn new(map: &Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
-        let bytes = 2 * (WAYS * size_of::<u64>()) << bucket_bits;
+        let bytes = (2 * WAYS * size_of::<u64>()) << bucket_bits;
         Ok(Self { memory: MappedArray::new(abi::map::DEBTS, map, bytes)?, bucket_bits, clock })
     }
 

@@ -180,11 +180,11 @@ pub enum BpfError {
 
 impl BpfError {
     /// A failed access to a map.
-    pub(super) fn map(map: &'static str, error: MapError) -> Self {
-        if errno(&error) == Some(libc::EPERM) {
+    pub(super) fn map(map: &'static str, error: &MapError) -> Self {
+        if errno(error) == Some(libc::EPERM) {
             return Self::NotPermitted { what: format!("accessing map {map}") };
         }
-        Self::Map { map, cause: chain(&error) }
+        Self::Map { map, cause: chain(error) }
     }
 
     /// A failed load: of the object, or of the program in it.

@@ -1,13 +1,32 @@
-//! Limits as people write them, turned into what the filter computes with.
+//! Limits and mode as people write them, turned into what the filter computes with.
 
-use flood_common::meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD};
+use flood_common::{
+    abi::{MODE_ENFORCE, MODE_MONITOR, Settings},
+    meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
+    packet::Vital,
+};
 
-use crate::config::{PacketLimit, SourceLimit};
+use crate::config::{Mode, PacketLimit, ProtectedLimits, SourceLimit};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header and two VLAN tags, bytes.
 const LARGEST_FRAME: u64 = 65_575 + 22;
+
+/// Writes limits into the settings.
+pub fn set_limits(settings: &mut Settings, source: &SourceLimit, protected: &ProtectedLimits) {
+    settings.source = source_limit(source);
+    settings.vital[Vital::NeighbourDiscovery as usize] = budget(&protected.neighbour_discovery);
+    settings.vital[Vital::PathMtu as usize] = budget(&protected.path_mtu);
+}
+
+/// Writes the mode into the settings.
+pub fn set_mode(settings: &mut Settings, mode: Mode) {
+    settings.mode = match mode {
+        Mode::Enforce => MODE_ENFORCE,
+        Mode::Monitor => MODE_MONITOR,
+    };
+}
 
 /// The limit of each source.
 pub fn source_limit(limit: &SourceLimit) -> Limit {
@@ -17,13 +36,13 @@ pub fn source_limit(limit: &SourceLimit) -> Limit {
         result.packet_tolerance_ns = result.packet_cost_ns * packets.burst.0.saturating_sub(1);
     }
     if let Some(bits) = limit.bits {
-        let byte_cost = divide_wide(8 * u128::from(NANOS_PER_SECOND) << BYTE_COST_SHIFT, bits.rate.0);
+        let byte_cost = divide_wide((8 * u128::from(NANOS_PER_SECOND)) << BYTE_COST_SHIFT, bits.rate.0);
         result.byte_cost = byte_cost;
         result.bit_tolerance_ns =
             divide_wide(u128::from(NANOS_PER_SECOND) * u128::from(bits.burst.0), bits.rate.0);
     }
     if limit.packets.is_some() || limit.bits.is_some() {
-        let largest = (LARGEST_FRAME + u64::from(WIRE_OVERHEAD)) * result.byte_cost >> BYTE_COST_SHIFT;
+        let largest = ((LARGEST_FRAME + u64::from(WIRE_OVERHEAD)) * result.byte_cost) >> BYTE_COST_SHIFT;
         result.horizon_ns = result.packet_tolerance_ns.max(result.bit_tolerance_ns)
             + result.packet_cost_ns.max(largest)
             + CLOCK_SLACK_NS;

@@ -66,7 +66,7 @@ pub(super) fn apply(trie: &mut Trie, kind: ListKind, change: &Change, clock: &Cl
         Err(error) if errno(&error) == Some(libc::ENOSPC) => {
             Err(BpfError::ListFull { list: kind.label(), prefix: prefix.to_string() })
         }
-        Err(error) => Err(BpfError::map(kind.map(), error)),
+        Err(error) => Err(BpfError::map(kind.map(), &error)),
     }
 }
 

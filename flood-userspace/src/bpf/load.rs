@@ -16,7 +16,10 @@ use flood_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::{config::AttachMode, lists::Change};
+use crate::{
+    config::{AttachMode, Config},
+    lists::Change,
+};
 
 use super::{
     BpfError, Clock, CounterTable, DebtTables, ListKind, SettingsPage, clock,
@@ -48,13 +51,23 @@ pub struct FilterOptions {
     pub sources: u64,
     /// Length of the IPv6 prefix that makes a source.
     pub ipv6_prefix: u8,
-    /// Whether time is what [`SettingsPage::set_virtual_now_ns`] says.
+    /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
 }
 
 impl Default for FilterOptions {
     fn default() -> Self {
         Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
+    }
+}
+
+impl From<&Config> for FilterOptions {
+    fn from(config: &Config) -> Self {
+        Self {
+            sources: config.sources.table.into(),
+            ipv6_prefix: config.sources.ipv6_prefix,
+            virtual_clock: false,
+        }
     }
 }
 
@@ -136,7 +149,7 @@ impl Filter {
             typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
-        let clock = Arc::new(Clock::default());
+        let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
         let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
         let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
@@ -153,8 +166,16 @@ impl Filter {
             _tracer: tracer,
             attachments: Vec::new(),
         };
-        filter.set_clock()?;
+        if !options.virtual_clock {
+            filter.set_clock()?;
+        }
         Ok(filter)
+    }
+
+    /// Sets the clock of a filter that was loaded with a virtual one.
+    pub fn set_virtual_now_ns(&mut self, now_ns: u64) {
+        self.settings.set_virtual_now_ns(now_ns);
+        self.clock.set_standing(now_ns);
     }
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
@@ -312,7 +333,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> 
 fn install_tracer(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, BpfError> {
     let mut tracer: ProgramArray<_> = typed(ebpf, abi::map::TRACER, ProgramArray::try_from)?;
     let fd = program(ebpf, TRACE_PROGRAM)?.fd().map_err(|error| BpfError::load(&error))?;
-    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, error))?;
+    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, &error))?;
     Ok(tracer)
 }
 
@@ -325,7 +346,7 @@ fn typed<T>(
     name: &'static str,
     convert: impl FnOnce(Map) -> Result<T, aya::maps::MapError>,
 ) -> Result<T, BpfError> {
-    convert(take(ebpf, name)?).map_err(|error| BpfError::map(name, error))
+    convert(take(ebpf, name)?).map_err(|error| BpfError::map(name, &error))
 }
 
 /// Deals with a program that is on the interface already.
@@ -359,7 +380,8 @@ fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
     let (major, minor, patch) = OLDEST_KERNEL;
     match running {
         Some(version) if version < KernelVersion::new(major, minor, patch) => {
-            Err(BpfError::KernelTooOld { release: format!("{version:?}") })
+            let (major, minor) = (version.code() >> 16, version.code() >> 8 & 0xff);
+            Err(BpfError::KernelTooOld { release: format!("{major}.{minor}") })
         }
         // A release that cannot be read is the loader's to try.
         Some(_) | None => Ok(()),
@@ -411,7 +433,7 @@ mod tests {
             assert_eq!(check_kernel(running).is_ok(), accepted, "{why}");
         }
         let message = check_kernel(Some(KernelVersion::new(5, 10, 200))).unwrap_err().to_string();
-        assert!(message.contains("5.10") && message.contains("6.1"), "{message}");
+        assert!(message.starts_with("this is Linux 5.10; Floodgate needs 6.1"), "{message}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl SettingsPage {
     }
 
     /// Sets the clock of a filter that was loaded with a virtual one.
-    pub fn set_virtual_now_ns(&self, now_ns: u64) {
+    pub(super) fn set_virtual_now_ns(&self, now_ns: u64) {
         // SAFETY: the field lies in the mapping and is aligned; the kernel only reads it.
         unsafe { ptr::write_volatile(&raw mut (*self.page()).clock_ns, now_ns) };
     }

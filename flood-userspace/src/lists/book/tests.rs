@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -117,20 +117,6 @@ fn cover_and_iteration_are_broadest_first() {
     let covering: Vec<_> =
         book.cover("::ffff:192.0.2.7".parse().unwrap()).map(|e| e.prefix.to_string()).collect();
     assert_eq!(covering, ["192.0.2.0/24", "192.0.2.0/25"]);
-}
-
-/// Not a test of correctness: prints what an import costs. `cargo test --release -p flood-userspace --
-/// --ignored`
-#[test]
-#[ignore = "a measurement, of use in release only"]
-fn measure_an_import_of_100_000_entries() {
-    let spread =
-        |n: u32| IpNet::new(IpAddr::V4(n.wrapping_mul(0x9E37_79B1).into()), 32 - (n % 9) as u8).unwrap();
-    let entries = (0..100_000).map(|n| Entry { prefix: spread(n), ..entry("192.0.2.0/24", None) }).collect();
-    let mut book = Book::default();
-    let start = Instant::now();
-    let changes = book.insert_all(entries);
-    println!("{} changes in {:?}", changes.len(), start.elapsed());
 }
 
 /// The kernel's side: only the longest match counts.

@@ -1,0 +1,346 @@
+//! The command line: what is said, what is called for it, and how it ends.
+//!
+//! Data go to stdout, talk to stderr. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration, 3 no daemon,
+//! 4 kernel or permission ([`exit`]).
+
+mod exit;
+mod lists;
+mod replay;
+mod show;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::Method;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    bpf::ListKind,
+    config::{AttachMode, Config, DEFAULT_PATH, InterfaceName, Mode},
+    control::{
+        client::Client,
+        protocol::{
+            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, Sources, Stats, Status, TraceRequest,
+        },
+    },
+    daemon,
+};
+
+use self::exit::Failed;
+
+/// Where the control socket is, unless `--socket` or the configuration says otherwise.
+fn default_socket() -> PathBuf {
+    Config::default().control.socket
+}
+
+/// Drops floods in the network driver, and says why.
+///
+/// `floodgate run eth0` guards an interface until Ctrl-C; every other verb talks to that process over its control
+/// socket. Each packet is judged by its source: on the allow list it passes, on the block list it is dropped, and
+/// beyond the limit of its source it is dropped. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration,
+/// 3 no daemon, 4 kernel or permission.
+#[derive(Parser)]
+#[command(name = "floodgate", version, max_term_width = 100)]
+struct Arguments {
+    /// The control socket [default: that of the configuration, /run/floodgate/floodgate.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Attaches the filter and serves until Ctrl-C or SIGTERM, which take it off again.
+    Run(Run),
+    /// Shows what is attached and how, and what deserves attention.
+    Status(Json),
+    /// Shows the counters: packets and bytes by interface, verdict and reason.
+    Stats(Json),
+    /// Shows the busiest sources and those that lose the most packets.
+    Sources(SourcesArguments),
+    /// Looks at and changes the block list: sources that are dropped.
+    #[command(subcommand)]
+    Block(lists::Verb),
+    /// Looks at and changes the allow list: sources that pass whatever else holds.
+    #[command(subcommand)]
+    Allow(lists::Verb),
+    /// Looks at and changes the limits.
+    #[command(subcommand)]
+    Limit(LimitVerb),
+    /// Drops attack packets (enforce), or passes and counts what would be dropped (monitor).
+    Mode {
+        /// The mode to change to.
+        mode: ModeName,
+    },
+    /// Shows every decision about the packets of one source, until Ctrl-C.
+    ///
+    /// At most a hundred lines a second are written; how many were left out is said.
+    Trace {
+        /// The source.
+        address: IpAddr,
+    },
+    /// Shows what the filter would do with a capture, by running it through the real program.
+    Replay(replay::Arguments),
+    /// Checks a configuration file; needs neither root nor a daemon.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Makes the daemon let go of interfaces; it ends when it has none left.
+    Detach {
+        /// The interfaces [default: all]
+        interfaces: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// The configuration [default: /etc/floodgate/floodgate.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to attach [default: native]
+    #[arg(long, value_name = "WHERE")]
+    attach: Option<AttachName>,
+    /// The mode to begin with [default: enforce]
+    #[arg(long)]
+    mode: Option<ModeName>,
+    /// Take another XDP program off the interfaces; it is not put back afterwards.
+    #[arg(long)]
+    replace: bool,
+    /// The interfaces to guard [default: those of the configuration]
+    interfaces: Vec<String>,
+}
+
+#[derive(Args)]
+struct Json {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct SourcesArguments {
+    /// Sources to show of each kind.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    limit: usize,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Subcommand)]
+enum LimitVerb {
+    /// Shows the limits in force.
+    Show(Json),
+    /// Changes limits at once: `floodgate limit set source.packets=5k/s source.bits=200Mbit/s`.
+    ///
+    /// Limits are source.packets, source.packets_burst, source.bits, source.bits_burst,
+    /// protected.neighbour_discovery and protected.path_mtu. The two of the source can be `off`. A rate without its
+    /// burst sets the burst to its default. The change lasts until the daemon ends.
+    Set {
+        /// What to change.
+        #[arg(required = true, value_name = "LIMIT=VALUE", value_parser = parse_assignment)]
+        changes: Vec<(String, String)>,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum ModeName {
+    /// Drop attack packets.
+    Enforce,
+    /// Pass them, and count what would have been dropped.
+    Monitor,
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Enforce => Self::Enforce,
+            ModeName::Monitor => Self::Monitor,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum AttachName {
+    /// In the network driver.
+    Native,
+    /// In the network stack: works with every driver, and is several times slower.
+    Generic,
+    /// In the driver, or where it cannot do that in the network stack.
+    NativeOrGeneric,
+}
+
+impl From<AttachName> for AttachMode {
+    fn from(name: AttachName) -> Self {
+        match name {
+            AttachName::Native => Self::Native,
+            AttachName::Generic => Self::Generic,
+            AttachName::NativeOrGeneric => Self::NativeOrGeneric,
+        }
+    }
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write LIMIT=VALUE, as source.packets=5k/s")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Reads the command line, does what it says, and ends accordingly.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match dispatch(arguments) {
+        Ok(code) => code,
+        Err(failed) => {
+            eprintln!("floodgate: {failed}");
+            failed.code()
+        }
+    }
+}
+
+fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
+    match verb {
+        Verb::Run(run) => return self::run(run, socket),
+        Verb::Replay(arguments) => return replay::run(&arguments),
+        Verb::Check { file } => return check(&file),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(&Client::new(&socket.unwrap_or_else(default_socket)), verb))
+}
+
+fn run(run: Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    let mut config = match &run.config {
+        Some(path) => Config::load(path)?,
+        None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,
+        None => Config::default(),
+    };
+    if !run.interfaces.is_empty() {
+        config.interfaces = run
+            .interfaces
+            .iter()
+            .map(|name| name.parse::<InterfaceName>().map_err(|error| Failed::usage(error.to_string())))
+            .collect::<Result<_, _>>()?;
+        config.interfaces.dedup();
+    }
+    config.control.socket = socket.unwrap_or(config.control.socket);
+    config.attach = run.attach.map_or(config.attach, AttachMode::from);
+    config.mode = run.mode.map_or(config.mode, Mode::from);
+
+    start_log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(daemon::run(&config, run.replace));
+    // A client who still reads a trace must not keep us.
+    runtime.shutdown_background();
+    outcome?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's log goes to stderr; `FLOODGATE_LOG=debug` makes it say more.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOODGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let terminal = io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
+}
+
+fn check(file: &Path) -> Result<ExitCode, Failed> {
+    let config = Config::load(file)?;
+    let mut problems = Vec::new();
+    for (kind, input) in [(ListKind::Allow, &config.allow), (ListKind::Block, &config.block)] {
+        let configured = crate::lists::configured::configured(input)?;
+        problems.extend(configured.problems);
+        say(&format!("{} list: {} entries", kind.label(), configured.entries.len()))?;
+    }
+    for problem in &problems {
+        eprintln!("floodgate: {problem}");
+    }
+    if problems.is_empty() {
+        say(&format!("{}: right", file.display()))?;
+    }
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Everything that a daemon is asked for.
+async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
+    match verb {
+        Verb::Status(Json { json }) => print::<Status>(client, "/v1/status", json, show::status).await?,
+        Verb::Stats(Json { json }) => print::<Stats>(client, "/v1/stats", json, show::stats).await?,
+        Verb::Sources(SourcesArguments { limit, json: Json { json } }) => {
+            print::<Sources>(client, &format!("/v1/sources?limit={limit}"), json, show::sources).await?;
+        }
+        Verb::Block(verb) => return lists::run(client, ListKind::Block, verb).await,
+        Verb::Allow(verb) => return lists::run(client, ListKind::Allow, verb).await,
+        Verb::Limit(LimitVerb::Show(Json { json })) => {
+            print::<Limits>(client, "/v1/limits", json, show::limits).await?;
+        }
+        Verb::Limit(LimitVerb::Set { changes }) => {
+            let set: BTreeMap<_, _> = changes.into_iter().collect();
+            let limits: Limits = client.send(Method::PATCH, "/v1/limits", &LimitChange { set }).await?;
+            say(&show::limits(&limits))?;
+        }
+        Verb::Mode { mode } => {
+            let status: Status =
+                client.send(Method::PUT, "/v1/mode", &ModeChange { mode: mode.into() }).await?;
+            say(&format!("mode is now {}", show::mode(status.mode)))?;
+        }
+        Verb::Trace { address } => {
+            eprintln!("tracing {address} until Ctrl-C");
+            let mut stdout = io::stdout();
+            let each = |line: &[u8]| stdout.write_all(line).and_then(|()| stdout.flush());
+            client.stream("/v1/trace", &TraceRequest { address }, each).await?;
+            eprintln!("floodgate has ended the trace");
+        }
+        Verb::Detach { interfaces } => {
+            let reply: DetachReply =
+                client.send(Method::POST, "/v1/detach", &DetachRequest { interfaces }).await?;
+            let end = if reply.ends { "; nothing is left, and the daemon ends" } else { "" };
+            say(&format!("let go: {}{end}", reply.detached.join(", ")))?;
+        }
+        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } => {} // asks no daemon
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a daemon answers.
+async fn print<T: Serialize + DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    json: bool,
+    show: impl FnOnce(&T) -> String,
+) -> Result<(), Failed> {
+    let answer: T = client.get(path).await?;
+    let text = if json { serde_json::to_string_pretty(&answer)? } else { show(&answer) };
+    say(&text)
+}
+
+/// Writes to stdout. Whoever has closed it wants no more, which is no failure.
+fn say(text: &str) -> Result<(), Failed> {
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,174 @@
+//! Answers of the daemon, for people.
+
+use std::{fmt::Write, time::Duration};
+
+use flood_common::reason::Reason;
+
+use crate::{
+    config::{BitLimit, Mode, PacketLimit},
+    control::protocol::{
+        Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListReply, ListSize, Sources, Stats,
+        Status, Volume,
+    },
+};
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Monitor => "monitor",
+    }
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let mut text = format!(
+        "floodgate {}, process {}, up {}, mode {}\n",
+        status.version,
+        status.pid,
+        duration(status.uptime_s),
+        mode(status.mode)
+    );
+    for interface in &status.interfaces {
+        let attached = match (interface.present, interface.attached) {
+            (false, _) => "gone",
+            (true, Attached::Native) => "native (in the driver)",
+            (true, Attached::Generic) => "generic (behind the driver)",
+        };
+        _ = writeln!(text, "interface    {:<15} {attached}", interface.name);
+    }
+    let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
+    _ = writeln!(text, "block list   {}", size(&status.blocked));
+    _ = writeln!(text, "allow list   {}", size(&status.allowed));
+    let sources = &status.sources;
+    _ = writeln!(
+        text,
+        "in debt      {} IPv4 addresses, {} IPv6 /{}, of at most {} each",
+        grouped(sources.ipv4),
+        grouped(sources.ipv6),
+        sources.ipv6_prefix,
+        grouped(sources.capacity)
+    );
+    let every = match status.samples.every {
+        1 => "every dropped packet".to_owned(),
+        every => format!("one in {} dropped packets", grouped(every.into())),
+    };
+    _ = writeln!(
+        text,
+        "samples      {every}; {} taken, {} lost",
+        grouped(status.samples.taken),
+        grouped(status.samples.lost)
+    );
+    if let Some(address) = status.trace {
+        _ = writeln!(text, "tracing      {address}");
+    }
+    for warning in &status.warnings {
+        _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+pub(super) fn stats(stats: &Stats) -> String {
+    let mut text = String::new();
+    for (interface, InterfaceStats { passed, dropped, would_drop }) in &stats.interfaces {
+        _ = writeln!(text, "{:<32}{:>20}{:>24}", interface, "packets", "bytes");
+        for (verdict, side) in [("pass", passed), ("drop", dropped), ("would drop", would_drop)] {
+            // In the order of the reasons, which is that of the decisions.
+            for reason in Reason::ALL {
+                if let Some(Volume { packets, bytes }) = side.get(reason.label()) {
+                    let what = format!("  {verdict} {}", reason.label());
+                    _ = writeln!(text, "{what:<32}{:>20}{:>24}", grouped(*packets), grouped(*bytes));
+                }
+            }
+        }
+    }
+    text
+}
+
+pub(super) fn sources(sources: &Sources) -> String {
+    let mut text =
+        format!("{} sources in debt; the busiest, against their limit:\n", grouped(sources.in_debt));
+    for source in &sources.busiest {
+        let BusySource { source, version, share, packets_per_s, bits_per_s } = source;
+        let unknown = format!("(an IPv{version} prefix of which nothing was dropped)");
+        _ = write!(text, "  {:<40}{:>5.0} %", source.as_deref().unwrap_or(&unknown), share * 100.0);
+        if let Some(rate) = packets_per_s {
+            _ = write!(text, "{:>14}/s", grouped(*rate as u64));
+        }
+        if let Some(rate) = bits_per_s {
+            _ = write!(text, "{:>18} bit/s", grouped(*rate as u64));
+        }
+        text.push('\n');
+    }
+    let how = if sources.dropped_exact { "exact" } else { "estimated from samples" };
+    _ = writeln!(text, "the most dropped ({how}):");
+    for source in &sources.dropped {
+        let DroppedSource { source, packets, bytes, error, reasons, last_seen_s } = source;
+        let error = if *error > 0.0 { format!(" ±{:.0} %", error * 100.0) } else { String::new() };
+        let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
+        _ = writeln!(
+            text,
+            "  {source:<40}{:>14} packets{error}{:>18} bytes  {}, {last_seen_s:.0} s ago",
+            grouped(*packets),
+            grouped(*bytes),
+            reasons.join(" ")
+        );
+    }
+    text
+}
+
+pub(super) fn list(list: &ListReply) -> String {
+    let mut text = String::new();
+    for entry in &list.entries {
+        let ends = entry
+            .expires_in_s
+            .map_or_else(|| "no end".to_owned(), |left| format!("ends in {}", duration(left)));
+        _ = write!(text, "{:<44}{ends:<28}{}", entry.prefix.to_string(), entry.origin);
+        if let Some(who) = &entry.added_by {
+            _ = write!(text, " ({who})");
+        }
+        if let Some(reason) = &entry.reason {
+            _ = write!(text, ": {reason}");
+        }
+        text.push('\n');
+    }
+    if text.is_empty() { "the list is empty\n".into() } else { text }
+}
+
+pub(super) fn limits(limits: &Limits) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: Option<String>| {
+        _ = writeln!(text, "{name:<34}{}", value.unwrap_or_else(|| "off".into()));
+    };
+    let packets = |PacketLimit { rate, burst }: PacketLimit| format!("{rate}, burst {burst}");
+    line("source.packets", limits.source.packets.map(packets));
+    line("source.bits", limits.source.bits.map(|BitLimit { rate, burst }| format!("{rate}, burst {burst}")));
+    line("protected.neighbour_discovery", Some(packets(limits.protected.neighbour_discovery)));
+    line("protected.path_mtu", Some(packets(limits.protected.path_mtu)));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! The other verbs' side of the control socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use super::protocol::Failure;
+
+/// Why a request got no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no floodgate answers at {socket} ({source}): start one with `floodgate run`, or name its socket with --socket",
+        socket = socket.display()
+    )]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket may not be opened.
+    #[error("{socket} may not be opened: the control socket is root's, try it with sudo", socket = socket.display())]
+    NotPermitted {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The conversation broke off.
+    #[error("floodgate broke off the conversation: {0}")]
+    BrokenOff(String),
+    /// The daemon said no.
+    #[error("{message}")]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its reason.
+        message: String,
+    },
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        Self::BrokenOff(error.to_string())
+    }
+}
+
+/// Asks a daemon.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon that listens at this socket.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Asks for something.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Asks with something in hand.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.ask(method, path, to_json(body)?).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let answer = self.request(method, path, body).await?.into_body().collect().await?.to_bytes();
+        serde_json::from_slice(&answer)
+            .map_err(|error| ClientError::BrokenOff(format!("its answer cannot be read: {error}")))
+    }
+
+    /// Asks for text that goes on; `each` gets the pieces as they come.
+    pub async fn stream(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let mut answer = self.request(Method::POST, path, to_json(body)?).await?.into_body();
+        while let Some(frame) = answer.frame().await {
+            if let Some(data) = frame?.data_ref()
+                && each(data).is_err()
+            {
+                break; // nobody reads any more
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            let socket = self.socket.clone();
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => ClientError::NotPermitted { socket },
+                _ => ClientError::Unreachable { socket, source },
+            }
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "floodgate")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| ClientError::BrokenOff(error.to_string()))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.into_body().collect().await?.to_bytes();
+        let message = serde_json::from_slice(&text).map_or_else(
+            |_| format!("{status}: {}", String::from_utf8_lossy(&text)),
+            |Failure { error }| error,
+        );
+        Err(ClientError::Refused { status, message })
+    }
+}
+
+fn to_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| ClientError::BrokenOff(error.to_string()))
+}

@@ -1,0 +1,571 @@
+//! The daemon's state, and every operation on it. One lock guards it all; nothing here waits for the network.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use flood_common::{
+    abi::{Count, InterfaceCounters, LIST_ENTRIES},
+    address::Address,
+    reason::Reason,
+};
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::{
+    bpf::{
+        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, ListKind, interface,
+        limit::{set_limits, set_mode},
+    },
+    config::{Config, Mode},
+    control::protocol::{
+        AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
+        LimitChange, Limits, ListEntry, ListReply, ListSize, RemoveReply, SampleStatus, Sources, Stats,
+        Status, TableStatus, Volume, seconds_until,
+    },
+    lists::{Book, Entry, Origin, configured::Configured, guard},
+};
+
+use super::{
+    drops::{Drops, sample_every},
+    limits::changed,
+    trace::Trace,
+};
+
+/// A share of the table from which on the operator should know, percent.
+const FULL_PERCENT: u64 = 80;
+
+/// Why a request cannot be met.
+#[derive(thiserror::Error, Debug)]
+pub enum Refused {
+    /// It makes no sense.
+    #[error("{0}")]
+    Bad(String),
+    /// It is dangerous.
+    #[error("{0}")]
+    NeedsForce(#[from] guard::Refusal),
+    /// It is about something that is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something else is in its way.
+    #[error("{0}")]
+    Conflict(String),
+    /// The kernel does not do it.
+    #[error(transparent)]
+    Kernel(#[from] BpfError),
+}
+
+/// The daemon's state.
+pub struct Engine {
+    filter: Filter,
+    allow: Book,
+    block: Book,
+    mode: Mode,
+    limits: Limits,
+    ipv6_prefix: u8,
+    drops: Drops,
+    trace: Trace,
+    traced: Option<IpAddr>,
+    started: Instant,
+    /// Interfaces that have disappeared.
+    gone: Vec<String>,
+    /// Dropped packets, and when, at the last look.
+    dropped_before: (u64, Instant),
+}
+
+/// What is needed to look for sources without the lock.
+pub struct Watch {
+    debts: std::sync::Arc<DebtTables>,
+    settings: flood_common::abi::Settings,
+}
+
+impl Watch {
+    /// Looks for about a third of a second.
+    pub fn run(&self) -> Vec<Debtor> {
+        self.debts.watch(&self.settings.seeds, self.settings.source.horizon_ns)
+    }
+}
+
+impl Engine {
+    /// Loads the filter with the limits, mode and lists of the configuration. It guards nothing yet.
+    pub fn new(config: &Config, allow: Configured, block: Configured) -> Result<Self, BpfError> {
+        let mut filter = Filter::load(&FilterOptions::from(config))?;
+        let limits = Limits { source: config.source_limit, protected: config.protected_limits };
+        filter.change_settings(|settings| {
+            set_limits(settings, &limits.source, &limits.protected);
+            set_mode(settings, config.mode);
+            settings.sample_every = 1;
+        });
+        let trace = Trace::new(&mut filter)?;
+        let mut engine = Self {
+            filter,
+            allow: Book::default(),
+            block: Book::default(),
+            mode: config.mode,
+            limits,
+            ipv6_prefix: config.sources.ipv6_prefix,
+            drops: Drops::default(),
+            trace,
+            traced: None,
+            started: Instant::now(),
+            gone: Vec::new(),
+            dropped_before: (0, Instant::now()),
+        };
+        for (kind, configured) in [(ListKind::Allow, allow), (ListKind::Block, block)] {
+            for problem in &configured.problems {
+                warn!("{} list: left out: {problem}", kind.label());
+            }
+            engine.insert(kind, configured.entries)?;
+        }
+        Ok(engine)
+    }
+
+    /// Attaches the filter to an interface.
+    pub fn attach(&mut self, name: &str, config: &Config, replace: bool) -> Result<(), BpfError> {
+        let Attachment { interface, native, .. } = self.filter.attach(name, config.attach, replace)?;
+        if *native {
+            info!("guarding {name} (index {}) in its driver {}", interface.index, interface.driver());
+        } else {
+            warn!("{}", generic_warning(name));
+        }
+        Ok(())
+    }
+
+    fn book(&mut self, kind: ListKind) -> &mut Book {
+        match kind {
+            ListKind::Allow => &mut self.allow,
+            ListKind::Block => &mut self.block,
+        }
+    }
+
+    fn list(&self, kind: ListKind) -> &Book {
+        match kind {
+            ListKind::Allow => &self.allow,
+            ListKind::Block => &self.block,
+        }
+    }
+
+    /// Puts entries into a list: all of them, or none.
+    fn insert(&mut self, kind: ListKind, entries: Vec<Entry>) -> Result<AddReply, BpfError> {
+        let mut prefixes: Vec<IpNet> = entries.iter().map(|entry| entry.prefix.trunc()).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let before: Vec<(IpNet, Option<Entry>)> =
+            prefixes.iter().map(|prefix| (*prefix, self.list(kind).get(*prefix).cloned())).collect();
+        let added: Vec<IpNet> =
+            before.iter().filter(|(_, entry)| entry.is_none()).map(|(prefix, _)| *prefix).collect();
+        let book = self.list(kind);
+        let room = (LIST_ENTRIES as usize).saturating_sub(book.len_ipv4() + book.len_ipv6());
+        if let Some(first) = added.get(room) {
+            return Err(BpfError::ListFull { list: kind.label(), prefix: first.to_string() });
+        }
+        let changes = self.book(kind).insert_all(entries);
+        if let Err(error) = self.apply(kind, &changes) {
+            let mut undo = Vec::new();
+            for (prefix, entry) in before {
+                let book = self.book(kind);
+                undo.extend(match entry {
+                    Some(entry) => book.insert(entry),
+                    None => book.remove(prefix),
+                });
+            }
+            let _ = self.apply(kind, &undo); // the first error says it already
+            return Err(error);
+        }
+        let added = added.len() as u64;
+        Ok(AddReply { added, replaced: prefixes.len() as u64 - added })
+    }
+
+    fn apply(&mut self, kind: ListKind, changes: &[crate::lists::Change]) -> Result<(), BpfError> {
+        let book = self.list(kind);
+        let (v4, v6) = (book.len_ipv4() > 0, book.len_ipv6() > 0);
+        self.filter.apply(kind, changes, v4, v6)
+    }
+
+    /// What is attached, and how.
+    pub fn status(&self) -> Result<Status, BpfError> {
+        let horizon = self.filter.settings.read().source.horizon_ns;
+        let state = self.filter.counters.state()?;
+        let interfaces = self.filter.attachments().iter().map(|attachment| InterfaceStatus {
+            name: attachment.interface.name.clone(),
+            index: attachment.interface.index,
+            attached: if attachment.native { Attached::Native } else { Attached::Generic },
+            present: !self.gone.contains(&attachment.interface.name),
+        });
+        let size = |book: &Book| ListSize { ipv4: book.len_ipv4() as u64, ipv6: book.len_ipv6() as u64 };
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            mode: self.mode,
+            interfaces: interfaces.collect(),
+            blocked: size(&self.block),
+            allowed: size(&self.allow),
+            sources: TableStatus {
+                capacity: self.filter.debts.capacity(),
+                ipv4: self.filter.debts.occupied(Family::V4, horizon),
+                ipv6: self.filter.debts.occupied(Family::V6, horizon),
+                ipv6_prefix: self.ipv6_prefix,
+            },
+            samples: SampleStatus {
+                every: self.filter.settings.read().sample_every,
+                taken: state.sampled,
+                lost: state.samples_lost,
+            },
+            trace: self.traced,
+            warnings: Vec::new(),
+        };
+        status.warnings = warnings(&status);
+        Ok(status)
+    }
+
+    /// The counters of every interface.
+    pub fn stats(&self) -> Result<Stats, BpfError> {
+        let mut interfaces = BTreeMap::new();
+        for attachment in self.filter.attachments() {
+            let counters = self.filter.counters.interface(attachment.slot)?;
+            interfaces.insert(attachment.interface.name.clone(), interface_stats(&counters));
+        }
+        Ok(Stats { interfaces })
+    }
+
+    /// The counters themselves, by name of the interface.
+    pub fn counters(&self) -> Result<Vec<(String, InterfaceCounters)>, BpfError> {
+        let attachments = self.filter.attachments().iter();
+        attachments
+            .map(|attachment| {
+                Ok((attachment.interface.name.clone(), self.filter.counters.interface(attachment.slot)?))
+            })
+            .collect()
+    }
+
+    /// What [`sources`](Self::sources) needs to be found out first, without the lock.
+    pub fn watch(&self) -> Watch {
+        Watch { debts: self.filter.debts.clone(), settings: self.filter.settings.read() }
+    }
+
+    /// The busiest and the most dropped sources.
+    pub fn sources(&mut self, debtors: &[Debtor], count: usize) -> Result<Sources, BpfError> {
+        self.take_samples()?;
+        let seeds = self.filter.settings.read().seeds;
+        let bits = self.filter.debts.bucket_bits();
+        let mask = u64::MAX << (64 - u32::from(self.ipv6_prefix));
+        // An IPv6 prefix cannot be had from its place, but those whose packets were dropped are known.
+        let known_v6: BTreeMap<(u32, u16), u64> = self
+            .drops
+            .addresses()
+            .filter_map(|address| match address {
+                Address::V6 { network, .. } => {
+                    let place = seeds.place_v6(network & mask, bits);
+                    Some(((place.bucket, place.tag), network & mask))
+                }
+                Address::V4(_) => None,
+            })
+            .collect();
+        let mut busiest: Vec<&Debtor> = debtors.iter().collect();
+        busiest.sort_by(|a, b| b.share.total_cmp(&a.share).then(b.debt.cmp(&a.debt)));
+        let limit = self.limits.source;
+        let describe = |debtor: &Debtor| {
+            let name = match debtor.source {
+                Some(address) => Some(IpAddr::from(address).to_string()),
+                None => known_v6.get(&(debtor.place.bucket, debtor.place.tag)).map(|network| {
+                    let address = IpAddr::from(Address::V6 { network: *network, interface: 0 });
+                    format!("{address}/{}", self.ipv6_prefix)
+                }),
+            };
+            BusySource {
+                source: name,
+                version: if debtor.family == Family::V4 { 4 } else { 6 },
+                share: debtor.share,
+                packets_per_s: limit.packets.map(|packets| packets.rate.0 as f64 * debtor.share),
+                bits_per_s: limit.bits.map(|bits| bits.rate.0 as f64 * debtor.share),
+            }
+        };
+        Ok(Sources {
+            limit,
+            busiest: busiest.into_iter().take(count).map(describe).collect(),
+            in_debt: debtors.len() as u64,
+            dropped: self.drops.most(count, Instant::now()),
+            dropped_exact: self.drops.exact(),
+        })
+    }
+
+    /// The entries of a list.
+    pub fn entries(&self, kind: ListKind) -> ListReply {
+        let now = SystemTime::now();
+        let entries = self.list(kind).iter().map(|entry| ListEntry {
+            prefix: entry.prefix,
+            origin: match &entry.origin {
+                Origin::Operator => "operator".to_owned(),
+                Origin::Config => "config".to_owned(),
+                Origin::File(name) => format!("file {name}"),
+            },
+            reason: entry.reason.clone(),
+            added_by: entry.added_by.clone(),
+            age_s: now.duration_since(entry.added).unwrap_or_default().as_secs(),
+            expires_in_s: entry.expires.map(seconds_until),
+        });
+        ListReply { entries: entries.collect() }
+    }
+
+    /// Adds entries to a list: all of them, or none.
+    pub fn add(&mut self, kind: ListKind, request: &AddRequest) -> Result<AddReply, Refused> {
+        if !request.force {
+            for prefix in &request.prefixes {
+                match kind {
+                    ListKind::Allow => guard::check_allow(*prefix)?,
+                    ListKind::Block => guard::check_block(*prefix, request.logged_in_from)?,
+                }
+            }
+        }
+        let now = SystemTime::now();
+        let expires = match request.ttl_s {
+            None => None,
+            Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
+            Some(seconds) => Some(now.checked_add(Duration::from_secs(seconds)).ok_or_else(|| {
+                Refused::Bad(format!("{seconds} seconds from now is beyond all calendars"))
+            })?),
+        };
+        let origin = request.file.as_ref().map_or(Origin::Operator, |file| Origin::File(file.clone()));
+        let entries = request.prefixes.iter().map(|prefix| Entry {
+            prefix: *prefix,
+            origin: origin.clone(),
+            reason: request.reason.clone(),
+            added: now,
+            added_by: request.added_by.clone(),
+            expires,
+        });
+        let reply = self.insert(kind, entries.collect())?;
+        info!(
+            "{} list: {} added, {} replaced{}",
+            kind.label(),
+            reply.added,
+            reply.replaced,
+            request.added_by.as_ref().map_or(String::new(), |who| format!(" by {who}"))
+        );
+        Ok(reply)
+    }
+
+    /// Removes entries from a list.
+    pub fn remove(&mut self, kind: ListKind, prefixes: &[IpNet]) -> Result<RemoveReply, Refused> {
+        let mut reply = RemoveReply { removed: 0, missing: Vec::new(), still_covered_by: Vec::new() };
+        let mut changes = Vec::new();
+        for prefix in prefixes {
+            let book = self.book(kind);
+            if book.get(*prefix).is_none() {
+                reply.missing.push(*prefix);
+            } else {
+                reply.removed += 1;
+                changes.extend(book.remove(*prefix));
+            }
+        }
+        self.apply(kind, &changes)?;
+        for prefix in prefixes {
+            let covering = self.list(kind).cover(prefix.network()).map(|entry| entry.prefix);
+            reply.still_covered_by.extend(covering.filter(|entry| entry.contains(prefix)));
+        }
+        reply.still_covered_by.sort_unstable();
+        reply.still_covered_by.dedup();
+        info!("{} list: {} removed", kind.label(), reply.removed);
+        Ok(reply)
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Changes limits: as a whole, or not at all.
+    pub fn change_limits(&mut self, change: &LimitChange) -> Result<Limits, Refused> {
+        self.limits = changed(&self.limits, change).map_err(Refused::Bad)?;
+        let Limits { source, protected } = self.limits;
+        self.filter.change_settings(|settings| set_limits(settings, &source, &protected));
+        info!("limits changed: {:?}", change.set);
+        Ok(self.limits)
+    }
+
+    /// Changes the mode.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.filter.change_settings(|settings| set_mode(settings, mode));
+        info!("mode is now {mode:?}");
+    }
+
+    /// Begins to trace a source. Its lines come from the receiver; the number is for [`stop_trace`](Self::stop_trace).
+    pub fn start_trace(&mut self, address: IpAddr) -> Result<(u64, mpsc::Receiver<Bytes>), Refused> {
+        if let (Some(traced), true) = (self.traced, self.trace.is_on()) {
+            return Err(Refused::Conflict(format!("{traced} is being traced already, and one is the most")));
+        }
+        let suppressed = self.filter.counters.state()?.trace_suppressed;
+        let reader = self.trace.start(suppressed);
+        let source = Address::from(address.to_canonical());
+        self.traced = Some(address);
+        self.filter.change_settings(|settings| {
+            settings.trace_version = u32::from(source.version());
+            settings.trace_source = source.halves();
+        });
+        info!("tracing {address}");
+        Ok(reader)
+    }
+
+    /// Ends a trace, unless another has begun since.
+    pub fn stop_trace(&mut self, number: u64) {
+        if self.trace.stop(number) {
+            self.traced = None;
+            self.filter.change_settings(|settings| settings.trace_version = 0);
+            info!("tracing ended");
+        }
+    }
+
+    /// Lets interfaces go; all of them when none is named.
+    pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
+        let have: Vec<String> =
+            self.filter.attachments().iter().map(|attachment| attachment.interface.name.clone()).collect();
+        if let Some(unknown) = names.iter().find(|name| !have.contains(name)) {
+            let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
+            return Err(Refused::NotFound(format!(
+                "{unknown} is not guarded by this daemon, which guards {have}"
+            )));
+        }
+        let names = if names.is_empty() { have } else { names.to_vec() };
+        for name in &names {
+            if self.gone.contains(name) {
+                // The kernel has taken the filter off with the interface.
+                let _ = self.filter.detach(name);
+                self.gone.retain(|gone| gone != name);
+            } else {
+                self.filter.detach(name)?;
+            }
+            info!("let {name} go");
+        }
+        Ok(DetachReply { detached: names, ends: self.filter.attachments().is_empty() })
+    }
+
+    /// What has to be done again and again: lists expire, samples and trace lines are fetched, sampling follows the
+    /// flood.
+    pub fn tick(&mut self) -> Result<(), BpfError> {
+        let now = SystemTime::now();
+        for kind in ListKind::ALL {
+            if self.list(kind).next_expiry().is_some_and(|at| at <= now) {
+                let changes = self.book(kind).expire(now);
+                info!("{} list: {} expired", kind.label(), changes.len());
+                self.apply(kind, &changes)?;
+            }
+        }
+        self.take_samples()?;
+        self.adapt_sampling()?;
+        if self.trace.is_on() {
+            let suppressed = self.filter.counters.state()?.trace_suppressed;
+            self.trace.forward(self.mode == Mode::Monitor, suppressed);
+        }
+        Ok(())
+    }
+
+    fn take_samples(&mut self) -> Result<(), BpfError> {
+        let mut samples = Vec::new();
+        self.filter.drain_samples(|sample| samples.push(sample));
+        let state = self.filter.counters.state()?;
+        self.drops.add(&samples, state.sampled, state.samples_lost, Instant::now());
+        Ok(())
+    }
+
+    fn adapt_sampling(&mut self) -> Result<(), BpfError> {
+        let dropped: u64 = self.counters()?.iter().map(|(_, counters)| dropped(counters)).sum();
+        let now = Instant::now();
+        let (before, at) = std::mem::replace(&mut self.dropped_before, (dropped, now));
+        let seconds = now.saturating_duration_since(at).as_secs_f64().max(0.001);
+        let every = self.filter.settings.read().sample_every;
+        let wanted = sample_every(every, dropped.saturating_sub(before) as f64 / seconds);
+        if wanted != every {
+            self.filter.change_settings(|settings| settings.sample_every = wanted);
+        }
+        Ok(())
+    }
+
+    /// Looks whether the interfaces are still there, and says so when one has gone or come back.
+    pub fn look_at_interfaces(&mut self) -> Result<(), BpfError> {
+        let there = interface::interfaces()?;
+        for attachment in self.filter.attachments() {
+            let Attachment { interface, .. } = attachment;
+            let present = there.iter().any(|other| other.index == interface.index);
+            if !present && !self.gone.contains(&interface.name) {
+                warn!("{}", gone_warning(&interface.name));
+                self.gone.push(interface.name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
+    pub fn set_clock(&mut self) -> Result<(), BpfError> {
+        self.filter.set_clock()
+    }
+
+    /// Clears the words of debts that have ended; wanted at least once a day.
+    pub fn sweep(&self) {
+        self.filter.debts.sweep(self.filter.settings.read().source.horizon_ns);
+    }
+}
+
+fn generic_warning(interface: &str) -> String {
+    format!("{interface} is guarded in generic mode, behind the driver: slowly, and a flood still costs much")
+}
+
+fn gone_warning(interface: &str) -> String {
+    format!("{interface} has disappeared, and the filter with it; when it is back, start floodgate again")
+}
+
+fn warnings(status: &Status) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for interface in &status.interfaces {
+        if !interface.present {
+            warnings.push(gone_warning(&interface.name));
+        } else if interface.attached == Attached::Generic {
+            warnings.push(generic_warning(&interface.name));
+        }
+    }
+    let TableStatus { capacity, ipv4, ipv6, .. } = status.sources;
+    for (family, used) in [("IPv4", ipv4), ("IPv6", ipv6)] {
+        if used * 100 >= capacity * FULL_PERCENT {
+            warnings.push(format!(
+                "{used} of {capacity} slots for {family} sources are in use; beyond that sources pass unaccounted: \
+                 raise `sources.table`"
+            ));
+        }
+    }
+    if status.mode == Mode::Monitor {
+        warnings.push("monitor mode: nothing is dropped, only counted".into());
+    }
+    warnings
+}
+
+/// Packets that were dropped, or would have been.
+fn dropped(counters: &InterfaceCounters) -> u64 {
+    let drops = Reason::ALL.iter().filter(|reason| reason.is_drop());
+    drops
+        .map(|reason| {
+            let number = reason.number() as usize;
+            counters.done[number].packets + counters.would[number].packets
+        })
+        .sum()
+}
+
+fn interface_stats(counters: &InterfaceCounters) -> InterfaceStats {
+    let mut stats = InterfaceStats::default();
+    for reason in Reason::ALL {
+        let number = reason.number() as usize;
+        let done = if reason.is_drop() { &mut stats.dropped } else { &mut stats.passed };
+        for (side, Count { packets, bytes }) in
+            [(done, counters.done[number]), (&mut stats.would_drop, counters.would[number])]
+        {
+            if packets > 0 {
+                side.insert(reason.label().to_owned(), Volume { packets, bytes });
+            }
+        }
+    }
+    stats
+}

@@ -1,0 +1,125 @@
+//! Tracing: from the lines that the kernel logs to the one client who asked for them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya_log::EbpfLogger;
+use bytes::Bytes;
+use flood_common::reason::Reason;
+use tokio::sync::mpsc;
+
+use crate::bpf::{BpfError, Filter};
+
+/// Lines that wait for a client who reads slowly; more are dropped, and counted.
+const WAITING_LINES: usize = 1_024;
+
+/// Lines that the kernel has logged.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<String>>>);
+
+impl Sink {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl log::Log for Sink {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+/// The trace log, and who reads it.
+pub(super) struct Trace {
+    logger: EbpfLogger<Sink>,
+    sink: Sink,
+    reader: Option<Reader>,
+    /// Counts readers, so that one who leaves late does not end the trace of the next.
+    readers: u64,
+}
+
+struct Reader {
+    number: u64,
+    lines: mpsc::Sender<Bytes>,
+    /// Lines that were not written, here or in the kernel, when last said.
+    suppressed: u64,
+    not_sent: u64,
+}
+
+impl Trace {
+    pub(super) fn new(filter: &mut Filter) -> Result<Self, BpfError> {
+        let sink = Sink::default();
+        Ok(Self { logger: filter.take_trace(sink.clone())?, sink, reader: None, readers: 0 })
+    }
+
+    /// Whether somebody reads.
+    pub(super) fn is_on(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// Begins to send lines. `suppressed` is how many the kernel has not written until now.
+    pub(super) fn start(&mut self, suppressed: u64) -> (u64, mpsc::Receiver<Bytes>) {
+        self.logger.flush();
+        self.sink.take(); // what the last reader did not wait for
+        let (sender, lines) = mpsc::channel(WAITING_LINES);
+        self.readers += 1;
+        self.reader = Some(Reader { number: self.readers, lines: sender, suppressed, not_sent: 0 });
+        (self.readers, lines)
+    }
+
+    /// Stops sending to this reader; false when he was not the one.
+    pub(super) fn stop(&mut self, number: u64) -> bool {
+        self.reader.take_if(|reader| reader.number == number).is_some()
+    }
+
+    /// Sends what has been logged.
+    pub(super) fn forward(&mut self, monitor: bool, suppressed: u64) {
+        self.logger.flush();
+        let lines = self.sink.take();
+        let Some(reader) = &mut self.reader else { return };
+        for line in lines {
+            if reader.lines.try_send(readable(&line, monitor).into()).is_err() {
+                reader.not_sent += 1;
+            }
+        }
+        let missing = suppressed - reader.suppressed + reader.not_sent;
+        if missing > 0 && reader.lines.try_send(format!("({missing} lines left out)\n").into()).is_ok() {
+            reader.suppressed = suppressed;
+            reader.not_sent = 0;
+        }
+    }
+}
+
+/// Puts verdict and label where the kernel wrote the number of the reason.
+fn readable(line: &str, monitor: bool) -> String {
+    let (number, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let Some(reason) = number.parse().ok().and_then(Reason::from_number) else {
+        return format!("{line}\n");
+    };
+    let verdict = match (reason.is_drop(), monitor) {
+        (false, _) => "pass",
+        (true, false) => "drop",
+        (true, true) => "would drop",
+    };
+    format!("{verdict} {} {rest}\n", reason.label())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_gets_verdict_and_label() {
+        let line = "15 198.51.100.2 protocol 1 ports 0 0 length 98";
+        let rest = "blocked 198.51.100.2 protocol 1 ports 0 0 length 98\n";
+        assert_eq!(readable(line, false), format!("drop {rest}"));
+        assert_eq!(readable(line, true), format!("would drop {rest}"));
+        assert_eq!(readable("0 2001:db8::1 and so on", true), "pass conforming 2001:db8::1 and so on\n");
+        assert_eq!(readable("something else", false), "something else\n");
+    }
+}

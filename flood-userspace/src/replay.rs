@@ -1,0 +1,129 @@
+//! Replaying captures: each frame through the program in the kernel, by test run, in an instance of its own.
+//!
+//! No interface is touched, time is what the capture says, and so the result is the same on every machine.
+
+use flood_common::{abi::InterfaceCounters, reason::Reason};
+use thiserror::Error;
+
+use crate::{
+    bpf::{BpfError, Filter, FilterOptions, ListKind, RunOutcome, limit::set_limits},
+    capture::Frame,
+    config::{Config, ListInput},
+    lists::{
+        Book,
+        configured::{ListFileError, configured},
+    },
+};
+
+/// Test runs come in on an interface that the filter does not guard.
+const SLOT: u32 = 0;
+
+/// Between two captures, nanoseconds: longer than any debt can last.
+const PAUSE_NS: u64 = 600_000_000_000;
+
+/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^48 (three days).
+const SWEEP_NS: u64 = 3_600_000_000_000;
+
+/// What a replay begins with.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// The kernel refuses.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// A list file of the configuration cannot be read.
+    #[error(transparent)]
+    List(#[from] ListFileError),
+}
+
+/// What became of a frame.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Passed.
+    Pass(Reason),
+    /// Dropped.
+    Drop(Reason),
+    /// Not run: the kernel test-runs no such frame (too short for an Ethernet header, or too long).
+    Skipped,
+}
+
+/// The filter with a capture's clock.
+pub struct Replay {
+    filter: Filter,
+    counters: InterfaceCounters,
+    /// The filter's time.
+    now_ns: u64,
+    /// When the capture began: by its own clock, and by the filter's.
+    begun: Option<(u64, u64)>,
+    swept_ns: u64,
+}
+
+impl Replay {
+    /// Loads a filter with this configuration. It always enforces, whatever the configured mode.
+    pub fn new(config: &Config) -> Result<Self, ReplayError> {
+        let mut filter = Filter::load(&FilterOptions { virtual_clock: true, ..FilterOptions::from(config) })?;
+        filter
+            .change_settings(|settings| set_limits(settings, &config.source_limit, &config.protected_limits));
+        fill(&mut filter, ListKind::Allow, &config.allow)?;
+        fill(&mut filter, ListKind::Block, &config.block)?;
+        let counters = filter.counters.interface(SLOT)?;
+        let mut replay = Self { filter, counters, now_ns: 0, begun: None, swept_ns: 0 };
+        replay.begin_capture();
+        Ok(replay)
+    }
+
+    /// Begins another capture, in which nothing is left of the one before.
+    pub fn begin_capture(&mut self) {
+        self.begun = None;
+        self.set_time(self.now_ns + PAUSE_NS);
+        self.sweep();
+    }
+
+    /// Runs a frame.
+    pub fn run(&mut self, frame: &Frame<'_>) -> Result<Verdict, BpfError> {
+        let (begun_at, begun_ns) = *self.begun.get_or_insert((frame.time_ns, self.now_ns));
+        // Captures of several interfaces may step back in time. The filter's clock never does.
+        let time_ns = begun_ns + frame.time_ns.saturating_sub(begun_at);
+        if time_ns > self.now_ns {
+            self.set_time(time_ns);
+        }
+        if self.now_ns - self.swept_ns > SWEEP_NS {
+            self.sweep();
+        }
+        match self.filter.run(frame.bytes)? {
+            RunOutcome::Pass => Ok(Verdict::Pass(self.counted()?)),
+            RunOutcome::Drop => Ok(Verdict::Drop(self.counted()?)),
+            RunOutcome::Refused => Ok(Verdict::Skipped),
+            RunOutcome::Other(code) => {
+                Err(BpfError::WrongObject { what: format!("it returned {code} for a packet") })
+            }
+        }
+    }
+
+    /// The reason that was counted since the last look.
+    fn counted(&mut self) -> Result<Reason, BpfError> {
+        let counters = self.filter.counters.interface(SLOT)?;
+        let before = std::mem::replace(&mut self.counters, counters);
+        let moved = counters.done.iter().zip(&before.done).position(|(after, before)| after != before);
+        moved
+            .and_then(|number| Reason::from_number(u32::try_from(number).ok()?))
+            .ok_or_else(|| BpfError::WrongObject { what: "it counted no reason".into() })
+    }
+
+    fn set_time(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.filter.set_virtual_now_ns(now_ns);
+    }
+
+    fn sweep(&mut self) {
+        self.filter.debts.sweep(self.filter.settings.read().source.horizon_ns);
+        self.swept_ns = self.now_ns;
+    }
+}
+
+fn fill(filter: &mut Filter, kind: ListKind, input: &ListInput) -> Result<(), ReplayError> {
+    let mut book = Book::default();
+    let changes = book.insert_all(configured(input)?.entries);
+    filter.apply(kind, &changes, book.len_ipv4() > 0, book.len_ipv6() > 0)?;
+    Ok(())
+}
