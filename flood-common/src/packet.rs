@@ -133,8 +133,10 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     if header < size_of::<Ipv4>() {
         return Parsed::Broken(Reason::IpHeaderLength);
     }
-    let total = usize::from(ip.total_length.get());
-    let length = window.length_of_packet(offset + total);
+    let stated = usize::from(ip.total_length.get());
+    // 0 where a host hands segments over to be cut later (TSO, BIG TCP): the frame's end is the bound then.
+    let length = if stated == 0 { window.length() } else { window.length_of_packet(offset + stated) };
+    let total = if stated == 0 { (length as usize).saturating_sub(offset) } else { stated };
     if total < header || offset + total > length as usize {
         return Parsed::Broken(Reason::IpLength);
     }

@@ -52,7 +52,7 @@ drop_reasons! {
     VlanDepth = 9, "vlan_depth", "More than two VLAN tags.";
     IpVersion = 10, "ip_version", "The version in the IP header is not the one that the EtherType announced.";
     IpHeaderLength = 11, "ip_header_length", "The IPv4 header says that it is shorter than 20 bytes (RFC 791).";
-    IpLength = 12, "ip_length", "The IP length is less than its header, or more than the frame holds.";
+    IpLength = 12, "ip_length", "The IP length is less than its header (and not 0), or more than the frame holds.";
     Ipv6Extensions = 13, "ipv6_extensions", "The chain of IPv6 extension headers is broken, or has more than six.";
     TransportHeader = 14, "transport_header", "The TCP, UDP or ICMP header is cut off or contradicts the length of the packet.";
     Blocked = 15, "blocked", "The source is on the block list.";

@@ -26,9 +26,9 @@ use flood_common::{
 
 use crate::window::XdpWindow;
 
-/// Where sources come from: `[first, mask]`. The n-th source is `first + scatter(n & mask)`.
+/// Where sources come from: `[first, mask, within]`. The n-th source is `first + (scatter(n & mask) & within)`.
 #[map]
-static SOURCES: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+static SOURCES: Array<[u64; 3]> = Array::with_max_entries(1, 0);
 
 /// State of the random numbers.
 #[map]
@@ -73,7 +73,7 @@ fn parse_only(ctx: XdpContext) -> u32 {
 fn harness(ctx: XdpContext) -> u32 {
     write_source(&ctx);
     // SAFETY: on success the call does not return; on failure the verdict below shows that there is no target.
-    let _ = unsafe { TARGET.tail_call(&ctx, 0) };
+    unsafe { TARGET.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
 }
 
@@ -100,7 +100,7 @@ fn switch(ctx: XdpContext) -> u32 {
 /// Overwrites the source address of an untagged IPv4 or IPv6 frame.
 #[inline(always)]
 fn write_source(ctx: &XdpContext) {
-    let (Some([first, mask]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
+    let (Some([first, mask, within]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
         return; // cannot happen: both arrays have one element
     };
     // SAFETY: the value is this processor's own.
@@ -116,14 +116,14 @@ fn write_source(ctx: &XdpContext) {
     match ethernet.ethertype.get() {
         ethertype::IPV4 => {
             if let Some(ip) = window.view::<Ipv4>(offset) {
-                let source = (*first as u32).wrapping_add(scatter(number) as u32);
+                let source = (*first as u32).wrapping_add((scatter(number) & *within) as u32);
                 // SAFETY: `view` has compared the range with the packet's end; packets may be written to.
                 unsafe { (&raw const ip.source).cast_mut().write(source.to_be_bytes()) };
             }
         }
         ethertype::IPV6 => {
             if let Some(ip) = window.view::<Ipv6>(offset) {
-                let network = first.wrapping_add(scatter(number) << 16);
+                let network = first.wrapping_add((scatter(number) & *within) << 16);
                 // SAFETY: as above.
                 unsafe { (&raw const ip.source).cast_mut().cast::<[u8; 8]>().write(network.to_be_bytes()) };
             }

@@ -222,7 +222,7 @@ fn harness(
     target: impl FnOnce(&mut Programs) -> Result<ProgramFd>,
 ) -> Result<Programs> {
     let mut lab = Programs::load()?;
-    lab.set_sources(Sources { first: family.first, count: sources })?;
+    lab.set_sources(Sources { first: family.first, count: sources, adjacent: false })?;
     let target = target(&mut lab)?;
     lab.set_target(&target)?;
     Ok(lab)

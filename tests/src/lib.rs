@@ -1,6 +1,8 @@
 //! The test kit.
 
 pub mod bench;
+pub mod flood;
+pub mod lab;
 pub mod packet;
 pub mod programs;
 pub mod rig;

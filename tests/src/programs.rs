@@ -19,6 +19,8 @@ pub struct Sources {
     pub first: u64,
     /// How many there are: a power of two, at most 2^32.
     pub count: u64,
+    /// Whether they fill one block of addresses, rather than being strewn over all.
+    pub adjacent: bool,
 }
 
 impl Programs {
@@ -41,9 +43,10 @@ impl Programs {
 
     /// Says where `harness` and `flood` take sources from.
     pub fn set_sources(&mut self, sources: Sources) -> Result<()> {
-        let mut map: Array<_, [u64; 2]> =
+        let mut map: Array<_, [u64; 3]> =
             self.ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
-        map.set(0, [sources.first, sources.count - 1], 0)?;
+        let mask = sources.count - 1;
+        map.set(0, [sources.first, mask, if sources.adjacent { mask } else { u64::MAX }], 0)?;
         Ok(())
     }
 

@@ -46,6 +46,11 @@ fn frames() -> Vec<Case> {
         ("an IPv4 header of 16 bytes", syn().patch(ipv4, &[0x44]).bytes(), IpHeaderLength),
         ("options beyond the total length", syn().patch(ipv4, &[0x4f]).bytes(), IpLength),
         ("a total length of less than the header", syn().patch(ipv4 + 2, &[0, 19]).bytes(), IpLength),
+        (
+            "a total length that is still to be cut into segments",
+            syn().patch(ipv4 + 2, &[0, 0]).bytes(),
+            Conforming,
+        ),
         ("a total length of more than the frame", syn().patch(ipv4 + 2, &[0, 41]).bytes(), IpLength),
         ("a payload length of more than the frame", syn6().patch(ipv4 + 4, &[0, 21]).bytes(), IpLength),
         ("six extension headers", longest.clone().syn(443).bytes(), Conforming),

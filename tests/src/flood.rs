@@ -1,0 +1,79 @@
+//! The generator: frames with random sources, sent by the kernel itself (live frames of a BPF test run).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
+
+use crate::programs::{Programs, Sources};
+
+/// Frames per call into the kernel: a call lasts some milliseconds, and then the clock is looked at.
+const FRAMES_PER_CALL: u32 = 65_536;
+
+/// Frames that the kernel prepares at once.
+const BATCH: u32 = 64;
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// Index of the interface, in the namespace of this thread.
+    pub interface: u32,
+    /// The frame; its source is overwritten.
+    pub frame: Vec<u8>,
+    /// Where sources come from.
+    pub sources: Sources,
+    /// Frames per second, if not as many as possible.
+    pub rate: Option<u64>,
+    /// When to stop: after this many frames,
+    pub count: u64,
+    /// or after this long.
+    pub duration: Duration,
+}
+
+impl Flood {
+    /// Sends until count or duration is reached, or `stop` says so. Returns how many frames were sent.
+    pub fn run(&self, stop: impl Fn() -> bool) -> Result<u64> {
+        ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
+        let mut programs = Programs::load()?;
+        programs.set_sources(self.sources)?;
+        let program = programs.program("flood")?;
+        let begin = Instant::now();
+        let mut sent = 0;
+        while sent < self.count && begin.elapsed() < self.duration && !stop() {
+            let mut frames = u64::from(FRAMES_PER_CALL).min(self.count - sent);
+            if let Some(rate) = self.rate {
+                let due = (begin.elapsed().as_secs_f64() * rate as f64) as u64;
+                if due <= sent {
+                    std::thread::sleep(Duration::from_millis(2));
+                    continue;
+                }
+                frames = frames.min(due - sent);
+            }
+            run_live(program, self.interface, &self.frame, u32::try_from(frames)?)?;
+            sent += frames;
+        }
+        Ok(sent)
+    }
+}
+
+fn run_live(program: &aya::programs::Xdp, interface: u32, frame: &[u8], repeat: u32) -> Result<()> {
+    // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let length = u32::try_from(frame.len())?;
+    let context: Vec<u8> = [0, length, 0, interface, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        repeat,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    };
+    program.test_run(options).context("sending live frames")?;
+    Ok(())
+}
+
+/// Whether an interface of this namespace is one end of a veth pair.
+fn is_veth(index: u32) -> Result<bool> {
+    let interfaces = flood_userspace::bpf::interface::interfaces()?;
+    let interface = interfaces.into_iter().find(|interface| interface.index == index);
+    Ok(interface.context("no such interface")?.kind.as_deref() == Some("veth"))
+}

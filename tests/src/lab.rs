@@ -1,0 +1,237 @@
+//! Network namespaces with real interfaces: an attacker, a server, a visitor, and the switch that joins them.
+//!
+//! Everything carries this process's number in its name and goes when the [`Lab`] is dropped. A thread that has to
+//! be in a namespace is moved there by [`Namespace::enter`]; the process itself stays where it is.
+
+use std::{
+    fs::File,
+    io::Read,
+    net::{IpAddr, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{XdpMode, xdp::XdpLinkId};
+
+use crate::programs::Programs;
+
+/// Runs a command that has to succeed.
+pub fn command(line: &str) -> Result<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("an empty command")?;
+    let output = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting `{line}`"))?;
+    ensure!(output.status.success(), "`{line}`: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Asks until the answer is yes, or fails after ten seconds.
+pub fn eventually(what: &str, mut answer: impl FnMut() -> bool) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !answer() {
+        ensure!(Instant::now() < end, "not within ten seconds: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace, whose loopback interface is up.
+    pub fn new(role: &str) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flood-{}-{number}-{role}", std::process::id());
+        command(&format!("ip netns add {name}"))?;
+        let namespace = Self { name };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Its name, as `ip netns` shows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` in it.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        command(&format!("ip -n {} {arguments}", self.name))
+    }
+
+    /// A command that will run in it. Not by `ip netns exec`, which hides the BPF file system.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// Moves this thread into it.
+    pub fn enter(&self) -> Result<()> {
+        let path = format!("/run/netns/{}", self.name);
+        let file = File::open(&path).with_context(|| path.clone())?;
+        // SAFETY: the descriptor is open, and moving this thread breaks nobody's assumptions but its own.
+        let moved = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
+        ensure!(moved, "entering {path}: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// Runs something on a thread of its own in it.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter()?;
+                work()
+            });
+            thread.join().unwrap_or_else(|_| bail!("the thread in {} panicked", self.name))
+        })
+    }
+
+    /// Index of an interface in it.
+    pub fn index(&self, interface: &str) -> Result<u32> {
+        let text = self.ip(&format!("-o link show dev {interface}"))?;
+        text.split(':').next().and_then(|number| number.trim().parse().ok()).context("ip shows no index")
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = command(&format!("ip netns del {}", self.name)); // whoever deleted it was faster
+    }
+}
+
+/// Who takes part, by the last byte of his MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// 198.51.100.66 on an interface `eth0`.
+    Attacker = 1,
+    /// 192.0.2.1.
+    Server = 2,
+    /// 203.0.113.7.
+    Visitor = 3,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Attacker, Self::Server, Self::Visitor];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Attacker => "attacker",
+            Self::Server => "server",
+            Self::Visitor => "visitor",
+        }
+    }
+
+    /// Its IPv4 address.
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::Attacker => crate::packet::ATTACKER,
+            Self::Server => crate::packet::SERVER,
+            Self::Visitor => crate::packet::VISITOR,
+        }
+    }
+
+    /// Its MAC address.
+    pub fn mac(self) -> [u8; 6] {
+        [0x02, 0, 0, 0, 0, self as u8]
+    }
+
+    fn mac_text(self) -> String {
+        format!("02:00:00:00:00:{:02x}", self as u8)
+    }
+}
+
+/// Three hosts, each with an interface `eth0` (veth), joined by a switch that is an XDP program: a bridge of the
+/// kernel would itself be the bottleneck of a flood.
+pub struct Lab {
+    hosts: [Namespace; 3],
+    _links: Vec<XdpLinkId>,
+    _switch: Programs,
+    _middle: Namespace,
+}
+
+impl Lab {
+    /// Builds it.
+    pub fn new() -> Result<Self> {
+        let middle = Namespace::new("switch")?;
+        let hosts = [
+            Namespace::new(Role::Attacker.name())?,
+            Namespace::new(Role::Server.name())?,
+            Namespace::new(Role::Visitor.name())?,
+        ];
+        for (role, host) in Role::ALL.into_iter().zip(&hosts) {
+            let port = role.name();
+            middle.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name()))?;
+            host.ip(&format!("link set eth0 address {} up", role.mac_text()))?;
+            middle.ip(&format!("link set {port} up"))?;
+            host.ip(&format!("address add {}/32 dev eth0", role.address()))?;
+            for other in Role::ALL.into_iter().filter(|other| *other != role) {
+                host.ip(&format!("route add {}/32 dev eth0", other.address()))?;
+                host.ip(&format!("neighbour add {} lladdr {} dev eth0", other.address(), other.mac_text()))?;
+            }
+            // XDP redirect carries no checksum offload and no segments that are still to be cut.
+            let off =
+                host.command("ethtool").args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
+            ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
+            let off = middle.command("ethtool").args(["-K", port, "gro", "on"]).output()?;
+            ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
+        }
+        let mut switch = Programs::load()?;
+        let mut links = Vec::new();
+        for role in Role::ALL {
+            let index = middle.index(role.name())?;
+            switch.set_port(role as u8, index)?;
+            let program = switch.program("switch")?;
+            links.push(middle.within(|| Ok(program.attach_to_if_index(index, XdpMode::Driver)?))?);
+        }
+        Ok(Self { hosts, _links: links, _switch: switch, _middle: middle })
+    }
+
+    /// The namespace of a host.
+    pub fn host(&self, role: Role) -> &Namespace {
+        &self.hosts[role as usize - 1]
+    }
+}
+
+/// Serves a small page over HTTP in a namespace, to any number of visitors, until the process ends.
+pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
+    use std::io::Write;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n";
+
+    let listener = server.within(|| Ok(std::net::TcpListener::bind(address)?))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().filter_map(std::result::Result::ok) {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).and_then(|_| stream.write_all(ANSWER)); // the visitor has left
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Fetches the page once, over a connection of its own. The thread must be in the visitor's namespace.
+pub fn fetch(address: SocketAddr, timeout: Duration) -> Result<()> {
+    use std::io::Write;
+
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.ends_with("hello\n"), "a wrong answer: {answer:?}");
+    Ok(())
+}
