@@ -107,6 +107,9 @@ mod tests {
         }
     }
 
+    /// Its name, and the address that it makes of a number.
+    type Pattern = (&'static str, fn(u32) -> u32);
+
     /// What an attacker can choose without knowing the secret: neighbours, strides, one address per /8.
     #[test]
     fn chosen_addresses_spread_over_the_buckets() {
@@ -114,10 +117,10 @@ mod tests {
             v4: [0x1f12_3bb5, 0x9e37_79b1, 0x85eb_ca77, 0x27d4_eb2f],
             v6: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0x2545_f491_4f6c_dd1d],
         };
-        let patterns: [(&str, fn(u32) -> u32); 4] = [
+        let patterns: [Pattern; 4] = [
             ("neighbours", |n| 0xc000_0200 + n),
             ("one per /24", |n| n << 8),
-            ("one per /16", |n| (n << 16) | (n >> 16)),
+            ("one per /16", |n| n.rotate_left(16)),
             ("stride of 2^10 + 1", |n| n.wrapping_mul(1025)),
         ];
         for (why, pattern) in patterns {

@@ -206,7 +206,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     match verb {
-        Verb::Run(run) => return self::run(run, socket),
+        Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
         Verb::Check { file } => return check(&file),
         _ => {}
@@ -215,7 +215,7 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     runtime.block_on(ask(&Client::new(&socket.unwrap_or_else(default_socket)), verb))
 }
 
-fn run(run: Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
     let mut config = match &run.config {
         Some(path) => Config::load(path)?,
         None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,

@@ -85,8 +85,8 @@ fn register_tables(registry: &mut Registry, status: &Status) {
     let in_debt = Gauges::<AddressFamily>::default();
     let slots = Gauges::<AddressFamily>::default();
     for (family, used) in [("ipv4", status.sources.ipv4), ("ipv6", status.sources.ipv6)] {
-        set(&in_debt, AddressFamily { family }, used);
-        set(&slots, AddressFamily { family }, status.sources.capacity);
+        set(&in_debt, &AddressFamily { family }, used);
+        set(&slots, &AddressFamily { family }, status.sources.capacity);
     }
     registry.register(
         "sources_in_debt",
@@ -97,8 +97,8 @@ fn register_tables(registry: &mut Registry, status: &Status) {
 
     let entries = Gauges::<List>::default();
     for (list, size) in [("block", status.blocked), ("allow", status.allowed)] {
-        set(&entries, List { list, family: "ipv4" }, size.ipv4);
-        set(&entries, List { list, family: "ipv6" }, size.ipv6);
+        set(&entries, &List { list, family: "ipv4" }, size.ipv4);
+        set(&entries, &List { list, family: "ipv6" }, size.ipv6);
     }
     registry.register("list_entries", "Entries of the lists", entries);
 
@@ -117,7 +117,7 @@ fn register_state(registry: &mut Registry, status: &Status) {
             Attached::Native => "native",
             Attached::Generic => "generic",
         };
-        set(&attached, Interface { interface: interface.name.clone(), mode }, u64::from(interface.present));
+        set(&attached, &Interface { interface: interface.name.clone(), mode }, u64::from(interface.present));
     }
     registry.register("interface_attached", "1 while the interface is there and guarded", attached);
     let enforcing: Gauge = Gauge::default();
@@ -125,9 +125,9 @@ fn register_state(registry: &mut Registry, status: &Status) {
     registry.register("enforcing", "1 in enforce mode, 0 in monitor mode", enforcing);
 }
 
-fn set<L>(gauges: &Gauges<L>, labels: L, value: u64)
+fn set<L>(gauges: &Gauges<L>, labels: &L, value: u64)
 where
     L: Clone + std::hash::Hash + Eq,
 {
-    gauges.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauges.get_or_create(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
 }

@@ -105,9 +105,12 @@ mod tests {
         assert_eq!(change(&[("source.packets", "off")]).unwrap().source.packets, None);
     }
 
+    /// Why, the change, what the error says.
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
     #[test]
     fn a_wrong_change_is_refused_with_the_name_of_the_limit() {
-        let cases: [(&str, &[(&str, &str)], &str); 6] = [
+        let cases: [Case; 6] = [
             ("no such limit", &[("source.packet", "5k/s")], "source.packets_burst"),
             ("no unit", &[("source.packets", "5k")], "source.packets: "),
             ("out of bounds", &[("source.packets_burst", "3")], "source.packets: a burst of 3"),
