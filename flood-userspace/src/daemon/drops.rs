@@ -213,7 +213,7 @@ mod tests {
             ("as many as are wanted", 1, 4_000.0, 1),
             ("a flood", 1, 10_000_000.0, 4_096),
             ("it goes on, a little weaker", 4_096, 6_000_000.0, 4_096),
-            ("it halves, and that is not worth a change", 4_096, 3_000_000.0, 4_096),
+            ("it halves, and that is not worth a change", 4_096, 5_000_000.0, 4_096),
             ("it fades", 4_096, 1_000_000.0, 256),
             ("it is over", 256, 0.0, 1),
         ];
