@@ -4,10 +4,11 @@
 //! be in a namespace is moved there by [`Namespace::enter`]; the process itself stays where it is.
 
 use std::{
+    ffi::OsStr,
     fs::File,
-    io::Read,
+    io::{self, Read},
     net::{IpAddr, SocketAddr, TcpStream},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -16,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{XdpMode, xdp::XdpLinkId};
+use ipnet::IpNet;
 
 use crate::programs::Programs;
 
@@ -71,9 +73,13 @@ impl Namespace {
     }
 
     /// A command that will run in it. Not by `ip netns exec`, which hides the BPF file system.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program).stdin(Stdio::null());
+        command
+            .arg(format!("--net=/run/netns/{}", self.name))
+            .arg("--")
+            .arg(program.as_ref())
+            .stdin(Stdio::null());
         command
     }
 
@@ -83,7 +89,7 @@ impl Namespace {
         let file = File::open(&path).with_context(|| path.clone())?;
         // SAFETY: the descriptor is open, and moving this thread breaks nobody's assumptions but its own.
         let moved = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
-        ensure!(moved, "entering {path}: {}", std::io::Error::last_os_error());
+        ensure!(moved, "entering {path}: {}", io::Error::last_os_error());
         Ok(())
     }
 
@@ -111,14 +117,14 @@ impl Drop for Namespace {
     }
 }
 
-/// Who takes part, by the last byte of his MAC address.
+/// Who takes part, by the last byte of his MAC address. Each has an interface `eth0`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// 198.51.100.66 on an interface `eth0`.
+    /// Who floods.
     Attacker = 1,
-    /// 192.0.2.1.
+    /// Who is attacked.
     Server = 2,
-    /// 203.0.113.7.
+    /// Who wants to be served.
     Visitor = 3,
 }
 
@@ -140,6 +146,19 @@ impl Role {
             Self::Server => crate::packet::SERVER,
             Self::Visitor => crate::packet::VISITOR,
         }
+    }
+
+    /// Its IPv6 address.
+    pub fn address6(self) -> IpAddr {
+        match self {
+            Self::Attacker => crate::packet::ATTACKER6,
+            Self::Server => crate::packet::SERVER6,
+            Self::Visitor => crate::packet::VISITOR6,
+        }
+    }
+
+    fn addresses(self) -> [IpAddr; 2] {
+        [self.address(), self.address6()]
     }
 
     /// Its MAC address.
@@ -173,12 +192,17 @@ impl Lab {
         for (role, host) in Role::ALL.into_iter().zip(&hosts) {
             let port = role.name();
             middle.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name()))?;
-            host.ip(&format!("link set eth0 address {} up", role.mac_text()))?;
-            middle.ip(&format!("link set {port} up"))?;
-            host.ip(&format!("address add {}/32 dev eth0", role.address()))?;
+            // No link-local addresses, so that nothing is sent but what a test or demonstration sends.
+            host.ip(&format!("link set eth0 address {} addrgenmode none up", role.mac_text()))?;
+            middle.ip(&format!("link set {port} addrgenmode none up"))?;
+            for address in role.addresses() {
+                host.ip(&format!("address add {} dev eth0 nodad", IpNet::from(address)))?;
+            }
             for other in Role::ALL.into_iter().filter(|other| *other != role) {
-                host.ip(&format!("route add {}/32 dev eth0", other.address()))?;
-                host.ip(&format!("neighbour add {} lladdr {} dev eth0", other.address(), other.mac_text()))?;
+                for address in other.addresses() {
+                    host.ip(&format!("route add {} dev eth0", IpNet::from(address)))?;
+                    host.ip(&format!("neighbour add {address} lladdr {} dev eth0", other.mac_text()))?;
+                }
             }
             // XDP redirect carries no checksum offload and no segments that are still to be cut.
             let off =
@@ -220,6 +244,39 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
             });
         }
     });
+    Ok(())
+}
+
+/// Sends frames out of an interface of this thread's namespace, exactly as they are (packet(7)).
+pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    ensure!(fd >= 0, "opening a packet socket: {}", io::Error::last_os_error());
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = i32::try_from(interface)?;
+    for frame in frames {
+        // SAFETY: the kernel reads the frame and the address, and no more than their lengths.
+        let sent = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
+        ensure!(
+            sent == isize::try_from(frame.len())?,
+            "sending {} bytes: {}",
+            frame.len(),
+            io::Error::last_os_error()
+        );
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The test kit.
 
 pub mod bench;
+pub mod daemon;
 pub mod flood;
 pub mod lab;
 pub mod packet;

@@ -25,9 +25,25 @@ pub fn skip(test: &str, reason: &str) {
 macro_rules! needs_root {
     () => {
         if !$crate::skip::can_use_kernel($crate::skip::test_name(|| {})) {
-            return;
+            return $crate::skip::Outcome::skipped();
         }
     };
+}
+
+/// What a test function returns.
+pub trait Outcome {
+    /// What it returns when it is skipped.
+    fn skipped() -> Self;
+}
+
+impl Outcome for () {
+    fn skipped() -> Self {}
+}
+
+impl Outcome for anyhow::Result<()> {
+    fn skipped() -> Self {
+        Ok(())
+    }
 }
 
 /// The function in which a closure was written, with its modules.

@@ -5,11 +5,8 @@
 //! million packets a second from more and more sources.
 
 use std::{
-    io,
     net::SocketAddr,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, ExitCode, Stdio},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,18 +16,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use flood_userspace::control::{
-    client::Client,
-    protocol::{AddReply, AddRequest, Stats, Volume},
-};
+use flood_userspace::control::protocol::{Stats, Volume};
 use floodgate_tests::{
+    daemon::Daemon,
     flood::Flood,
-    lab::{Lab, Namespace, Role, eventually, fetch, serve_http},
+    lab::{Lab, Namespace, Role, fetch, serve_http},
     packet,
     programs::Sources,
 };
-use hyper::Method;
-use tokio::runtime::Runtime;
 
 /// The limit of each source.
 const LIMIT_PER_S: u64 = 200;
@@ -138,8 +131,8 @@ fn demonstrate() -> Result<bool> {
     let lab = Lab::new()?;
     let address = SocketAddr::new(Role::Server.address(), 80);
     serve_http(lab.host(Role::Server), address)?;
-    let folder = tempfile::tempdir()?;
-    let daemon = Daemon::start(lab.host(Role::Server), folder.path())?;
+    let config = format!("[limit.source]\npackets = \"{LIMIT_PER_S}/s\"\npackets_burst = \"{BURST}\"\n");
+    let daemon = Daemon::start(lab.host(Role::Server), &config, "eth0")?;
     println!(
         "floodgate guards the server's eth0 in native mode; limit of each source: {LIMIT_PER_S}/s, burst {BURST}"
     );
@@ -163,7 +156,8 @@ fn demonstrate() -> Result<bool> {
         outcomes
     });
     let outcomes = outcomes?;
-    daemon.stop()?;
+    let (status, log) = daemon.end(libc::SIGTERM)?;
+    ensure!(status.success(), "floodgate ended with {status}: {log}");
     if interrupted() {
         println!("interrupted; nothing remains behind");
         return Ok(false);
@@ -198,12 +192,12 @@ fn show(phase: &Phase, lab: &Lab, daemon: &Daemon, pages: &AtomicU64) -> Result<
             attack(attacker, phase).run(|| over.load(Ordering::Relaxed) || interrupted())
         });
         let begin = Instant::now();
-        let first = daemon.read(pages)?;
+        let first = read(daemon, pages)?;
         let mut before = first;
         let mut last = Reading::default();
         for second in 1..=phase.seconds {
             if phase.block_at == Some(second) {
-                daemon.block("11.0.0.0/8")?;
+                daemon.tell("block add 11.0.0.0/8")?;
                 println!("{:<15}$ floodgate block add 11.0.0.0/8", "");
             }
             while begin.elapsed() < Duration::from_secs(second.into()) && !interrupted() {
@@ -212,7 +206,7 @@ fn show(phase: &Phase, lab: &Lab, daemon: &Daemon, pages: &AtomicU64) -> Result<
             if interrupted() {
                 break;
             }
-            let now = daemon.read(pages)?;
+            let now = read(daemon, pages)?;
             last = now.since(before);
             before = now;
             println!(
@@ -239,6 +233,18 @@ fn show(phase: &Phase, lab: &Lab, daemon: &Daemon, pages: &AtomicU64) -> Result<
             seconds,
             wrong: judge(phase, total, last, seconds),
         }))
+    })
+}
+
+fn read(daemon: &Daemon, pages: &AtomicU64) -> Result<Reading> {
+    let stats: Stats = daemon.read("stats")?;
+    let eth0 = stats.interfaces.get("eth0").context("floodgate no longer guards eth0")?;
+    let dropped = |reason: &str| eth0.dropped.get(reason).map_or(0, |volume| volume.packets);
+    Ok(Reading {
+        passed: eth0.passed.values().map(|Volume { packets, .. }| packets).sum(),
+        source_packets: dropped("source_packets"),
+        blocked: dropped("blocked"),
+        pages: pages.load(Ordering::Relaxed),
     })
 }
 
@@ -303,104 +309,4 @@ fn sum_up(outcomes: &[Outcome]) -> bool {
         );
     }
     outcomes.len() == PHASES.len() && outcomes.iter().all(|outcome| outcome.wrong.is_none())
-}
-
-/// The floodgate under demonstration.
-struct Daemon {
-    child: Child,
-    client: Client,
-    runtime: Runtime,
-}
-
-impl Daemon {
-    fn start(server: &Namespace, folder: &Path) -> Result<Self> {
-        let socket = folder.join("floodgate.sock");
-        let config = folder.join("floodgate.toml");
-        let text = format!("[limit.source]\npackets = \"{LIMIT_PER_S}/s\"\npackets_burst = \"{BURST}\"\n");
-        std::fs::write(&config, text)?;
-        let binary = floodgate_binary()?;
-        let mut command = server.command(binary.to_str().context("the path is no text")?);
-        command.arg("run").arg("--config").arg(&config).arg("--socket").arg(&socket).arg("eth0");
-        // Ctrl-C is for us; we tell the daemon.
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let child = command.spawn().context("starting floodgate")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut daemon = Self { child, client: Client::new(&socket), runtime };
-        let ready = eventually("floodgate answers", || daemon.stats().is_ok() || daemon.has_ended());
-        if ready.is_err() || daemon.has_ended() {
-            let mut said = String::new();
-            if let Some(mut stderr) = daemon.child.stderr.take() {
-                let _ = daemon.child.kill(); // it may have ended
-                io::Read::read_to_string(&mut stderr, &mut said)?;
-            }
-            anyhow::bail!("floodgate does not start: {said}");
-        }
-        Ok(daemon)
-    }
-
-    fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
-    }
-
-    fn stats(&self) -> Result<Stats> {
-        Ok(self.runtime.block_on(self.client.get("/v1/stats"))?)
-    }
-
-    fn read(&self, pages: &AtomicU64) -> Result<Reading> {
-        let stats = self.stats()?;
-        let eth0 = stats.interfaces.get("eth0").context("floodgate no longer guards eth0")?;
-        let dropped = |reason: &str| eth0.dropped.get(reason).map_or(0, |volume| volume.packets);
-        Ok(Reading {
-            passed: eth0.passed.values().map(|Volume { packets, .. }| packets).sum(),
-            source_packets: dropped("source_packets"),
-            blocked: dropped("blocked"),
-            pages: pages.load(Ordering::Relaxed),
-        })
-    }
-
-    fn block(&self, prefix: &str) -> Result<()> {
-        let request = AddRequest {
-            prefixes: vec![prefix.parse()?],
-            ttl_s: None,
-            reason: Some("demonstration".into()),
-            added_by: None,
-            file: None,
-            force: false,
-            logged_in_from: None,
-        };
-        let reply: AddReply =
-            self.runtime.block_on(self.client.send(Method::POST, "/v1/lists/block", &request))?;
-        ensure!(reply.added == 1, "the block was there already");
-        Ok(())
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.terminate();
-        let status = self.child.wait()?;
-        ensure!(status.success(), "floodgate ended with {status}");
-        Ok(())
-    }
-
-    fn terminate(&self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // SAFETY: no pointers. The child has not been waited for, so the number is still its own.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if !self.has_ended() {
-            self.terminate();
-            let _ = self.child.wait(); // nothing is left to be done about it
-        }
-    }
-}
-
-/// The floodgate that was built along with this program.
-fn floodgate_binary() -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("floodgate");
-    ensure!(path.exists(), "{} is missing: use `cargo xtask demo`, which builds it", path.display());
-    Ok(path)
 }

@@ -1,0 +1,164 @@
+//! The binary `floodgate` as an operator runs it: started, asked, ended.
+
+use std::{
+    env,
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::lab::{Namespace, eventually};
+
+/// The floodgate that was built along with this program.
+pub fn binary() -> Result<PathBuf> {
+    let program = env::current_exe()?;
+    let folder = program.parent().context("a program is in some folder")?;
+    // Tests are one folder deeper than binaries.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join("floodgate");
+    ensure!(path.exists(), "{} is missing: `cargo xtask` builds it before it runs this", path.display());
+    Ok(path)
+}
+
+/// How a command ended, and what it printed.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Data.
+    pub stdout: String,
+    /// Talk.
+    pub stderr: String,
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Result<Said> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
+    Ok(Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// Runs floodgate with these arguments, separated by blanks, where no daemon is wanted.
+pub fn floodgate(arguments: &str) -> Result<Said> {
+    run(Command::new(binary()?).args(arguments.split_whitespace()))
+}
+
+/// A floodgate that runs.
+pub struct Daemon {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts one in a namespace, with this configuration (TOML) and these arguments to `run`. Returns when it
+    /// answers.
+    pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let config_path = folder.path().join("floodgate.toml");
+        fs::write(&config_path, config)?;
+        let mut command = namespace.command(binary()?);
+        command.arg("run").arg("--config").arg(config_path);
+        command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
+        // Ctrl-C is for us; we tell the daemon.
+        command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?).process_group(0);
+        let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
+        let mut daemon = Self { child, folder };
+        let answers = eventually("floodgate answers", || {
+            daemon.has_ended() || daemon.ask("status").is_ok_and(|said| said.code == 0)
+        });
+        if answers.is_err() || daemon.has_ended() {
+            bail!("floodgate does not start: {}", daemon.log());
+        }
+        Ok(daemon)
+    }
+
+    /// A command with this verb and arguments, separated by blanks, that talks to this daemon.
+    pub fn command(&self, words: &str) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.arg("--socket").arg(self.socket()).args(words.split_whitespace());
+        command.stdin(Stdio::null()).process_group(0); // as above
+        Ok(command)
+    }
+
+    /// Runs a verb.
+    pub fn ask(&self, words: &str) -> Result<Said> {
+        run(&mut self.command(words)?)
+    }
+
+    /// Runs a verb that has to succeed; returns what it printed.
+    pub fn tell(&self, words: &str) -> Result<String> {
+        let said = self.ask(words)?;
+        ensure!(said.code == 0, "`floodgate {words}`: {}", said.stderr.trim());
+        Ok(said.stdout)
+    }
+
+    /// Runs a reading verb with `--json`.
+    pub fn read<T: DeserializeOwned>(&self, words: &str) -> Result<T> {
+        let text = self.tell(&format!("{words} --json"))?;
+        serde_json::from_str(&text).with_context(|| format!("`floodgate {words} --json`: {text}"))
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.folder)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_path(&self.folder)).unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Ends it with a signal; returns how it ended and what it had logged.
+    pub fn end(mut self, signal: libc::c_int) -> Result<(ExitStatus, String)> {
+        self.signal(signal);
+        let status = self.wait()?;
+        Ok((status, self.log()))
+    }
+
+    /// Waits for it to end by itself, ten seconds at most.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        eventually("floodgate ends", || self.has_ended())?;
+        Ok(self.child.wait()?)
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // SAFETY: no pointers. Who calls has not seen the child's end, so the number is still its own.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        self.signal(libc::SIGTERM);
+        if self.wait().is_err() {
+            let _ = self.child.kill(); // there is nothing else to be done about it
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn socket(folder: &TempDir) -> PathBuf {
+    folder.path().join("floodgate.sock")
+}
+
+fn log_path(folder: &TempDir) -> PathBuf {
+    folder.path().join("log")
+}

@@ -1,0 +1,10 @@
+//! The binary as its users run it: real interfaces, real clients, real captures.
+
+#[path = "e2e/attached.rs"]
+mod attached;
+#[path = "e2e/commands.rs"]
+mod commands;
+#[path = "e2e/traffic.rs"]
+mod traffic;
+#[path = "e2e/wrong.rs"]
+mod wrong;
