@@ -1,1 +1,260 @@
-//! .
+//! Attaching and letting go: how it is said, and that nothing stays behind.
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{loaded_links, loaded_programs};
+use flood_userspace::control::protocol::{Attached, Stats, Status};
+use floodgate_tests::{
+    daemon::{Daemon, Said},
+    lab::{Namespace, eventually, send_frames},
+    needs_root,
+    packet::{VISITOR, from},
+    programs::Programs,
+};
+
+/// Two namespaces with two cables between them: `eth0` and `eth1` here, `far0` and `far1` there.
+struct Cables {
+    here: Namespace,
+    there: Namespace,
+}
+
+impl Cables {
+    fn new() -> Result<Self> {
+        let (here, there) = (Namespace::new("here")?, Namespace::new("there")?);
+        for (near, far) in [("eth0", "far0"), ("eth1", "far1")] {
+            here.ip(&format!("link add {near} type veth peer name {far} netns {}", there.name()))?;
+            here.ip(&format!("link set {near} addrgenmode none up"))?;
+            there.ip(&format!("link set {far} addrgenmode none up"))?;
+        }
+        Ok(Self { here, there })
+    }
+
+    fn send(&self, interface: &str, frames: usize) -> Result<()> {
+        let index = self.there.index(interface)?;
+        let frame = from(VISITOR).syn(80).bytes();
+        self.there.within(|| send_frames(index, std::iter::repeat_n(frame.as_slice(), frames)))
+    }
+}
+
+/// The XDP program on an interface, as `ip` shows it.
+fn program_on(namespace: &Namespace, interface: &str) -> Result<Option<u32>> {
+    let text = namespace.ip(&format!("-j -d link show dev {interface}"))?;
+    let links: serde_json::Value = serde_json::from_str(&text)?;
+    let id = links[0]["xdp"]["prog"]["id"].as_u64();
+    Ok(id.map(u32::try_from).transpose()?)
+}
+
+/// Everything in the kernel that belongs to a floodgate which runs this program.
+struct Belongings {
+    program: u32,
+    maps: Vec<u32>,
+}
+
+impl Belongings {
+    fn of(program: u32) -> Result<Self> {
+        let info = loaded_programs()
+            .filter_map(std::result::Result::ok)
+            .find(|info| info.id() == program)
+            .context("no such program")?;
+        let maps = info.map_ids()?.context("no maps")?;
+        ensure!(maps.len() > 5, "floodgate has more maps than {maps:?}");
+        Ok(Self { program, maps })
+    }
+
+    /// What of it is still there.
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if loaded_programs().any(|info| info.is_ok_and(|info| info.id() == self.program)) {
+            left.push(format!("program {}", self.program));
+        }
+        if loaded_links().any(|link| link.is_ok_and(|link| link.program_id() == self.program)) {
+            left.push(format!("a link of program {}", self.program));
+        }
+        let maps: Vec<u32> = aya::maps::loaded_maps().filter_map(|map| Some(map.ok()?.id())).collect();
+        left.extend(self.maps.iter().filter(|id| maps.contains(id)).map(|id| format!("map {id}")));
+        left
+    }
+}
+
+#[test]
+fn however_it_ends_nothing_is_left_in_the_kernel() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    for (why, signal) in [("Ctrl-C", Some(libc::SIGINT)), ("SIGTERM", Some(libc::SIGTERM)), ("detach", None)]
+    {
+        let mut daemon = Daemon::start(&cables.here, "", "eth0 eth1")?;
+        let socket = daemon.socket();
+        let program = program_on(&cables.here, "eth0")?.context("nothing is attached")?;
+        ensure!(program_on(&cables.here, "eth1")? == Some(program), "one program for both");
+        let belongings = Belongings::of(program)?;
+        ensure!(belongings.left().len() > 5, "while it runs, all of it is there");
+        let status = match signal {
+            Some(signal) => daemon.end(signal)?.0,
+            None => {
+                let said = daemon.tell("detach")?;
+                ensure!(said == "let go: eth0, eth1; nothing is left, and the daemon ends\n", "{said}");
+                daemon.wait()?
+            }
+        };
+        ensure!(status.success(), "{why}: {status}");
+        for interface in ["eth0", "eth1"] {
+            ensure!(program_on(&cables.here, interface)?.is_none(), "{why}: {interface} has a program");
+        }
+        // The kernel frees maps after a grace period.
+        eventually("nothing is left", || belongings.left().is_empty())
+            .with_context(|| format!("{why}: left are {:?}", belongings.left()))?;
+        ensure!(!socket.exists(), "{why}: the socket is left");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_interface_has_its_own_counters_and_can_be_let_go_alone() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let daemon = Daemon::start(&cables.here, "", "eth0 eth1")?;
+    cables.send("far0", 10)?;
+    cables.send("far1", 25)?;
+    let packets = |name: &str| -> Result<u64> {
+        let stats: Stats = daemon.read("stats")?;
+        let passed = &stats.interfaces.get(name).context("not guarded")?.passed;
+        Ok(passed.get("conforming").map_or(0, |volume| volume.packets))
+    };
+    eventually("both have counted", || {
+        packets("eth0").is_ok_and(|n| n == 10) && packets("eth1").is_ok_and(|n| n == 25)
+    })?;
+
+    let said = daemon.ask("detach eth2")?;
+    ensure!(said.code == 1, "{said:?}");
+    ensure!(said.stderr.contains("eth2 is not guarded by this daemon, which guards eth0, eth1"), "{said:?}");
+    daemon.tell("detach eth1")?;
+    ensure!(program_on(&cables.here, "eth1")?.is_none());
+    let status: Status = daemon.read("status")?;
+    ensure!(status.interfaces.len() == 1 && status.interfaces[0].name == "eth0", "{status:?}");
+    cables.send("far0", 5)?;
+    eventually("the other goes on", || packets("eth0").is_ok_and(|n| n == 15))?;
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_disappears_is_noticed_and_said() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let mut daemon = Daemon::start(&cables.here, "", "eth0 eth1")?;
+    cables.here.ip("link del eth1")?;
+    let status = || daemon.read::<Status>("status");
+    eventually("it is noticed", || {
+        status().is_ok_and(|status| status.interfaces.iter().any(|i| i.name == "eth1" && !i.present))
+    })?;
+    let text = daemon.tell("status")?;
+    ensure!(text.contains("eth1            gone"), "{text}");
+    ensure!(text.contains("warning: eth1 has disappeared, and the filter with it"), "{text}");
+    ensure!(daemon.log().contains("eth1 has disappeared"), "{}", daemon.log());
+    daemon.tell("detach")?;
+    ensure!(daemon.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn generic_mode_is_taken_only_when_asked_for_and_always_said() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let daemon = Daemon::start(&cables.here, "", "--attach generic eth0")?;
+    let status: Status = daemon.read("status")?;
+    ensure!(status.interfaces[0].attached == Attached::Generic, "{status:?}");
+    let text = daemon.tell("status")?;
+    ensure!(text.contains("generic (behind the driver)") && text.contains("warning: eth0"), "{text}");
+    ensure!(daemon.log().contains("eth0 is guarded in generic mode"), "{}", daemon.log());
+    cables.send("far0", 10)?;
+    eventually("it counts", || {
+        let stats: Result<Stats> = daemon.read("stats");
+        stats.is_ok_and(|stats| stats.interfaces["eth0"].passed.contains_key("conforming"))
+    })?;
+    drop(daemon);
+
+    // The loopback interface has no native XDP.
+    let refused = start_error(&cables.here, "", "lo")?;
+    ensure!(refused.contains("of lo has no native XDP") && refused.contains("--attach generic"), "{refused}");
+    let daemon = Daemon::start(&cables.here, "attach = \"native-or-generic\"\n", "lo eth0")?;
+    let status: Status = daemon.read("status")?;
+    let attached: Vec<Attached> = status.interfaces.iter().map(|interface| interface.attached).collect();
+    ensure!(attached == [Attached::Generic, Attached::Native], "{status:?}");
+    Ok(())
+}
+
+/// What a daemon says that should not start.
+fn start_error(namespace: &Namespace, config: &str, arguments: &str) -> Result<String> {
+    match Daemon::start(namespace, config, arguments) {
+        Ok(_) => anyhow::bail!("`run {arguments}` starts"),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+#[test]
+fn an_interface_with_jumbo_frames_is_guarded_in_its_driver() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    cables.here.ip("link set eth0 mtu 9000")?;
+    cables.there.ip("link set far0 mtu 9000")?;
+    let daemon = Daemon::start(&cables.here, "[block]\nentries = [\"203.0.113.7\"]\n", "eth0")?;
+    let index = cables.there.index("far0")?;
+    let frame = from(VISITOR).udp(1, 2).payload(8_900).bytes();
+    cables.there.within(|| send_frames(index, [frame.as_slice()]))?;
+    eventually("a frame in several buffers is dropped, and counted with all its bytes", || {
+        let stats: Result<Stats> = daemon.read("stats");
+        let blocked = stats.ok().and_then(|stats| stats.interfaces["eth0"].dropped.get("blocked").copied());
+        blocked.is_some_and(|volume| volume.packets == 1 && volume.bytes == frame.len() as u64)
+    })
+}
+
+#[test]
+fn another_program_is_named_and_replaced_only_on_request() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let index = cables.here.index("eth0")?;
+    let mut programs = Programs::load()?;
+    let theirs = programs.program("pass")?;
+    let _link =
+        cables.here.within(|| Ok(theirs.attach_to_if_index(index, aya::programs::XdpMode::Driver)?))?;
+    let id = program_on(&cables.here, "eth0")?.context("nothing is attached")?;
+
+    let refused = start_error(&cables.here, "", "eth0")?;
+    let named = format!("eth0 has an XDP program already: pass (id {id})");
+    ensure!(refused.contains(&named) && refused.contains("--replace"), "{refused}");
+    ensure!(program_on(&cables.here, "eth0")? == Some(id), "it is still there");
+
+    let daemon = Daemon::start(&cables.here, "", "--replace eth0")?;
+    ensure!(program_on(&cables.here, "eth0")?.is_some_and(|ours| ours != id), "ours is there");
+
+    let second = start_error(&cables.here, "", "--replace eth0")?;
+    ensure!(second.contains("eth0 is already guarded by another floodgate"), "{second}");
+    drop(daemon);
+    Ok(())
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let daemon = Daemon::start(&cables.here, "", "eth0")?;
+    let socket = daemon.socket();
+    let mut run = cables.here.command(floodgate_tests::daemon::binary()?);
+    let Said { code, stderr, .. } =
+        floodgate_tests::daemon::run(run.args(["run", "--socket"]).arg(&socket).arg("eth1"))?;
+    ensure!(code == 2 && stderr.contains("another floodgate answers at"), "{code}: {stderr}");
+    ensure!(program_on(&cables.here, "eth1")?.is_none(), "eth1 is untouched");
+    daemon.tell("status")?;
+    Ok(())
+}
+
+#[test]
+fn without_the_daemon_s_good_bye_the_kernel_lets_go_as_well() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let daemon = Daemon::start(&cables.here, "", "eth0")?;
+    let program = program_on(&cables.here, "eth0")?.context("nothing is attached")?;
+    let belongings = Belongings::of(program)?;
+    let (status, _) = daemon.end(libc::SIGKILL)?;
+    ensure!(!status.success());
+    eventually("nothing is left", || belongings.left().is_empty())?;
+    Ok(())
+}
