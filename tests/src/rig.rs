@@ -15,10 +15,10 @@ use flood_common::{
     abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, list},
     decide::decide,
     host::{Entry, HostTables},
-    packet::parse,
+    packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     reason::Reason,
-    wire::Frame,
+    wire::{Frame, Window, WireType},
 };
 use flood_userspace::{
     bpf::{
@@ -38,6 +38,35 @@ const SLOT: u32 = 1;
 
 /// Where time begins: far enough from 0 that nothing is special about it.
 const START_NS: u64 = 1_000_000_000_000;
+
+/// What a test run puts into the first buffer: a page without headroom (256) and tail (320) (net/bpf/test_run.c).
+const FIRST_BUFFER: usize = 4_096 - 256 - 320;
+
+/// A frame as a test run lays it out: a program sees the first buffer, and asks for the length of them all.
+#[derive(Clone, Copy)]
+struct Buffers<'a> {
+    frame: &'a [u8],
+}
+
+impl<'a> Buffers<'a> {
+    fn first(self) -> Frame<'a> {
+        Frame(&self.frame[..self.frame.len().min(FIRST_BUFFER)])
+    }
+}
+
+impl<'a> Window<'a> for Buffers<'a> {
+    fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
+        self.first().view(offset)
+    }
+
+    fn length(self) -> u32 {
+        Frame(self.frame).length()
+    }
+
+    fn length_of_packet(self, end: usize) -> u32 {
+        if end <= FIRST_BUFFER { self.first().length() } else { self.length() }
+    }
+}
 
 /// A filter and its twin.
 pub struct Rig {
@@ -135,7 +164,12 @@ impl Rig {
         if outcome == RunOutcome::Refused {
             return None;
         }
-        let parsed = parse(Frame(frame));
+        let buffers = Buffers { frame };
+        let parsed = parse(buffers);
+        let length = match parsed {
+            Parsed::Packet(packet) => packet.length,
+            Parsed::NotIp | Parsed::Broken(_) => buffers.length(),
+        };
         let expected = decide(&parsed, &self.settings, self.now_ns, &self.twin);
 
         let after = self.read_counters();
@@ -144,7 +178,7 @@ impl Rig {
         let mut wanted = before;
         let bank = if monitor && expected.is_drop() { &mut wanted.would } else { &mut wanted.done };
         bank[expected.number() as usize].packets += 1;
-        bank[expected.number() as usize].bytes += frame.len() as u64;
+        bank[expected.number() as usize].bytes += u64::from(length);
         if wanted != self.counters {
             panic!(
                 "the host says {expected:?}, and the kernel counted {}\n{parsed:?}\n{}",

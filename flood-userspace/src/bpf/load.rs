@@ -38,7 +38,7 @@ const TRACE_PROGRAM: &str = "floodgate_trace";
 const CLOCK_PROGRAM: &str = "floodgate_clock";
 
 /// The kernel test-runs no frame shorter than an Ethernet header, bytes.
-const SHORTEST_FRAME: usize = 14;
+pub const SHORTEST_FRAME: usize = 14;
 
 /// What happens to a packet with an XDP return code.
 const XDP_DROP: u32 = 1;
