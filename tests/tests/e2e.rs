@@ -4,6 +4,8 @@
 mod attached;
 #[path = "e2e/commands.rs"]
 mod commands;
+#[path = "e2e/replay.rs"]
+mod replay;
 #[path = "e2e/traffic.rs"]
 mod traffic;
 #[path = "e2e/wrong.rs"]
