@@ -195,3 +195,51 @@ pub struct Sample {
     pub weight: u32,
 }
 const _: () = assert!(size_of::<Sample>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::Entry;
+
+    /// Whether a trie with `prefix/length` finds `address`: the first bits of both keys are the same.
+    fn trie_covers(prefix: ListKey, length: u32, address: ListKey) -> bool {
+        let bits = (LIST_KEY_VERSION_BITS + length) as usize;
+        (0..bits).all(|bit| {
+            let mask = 0x80 >> (bit % 8);
+            prefix[bit / 8] & mask == address[bit / 8] & mask
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_trie_of_keys_covers_what_the_prefix_covers(
+            prefix: IpAddr,
+            other: IpAddr,
+            length in 0_u32..=128,
+            same_bits in 0_u32..=128,
+        ) {
+            let prefix = Address::from(prefix);
+            let width = if prefix.version() == 4 { 32 } else { 128 };
+            let (length, same_bits) = (length.min(width), same_bits.min(width));
+            // An address that shares so many bits, for one of chance shares few.
+            let near = match (prefix, Address::from(other)) {
+                (Address::V4(prefix), Address::V4(other)) => {
+                    let mask = u32::MAX.checked_shl(32 - same_bits).unwrap_or(0);
+                    Address::V4(prefix & mask | other & !mask)
+                }
+                (_, other) => other,
+            };
+            for address in [near, Address::from(other), prefix] {
+                let entry = Entry { address: prefix, length, expires_ns: 0 };
+                prop_assert_eq!(
+                    trie_covers(list_key(prefix), length, list_key(address)),
+                    entry.covers(address, 0)
+                );
+            }
+        }
+    }
+}

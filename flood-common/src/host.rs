@@ -36,7 +36,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn covers(&self, address: Address, now_ns: u64) -> bool {
+    /// Whether it covers the address and has not ended.
+    pub fn covers(&self, address: Address, now_ns: u64) -> bool {
         let bits = |address: Address| match address {
             Address::V4(v4) => u128::from(v4) << 96,
             Address::V6 { network, interface } => (u128::from(network) << 64) | u128::from(interface),

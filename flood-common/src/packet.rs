@@ -235,7 +235,11 @@ fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, n
             };
             // Offset 0 without more fragments is an atomic fragment: a whole packet (RFC 6946).
             let offset_more = fragment.offset_more.get();
-            chain.part = Part::from_offset(offset_more >> 3, offset_more & 1 != 0);
+            let part = Part::from_offset(offset_more >> 3, offset_more & 1 != 0);
+            // A second fragment header does not make a fragment whole again.
+            if part != Part::Whole {
+                chain.part = part;
+            }
         }
         chain.protocol = extension.next_header;
         chain.remaining -= size;

@@ -37,7 +37,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let skipped_file = env::temp_dir().join(format!("floodgate-skipped-{}", std::process::id()));
     // A test that fails is no reason not to run the others.
     let mut suites = vec!["cargo test --quiet --no-fail-fast -p flood-common -p flood-userspace -p xtask"];
-    if !arguments.host_only {
+    if arguments.host_only {
+        suites.push("cargo test --quiet --no-fail-fast -p floodgate-tests --test host");
+    } else {
         suites.push("cargo build --quiet -p flood-userspace --bin floodgate");
         suites.push("cargo test --quiet --no-fail-fast -p floodgate-tests");
     }

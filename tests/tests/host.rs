@@ -1,0 +1,10 @@
+//! What the filter thinks, on the host: parsing, deciding, metering. Needs neither root nor a kernel.
+
+#[path = "host/decide.rs"]
+mod decide;
+#[path = "host/meter.rs"]
+mod meter;
+#[path = "host/oracle.rs"]
+mod oracle;
+#[path = "host/parse.rs"]
+mod parse;
