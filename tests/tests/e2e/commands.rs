@@ -1,15 +1,14 @@
 //! The verbs, against a floodgate that runs and without one.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead, BufReader},
     process::Stdio,
 };
 
 use anyhow::{Context, Result, ensure};
 use flood_userspace::control::protocol::{Limits, ListReply, Sources, Stats, Status};
 use floodgate_tests::{
-    daemon::{Daemon, floodgate},
+    daemon::{Daemon, floodgate, run},
     lab::{Lab, Role, eventually, send_frames},
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, VISITOR, from},
@@ -94,10 +93,10 @@ fn the_address_that_one_is_logged_in_from_is_not_blocked_without_force() -> Resu
     let guarded = Guarded::new("")?;
     let mut block = guarded.daemon.command("block add 198.51.100.0/24")?;
     block.env("SSH_CONNECTION", "198.51.100.66 50000 192.0.2.1 22");
-    let said = floodgate_tests::daemon::run(&mut block)?;
+    let said = run(&mut block)?;
     ensure!(said.code == 2 && said.stderr.contains("198.51.100.66"), "{said:?}");
     ensure!(said.stderr.contains("--force"), "{said:?}");
-    let said = floodgate_tests::daemon::run(block.arg("--force"))?;
+    let said = run(block.arg("--force"))?;
     ensure!(said.code == 0, "{said:?}");
     Ok(())
 }
@@ -280,15 +279,11 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     for _ in 0..3 {
         guarded.send(&from(ATTACKER).syn(80))?;
     }
-    let scrape = || {
-        guarded.lab.host(Role::Server).within(|| {
-            let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], 9472)))?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })
+    let get = |path: &str| {
+        let mut curl = guarded.lab.host(Role::Server).command("curl");
+        run(curl.args(["--silent", "--include"]).arg(format!("http://127.0.0.1:9472{path}")))
     };
+    let scrape = || Ok::<_, anyhow::Error>(get("/metrics")?.stdout);
     let counted = "floodgate_packets_total{interface=\"eth0\",verdict=\"drop\",reason=\"blocked\"} 3\n";
     eventually("the packets are counted", || scrape().is_ok_and(|text| text.contains(counted)))?;
     let text = scrape()?;
@@ -305,15 +300,13 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
         ensure!(text.contains(expected), "{expected} is missing in\n{text}");
     }
     ensure!(!text.contains("198.51.100.66"), "an address is no label:\n{text}");
-    // The whole API is on the socket only.
-    let other = guarded.lab.host(Role::Server).within(|| {
-        let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], 9472)))?;
-        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })?;
+    // The whole interface is on the socket only.
+    let other = get("/v1/status")?.stdout;
     ensure!(other.starts_with("HTTP/1.1 404"), "{other}");
+    let mut curl = guarded.lab.host(Role::Server).command("curl");
+    curl.args(["--silent", "--unix-socket"]).arg(guarded.daemon.socket());
+    let text = run(curl.args(["http://floodgate/metrics", "http://floodgate/v1/status"]))?.stdout;
+    ensure!(text.contains(counted) && text.contains("\"mode\":\"enforce\""), "{text}");
     Ok(())
 }
 

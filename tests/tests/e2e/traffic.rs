@@ -13,9 +13,9 @@ use flood_userspace::{
     control::protocol::{InterfaceStats, Sources, Stats, Status},
 };
 use floodgate_tests::{
-    daemon::{Daemon, floodgate},
+    daemon::{Daemon, floodgate, run},
     flood::Flood,
-    lab::{Lab, Role, eventually, fetch, send_frames, serve_http},
+    lab::{Lab, Role, eventually, send_frames, serve_http},
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, from},
     programs::Sources as FloodSources,
@@ -24,7 +24,7 @@ use floodgate_tests::{
 use serde::Deserialize;
 
 /// A visitor who gets no page waits so long.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE_S: &str = "0.4";
 
 /// What the filter counted on the server's interface.
 pub(crate) fn eth0(daemon: &Daemon) -> Result<InterfaceStats> {
@@ -58,9 +58,12 @@ impl Site {
 
     /// Whether the visitor gets the page over each address.
     fn is_served(&self) -> Result<[bool; 2]> {
-        self.lab
-            .host(Role::Visitor)
-            .within(|| Ok(self.addresses.map(|address| fetch(address, PATIENCE).is_ok())))
+        let [v4, v6] = self.addresses.map(|address| -> Result<bool> {
+            let mut curl = self.lab.host(Role::Visitor).command("curl");
+            curl.args(["--silent", "--max-time", PATIENCE_S]).arg(format!("http://{address}/"));
+            Ok(run(&mut curl)?.stdout == "hello\n")
+        });
+        Ok([v4?, v6?])
     }
 }
 
@@ -240,12 +243,11 @@ fn no_disguise_walks_past_a_block_on_a_real_interface() -> Result<()> {
     daemon.tell("block add 198.51.100.66 2001:db8:bad::/48")?;
     let attacker = lab.host(Role::Attacker);
     let interface = attacker.index("eth0")?;
-    let mut sent = 0;
-    for (why, build) in disguises(ATTACKER).into_iter().chain(disguises(ATTACKER6)) {
+    let all = disguises(ATTACKER).into_iter().chain(disguises(ATTACKER6));
+    for ((why, build), sent) in all.zip(1..) {
         let mut frame = build.bytes();
         frame[..6].copy_from_slice(&Role::Server.mac());
         attacker.within(|| send_frames(interface, [frame.as_slice()]))?;
-        sent += 1;
         eventually(&format!("{why} is blocked"), || dropped(&daemon, "blocked").is_ok_and(|n| n == sent))?;
     }
     let stats = eth0(&daemon)?;

@@ -178,7 +178,7 @@ fn race(skew_ns: u64) -> (u64, u64) {
             })
         });
         go.store(true, Ordering::Relaxed);
-        threads.map(|thread| thread.join().unwrap()).iter().sum()
+        threads.map(|thread| thread.join().expect("charging does not panic")).iter().sum()
     });
     // A burst, two seconds, and the skew, by which one of them counts earlier.
     (passed, RATE / 10 + 2 * RATE + RATE * skew_ns / SECOND)

@@ -86,8 +86,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         road: None,
     },
     Package { name: "ethtool", why: "tests and demo switch checksum offload off on veth", road: None },
-    Package { name: "curl", why: "a real client, for the visitor and for the control socket", road: None },
-    Package { name: "iputils-ping", why: "a real client, for tests of lists and limits", road: None },
+    Package { name: "curl", why: "tests fetch pages and metrics with a real client", road: None },
 ];
 
 /// Plans the next steps.
