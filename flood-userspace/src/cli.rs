@@ -34,9 +34,10 @@ use crate::{
 
 use self::exit::Failed;
 
-/// Where the control socket is, unless `--socket` or the configuration says otherwise.
+/// Where the control socket is, unless `--socket` says otherwise: where the configuration in its usual place has it.
 fn default_socket() -> PathBuf {
-    Config::default().control.socket
+    // What is wrong with that file is for `run` and `check` to say.
+    Config::load(Path::new(DEFAULT_PATH)).unwrap_or_default().control.socket
 }
 
 /// Drops floods in the network driver, and says why.

@@ -1,7 +1,7 @@
 //! `run`, `demo`, `bench`, `flood`: set up, build in release mode, run, pass the exit code on.
 
 use std::{
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{ExitCode, Stdio},
 };
 
@@ -30,20 +30,23 @@ pub(crate) fn run(package: &str, binary: &str, arguments: &Arguments) -> Result<
     }
     let path = workspace().join("target/release").join(binary);
     let line = CommandLine { environment: Vec::new(), words: vec![path.display().to_string()] };
+    let mut command = line.args(&arguments.arguments).command();
+    command.stdin(Stdio::inherit());
     // Ctrl-C reaches the program as well as us; the program decides what it means, and we wait for it.
-    ignore_interrupts();
-    let status = line
-        .args(&arguments.arguments)
-        .command()
-        .stdin(Stdio::inherit())
-        .status()
-        .with_context(|| format!("starting {}", path.display()))?;
+    handle_interrupts(libc::SIG_IGN);
+    // SAFETY: between fork and exec only a signal is given its default back, which is allowed there.
+    unsafe {
+        command.pre_exec(|| {
+            handle_interrupts(libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let status = command.status().with_context(|| format!("starting {}", path.display()))?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-fn ignore_interrupts() {
-    // SAFETY: ignoring a signal installs no handler that could do harm. Programs started from here would inherit
-    // it, were it not that ours set their own handlers.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+fn handle_interrupts(handler: libc::sighandler_t) {
+    // SAFETY: neither of the two handlers is code.
+    unsafe { libc::signal(libc::SIGINT, handler) };
 }

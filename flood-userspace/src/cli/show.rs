@@ -101,8 +101,10 @@ pub(super) fn stats(stats: &Stats) -> String {
 }
 
 pub(super) fn sources(sources: &Sources) -> String {
-    let mut text =
-        format!("{} sources in debt; the busiest, against their limit:\n", grouped(sources.in_debt));
+    let mut text = match sources.in_debt {
+        0 => "no source is in debt\n".to_owned(),
+        in_debt => format!("{} sources in debt; the busiest, against their limit:\n", grouped(in_debt)),
+    };
     for source in &sources.busiest {
         let BusySource { source, version, share, packets_per_s, bits_per_s } = source;
         let unknown = format!("(an IPv{version} prefix of which nothing was dropped)");
@@ -114,6 +116,10 @@ pub(super) fn sources(sources: &Sources) -> String {
             _ = write!(text, "{:>18} bit/s", grouped(*rate as u64));
         }
         text.push('\n');
+    }
+    if sources.dropped.is_empty() {
+        text.push_str("no source has lost packets\n");
+        return text;
     }
     let how = if sources.dropped_exact { "exact" } else { "estimated from samples" };
     _ = writeln!(text, "the most dropped ({how}):");
