@@ -100,6 +100,21 @@ pub enum BpfError {
         cause: io::Error,
     },
 
+    /// Native XDP, but not as the interface is set up.
+    #[error(
+        "the driver {driver} of {interface} refuses native XDP as the interface is set up: {cause}. Usual reasons are \
+         large receive offload (`ethtool -K {interface} lro off`) and too few queues (`ethtool -L`); the last lines of \
+         `dmesg` may say which. `--attach generic` works on any driver, but late and slowly"
+    )]
+    NativeRefused {
+        /// The interface.
+        interface: String,
+        /// Its driver.
+        driver: String,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+
     /// Attaching failed otherwise.
     #[error("attaching to {interface}: {cause}")]
     Attach {

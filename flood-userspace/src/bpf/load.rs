@@ -364,11 +364,18 @@ fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool
 fn native_error(interface: &Interface, error: &aya::programs::ProgramError) -> BpfError {
     match errno(error) {
         Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
-        Some(number @ (libc::EOPNOTSUPP | libc::EINVAL)) => BpfError::NoNativeXdp {
+        Some(number @ libc::EOPNOTSUPP) => BpfError::NoNativeXdp {
             interface: interface.name.clone(),
             driver: interface.driver(),
             cause: std::io::Error::from_raw_os_error(number),
         },
+        Some(number @ (libc::EINVAL | libc::ENOMEM | libc::ERANGE | libc::ENOSPC)) => {
+            BpfError::NativeRefused {
+                interface: interface.name.clone(),
+                driver: interface.driver(),
+                cause: std::io::Error::from_raw_os_error(number),
+            }
+        }
         _ => BpfError::Attach { interface: interface.name.clone(), cause: chain(error) },
     }
 }

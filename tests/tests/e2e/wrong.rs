@@ -30,6 +30,8 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
     needs_root!();
     let here = Namespace::new("wrong")?;
     here.ip("link add eth0 type veth peer name eth1")?;
+    here.ip("link add narrow numrxqueues 1 type veth peer name wide numtxqueues 2")?;
+    run(here.command("ethtool").args(["-L", "wide", "tx", "2"]))?;
     let folder = tempfile::tempdir()?;
     let in_folder = |name: &str| folder.path().join(name).display().to_string();
     fs::write(in_folder("bad.toml"), "mode = \"enforce\"\n[limit.source]\npakets = \"1k/s\"\n")?;
@@ -38,9 +40,9 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
     fs::write(in_folder("file"), "")?;
     let socket = in_folder("socket");
 
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         ("no interface", "run", 2, &["no interface to guard: name one (`floodgate run eth0`)"]),
-        ("no such interface", "run eth7", 2, &["there is no interface eth7. There are: lo, eth1, eth0"]),
+        ("no such interface", "run eth7", 2, &["there is no interface eth7. There are: lo, ", "eth0"]),
         ("a name that cannot be", "run a/b", 2, &["a/b"]),
         ("no such configuration", "run --config FOLDER/none.toml eth0", 2, &["none.toml", "No such file"]),
         (
@@ -58,10 +60,18 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
         ("metrics for the whole world", "run --config FOLDER/metrics.toml eth0", 2, &["control.metrics"]),
         ("a socket in a file", "run --socket FOLDER/file/socket eth0", 4, &["making the control socket"]),
         ("the driver has none", "run lo", 4, &["of lo has no native XDP", "--attach generic"]),
+        (
+            "fewer queues here than the peer sends by",
+            "run narrow",
+            4,
+            &["driver veth of narrow refuses native XDP as the interface is set up", "ethtool -L"],
+        ),
     ];
     check_all(&cases, |arguments| {
         let arguments = arguments.replace("FOLDER", &folder.path().display().to_string());
-        let mut command = here.command(binary()?);
+        // A daemon that starts against all expectation ends by itself.
+        let mut command = here.command("timeout");
+        command.arg("20").arg(binary()?);
         if !arguments.contains("--socket") {
             command.args(["--socket", &socket]);
         }
