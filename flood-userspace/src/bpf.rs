@@ -23,5 +23,5 @@ pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family};
 pub use error::BpfError;
 pub use lists::ListKind;
-pub use load::{Attachment, Filter, FilterOptions, RunOutcome, SHORTEST_FRAME};
+pub use load::{Attachment, Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};
 pub use settings::SettingsPage;

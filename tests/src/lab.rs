@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     process::{Command, Stdio},
@@ -34,12 +34,19 @@ pub fn command(line: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Asks until the answer is yes, or fails after ten seconds.
+/// How much slower than a real one the processor is: `cargo xtask vm` says so where it has to emulate one.
+pub fn slowness() -> u32 {
+    if std::env::var_os("FLOODGATE_VM").is_some_and(|value| value == "emulated") { 6 } else { 1 }
+}
+
+/// Asks until the answer is yes, or fails after ten seconds (of a real processor).
 pub fn eventually(what: &str, mut answer: impl FnMut() -> bool) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(10);
+    let limit = Duration::from_secs(10) * slowness();
+    let end = Instant::now() + limit;
     while !answer() {
-        ensure!(Instant::now() < end, "not within ten seconds: {what}");
-        thread::sleep(Duration::from_millis(20));
+        ensure!(Instant::now() < end, "not within {} seconds: {what}", limit.as_secs());
+        // Asking costs time, too, on a processor that has little.
+        thread::sleep(Duration::from_millis(20) * slowness());
     }
     Ok(())
 }
@@ -70,6 +77,23 @@ impl Namespace {
     /// Runs `ip` in it.
     pub fn ip(&self, arguments: &str) -> Result<String> {
         command(&format!("ip -n {} {arguments}", self.name))
+    }
+
+    /// Runs many `ip` commands in it, as one process: starting one takes longer than what it does.
+    pub fn ip_all(&self, lines: &[String]) -> Result<()> {
+        let mut child = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting ip")?;
+        let mut stdin = child.stdin.take().context("ip has no standard input")?;
+        stdin.write_all((lines.join("\n") + "\n").as_bytes())?;
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
     }
 
     /// A command that will run in it. Not by `ip netns exec`, which hides the BPF file system.
@@ -189,21 +213,28 @@ impl Lab {
             Namespace::new(Role::Server.name())?,
             Namespace::new(Role::Visitor.name())?,
         ];
+        let cables = Role::ALL.into_iter().zip(&hosts).flat_map(|(role, host)| {
+            let port = role.name();
+            [
+                format!("link add {port} type veth peer name eth0 netns {}", host.name()),
+                // No link-local addresses, so that nothing is sent but what a test or demonstration sends.
+                format!("link set {port} addrgenmode none up"),
+            ]
+        });
+        middle.ip_all(&cables.collect::<Vec<_>>())?;
         for (role, host) in Role::ALL.into_iter().zip(&hosts) {
             let port = role.name();
-            middle.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name()))?;
-            // No link-local addresses, so that nothing is sent but what a test or demonstration sends.
-            host.ip(&format!("link set eth0 address {} addrgenmode none up", role.mac_text()))?;
-            middle.ip(&format!("link set {port} addrgenmode none up"))?;
+            let mut lines = vec![format!("link set eth0 address {} addrgenmode none up", role.mac_text())];
             for address in role.addresses() {
-                host.ip(&format!("address add {} dev eth0 nodad", IpNet::from(address)))?;
+                lines.push(format!("address add {} dev eth0 nodad", IpNet::from(address)));
             }
             for other in Role::ALL.into_iter().filter(|other| *other != role) {
                 for address in other.addresses() {
-                    host.ip(&format!("route add {} dev eth0", IpNet::from(address)))?;
-                    host.ip(&format!("neighbour add {address} lladdr {} dev eth0", other.mac_text()))?;
+                    lines.push(format!("route add {} dev eth0", IpNet::from(address)));
+                    lines.push(format!("neighbour add {address} lladdr {} dev eth0", other.mac_text()));
                 }
             }
+            host.ip_all(&lines)?;
             // XDP redirect carries no checksum offload and no segments that are still to be cut.
             let off =
                 host.command("ethtool").args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
@@ -230,8 +261,6 @@ impl Lab {
 
 /// Serves a small page over HTTP in a namespace, to any number of visitors, until the process ends.
 pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
-    use std::io::Write;
-
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n";
 
     let listener = server.within(|| Ok(std::net::TcpListener::bind(address)?))?;
@@ -282,8 +311,6 @@ pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]
 
 /// Fetches the page once, over a connection of its own. The thread must be in the visitor's namespace.
 pub fn fetch(address: SocketAddr, timeout: Duration) -> Result<()> {
-    use std::io::Write;
-
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n")?;

@@ -24,21 +24,22 @@ pub struct Sources {
 }
 
 impl Programs {
-    /// Loads all programs.
+    /// Makes the maps; a program is loaded when it is asked for.
     pub fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
-            .context("loading the laboratory's programs (needs root)")?;
-        for (name, program) in ebpf.programs_mut() {
-            let program: &mut Xdp = program.try_into()?;
-            program.load().with_context(|| format!("loading {name}"))?;
-        }
+            .context("loading the laboratory (needs root)")?;
         Ok(Self { ebpf })
     }
 
     /// The program of this name.
     pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
-        Ok(self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        Ok(program)
     }
 
     /// Says where `harness` and `flood` take sources from.

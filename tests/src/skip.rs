@@ -2,7 +2,14 @@
 //!
 //! `cargo xtask test` names a file in `FLOODGATE_SKIPPED`; each skip adds a line `test<TAB>reason` to it.
 
-use std::{env, fs::OpenOptions, io::Write, path::PathBuf};
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::PathBuf,
+};
+
+use anyhow::{Result, bail};
 
 /// Says that a test does not run, and why.
 pub fn skip(test: &str, reason: &str) {
@@ -59,6 +66,34 @@ pub fn can_use_kernel(test: &str) -> bool {
         skip(test, "needs root, to load BPF programs and to make network namespaces");
     }
     root
+}
+
+/// Major and minor number of the running kernel.
+pub fn kernel_series() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("a kernel whose release is {release:?}"),
+    }
+}
+
+/// The two network cards, wired to each other, that a machine of `cargo xtask vm` has; skips the test elsewhere,
+/// where cards of that kind are the operator's.
+pub fn wired_cards(test: &str) -> Result<Option<[String; 2]>> {
+    if env::var_os("FLOODGATE_VM").is_none() {
+        skip(test, "needs the two virtual network cards, wired to each other, of `cargo xtask vm`");
+        return Ok(None);
+    }
+    let mut cards = Vec::new();
+    for entry in fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        let driver = fs::read_link(entry.path().join("device/driver"));
+        if driver.is_ok_and(|driver| driver.ends_with("virtio_net")) {
+            cards.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    <[String; 2]>::try_from(cards).map(Some).map_err(|cards| anyhow::anyhow!("two cards, not {cards:?}"))
 }
 
 /// Real captures of a class (`attacks`, `legit`, `torture`), which are not in the repository: the folder that

@@ -6,3 +6,5 @@ mod captures;
 mod differential;
 #[path = "kernel/reasons.rs"]
 mod reasons;
+#[path = "kernel/verifier.rs"]
+mod verifier;

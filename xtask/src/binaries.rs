@@ -29,8 +29,7 @@ pub(crate) fn run(package: &str, binary: &str, arguments: &Arguments) -> Result<
             .run()?;
     }
     let path = workspace().join("target/release").join(binary);
-    let line = CommandLine { environment: Vec::new(), words: vec![path.display().to_string()] };
-    let mut command = line.args(&arguments.arguments).command();
+    let mut command = CommandLine::program(&path).args(&arguments.arguments).command();
     command.stdin(Stdio::inherit());
     // Ctrl-C reaches the program as well as us; the program decides what it means, and we wait for it.
     handle_interrupts(libc::SIG_IGN);

@@ -20,17 +20,31 @@ pub(crate) struct CommandLine {
     pub(crate) environment: Vec<(String, String)>,
     /// The program and its arguments.
     pub(crate) words: Vec<String>,
+    /// The folder to run it in, if not the workspace's.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 impl CommandLine {
     /// Splits a line at blanks.
     pub(crate) fn new(line: &str) -> Self {
-        Self { environment: Vec::new(), words: line.split_whitespace().map(str::to_owned).collect() }
+        let words = line.split_whitespace().map(str::to_owned).collect();
+        Self { environment: Vec::new(), words, folder: None }
+    }
+
+    /// A program whose path may hold blanks.
+    pub(crate) fn program(path: &Path) -> Self {
+        Self { environment: Vec::new(), words: vec![path.display().to_string()], folder: None }
     }
 
     /// Adds a variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs it in a folder.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -46,13 +60,13 @@ impl CommandLine {
         variables.chain(self.words.iter().cloned()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The command, to be run in the workspace's folder without standard input.
+    /// The command, to be run in its folder without standard input.
     pub(crate) fn command(&self) -> Command {
         let (program, arguments) =
             self.words.split_first().map_or(("true", &[][..]), |(p, a)| (p.as_str(), a));
         let mut command = Command::new(program);
         command.args(arguments).envs(self.environment.iter().cloned());
-        command.current_dir(workspace()).stdin(Stdio::null());
+        command.current_dir(self.folder.clone().unwrap_or_else(workspace)).stdin(Stdio::null());
         command
     }
 

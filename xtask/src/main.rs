@@ -8,6 +8,7 @@ mod command;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Task {
     Run(binaries::Arguments),
     /// Runs every test that can run here, and lists what was skipped and why.
     Test(test::Arguments),
+    /// Runs the kernel and end-to-end suites on the kernels that users run, in virtual machines.
+    Vm(vm::Arguments),
     /// Measures what a packet costs.
     Bench(binaries::Arguments),
     /// Sends a flood out of a virtual interface: `cargo xtask flood -- --help`.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => binaries::run("floodgate-tests", "demo", &arguments),
         Task::Run(arguments) => binaries::run("flood-userspace", "floodgate", &arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Vm(arguments) => vm::run(&arguments),
         Task::Bench(arguments) => binaries::run("floodgate-tests", "bench", &arguments),
         Task::Flood(arguments) => binaries::run("floodgate-tests", "flood", &arguments),
         Task::Lint => lint::run(),

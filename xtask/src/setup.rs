@@ -13,9 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use self::{
+use self::plan::{Plan, Road, plan};
+pub(crate) use self::{
     facts::Facts,
-    plan::{Plan, Road, plan},
+    plan::{Package, Step, install},
 };
 
 /// Rounds of looking and doing. The first updates the package lists, three more are needed from nothing; more means that a step does not do what it says.
@@ -44,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             eprintln!("setup: complete ({})", plan.road.describe());
             return Ok(ExitCode::SUCCESS);
         }
-        carry_out(&plan)?;
+        carry_out(&plan.steps)?;
     }
     bail!("something is still missing after {ROUNDS} rounds; `cargo xtask setup --check` tells what")
 }
@@ -72,8 +73,9 @@ fn check(road: Option<Road>) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn carry_out(plan: &Plan) -> Result<()> {
-    for step in &plan.steps {
+/// Does what was planned, each step with its name and reason first.
+pub(crate) fn carry_out(steps: &[Step]) -> Result<()> {
+    for step in steps {
         eprintln!("setup: {}: {}", step.what, step.why);
         if let Err(error) = step.command.run() {
             if step.required {

@@ -6,12 +6,16 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{ExitCode, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::{command::CommandLine, setup};
+use crate::{
+    command::{CommandLine, workspace},
+    setup,
+};
 
 /// Which tests.
 #[derive(clap::Args)]
@@ -25,10 +29,13 @@ pub(crate) struct Arguments {
 
 /// What libtest counted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub(crate) struct Counts {
+    /// Passed.
+    pub(crate) passed: u64,
+    /// Failed.
+    pub(crate) failed: u64,
+    /// Not run.
+    pub(crate) ignored: u64,
 }
 
 /// Runs the suites.
@@ -75,6 +82,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failed || nothing_ran { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Builds `floodgate` and the executables of the kernel and end-to-end suites; returns the latter.
+pub(crate) fn build_executables() -> Result<Vec<PathBuf>> {
+    CommandLine::new("cargo build --quiet -p flood-userspace --bin floodgate").run()?;
+    let build = CommandLine::new("cargo test --no-run -p floodgate-tests --test kernel --test e2e");
+    eprintln!("$ {}", build.text());
+    let output = build.command().output().context("starting cargo")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the tests do not build:\n{text}");
+    let executables = executables(&text);
+    ensure!(executables.len() == 2, "cargo does not say where the executables are:\n{text}");
+    Ok(executables)
+}
+
+/// The paths in cargo's lines `  Executable tests/kernel.rs (target/debug/deps/kernel-0123456789abcdef)`.
+fn executables(text: &str) -> Vec<PathBuf> {
+    text.lines()
+        .filter_map(|line| line.trim_start().strip_prefix("Executable ")?.split_once('('))
+        .map(|(_, path)| workspace().join(path.trim_end_matches(')')))
+        .collect()
+}
+
 /// Runs a suite, showing its output as it comes. Returns whether it succeeded.
 fn stream(line: &CommandLine, counts: &mut Counts) -> Result<bool> {
     eprintln!("$ {}", line.text());
@@ -93,7 +121,7 @@ fn stream(line: &CommandLine, counts: &mut Counts) -> Result<bool> {
 impl Counts {
     /// Adds libtest's summary, if the line is one:
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
@@ -112,6 +140,12 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn executables_are_found_in_what_cargo_says() {
+        let text = "   Compiling a v1.0\n  Executable tests/kernel.rs (target/debug/deps/kernel-0a1b)\n";
+        assert_eq!(executables(text), [workspace().join("target/debug/deps/kernel-0a1b")]);
+    }
 
     #[test]
     fn summaries_are_added_and_other_lines_are_not() {

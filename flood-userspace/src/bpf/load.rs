@@ -37,6 +37,12 @@ const TRACE_PROGRAM: &str = "floodgate_trace";
 /// The program that writes down what the filter's clock says.
 const CLOCK_PROGRAM: &str = "floodgate_clock";
 
+/// All programs in the object.
+const PROGRAMS: [&str; 3] = [PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
+
+/// The object, as it was built along with this binary.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter"));
+
 /// The kernel test-runs no frame shorter than an Ethernet header, bytes.
 pub const SHORTEST_FRAME: usize = 14;
 
@@ -120,7 +126,8 @@ pub struct Filter {
     allow: Trie,
     block: Trie,
     samples: RingBuf<MapData>,
-    _tracer: ProgramArray<MapData>,
+    /// Must live as long as the filter, which looks up its tracing program in it.
+    tracer: ProgramArray<MapData>,
     attachments: Vec<Attachment>,
 }
 
@@ -136,12 +143,12 @@ impl Filter {
             .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
             .map_max_entries(abi::map::DEBTS, 2 << bucket_bits)
-            .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter")))
+            .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
-        for name in [PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM] {
+        for name in [PROGRAM, CLOCK_PROGRAM] {
             program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
         }
-        let tracer = install_tracer(&mut ebpf)?;
+        let tracer = typed(&mut ebpf, abi::map::TRACER, ProgramArray::try_from)?;
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
         settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
@@ -163,7 +170,7 @@ impl Filter {
             allow,
             block,
             samples,
-            _tracer: tracer,
+            tracer,
             attachments: Vec::new(),
         };
         if !options.virtual_clock {
@@ -317,6 +324,30 @@ impl Filter {
         }
     }
 
+    /// Puts the tracing program where the filter calls it, when it is first wanted: verifying it takes as long as
+    /// all the rest of a start.
+    pub fn load_tracer(&mut self) -> Result<(), BpfError> {
+        let program = program(&mut self.ebpf, TRACE_PROGRAM)?;
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        program.load().map_err(|error| BpfError::load(&error))?;
+        let fd = program.fd().map_err(|error| BpfError::load(&error))?;
+        self.tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, &error))
+    }
+
+    /// How many instructions the verifier processed for each program.
+    pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, BpfError> {
+        self.load_tracer()?;
+        let mut counts = Vec::new();
+        for name in PROGRAMS {
+            let info = program(&mut self.ebpf, name)?.info().map_err(|error| BpfError::load(&error))?;
+            let count = info.verified_instruction_count().unwrap_or(0); // told since 5.16
+            counts.push((name, count));
+        }
+        Ok(counts)
+    }
+
     /// The program, for those who attach or run it in ways of their own (bench, tests).
     pub fn program(&mut self) -> Result<&mut Xdp, BpfError> {
         program(&mut self.ebpf, PROGRAM)
@@ -327,14 +358,6 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> 
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| BpfError::WrongObject { what: format!("it has no XDP program {name}") })
-}
-
-/// Puts the tracing program where the filter calls it. The array must live as long as the filter.
-fn install_tracer(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, BpfError> {
-    let mut tracer: ProgramArray<_> = typed(ebpf, abi::map::TRACER, ProgramArray::try_from)?;
-    let fd = program(ebpf, TRACE_PROGRAM)?.fd().map_err(|error| BpfError::load(&error))?;
-    tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, &error))?;
-    Ok(tracer)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {

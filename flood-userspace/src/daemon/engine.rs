@@ -400,6 +400,7 @@ impl Engine {
         if let (Some(traced), true) = (self.traced, self.trace.is_on()) {
             return Err(Refused::Conflict(format!("{traced} is being traced already, and one is the most")));
         }
+        self.filter.load_tracer()?;
         let suppressed = self.filter.counters.state()?.trace_suppressed;
         let reader = self.trace.start(suppressed);
         let source = Address::from(address.to_canonical());

@@ -5,10 +5,11 @@ use aya::programs::{loaded_links, loaded_programs};
 use flood_userspace::control::protocol::{Attached, Stats, Status};
 use floodgate_tests::{
     daemon::{Daemon, Said},
-    lab::{Namespace, eventually, send_frames},
+    lab::{Namespace, command, eventually, send_frames},
     needs_root,
     packet::{VISITOR, from},
     programs::Programs,
+    skip::{test_name, wired_cards},
 };
 
 /// Two namespaces with two cables between them: `eth0` and `eth1` here, `far0` and `far1` there.
@@ -132,6 +133,37 @@ fn each_interface_has_its_own_counters_and_can_be_let_go_alone() -> Result<()> {
     ensure!(status.interfaces.len() == 1 && status.interfaces[0].name == "eth0", "{status:?}");
     cables.send("far0", 5)?;
     eventually("the other goes on", || packets("eth0").is_ok_and(|n| n == 15))?;
+    Ok(())
+}
+
+#[test]
+fn virtio_net_is_guarded_in_its_driver_and_behind_it() -> Result<()> {
+    needs_root!();
+    let Some([near, far]) = wired_cards(test_name(|| {}))? else { return Ok(()) };
+    let (here, there) = (Namespace::new("here")?, Namespace::new("there")?);
+    for (card, namespace) in [(&near, &here), (&far, &there)] {
+        command(&format!("ip link set {card} addrgenmode none netns {}", namespace.name()))?;
+        namespace.ip(&format!("link set {card} up"))?;
+    }
+    for (arguments, attached) in [("", Attached::Native), ("--attach generic", Attached::Generic)] {
+        let daemon = Daemon::start(&here, "", &format!("{arguments} {near}"))?;
+        let status: Status = daemon.read("status")?;
+        ensure!(status.interfaces[0].attached == attached, "{arguments}: {status:?}");
+        let counted = |verdict: &str, reason: &str| -> Result<u64> {
+            let stats = serde_json::to_value(daemon.read::<Stats>("stats")?)?;
+            Ok(stats["interfaces"][&near][verdict][reason]["packets"].as_u64().unwrap_or(0))
+        };
+        let send = || {
+            let (index, mut frame) = (there.index(&far)?, from(VISITOR).syn(80).bytes());
+            frame[..6].fill(0xff); // the card takes in what is for it, or for all
+            there.within(|| send_frames(index, std::iter::repeat_n(frame.as_slice(), 50)))
+        };
+        // An attachment may take the link down for a moment, and what is sent then is lost.
+        eventually("a frame gets through", || send().is_ok() && counted("passed", "conforming").is_ok_and(|n| n > 0))?;
+        daemon.tell(&format!("block add {VISITOR}"))?;
+        send()?;
+        eventually("all are dropped", || counted("dropped", "blocked").is_ok_and(|n| n == 50))?;
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use flood_userspace::{
 use floodgate_tests::{
     daemon::{Daemon, floodgate, run},
     flood::Flood,
-    lab::{Lab, Role, eventually, send_frames, serve_http},
+    lab::{Lab, Role, eventually, send_frames, serve_http, slowness},
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, from},
     programs::Sources as FloodSources,
@@ -23,8 +23,10 @@ use floodgate_tests::{
 };
 use serde::Deserialize;
 
-/// A visitor who gets no page waits so long.
-const PATIENCE_S: &str = "0.4";
+/// A visitor who gets no page waits so long, seconds.
+fn patience() -> String {
+    (0.4 * f64::from(slowness())).to_string()
+}
 
 /// What the filter counted on the server's interface.
 pub(crate) fn eth0(daemon: &Daemon) -> Result<InterfaceStats> {
@@ -32,7 +34,7 @@ pub(crate) fn eth0(daemon: &Daemon) -> Result<InterfaceStats> {
     stats.interfaces.remove("eth0").context("eth0 is not guarded")
 }
 
-fn dropped(daemon: &Daemon, reason: &str) -> Result<u64> {
+pub(crate) fn dropped(daemon: &Daemon, reason: &str) -> Result<u64> {
     Ok(eth0(daemon)?.dropped.get(reason).map_or(0, |volume| volume.packets))
 }
 
@@ -60,7 +62,7 @@ impl Site {
     fn is_served(&self) -> Result<[bool; 2]> {
         let [v4, v6] = self.addresses.map(|address| -> Result<bool> {
             let mut curl = self.lab.host(Role::Visitor).command("curl");
-            curl.args(["--silent", "--max-time", PATIENCE_S]).arg(format!("http://{address}/"));
+            curl.args(["--silent", "--max-time", &patience()]).arg(format!("http://{address}/"));
             Ok(run(&mut curl)?.stdout == "hello\n")
         });
         Ok([v4?, v6?])
@@ -96,7 +98,7 @@ fn a_temporary_ban_ends_by_itself() -> Result<()> {
     needs_root!();
     let site = Site::new()?;
     let daemon = site.guard("")?;
-    daemon.tell("block add 203.0.113.7 --ttl 2s")?;
+    daemon.tell(&format!("block add 203.0.113.7 --ttl {}s", 2 * slowness()))?;
     ensure!(site.is_served()? == [false, true], "banned");
     eventually("the visitor is served again", || site.is_served().is_ok_and(|served| served[0]))?;
     let status: Status = daemon.read("status")?;
@@ -137,7 +139,7 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
         interface: attacker.index("eth0")?,
         frame,
         sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
-        rate: Some(100_000),
+        rate: Some(100_000 / u64::from(slowness())),
         count: 1_000_000,
         duration: Duration::from_secs(3),
     };
@@ -167,7 +169,7 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
     ensure!(passed >= LIMIT * 2 + BURST, "{passed} passed, which is less than the limit");
     let error = (first.packets as f64 - lost as f64).abs() / lost as f64;
     ensure!(error < 0.2, "{lost} lost, {} said", first.packets);
-    ensure!(pages > 20, "{pages} pages");
+    ensure!(pages > 20 / slowness(), "{pages} pages");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use floodgate_tests::{
     daemon::{Said, binary, floodgate, run},
     lab::Namespace,
     needs_root,
+    skip::{kernel_series, skip, test_name},
 };
 
 /// Why, the arguments, the exit code, parts of the message.
@@ -96,6 +97,22 @@ fn without_privileges_what_is_missing_is_named() -> Result<()> {
     for part in ["not permitted", "root", "CAP_BPF", "CAP_NET_ADMIN"] {
         ensure!(said.stderr.contains(part), "{part}: {said:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_kernel_below_the_floor_is_refused_by_name() -> Result<()> {
+    needs_root!();
+    let (major, minor) = kernel_series()?;
+    if (major, minor) >= (6, 1) {
+        skip(test_name(|| {}), "needs a kernel older than 6.1");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let said = floodgate(&format!("--socket {}/socket run lo", folder.path().display()))?;
+    ensure!(said.code == 4, "{said:?}");
+    let message = format!("this is Linux {major}.{minor}; Floodgate needs 6.1 or newer");
+    ensure!(said.stderr.contains(&message), "{said:?}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::command::CommandLine;
+use crate::{command::CommandLine, vm};
 
 use super::plan::{BPF_TOOLCHAIN, PACKAGES};
 
@@ -133,7 +133,7 @@ fn apt_offers_bpf() -> bool {
 
 fn installed_packages() -> BTreeSet<String> {
     let mut query = CommandLine::new("dpkg-query -W -f ${Package}:${db:Status-Status}\\n");
-    query.words.extend(PACKAGES.iter().map(|package| package.name.to_owned()));
+    query.words.extend(PACKAGES.iter().chain(vm::PACKAGES).map(|package| package.name.to_owned()));
     query.words.push("llvm-*-dev".into());
     // dpkg-query fails when one of the names is unknown, and still tells of the others.
     let Ok(output) = query.command().output() else { return BTreeSet::new() };

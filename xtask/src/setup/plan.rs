@@ -63,30 +63,30 @@ impl Step {
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: &'static str,
-    why: &'static str,
+    /// For what.
+    pub(crate) why: &'static str,
     road: Option<Road>,
+}
+
+impl Package {
+    /// One that every road needs.
+    pub(crate) const fn new(name: &'static str, why: &'static str) -> Self {
+        Self { name, why, road: None }
+    }
+
+    const fn of(road: Road, name: &'static str, why: &'static str) -> Self {
+        Self { name, why, road: Some(road) }
+    }
 }
 
 /// The packages, other than LLVM, whose name depends on its version.
 pub(crate) const PACKAGES: &[Package] = &[
-    Package {
-        name: "rustc-web",
-        why: "a Rust compiler that can build for BPF",
-        road: Some(Road::Distribution),
-    },
-    Package { name: "cargo-web", why: "the cargo that goes with it", road: Some(Road::Distribution) },
-    Package {
-        name: "libstd-rust-web-dev-bpf",
-        why: "the core library, compiled for BPF",
-        road: Some(Road::Distribution),
-    },
-    Package {
-        name: "iproute2",
-        why: "tests and demo make network namespaces and veth pairs with `ip`",
-        road: None,
-    },
-    Package { name: "ethtool", why: "tests and demo switch checksum offload off on veth", road: None },
-    Package { name: "curl", why: "tests fetch pages and metrics with a real client", road: None },
+    Package::of(Road::Distribution, "rustc-web", "a Rust compiler that can build for BPF"),
+    Package::of(Road::Distribution, "cargo-web", "the cargo that goes with it"),
+    Package::of(Road::Distribution, "libstd-rust-web-dev-bpf", "the core library, compiled for BPF"),
+    Package::new("iproute2", "tests and demo make network namespaces and veth pairs with `ip`"),
+    Package::new("ethtool", "tests and demo switch checksum offload off on veth"),
+    Package::new("curl", "tests fetch pages and metrics with a real client"),
 ];
 
 /// Plans the next steps.
@@ -163,17 +163,11 @@ fn toolchain(facts: &Facts, road: Road, steps: &mut Vec<Step>) -> Result<()> {
     };
     linker(facts, llvm, steps)?;
     if facts.rustup && (facts.linked_llvm.is_none() || facts.linked_is_nightly != nightly) {
-        let target = if nightly { "$(rustc +nightly --print sysroot)" } else { "/usr" };
-        let command = if nightly {
-            CommandLine {
-                environment: Vec::new(),
-                words: ["sh", "-c", &format!("rustup toolchain link {BPF_TOOLCHAIN} \"{target}\"")]
-                    .map(str::to_owned)
-                    .to_vec(),
-            }
-        } else {
-            CommandLine::new(&format!("rustup toolchain link {BPF_TOOLCHAIN} {target}"))
-        };
+        let target = if nightly { "\"$(rustc +nightly --print sysroot)\"" } else { "/usr" };
+        let link = CommandLine::new("rustup toolchain link").args(&[BPF_TOOLCHAIN, target]);
+        // The nightly's folder has to be asked for.
+        let command =
+            if nightly { CommandLine::new("sh -c").args(&[link.text()]) } else { link };
         let why = "the one name by which build scripts know the compiler for BPF";
         steps.push(Step {
             what: format!("the toolchain name {BPF_TOOLCHAIN}"),
@@ -225,7 +219,8 @@ fn update_lists(facts: &Facts) -> Result<Step> {
     Ok(step)
 }
 
-fn install(facts: &Facts, package: &str, why: &'static str) -> Result<Step> {
+/// Installs a package.
+pub(crate) fn install(facts: &Facts, package: &str, why: &'static str) -> Result<Step> {
     let mut step = privileged(facts, "apt-get install --yes --no-install-recommends", &[package])?;
     step.command = step.command.env("DEBIAN_FRONTEND", "noninteractive");
     step.what = package.into();

@@ -1,0 +1,295 @@
+//! One machine: boots a kernel on this machine's own files, read-only, and runs the test executables in it.
+//!
+//! Everything that comes out of it comes by its console: a line for the start and the end, libtest's output, and the
+//! notes of the test kit. A machine that never reaches the tests is tried once more (emulated processors now and
+//! then lose their way while booting); one that panics or hangs afterwards has failed.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{CommandLine, workspace},
+    test::Counts,
+};
+
+use super::{
+    kernels::{Kernel, Series},
+    tools,
+};
+
+/// How long a machine may take. Emulated, the suites need about half of it.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// `timeout` ends with this when the time was up (coreutils).
+const TIMED_OUT: i32 = 124;
+
+/// The last lines of a console that are shown when a machine dies.
+const LAST_LINES: usize = 25;
+
+/// What the console says when the tests begin and when they have ended.
+const START: &str = "floodgate-vm start ";
+const END: &str = "floodgate-vm end ";
+/// Lines of the test kit: a skipped test, and what the verifier needed for a program.
+const SKIPPED: &str = "floodgate-vm skipped ";
+const VERIFIED: &str = "floodgate-vm verified ";
+
+/// The tests that make sense on a kernel that is not supported.
+const REFUSAL: &str = "a_kernel_below_the_floor_is_refused_by_name";
+
+/// One thread for all emulated processors: with one each, kernels now and then die while booting. A processor
+/// without wide vectors is emulated faster than one with them.
+const EMULATION: &str = "-accel tcg,thread=single -cpu Nehalem ";
+
+/// What the kernel is told: to end when it is in trouble, and not to guard against the faults of a processor, which
+/// an emulated one does not have (a third of the time).
+const KERNEL_ARGUMENTS: &str = "oops=panic mitigations=off";
+
+/// Two network interfaces wired to each other, and to nothing else.
+const CABLE: &str = "-netdev hubport,id=h0,hubid=0 -netdev hubport,id=h1,hubid=0 \
+                     -device virtio-net-pci,netdev=h0,romfile= -device virtio-net-pci,netdev=h1,romfile=";
+
+/// What to run on what.
+pub(crate) struct Job<'a> {
+    /// The series.
+    pub(crate) series: &'static Series,
+    /// Its kernel.
+    pub(crate) kernel: &'a Kernel,
+    /// The test executables.
+    pub(crate) executables: &'a [PathBuf],
+    /// Only tests whose names contain this.
+    pub(crate) filter: Option<&'a str>,
+}
+
+/// What became of a series.
+pub(crate) struct Run {
+    /// The series.
+    pub(crate) series: &'static Series,
+    /// The release of the kernel, if it was there.
+    pub(crate) release: Option<String>,
+    /// How it went.
+    pub(crate) outcome: Outcome,
+    time: Duration,
+}
+
+/// How a run went.
+pub(crate) enum Outcome {
+    /// The tests ran to their end.
+    Finished {
+        /// What libtest counted, skipped tests taken out of the passed ones.
+        counts: Counts,
+        /// Exit status of the tests.
+        status: i32,
+        /// Skipped tests, and why.
+        skipped: Vec<(String, String)>,
+        /// What the verifier needed: lines as in the golden file.
+        verified: Vec<String>,
+        /// All that was printed.
+        output: String,
+    },
+    /// There is no kernel, and why.
+    Missing(String),
+    /// The machine panicked, hung, or never came up: the last lines of its console.
+    Died(String),
+}
+
+impl Run {
+    /// A series without a kernel.
+    pub(crate) fn missing(series: &'static Series, why: &str) -> Self {
+        Self { series, release: None, outcome: Outcome::Missing(why.to_owned()), time: Duration::ZERO }
+    }
+
+    /// A paragraph: one line if all is well, with the skipped tests, and everything that was printed otherwise.
+    pub(crate) fn describe(&self) -> String {
+        let Self { series, release, outcome, time } = self;
+        let head = format!("kernel {} ({})", series.name, release.as_deref().unwrap_or("not fetched"));
+        match outcome {
+            Outcome::Missing(why) => format!("{head}: skipped: {why}"),
+            Outcome::Died(last) => format!("{head}: died after {} s\n{last}", time.as_secs()),
+            Outcome::Finished { counts, status, skipped, output, .. } => {
+                let mut text = format!(
+                    "{head}: {} passed, {} failed, {} skipped in {} s",
+                    counts.passed,
+                    counts.failed,
+                    counts.ignored,
+                    time.as_secs()
+                );
+                for (test, why) in skipped {
+                    text.push_str(&format!("\n  skipped {test}: {why}"));
+                }
+                if *status != 0 {
+                    text.push_str(&format!("\n{output}"));
+                }
+                text
+            }
+        }
+    }
+}
+
+/// Runs the tests in a machine.
+pub(crate) fn run(cache: &Path, job: &Job<'_>) -> Run {
+    let begin = Instant::now();
+    let outcome = boot_and_test(cache, job).unwrap_or_else(|error| Outcome::Died(format!("{error:#}")));
+    Run { series: job.series, release: Some(job.kernel.release.clone()), outcome, time: begin.elapsed() }
+}
+
+fn boot_and_test(cache: &Path, job: &Job<'_>) -> Result<Outcome> {
+    let folder = cache.join("machines").join(job.series.name);
+    fs::create_dir_all(&folder)?;
+    let script = folder.join("job.sh");
+    fs::write(&script, job_script(job))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let mut last = String::new();
+    for _ in 0..2 {
+        let (console, status) = boot(cache, job.kernel, &script)?;
+        fs::write(folder.join("console.log"), &console)?;
+        match console.find(START) {
+            Some(start) => return Ok(read(&console[start..], status)),
+            None => last = format!("the machine did not reach the tests\n{}", last_lines(&console)),
+        }
+    }
+    Ok(Outcome::Died(last))
+}
+
+/// Boots, and returns what the console said and how it ended.
+fn boot(cache: &Path, kernel: &Kernel, script: &Path) -> Result<(String, i32)> {
+    let limit = LIMIT.as_secs().to_string();
+    let line = CommandLine::new("timeout --kill-after 10").args(&[limit]);
+    let line = line.args(&machine(cache, kernel).words).args(&["--exec", &script.display().to_string()]);
+    // QEMU truncates a regular file that is its standard output, so it gets a pipe.
+    let mut command = line.command();
+    command.env("PATH", path(cache)).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().context("starting the machine")?;
+    let mut console = String::new();
+    let mut reader = BufReader::new(child.stdout.take().context("a machine without console")?);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes)? > 0 {
+        console.push_str(&String::from_utf8_lossy(&bytes).replace('\r', ""));
+        bytes.clear();
+    }
+    Ok((console, child.wait()?.code().unwrap_or(-1)))
+}
+
+/// virtme-ng's command line. It takes KVM wherever `/dev/kvm` can be opened, which says nothing about the processor.
+fn machine(cache: &Path, kernel: &Kernel) -> CommandLine {
+    let mut line = CommandLine::program(&tools::programs(cache).join("vng"));
+    let mut qemu = String::new();
+    if !has_virtualisation() {
+        line = line.args(&["--disable-kvm"]);
+        qemu.push_str(EMULATION);
+    }
+    qemu.push_str(CABLE);
+    let image = kernel.image.display().to_string();
+    line.args(&["--disable-microvm", "--verbose", "--run", &image, "--cpus", "2", "--memory", "2G"])
+        .args(&["--append", KERNEL_ARGUMENTS, &format!("--qemu-opts={qemu}")])
+}
+
+fn has_virtualisation() -> bool {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has_flag = processor.split_whitespace().any(|word| word == "vmx" || word == "svm");
+    has_flag && fs::OpenOptions::new().write(true).open("/dev/kvm").is_ok()
+}
+
+fn path(cache: &Path) -> String {
+    format!("{}:{}", tools::programs(cache).display(), env::var("PATH").unwrap_or_default())
+}
+
+/// A shell in a machine.
+pub(crate) fn shell(cache: &Path, kernel: &Kernel) -> Result<ExitCode> {
+    let mut command = machine(cache, kernel).command();
+    let status = command.env("PATH", path(cache)).stdin(Stdio::inherit()).status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the machine runs. The kernel's command line has no room for more than the name of a script.
+fn job_script(job: &Job<'_>) -> String {
+    let supported = job.series.supported;
+    let mut script = String::from("#!/bin/sh\n");
+    let mut line = |text: &str| {
+        script.push_str(text);
+        script.push('\n');
+    };
+    line(&format!("echo \"{START}$(uname -r)\""));
+    line(&format!("export PATH='{}' HOME=/root", env::var("PATH").unwrap_or_default()));
+    let kind = if has_virtualisation() { "virtual" } else { "emulated" };
+    line(&format!("export FLOODGATE_VM={kind}"));
+    line("export FLOODGATE_SKIPPED=/tmp/skipped FLOODGATE_VERIFIED=/tmp/verified");
+    line("ulimit -l unlimited"); // kernels before 5.11 count maps against this limit
+    line("rm -f /tmp/skipped /tmp/verified; touch /tmp/skipped /tmp/verified; status=0");
+    line(&format!("cd '{}'", workspace().join("tests").display()));
+    let filter = match (supported, job.filter) {
+        (false, _) => REFUSAL,
+        (true, filter) => filter.unwrap_or_default(),
+    };
+    for executable in job.executables {
+        line(&format!("'{}' --test-threads=1 {filter} || status=$?", executable.display()));
+    }
+    line(&format!("sed 's/^/{SKIPPED}/' /tmp/skipped; sed 's/^/{VERIFIED}/' /tmp/verified"));
+    line(&format!("echo \"{END}$status\"; exit $status"));
+    script
+}
+
+/// Reads a console from the start of the tests on.
+fn read(console: &str, status: i32) -> Outcome {
+    let Some((output, end)) = console.split_once(END) else {
+        let why = if status == TIMED_OUT { "the machine hung" } else { "the machine panicked" };
+        return Outcome::Died(format!("{why} during the tests\n{}", last_lines(console)));
+    };
+    let status = end.lines().next().and_then(|line| line.trim().parse().ok()).unwrap_or(-1);
+    let mut counts = Counts::default();
+    let (mut skipped, mut verified) = (Vec::new(), Vec::new());
+    for line in output.lines() {
+        counts.add(line);
+        if let Some((test, why)) = line.strip_prefix(SKIPPED).and_then(|rest| rest.split_once('\t')) {
+            skipped.push((test.to_owned(), why.to_owned()));
+        } else if let Some(rest) = line.strip_prefix(VERIFIED) {
+            verified.push(rest.to_owned());
+        }
+    }
+    skipped.sort();
+    skipped.dedup();
+    // A skipped test has returned, so libtest counts it as passed.
+    counts.passed = counts.passed.saturating_sub(skipped.len() as u64);
+    counts.ignored += skipped.len() as u64;
+    Outcome::Finished { counts, status, skipped, verified, output: output.to_owned() }
+}
+
+fn last_lines(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_is_read_for_what_was_counted_and_noted() {
+        let console = format!(
+            "{START}6.1.0\ntest result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s\n\
+             {SKIPPED}a::test\tneeds a thing\n{VERIFIED}6.1\tfloodgate\t100\n{END}0\n"
+        );
+        let Outcome::Finished { counts, status, skipped, verified, .. } = read(&console, 0) else {
+            panic!("it has an end");
+        };
+        assert_eq!((counts.passed, counts.ignored, status), (4, 1, 0));
+        assert_eq!(skipped, [("a::test".to_owned(), "needs a thing".to_owned())]);
+        assert_eq!(verified, ["6.1\tfloodgate\t100"]);
+    }
+
+    #[test]
+    fn a_machine_that_panics_or_hangs_has_died_and_shows_its_last_lines() {
+        let console = format!("{START}6.1.0\nrunning 3 tests\nKernel panic - not syncing: Oops\n");
+        for (status, word) in [(255, "panicked"), (TIMED_OUT, "hung")] {
+            let Outcome::Died(text) = read(&console, status) else { panic!("it has no end") };
+            assert!(text.contains(word) && text.contains("not syncing"), "{text}");
+        }
+    }
+}
