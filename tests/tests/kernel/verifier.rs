@@ -44,7 +44,9 @@ fn the_verifier_needs_about_what_it_did() -> Result<()> {
         };
         let recorded = row.split('\t').map(str::parse).collect::<Result<Vec<u32>, _>>()?;
         ensure!(recorded.len() == measured.len(), "a row of {row:?}");
-        for ((what, measured), recorded) in ["instructions", "bytes of stack"].iter().zip(measured).zip(recorded) {
+        for ((what, measured), recorded) in
+            ["instructions", "bytes of stack"].iter().zip(measured).zip(recorded)
+        {
             ensure!(
                 f64::from(measured) <= f64::from(recorded) * TOLERANCE,
                 "{name}: {measured} {what}, and {recorded} are recorded; if that is meant, `cargo xtask vm --record`"
@@ -73,8 +75,8 @@ fn stack_of(program: &str) -> Result<u32> {
         let offset = i32::from(i16::from_le_bytes([low, high]));
         let constant = i32::from_le_bytes([i0, i1, i2, i3]);
         let reached = match code & 0x07 {
-            0x01 if from == FRAME_POINTER => offset,       // BPF_LDX
-            0x02 | 0x03 if to == FRAME_POINTER => offset,  // BPF_ST, BPF_STX
+            0x01 if from == FRAME_POINTER => offset,      // BPF_LDX
+            0x02 | 0x03 if to == FRAME_POINTER => offset, // BPF_ST, BPF_STX
             _ if code == ADD_CONSTANT && copy_of_frame_pointer == Some(to) => constant,
             _ => 0,
         };
