@@ -27,11 +27,11 @@ use crate::{
     test::{Counts, build_executables},
 };
 
+pub(crate) use self::tools::PACKAGES;
 use self::{
     kernels::{Availability, Kernel, SERIES, Series},
     machine::{Job, Outcome, Run},
 };
-pub(crate) use self::tools::PACKAGES;
 
 /// Machines at a time: with two processors, more of them only take turns.
 const AT_A_TIME: usize = 2;
@@ -60,7 +60,9 @@ pub(crate) struct Arguments {
 fn cache() -> Result<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache")?.join("floodgate"))
+    Ok(base
+        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache")?
+        .join("floodgate"))
 }
 
 /// Runs the suites in virtual machines.
@@ -69,7 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let wanted = chosen(&arguments.kernels)?;
     if arguments.list {
         for series in SERIES {
-            let release = kernels::cached(&cache, series).map_or("not fetched yet".into(), |kernel| kernel.release);
+            let release =
+                kernels::cached(&cache, series).map_or("not fetched yet".into(), |kernel| kernel.release);
             println!("{:<8}{:<32}{}", series.name, release, series.about);
         }
         return Ok(ExitCode::SUCCESS);
@@ -100,7 +103,10 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
     for name in names {
         ensure!(SERIES.iter().any(|series| series.name == name), "no series {name}; there are {}", known());
     }
-    Ok(SERIES.iter().filter(|series| names.is_empty() || names.iter().any(|name| name == series.name)).collect())
+    Ok(SERIES
+        .iter()
+        .filter(|series| names.is_empty() || names.iter().any(|name| name == series.name))
+        .collect())
 }
 
 /// Runs each kernel that is there, some at a time; results in the order of the series.

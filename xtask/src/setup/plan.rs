@@ -166,8 +166,7 @@ fn toolchain(facts: &Facts, road: Road, steps: &mut Vec<Step>) -> Result<()> {
         let target = if nightly { "\"$(rustc +nightly --print sysroot)\"" } else { "/usr" };
         let link = CommandLine::new("rustup toolchain link").args(&[BPF_TOOLCHAIN, target]);
         // The nightly's folder has to be asked for.
-        let command =
-            if nightly { CommandLine::new("sh -c").args(&[link.text()]) } else { link };
+        let command = if nightly { CommandLine::new("sh -c").args(&[link.text()]) } else { link };
         let why = "the one name by which build scripts know the compiler for BPF";
         steps.push(Step {
             what: format!("the toolchain name {BPF_TOOLCHAIN}"),

@@ -133,8 +133,8 @@ pub(crate) fn fetch(
 
 fn fetch_one(cache: &Path, apt: &Apt, series: &Series, left: &mut u64) -> Result<Kernel> {
     let names = apt.kernel_packages()?;
-    let (release, packages) =
-        newest(&names, series.version).with_context(|| format!("{} has no kernel of this series", series.suite))?;
+    let (release, packages) = newest(&names, series.version)
+        .with_context(|| format!("{} has no kernel of this series", series.suite))?;
     let uris = apt.line("apt-get --print-uris download").args(&packages).output();
     let size = download_size(&uris.context("asking apt for the size of the packages")?);
     ensure!(
@@ -154,7 +154,9 @@ fn fetch_one(cache: &Path, apt: &Apt, series: &Series, left: &mut u64) -> Result
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
-            CommandLine::new("dpkg -x").args(&[&path, &folder].map(|path| path.display().to_string())).run()?;
+            CommandLine::new("dpkg -x")
+                .args(&[&path, &folder].map(|path| path.display().to_string()))
+                .run()?;
             fs::remove_file(&path)?;
         }
     }
@@ -191,11 +193,16 @@ fn newest(names: &[String], version: Option<&str>) -> Option<(String, Vec<String
             None => true,
         };
         // Rebuilds for an older release of the distribution say so, and are not the series that is meant.
-        (fits && number.starts_with(|c: char| c.is_ascii_digit()) && number.contains('.')).then_some((release, name))
+        (fits && number.starts_with(|c: char| c.is_ascii_digit()) && number.contains('.'))
+            .then_some((release, name))
     });
     let mut whole: Vec<(Vec<u32>, String, Vec<String>)> = candidates
         .filter_map(|(release, image)| {
-            let split = [format!("linux-binary-{release}"), format!("linux-modules-{release}"), format!("linux-base-{release}")];
+            let split = [
+                format!("linux-binary-{release}"),
+                format!("linux-modules-{release}"),
+                format!("linux-base-{release}"),
+            ];
             let packages = if !has(&split[0]) {
                 vec![image.clone()]
             } else if split.iter().all(|name| has(name)) {
@@ -259,7 +266,9 @@ impl Apt {
 
     fn line(&self, line: &str) -> CommandLine {
         let mut words = line.split_whitespace();
-        CommandLine::new(words.next().unwrap_or_default()).args(&self.options).args(&words.collect::<Vec<_>>())
+        CommandLine::new(words.next().unwrap_or_default())
+            .args(&self.options)
+            .args(&words.collect::<Vec<_>>())
     }
 
     fn kernel_packages(&self) -> Result<Vec<String>> {
@@ -274,7 +283,9 @@ fn mirrors() -> Result<[String; 2]> {
     let text = targets.args(&["Created-By: Packages"]).output().context("asking apt for its mirrors")?;
     let find = |security: bool| {
         text.lines().find_map(|line| match line.split('|').collect::<Vec<_>>()[..] {
-            ["Debian", codename, site] if codename.ends_with("-security") == security => Some(site.to_owned()),
+            ["Debian", codename, site] if codename.ends_with("-security") == security => {
+                Some(site.to_owned())
+            }
             _ => None,
         })
     };
@@ -293,7 +304,10 @@ fn source_list([main, security]: &[String; 2]) -> String {
         })
         .collect();
     suites.dedup();
-    suites.iter().map(|(mirror, suite)| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")).collect()
+    suites
+        .iter()
+        .map(|(mirror, suite)| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -320,7 +334,8 @@ mod tests {
             "linux-image-6.1-cloud-amd64",
             "linux-image-9.9.9-amd64",
         ]);
-        let release = |version| newest(&offered, version).map(|(release, packages)| (release, packages.len()));
+        let release =
+            |version| newest(&offered, version).map(|(release, packages)| (release, packages.len()));
         let cases = [
             ("56 is more than 9", Some("6.1"), Some(("6.1.0-56-cloud-amd64", 1))),
             ("6.12 is no 6.1", Some("6.12"), Some(("6.12.117+deb12-cloud-amd64", 1))),

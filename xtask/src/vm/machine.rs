@@ -187,8 +187,11 @@ fn machine(cache: &Path, kernel: &Kernel) -> CommandLine {
     }
     qemu.push_str(CABLE);
     let image = kernel.image.display().to_string();
-    line.args(&["--disable-microvm", "--verbose", "--run", &image, "--cpus", "2", "--memory", "2G"])
-        .args(&["--append", KERNEL_ARGUMENTS, &format!("--qemu-opts={qemu}")])
+    line.args(&["--disable-microvm", "--verbose", "--run", &image, "--cpus", "2", "--memory", "2G"]).args(&[
+        "--append",
+        KERNEL_ARGUMENTS,
+        &format!("--qemu-opts={qemu}"),
+    ])
 }
 
 fn has_virtualisation() -> bool {

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fmt::Write as _, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -63,12 +65,16 @@ fn native(executables: &[PathBuf]) -> Result<Vec<String>> {
 
 /// Replaces the rows of the kernels that were measured; the others stay.
 fn merge(before: &str, measured: &[String]) -> String {
-    let rows = before.lines().filter(|line| !line.starts_with('#')).chain(measured.iter().map(String::as_str));
+    let rows =
+        before.lines().filter(|line| !line.starts_with('#')).chain(measured.iter().map(String::as_str));
     let mut latest = BTreeMap::new();
     for row in rows {
         if let [kernel, program, needed @ ..] = &row.split('\t').collect::<Vec<_>>()[..] {
             let order: Vec<u32> = kernel.split('.').filter_map(|part| part.parse().ok()).collect();
-            latest.insert((order, (*program).to_owned()), format!("{kernel}\t{program}\t{}", needed.join("\t")));
+            latest.insert(
+                (order, (*program).to_owned()),
+                format!("{kernel}\t{program}\t{}", needed.join("\t")),
+            );
         }
     }
     latest.values().fold(HEADER.to_owned(), |text, row| text + row + "\n")
@@ -85,7 +91,14 @@ fn render(runs: &[Run], golden: &str) -> String {
                 let mut reasons: Vec<&str> = skipped.iter().map(|(_, why)| why.as_str()).collect();
                 reasons.sort_unstable();
                 reasons.dedup();
-                (tests, if reasons.is_empty() { "none".into() } else { format!("{}: {}", skipped.len(), reasons.join("; ")) })
+                (
+                    tests,
+                    if reasons.is_empty() {
+                        "none".into()
+                    } else {
+                        format!("{}: {}", skipped.len(), reasons.join("; "))
+                    },
+                )
             }
             Outcome::Missing(why) => ("not run".into(), why.clone()),
             Outcome::Died(_) => ("the machine died".into(), String::new()),

@@ -51,7 +51,8 @@ fn plan(cache: &Path, facts: &Facts) -> Result<Vec<Step>> {
     let at = |program: &str| programs(cache).join(program);
     let mut tool = |program: &str, what: String, why, commands: Vec<CommandLine>| {
         if !at(program).exists() {
-            let steps_of_tool = commands.into_iter().map(|command| Step { what: what.clone(), why, command, required: true });
+            let steps_of_tool =
+                commands.into_iter().map(|command| Step { what: what.clone(), why, command, required: true });
             steps.extend(steps_of_tool);
         }
     };
@@ -62,7 +63,11 @@ fn plan(cache: &Path, facts: &Facts) -> Result<Vec<Step>> {
         vec![
             // The distribution's Python, for which python3-venv is; another one may come first in the path.
             CommandLine::new("/usr/bin/python3 -m venv").args(&[folder.display().to_string()]),
-            CommandLine::program(&at("pip")).args(&["install", "--quiet", &format!("virtme-ng=={VIRTME_NG}")]),
+            CommandLine::program(&at("pip")).args(&[
+                "install",
+                "--quiet",
+                &format!("virtme-ng=={VIRTME_NG}"),
+            ]),
         ],
     );
     tool(
@@ -70,8 +75,10 @@ fn plan(cache: &Path, facts: &Facts) -> Result<Vec<Step>> {
         format!("virtiofsd {VIRTIOFSD}"),
         "shares this machine's files with the one that is booted",
         vec![
-            CommandLine::new(&format!("cargo install virtiofsd --quiet --version {VIRTIOFSD} --locked --root"))
-                .args(&[folder.display().to_string()]),
+            CommandLine::new(&format!(
+                "cargo install virtiofsd --quiet --version {VIRTIOFSD} --locked --root"
+            ))
+            .args(&[folder.display().to_string()]),
         ],
     );
     Ok(steps)
