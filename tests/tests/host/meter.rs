@@ -148,20 +148,28 @@ fn packet_and_bit_limits_hold_together() {
     }
 }
 
+/// Packets per second that [`race`] allows; the burst is a tenth of them.
+const RATE: u64 = 100_000;
+const TOLERANCE_NS: u64 = SECOND / 10;
+
 /// Two processors charge one source, and their clocks differ.
 fn race(skew_ns: u64) -> (u64, u64) {
     /// By how much every look at the clock moves it: 2 million packets a second.
     const STEP: u64 = 500;
-    const RATE: u64 = 100_000;
     const LAST: u64 = START + 2 * SECOND;
+    /// How far one may be ahead of the other. In the kernel nobody is interrupted between his look at the clock and
+    /// his charge; here the scheduler may do that, for what would be seconds of this clock.
+    const LEAD: u64 = SECOND / 20;
 
     let price = packets(RATE, RATE / 10).price(60);
     let bucket = Bucket::default();
     let clock = AtomicU64::new(START);
+    let looked = [AtomicU64::new(START), AtomicU64::new(START)];
     let go = AtomicBool::new(false);
     let passed = thread::scope(|scope| {
-        let threads = [0, skew_ns].map(|behind| {
+        let threads = [(0, 0), (1, skew_ns)].map(|(own, behind)| {
             let (bucket, clock, go, price) = (&bucket, &clock, &go, &price);
+            let (own, other) = (&looked[own], &looked[1 - own]);
             scope.spawn(move || {
                 while !go.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
@@ -169,8 +177,12 @@ fn race(skew_ns: u64) -> (u64, u64) {
                 let mut passed = 0;
                 loop {
                     let now = clock.fetch_add(STEP, Ordering::Relaxed);
+                    own.store(now, Ordering::Relaxed);
                     if now >= LAST {
                         return passed;
+                    }
+                    while now > other.load(Ordering::Relaxed) + LEAD {
+                        thread::yield_now();
                     }
                     let charged = charge(bucket, 9, now - behind, price, no_luck);
                     passed += u64::from(charged == Charge::Conforming);
@@ -189,7 +201,10 @@ fn two_processors_with_skewed_clocks_admit_what_one_would() {
     for skew_ns in [0, 1_000, 4_000_000, 900_000_000] {
         let (passed, most) = race(skew_ns);
         assert!(passed <= most + 2, "skew {skew_ns} ns: {passed} passed, {most} may");
-        assert!(passed >= most * 95 / 100 - 90_000, "skew {skew_ns} ns: {passed} passed of {most}");
+        // A processor that is behind by more than the tolerance is refused for what the other has just spent, for as
+        // long as it is behind; how often that happens is the scheduler's choice. The burst passes in any case.
+        let least = if skew_ns > TOLERANCE_NS { RATE / 10 } else { most * 95 / 100 };
+        assert!(passed >= least, "skew {skew_ns} ns: {passed} passed of {most}");
     }
 }
 
