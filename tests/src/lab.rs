@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -126,6 +126,16 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|_| bail!("the thread in {} panicked", self.name))
         })
+    }
+
+    /// How many IPv4 UDP datagrams for ports where nobody listens have reached its network stack.
+    pub fn datagrams_without_port(&self) -> Result<u64> {
+        let snmp = self.within(|| Ok(fs::read_to_string("/proc/thread-self/net/snmp")?))?;
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let names = lines.next().unwrap_or_default().split(' ');
+        let mut values = lines.next().unwrap_or_default().split(' ');
+        let count = names.zip(&mut values).find_map(|(name, value)| (name == "NoPorts").then_some(value));
+        Ok(count.context("/proc/net/snmp names no NoPorts")?.parse()?)
     }
 
     /// Index of an interface in it.
