@@ -10,6 +10,7 @@
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
 
 pub mod abi;
@@ -21,4 +22,5 @@ pub mod meter;
 pub mod packet;
 pub mod place;
 pub mod reason;
+pub mod verifier;
 pub mod wire;

@@ -11,6 +11,7 @@
 use crate::{
     address::Address,
     reason::Reason,
+    verifier,
     wire::{Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol},
 };
 
@@ -141,14 +142,14 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         return Parsed::Broken(Reason::IpLength);
     }
 
-    let part = Part::from_offset(ip.flags_offset.get() & 0x1fff, ip.flags_offset.get() & 0x2000 != 0);
-    let transport = parse_transport(window, offset + header, total - header, ip.protocol, part);
+    let cut = Cut::from_ipv4(ip.flags_offset.get());
+    let transport = parse_transport(window, offset + header, total - header, ip.protocol, cut);
     let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
     Parsed::Packet(Packet {
         source: Address::from_v4_bytes(ip.source),
         length,
         protocol: ip.protocol,
-        part,
+        part: cut.part(),
         ports: transport.ports,
         vital: if path_mtu { Some(Vital::PathMtu) } else { None },
         defect: transport.defect,
@@ -173,10 +174,10 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     // A jumbogram states its length in a hop-by-hop option (RFC 2675); the frame's end is the bound then.
     let jumbo = stated == 0 && ip.next_header == protocol::HOP_BY_HOP;
     let remaining = if jumbo { room } else { stated };
-    let end = start + remaining;
-    let chain = walk_extensions(window, end, remaining, ip.next_header);
+    let end = opaque(start + remaining, length);
+    let chain = walk_extensions(window, end, length, remaining, ip.next_header);
     let transport = match chain.defect {
-        None => parse_transport(window, end - chain.remaining, chain.remaining, chain.protocol, chain.part),
+        None => parse_transport(window, end - chain.remaining, chain.remaining, chain.protocol, chain.cut),
         defect => Transport { ports: None, icmp: None, defect },
     };
 
@@ -191,7 +192,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         source: Address::from_v6_bytes(&ip.source),
         length,
         protocol: chain.protocol,
-        part: chain.part,
+        part: chain.cut.part(),
         ports: transport.ports,
         vital,
         defect: transport.defect,
@@ -202,8 +203,14 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
 struct Chain {
     remaining: usize,
     protocol: u8,
-    part: Part,
+    cut: Cut,
     defect: Option<Reason>,
+}
+
+/// [`verifier::opaque`] for offsets.
+#[inline(always)]
+fn opaque(value: usize, unknown: u32) -> usize {
+    verifier::opaque(value as u64, u64::from(unknown)) as usize
 }
 
 /// Walks the extension headers of a packet that ends at offset `end`, from `remaining` bytes before there.
@@ -211,8 +218,14 @@ struct Chain {
 /// VERIFIER: positions are counted from the end, which is never a constant. Counted from the start, each way
 /// through the chain has an offset of its own and is verified on its own: 158,000 instructions (6.18).
 #[inline(always)]
-fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, next_header: u8) -> Chain {
-    let mut chain = Chain { remaining, protocol: next_header, part: Part::Whole, defect: None };
+fn walk_extensions<'a, W: Window<'a>>(
+    window: W,
+    end: usize,
+    length: u32,
+    remaining: usize,
+    next_header: u8,
+) -> Chain {
+    let mut chain = Chain { remaining, protocol: next_header, cut: Cut(0), defect: None };
     for _ in 0..MAX_IPV6_EXTENSIONS {
         if !is_extension(chain.protocol) {
             return chain;
@@ -233,17 +246,11 @@ fn walk_extensions<'a, W: Window<'a>>(window: W, end: usize, remaining: usize, n
             let Some(fragment) = window.view::<Fragment>(offset) else {
                 return Chain { defect: Some(Reason::Truncated), ..chain };
             };
-            // Offset 0 without more fragments is an atomic fragment: a whole packet (RFC 6946).
-            let offset_more = fragment.offset_more.get();
-            let part = Part::from_offset(offset_more >> 3, offset_more & 1 != 0);
-            // A second fragment header does not make a fragment whole again.
-            if part != Part::Whole {
-                chain.part = part;
-            }
+            chain.cut = chain.cut.and(Cut::from_ipv6(fragment.offset_more.get()));
         }
         chain.protocol = extension.next_header;
-        chain.remaining -= size;
-        if chain.part == Part::Later {
+        chain.remaining = opaque(chain.remaining - size, length);
+        if chain.cut.is_later() {
             return chain;
         }
     }
@@ -265,13 +272,51 @@ fn is_extension(number: u8) -> bool {
     )
 }
 
-impl Part {
+/// How a datagram was cut: bit 13 says that more fragments follow, the bits below are the offset (RFC 791 section 3.1).
+///
+/// Bits rather than a [`Part`], which the compiler would carry as a constant on each of three ways.
+#[derive(Clone, Copy)]
+struct Cut(u16);
+
+impl Cut {
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+
     #[inline(always)]
-    fn from_offset(offset: u16, more: bool) -> Self {
-        match (offset, more) {
-            (0, false) => Self::Whole,
-            (0, true) => Self::First,
-            _ => Self::Later,
+    fn from_ipv4(flags_offset: u16) -> Self {
+        Self(flags_offset & (Self::MORE | Self::OFFSET))
+    }
+
+    /// Offset 0 without more fragments is an atomic fragment: a whole packet (RFC 6946).
+    #[inline(always)]
+    fn from_ipv6(offset_more: u16) -> Self {
+        Self(((offset_more & 1) << 13) | (offset_more >> 3))
+    }
+
+    /// Cut twice: a second fragment header does not make a fragment whole again.
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    fn is_whole(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    fn is_later(self) -> bool {
+        self.0 & Self::OFFSET != 0
+    }
+
+    #[inline(always)]
+    fn part(self) -> Part {
+        if self.is_later() {
+            Part::Later
+        } else if self.is_whole() {
+            Part::Whole
+        } else {
+            Part::First
         }
     }
 }
@@ -291,13 +336,13 @@ fn parse_transport<'a, W: Window<'a>>(
     offset: usize,
     remaining: usize,
     number: u8,
-    part: Part,
+    cut: Cut,
 ) -> Transport {
     let nothing = Transport { ports: None, icmp: None, defect: None };
-    if part == Part::Later {
+    if cut.is_later() {
         return nothing;
     }
-    let whole = part == Part::Whole;
+    let whole = cut.is_whole();
     let needed = match number {
         protocol::TCP => size_of::<Tcp>(),
         protocol::UDP => size_of::<Udp>(),

@@ -8,7 +8,8 @@ use aya_ebpf::{
 use flood_common::{
     abi::{Count, INTERFACE_SLOTS, MODE_ENFORCE, Sample, Settings},
     packet::Parsed,
-    reason::{REASON_SLOTS, Reason},
+    reason::{FIRST_DROP, REASON_SLOTS, Reason},
+    verifier::opaque,
     wire::Window,
 };
 
@@ -32,17 +33,19 @@ pub(crate) fn finish(
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp | Parsed::Broken(_) => window.length(),
     };
-    count(interface_slot(ctx, settings), reason, enforced, length);
-    if reason.is_drop() && settings.sample_every != 0 {
-        sample(parsed, reason, settings.sample_every, length);
+    let number = opaque(u64::from(reason.number()), u64::from(length)) as u32;
+    let is_drop = number >= FIRST_DROP;
+    count(interface_slot(ctx, settings), number, is_drop, enforced, length);
+    if is_drop && settings.sample_every != 0 {
+        sample(parsed, number, settings.sample_every, length);
     }
-    let action = if reason.is_drop() && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
+    let action = if is_drop && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
     if settings.trace_version != 0
         && let Parsed::Packet(packet) = parsed
         && settings.trace_version == u32::from(packet.source.version())
         && settings.trace_source == packet.source.halves()
     {
-        trace::call(ctx, reason, action);
+        trace::call(ctx, number, action);
     }
     action
 }
@@ -60,18 +63,14 @@ fn interface_slot(ctx: &XdpContext, settings: &Settings) -> u32 {
 }
 
 #[inline(always)]
-fn count(slot: u32, reason: Reason, enforced: bool, length: u32) {
+fn count(slot: u32, reason: u32, is_drop: bool, enforced: bool, length: u32) {
     let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
         return; // cannot happen: every slot has an element
     };
-    let number = reason.number() as usize & (REASON_SLOTS - 1);
+    let number = reason as usize & (REASON_SLOTS - 1);
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
     let Count { packets, bytes } = unsafe {
-        if reason.is_drop() && !enforced {
-            &mut (*counters).would[number]
-        } else {
-            &mut (*counters).done[number]
-        }
+        if is_drop && !enforced { &mut (*counters).would[number] } else { &mut (*counters).done[number] }
     };
     *packets = packets.wrapping_add(1);
     *bytes = bytes.wrapping_add(u64::from(length));
@@ -80,7 +79,7 @@ fn count(slot: u32, reason: Reason, enforced: bool, length: u32) {
 /// Writes one in `every` dropped packets to the sample ring. The gaps are random, so that traffic with a rhythm is
 /// sampled as fairly as any.
 #[inline(always)]
-fn sample(parsed: &Parsed, reason: Reason, every: u32, length: u32) {
+fn sample(parsed: &Parsed, reason: u32, every: u32, length: u32) {
     let Some(state) = CPU_STATE.get_ptr_mut(0) else {
         return; // cannot happen: the array has one element
     };
@@ -103,7 +102,7 @@ fn sample(parsed: &Parsed, reason: Reason, every: u32, length: u32) {
         state.samples_lost += 1;
         return;
     };
-    entry.write(Sample { source, version, reason: reason.number(), length, weight: every });
+    entry.write(Sample { source, version, reason, length, weight: every });
     // User space comes by on its own, ten times a second; waking it would cost more than the sample.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     state.sampled += 1;

@@ -33,11 +33,11 @@ const PRICE: Price = Price {
 /// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Comes back only if that program is
 /// not in its place.
 #[inline(always)]
-pub(crate) fn call(ctx: &XdpContext, reason: Reason, action: u32) {
+pub(crate) fn call(ctx: &XdpContext, reason: u32, action: u32) {
     if let Some(state) = CPU_STATE.get_ptr_mut(0) {
         // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
         unsafe {
-            (*state).traced_reason = u64::from(reason.number());
+            (*state).traced_reason = u64::from(reason);
             (*state).traced_action = u64::from(action);
         }
         // SAFETY: on success the call does not return; on failure the packet goes its way without a line.

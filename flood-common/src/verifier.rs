@@ -1,0 +1,30 @@
+//! What is said to the kernel's verifier only, and means nothing anywhere else.
+
+/// Returns `value`, of which the verifier afterwards knows no more than of `unknown`.
+///
+/// The verifier follows every way through a program, and goes on separately from where ways meet as long as a value
+/// differs between them: each constant, each range that a comparison taught it. Where nothing that follows needs to
+/// know, this makes the ways one. It costs two instructions; without it the filter took ten times the verification.
+#[inline(always)]
+#[must_use]
+pub fn opaque(value: u64, unknown: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let value = {
+        let mut value = value;
+        // The verifier does not know that the same number twice cancels out.
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            core::arch::asm!(
+                "{value} ^= {unknown}",
+                "{value} ^= {unknown}",
+                value = inout(reg) value,
+                unknown = in(reg) unknown,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        value
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = unknown;
+    value
+}
