@@ -7,7 +7,7 @@
 
 use std::{fmt::Write as _, fs, process::Command, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use flood_common::{abi::InterfaceCounters, reason::Reason};
 use flood_userspace::{
@@ -157,14 +157,30 @@ impl Family {
     }
 }
 
-/// Measures everything.
-pub fn run(effort: Effort, mut progress: impl FnMut(&Figure)) -> Result<Report> {
+/// Measures everything, or only the cases and families that are named.
+pub fn run(effort: Effort, only: &[String], mut progress: impl FnMut(&Figure)) -> Result<Report> {
+    let wanted = |labels: &[&str], label| {
+        let named = only.iter().any(|name| labels.contains(&name.as_str()));
+        !named || only.iter().any(|name| name == label)
+    };
+    let case_labels = Case::ALL.map(Case::label);
+    let family_labels = Family::all().map(|family| family.label);
+    if let Some(name) =
+        only.iter().find(|name| ![&case_labels[..], &family_labels].concat().contains(&name.as_str()))
+    {
+        bail!(
+            "{name} is neither a case ({}) nor a family ({})",
+            case_labels.join(", "),
+            family_labels.join(", ")
+        );
+    }
+    let chosen: Vec<Case> = Case::ALL.into_iter().filter(|case| wanted(&case_labels, case.label())).collect();
     let cores = thread::available_parallelism()?.get().min(2);
     let mut cases = Vec::new();
-    for family in Family::all() {
+    for family in Family::all().into_iter().filter(|family| wanted(&family_labels, family.label)) {
         for &sources in effort.sources {
             for cores in 1..=cores {
-                for figure in measure(&family, sources, cores, effort.rounds)? {
+                for figure in measure(&family, &chosen, sources, cores, effort.rounds)? {
                     progress(&figure);
                     cases.push(figure);
                 }
@@ -174,11 +190,17 @@ pub fn run(effort: Effort, mut progress: impl FnMut(&Figure)) -> Result<Report> 
     Ok(Report { commit: commit(), kernel: kernel()?, cpu: cpu(), cases })
 }
 
-/// Measures all cases with one set of sources, interleaved round by round.
-fn measure(family: &Family, sources: u64, cores: usize, rounds: usize) -> Result<Vec<Figure>> {
+/// Measures cases with one set of sources, interleaved round by round.
+fn measure(
+    family: &Family,
+    cases: &[Case],
+    sources: u64,
+    cores: usize,
+    rounds: usize,
+) -> Result<Vec<Figure>> {
     let mut floor = harness(family, sources, |lab| Ok(lab.program("drop")?.fd()?.try_clone()?))?;
     let mut under_test = Vec::new();
-    for case in Case::ALL {
+    for &case in cases {
         let mut filter = case.filter()?;
         let program = harness(family, sources, |lab| match case {
             Case::Parse => Ok(lab.program("parse_only")?.fd()?.try_clone()?),
@@ -236,7 +258,7 @@ fn slice(lab: &mut Programs, frame: &[u8], cores: usize, runs: u32) -> Result<f6
             (0..cores).map(|core| scope.spawn(move || run_pinned(program, frame, core, runs))).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
             .collect()
     });
     let times: Result<Vec<f64>> = times.into_iter().collect();

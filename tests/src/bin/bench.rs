@@ -15,12 +15,14 @@ struct Arguments {
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Only these cases or families, as `default` or `ipv4`.
+    only: Vec<String>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { quick, json } = Arguments::parse();
+    let Arguments { quick, json, only } = Arguments::parse();
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
-    let report = run(effort, |figure| eprintln!("measured {figure}"));
+    let report = run(effort, &only, |figure| eprintln!("measured {figure}"));
     let text =
         report.and_then(|report| if json { Ok(serde_json::to_string(&report)?) } else { Ok(report.table()) });
     match text {
