@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, File},
-    os::unix::process::CommandExt,
+    os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -64,15 +64,17 @@ impl Daemon {
         let folder = tempfile::tempdir()?;
         let config_path = folder.path().join("floodgate.toml");
         fs::write(&config_path, config)?;
-        let mut command = namespace.command(binary()?);
+        let mut command = namespace.command(binary()?)?;
         command.arg("run").arg("--config").arg(config_path);
         command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
         // Ctrl-C is for us; we tell the daemon.
         command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?).process_group(0);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         let mut daemon = Self { child, folder };
+        // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {
-            daemon.has_ended() || daemon.ask("status").is_ok_and(|said| said.code == 0)
+            let listens = UnixStream::connect(daemon.socket()).is_ok();
+            daemon.has_ended() || (listens && daemon.ask("status").is_ok_and(|said| said.code == 0))
         });
         if answers.is_err() || daemon.has_ended() {
             bail!("floodgate does not start: {}", daemon.log());

@@ -8,7 +8,10 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -97,24 +100,23 @@ impl Namespace {
     }
 
     /// A command that will run in it. Not by `ip netns exec`, which hides the BPF file system.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.name))
-            .arg("--")
-            .arg(program.as_ref())
-            .stdin(Stdio::null());
-        command
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let file = self.open()?;
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        // SAFETY: one system call and no memory, which is what may happen between fork and exec.
+        unsafe { command.pre_exec(move || enter(&file)) };
+        Ok(command)
     }
 
     /// Moves this thread into it.
     pub fn enter(&self) -> Result<()> {
+        enter(&self.open()?).with_context(|| format!("entering {}", self.name))
+    }
+
+    fn open(&self) -> Result<File> {
         let path = format!("/run/netns/{}", self.name);
-        let file = File::open(&path).with_context(|| path.clone())?;
-        // SAFETY: the descriptor is open, and moving this thread breaks nobody's assumptions but its own.
-        let moved = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
-        ensure!(moved, "entering {path}: {}", io::Error::last_os_error());
-        Ok(())
+        File::open(&path).with_context(|| path.clone())
     }
 
     /// Runs something on a thread of its own in it.
@@ -143,6 +145,12 @@ impl Namespace {
         let text = self.ip(&format!("-o link show dev {interface}"))?;
         text.split(':').next().and_then(|number| number.trim().parse().ok()).context("ip shows no index")
     }
+}
+
+fn enter(namespace: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and moving this thread breaks nobody's assumptions but its own.
+    let moved = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
+    if moved { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for Namespace {
@@ -247,9 +255,9 @@ impl Lab {
             host.ip_all(&lines)?;
             // XDP redirect carries no checksum offload and no segments that are still to be cut.
             let off =
-                host.command("ethtool").args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
+                host.command("ethtool")?.args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
-            let off = middle.command("ethtool").args(["-K", port, "gro", "on"]).output()?;
+            let off = middle.command("ethtool")?.args(["-K", port, "gro", "on"]).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
         }
         let mut switch = Programs::load()?;
@@ -284,6 +292,17 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Fetches that page from this thread's namespace, as a visitor who waits `patience` for each step. `None`: he got none.
+pub fn fetch_page(address: SocketAddr, patience: Duration) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, page) = answer.split_once("\r\n\r\n")?;
+    Some(page.to_owned())
 }
 
 /// Sends frames out of an interface of this thread's namespace, exactly as they are (packet(7)).

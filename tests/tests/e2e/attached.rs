@@ -271,7 +271,7 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Resu
     let cables = Cables::new()?;
     let daemon = Daemon::start(&cables.here, "", "eth0")?;
     let socket = daemon.socket();
-    let mut run = cables.here.command(floodgate_tests::daemon::binary()?);
+    let mut run = cables.here.command(floodgate_tests::daemon::binary()?)?;
     let Said { code, stderr, .. } =
         floodgate_tests::daemon::run(run.args(["run", "--socket"]).arg(&socket).arg("eth1"))?;
     ensure!(code == 2 && stderr.contains("another floodgate answers at"), "{code}: {stderr}");

@@ -290,7 +290,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
         guarded.send(&from(ATTACKER).syn(80))?;
     }
     let get = |path: &str| {
-        let mut curl = guarded.lab.host(Role::Server).command("curl");
+        let mut curl = guarded.lab.host(Role::Server).command("curl")?;
         run(curl.args(["--silent", "--include"]).arg(format!("http://127.0.0.1:9472{path}")))
     };
     let scrape = || Ok::<_, anyhow::Error>(get("/metrics")?.stdout);
@@ -313,7 +313,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     // The whole interface is on the socket only.
     let other = get("/v1/status")?.stdout;
     ensure!(other.starts_with("HTTP/1.1 404"), "{other}");
-    let mut curl = guarded.lab.host(Role::Server).command("curl");
+    let mut curl = guarded.lab.host(Role::Server).command("curl")?;
     curl.args(["--silent", "--unix-socket"]).arg(guarded.daemon.socket());
     let text = run(curl.args(["http://floodgate/metrics", "http://floodgate/v1/status"]))?.stdout;
     ensure!(text.contains(counted) && text.contains("\"mode\":\"enforce\""), "{text}");

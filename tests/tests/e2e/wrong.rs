@@ -32,7 +32,7 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
     let here = Namespace::new("wrong")?;
     here.ip("link add eth0 type veth peer name eth1")?;
     here.ip("link add narrow numrxqueues 1 type veth peer name wide numtxqueues 2")?;
-    run(here.command("ethtool").args(["-L", "wide", "tx", "2"]))?;
+    run(here.command("ethtool")?.args(["-L", "wide", "tx", "2"]))?;
     let folder = tempfile::tempdir()?;
     let in_folder = |name: &str| folder.path().join(name).display().to_string();
     fs::write(in_folder("bad.toml"), "mode = \"enforce\"\n[limit.source]\npakets = \"1k/s\"\n")?;
@@ -76,7 +76,7 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
     check_all(&cases, |arguments| {
         let arguments = arguments.replace("FOLDER", &folder.path().display().to_string());
         // A daemon that starts against all expectation ends by itself.
-        let mut command = here.command("timeout");
+        let mut command = here.command("timeout")?;
         command.arg("20").arg(binary()?);
         if !arguments.contains("--socket") {
             command.args(["--socket", &socket]);
@@ -93,7 +93,7 @@ fn without_privileges_what_is_missing_is_named() -> Result<()> {
     let here = Namespace::new("powerless")?;
     here.ip("link add eth0 type veth peer name eth1")?;
     let folder = tempfile::tempdir()?;
-    let mut command = here.command("setpriv");
+    let mut command = here.command("setpriv")?;
     // Root without any capability, who may still read the binary.
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(binary()?);
     command.arg("--socket").arg(folder.path().join("socket")).args(["run", "eth0"]);

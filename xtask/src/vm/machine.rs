@@ -41,6 +41,9 @@ const END: &str = "floodgate-vm end ";
 const SKIPPED: &str = "floodgate-vm skipped ";
 const VERIFIED: &str = "floodgate-vm verified ";
 
+/// Tests at a time in a machine. Most of them wait most of the time; with more, they wait for each other.
+const TEST_THREADS: u32 = 4;
+
 /// The tests that make sense on a kernel that is not supported.
 const REFUSAL: &str = "a_kernel_below_the_floor_is_refused_by_name";
 
@@ -232,7 +235,7 @@ fn job_script(job: &Job<'_>) -> String {
         (true, filter) => filter.unwrap_or_default(),
     };
     for executable in job.executables {
-        line(&format!("'{}' --test-threads=1 {filter} || status=$?", executable.display()));
+        line(&format!("'{}' --test-threads={TEST_THREADS} {filter} || status=$?", executable.display()));
     }
     line(&format!("sed 's/^/{SKIPPED}/' /tmp/skipped; sed 's/^/{VERIFIED}/' /tmp/verified"));
     line(&format!("echo \"{END}$status\"; exit $status"));
