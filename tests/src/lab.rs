@@ -68,6 +68,9 @@ impl Namespace {
         let name = format!("flood-{}-{number}-{role}", std::process::id());
         command(&format!("ip netns add {name}"))?;
         let namespace = Self { name };
+        // No link-local addresses, so that nothing is sent but what a test or demonstration sends. As the default, since
+        // an interface that is given the mode and set up at once may have its address before the mode.
+        namespace.within(|| Ok(fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?))?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -235,14 +238,13 @@ impl Lab {
             let port = role.name();
             [
                 format!("link add {port} type veth peer name eth0 netns {}", host.name()),
-                // No link-local addresses, so that nothing is sent but what a test or demonstration sends.
-                format!("link set {port} addrgenmode none up"),
+                format!("link set {port} up"),
             ]
         });
         middle.ip_all(&cables.collect::<Vec<_>>())?;
         for (role, host) in Role::ALL.into_iter().zip(&hosts) {
             let port = role.name();
-            let mut lines = vec![format!("link set eth0 address {} addrgenmode none up", role.mac_text())];
+            let mut lines = vec![format!("link set eth0 address {} up", role.mac_text())];
             for address in role.addresses() {
                 lines.push(format!("address add {} dev eth0 nodad", IpNet::from(address)));
             }

@@ -23,8 +23,8 @@ impl Cables {
         let (here, there) = (Namespace::new("here")?, Namespace::new("there")?);
         for (near, far) in [("eth0", "far0"), ("eth1", "far1")] {
             here.ip(&format!("link add {near} type veth peer name {far} netns {}", there.name()))?;
-            here.ip(&format!("link set {near} addrgenmode none up"))?;
-            there.ip(&format!("link set {far} addrgenmode none up"))?;
+            here.ip(&format!("link set {near} up"))?;
+            there.ip(&format!("link set {far} up"))?;
         }
         Ok(Self { here, there })
     }
@@ -142,7 +142,7 @@ fn virtio_net_is_guarded_in_its_driver_and_behind_it() -> Result<()> {
     let Some([near, far]) = wired_cards(test_name(|| {}))? else { return Ok(()) };
     let (here, there) = (Namespace::new("here")?, Namespace::new("there")?);
     for (card, namespace) in [(&near, &here), (&far, &there)] {
-        command(&format!("ip link set {card} addrgenmode none netns {}", namespace.name()))?;
+        command(&format!("ip link set {card} netns {}", namespace.name()))?;
         namespace.ip(&format!("link set {card} up"))?;
     }
     for (arguments, attached) in [("", Attached::Native), ("--attach generic", Attached::Generic)] {
