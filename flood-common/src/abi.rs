@@ -5,12 +5,18 @@
 //!
 //! Invariant: whoever changes anything here raises [`VERSION`]; the loader compares it with the object's.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::{address::Address, meter::Limit, place::Seeds, reason::REASON_SLOTS};
+use crate::{
+    address::{Address, Network},
+    class::{CELLS, CLASS_SLOTS, Cell, Class, Scope},
+    meter::{self, Limit},
+    place::Seeds,
+    reason::REASON_SLOTS,
+};
 
 /// Version of this module.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -20,10 +26,12 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per processor: one [`CpuState`](super::CpuState).
     pub const CPU_STATE: &str = "CPU_STATE";
-    /// Buckets of sources in debt, mmapable: those of IPv4 addresses, then as many of IPv6 prefixes.
+    /// Buckets of who is in debt, mmapable: IPv4 sources, then as many IPv6 ones, IPv4 destinations, IPv6 ones.
     pub const DEBTS: &str = "DEBTS";
-    /// Words of the host-wide budgets, mmapable.
+    /// Words of the host-wide budgets and totals, mmapable.
     pub const BUDGETS: &str = "BUDGETS";
+    /// Set of the UDP ports of mirrors: [`PORT_WORDS`](crate::reflector::PORT_WORDS) words.
+    pub const REFLECTORS: &str = "REFLECTORS";
     /// Allowed prefixes ([`ListKey`](super::ListKey)) -> expiry.
     pub const ALLOW: &str = "ALLOW";
     /// Blocked prefixes ([`ListKey`](super::ListKey)) -> expiry.
@@ -40,8 +48,6 @@ pub mod global {
     pub const ABI: &str = "ABI";
     /// `u32`: binary logarithm of the number of buckets for each address family.
     pub const BUCKET_BITS: &str = "BUCKET_BITS";
-    /// `u64`: mask of the upper 64 bits of an IPv6 address that make a source.
-    pub const IPV6_MASK: &str = "IPV6_MASK";
     /// `u64`: nanoseconds in a tick of the kernel, 0 for the virtual clock in the settings page.
     pub const TICK_NS: &str = "TICK_NS";
 }
@@ -93,8 +99,14 @@ pub mod list {
     pub const BLOCK_V6: u32 = 1 << 3;
 }
 
+/// Cells that a packet is charged to at most: two in each scope.
+pub const MAX_CELLS: usize = 2 * Scope::ALL.len();
+
+/// Room for them: a multiple of eight, so that nothing is padded.
+pub const PLAN: usize = MAX_CELLS.next_multiple_of(8);
+
 /// What may change while the filter runs. A packet sees one `Settings` from its first look to its last.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Settings {
     /// [`MODE_ENFORCE`] or [`MODE_MONITOR`].
@@ -109,14 +121,95 @@ pub struct Settings {
     pub trace_source: [u64; 2],
     /// Secrets of the debt tables.
     pub seeds: Seeds,
-    /// Limit of each source.
-    pub source: Limit,
+    /// What makes an address (0) and a network (1), IPv4.
+    pub masks_v4: [u32; 2],
+    /// The same for IPv6, of the upper 64 bits.
+    pub masks_v6: [u64; 2],
+    /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
+    pub reflectors: u32,
+    /// Unused.
+    pub reserved: u32,
+    /// The limits, by number of the [`Cell`].
+    pub limits: [Limit; CELLS],
+    /// Class -> the cells that a packet is charged to, in this order: numbers plus one, then zeros. Follows from
+    /// `limits` by [`set_limits`](Self::set_limits).
+    pub plan: [[u8; PLAN]; CLASS_SLOTS],
     /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
     pub vital: [Limit; 2],
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
-const _: () = assert!(size_of::<Settings>() == 264 && align_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
+const SETTINGS_BYTES: usize = 176 + (2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+
+impl Default for Settings {
+    /// Enforces nothing, as nothing is set.
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
+}
+
+/// Tables in [`map::DEBTS`]: sources and destinations, of each family.
+pub const DEBT_TABLES: u32 = 4;
+
+/// Where somebody is charged for a cell: a bucket among those of all [`DEBT_TABLES`], and an owner in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DebtPlace {
+    /// Number of the bucket.
+    pub bucket: u32,
+    /// See [`meter::owner`].
+    pub owner: u32,
+}
+
+impl Settings {
+    /// The [horizon](Limit::horizon_ns) of all limits; 0 when none is set.
+    pub fn horizon_ns(&self) -> u64 {
+        self.limits.iter().map(|limit| limit.horizon_ns).max().unwrap_or(0)
+    }
+
+    /// Where a network is charged for a cell, in tables of `2^bucket_bits` buckets.
+    #[inline(always)]
+    pub fn debt_place(&self, cell: Cell, network: Network, bucket_bits: u32) -> DebtPlace {
+        let by_prefix = usize::from(cell.is_by_prefix());
+        let Network { version, bits } = network;
+        let (family, place) = if version == 4 {
+            (0, self.seeds.place_v4(bits as u32 & self.masks_v4[by_prefix], bucket_bits))
+        } else {
+            (1, self.seeds.place_v6(bits & self.masks_v6[by_prefix], bucket_bits))
+        };
+        let table = 2 * u32::from(cell.is_by_destination()) + family;
+        DebtPlace { bucket: (table << bucket_bits) + place.bucket, owner: meter::owner(cell, place.tag) }
+    }
+
+    /// Puts these limits in force, by number of the cell, and plans what each class is charged to.
+    pub fn set_limits(&mut self, mut limits: [Limit; CELLS]) {
+        let set = || limits.iter().filter(|limit| limit.is_set());
+        let horizon_ns = set().map(|limit| limit.horizon_ns).max().unwrap_or(0);
+        let evictable_ns = set().map(|limit| limit.evictable_ns).min().unwrap_or(0);
+        for limit in limits.iter_mut().filter(|limit| limit.is_set()) {
+            *limit = Limit { horizon_ns, evictable_ns, ..*limit };
+        }
+        self.limits = limits;
+        self.plan = [[0; PLAN]; CLASS_SLOTS];
+        let is_set = |cell: Cell| limits[cell.number()].is_set();
+        for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
+            let mut next = self.plan[class as usize].iter_mut();
+            for scope in Scope::ALL {
+                let own = Cell::new(scope, class);
+                let inherited = class.parent().map(|parent| Cell::new(scope, parent));
+                let of_class = if is_set(own) { Some(own) } else { inherited };
+                let of_all = Cell::new(scope, Class::Any);
+                for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
+                    if let Some(entry) = next.next() {
+                        *entry = cell.number() as u8 + 1;
+                    }
+                }
+            }
+        }
+        self.reflectors =
+            u32::from(self.plan[Class::Amplification as usize] != self.plan[Class::Udp as usize]);
+    }
+}
 
 /// The one value of [`map::SETTINGS`]: two settings, of which one is in force. User space writes the other, then
 /// the index.
@@ -132,7 +225,7 @@ pub struct SettingsPage {
     /// The settings.
     pub slots: [Settings; 2],
 }
-const _: () = assert!(size_of::<SettingsPage>() == 16 + 2 * 264);
+const _: () = assert!(size_of::<SettingsPage>() == 16 + 2 * SETTINGS_BYTES);
 
 /// Packets and bytes.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -171,13 +264,17 @@ pub struct CpuState {
     pub traced_reason: u64,
     /// What the filter hands over to the tracing program: XDP action.
     pub traced_action: u64,
+    /// What is left of the processor's lease of each total, by class, nanoseconds.
+    pub leases: [u64; CLASS_SLOTS],
 }
-const _: () = assert!(size_of::<CpuState>() == 48);
+const _: () = assert!(size_of::<CpuState>() == 48 + 8 * CLASS_SLOTS);
 
-/// Budget words: one per `Vital`, then the trace lines'.
+/// Budget words: one per `Vital`, then the trace lines', then the totals by class.
 pub const BUDGET_TRACE: u32 = 2;
+/// The first of the totals.
+pub const BUDGET_TOTALS: u32 = 3;
 /// Number of budgets.
-pub const BUDGETS: u32 = 3;
+pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 
 /// One dropped packet out of [`weight`](Self::weight).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -2,6 +2,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::wire::{read_be32, read_be64};
+
 /// An IP address, numbers in host byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Address {
@@ -16,21 +18,26 @@ pub enum Address {
     },
 }
 
+/// The part of an address that limits count by: an IPv4 address, or the upper half of an IPv6 one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Network {
+    /// 4 or 6.
+    pub version: u64,
+    /// The bits, in the lower half for IPv4.
+    pub bits: u64,
+}
+
 impl Address {
     /// Reads an IPv4 address as it lies on the wire.
     #[inline(always)]
-    pub fn from_v4_bytes(bytes: [u8; 4]) -> Self {
-        Self::V4(u32::from_be_bytes(bytes))
+    pub fn from_v4_bytes(bytes: &[u8; 4]) -> Self {
+        Self::V4(read_be32(bytes))
     }
 
     /// Reads an IPv6 address as it lies on the wire.
     #[inline(always)]
-    pub fn from_v6_bytes(bytes: &[u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-        Self::V6 {
-            network: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-            interface: u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-        }
+    pub fn from_v6_bytes([network, interface]: &[[u8; 8]; 2]) -> Self {
+        Self::V6 { network: read_be64(network), interface: read_be64(interface) }
     }
 
     /// The address as two 64-bit halves, an IPv4 address in the lower one. Two addresses of one family are equal
@@ -41,6 +48,16 @@ impl Address {
             Self::V4(address) => [0, address as u64],
             Self::V6 { network, interface } => [network, interface],
         }
+    }
+
+    /// What limits count by.
+    #[inline(always)]
+    pub fn network(self) -> Network {
+        let bits = match self {
+            Self::V4(address) => address as u64,
+            Self::V6 { network, .. } => network,
+        };
+        Network { version: self.version().into(), bits }
     }
 
     /// 4 or 6.
@@ -67,7 +84,7 @@ impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => Self::V4(v4.to_bits()),
-            IpAddr::V6(v6) => Self::from_v6_bytes(&v6.octets()),
+            IpAddr::V6(v6) => Self::from_v6_bytes(&zerocopy::transmute!(v6.octets())),
         }
     }
 }

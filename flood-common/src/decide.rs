@@ -6,11 +6,13 @@
 //! Lookups are lazy, since each costs: [`Tables`] is asked only for what the packet has come to.
 
 use crate::{
-    abi::{Settings, list},
-    address::Address,
+    abi::{MAX_CELLS, Settings, list},
+    address::{Address, Network},
+    class::{CLASS_SLOTS, Cell, Class},
     meter::{Charge, Price},
     packet::{Packet, Parsed, Vital},
     reason::Reason,
+    verifier::opaque,
 };
 
 /// The tables behind a verdict: BPF maps in the kernel, ordinary memory on a host.
@@ -19,8 +21,19 @@ pub trait Tables {
     fn allows(&self, address: Address, now_ns: u64) -> bool;
     /// Whether an unexpired entry of the block list covers the address.
     fn blocks(&self, address: Address, now_ns: u64) -> bool;
-    /// Charges the source of a packet.
-    fn charge_source(&self, settings: &Settings, source: Address, now_ns: u64, price: &Price) -> Charge;
+    /// Whether UDP from this port may be a mirror's answer.
+    fn is_reflector(&self, port: u16) -> bool;
+    /// Charges a cell that counts by address; `network` is the [network](Address::network) by which it counts.
+    fn charge_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge;
+    /// Charges a cell that counts all packets together.
+    fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
     /// Charges the budget of vital messages.
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge;
 }
@@ -56,13 +69,44 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if settings.lists & block != 0 && tables.blocks(packet.source, now_ns) {
         return Reason::Blocked;
     }
-    if !settings.source.is_set() {
-        return Reason::Conforming;
+    limit(packet, settings, now_ns, tables)
+}
+
+/// Charges a packet to each cell that its class has, the narrow scopes first; the first that it exceeds ends it.
+#[inline(always)]
+fn limit<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
+    let mut class = packet.class as usize;
+    if settings.reflectors != 0
+        && class == Class::Udp as usize
+        && let Some(ports) = packet.ports
+        && tables.is_reflector(ports.source)
+    {
+        class = Class::Amplification as usize;
     }
-    let price = settings.source.price(packet.length);
-    match tables.charge_source(settings, packet.source, now_ns, &price) {
-        Charge::Conforming => Reason::Conforming,
-        Charge::Exceeding => price.reason,
-        Charge::Unaccounted => Reason::Unaccounted,
+    // VERIFIER: whatever is constant on one way here would be followed through all cells on its own.
+    let forget = |value: u64| opaque(value, settings.seeds.v6[0]);
+    let class = forget(class as u64) as usize;
+    let version = forget(packet.source.version().into());
+    let [source, destination] = [packet.source, packet.destination]
+        .map(|address| Network { version, bits: forget(address.network().bits) });
+    let mut unaccounted = 0;
+    for &entry in &settings.plan[class % CLASS_SLOTS][..MAX_CELLS] {
+        // Zero, the end, becomes a number that no cell has.
+        let cell = Cell::from_number(entry.wrapping_sub(1));
+        let Some(limit) = settings.limits.get(cell.number()) else { break };
+        let price = limit.price(packet.length);
+        let charge = if cell.is_total() {
+            tables.charge_total(cell, now_ns, &price)
+        } else {
+            let network = if cell.is_by_destination() { destination } else { source };
+            tables.charge_network(settings, cell, network, now_ns, &price)
+        };
+        match charge {
+            Charge::Conforming => {}
+            Charge::Unaccounted => unaccounted = 1,
+            Charge::Exceeding => return Reason::exceeding(cell, price.bits),
+        }
+        unaccounted = forget(unaccounted);
     }
+    if unaccounted == 0 { Reason::Conforming } else { Reason::Unaccounted }
 }

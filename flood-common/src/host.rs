@@ -5,11 +5,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
-    abi::{BUDGETS, Settings},
-    address::Address,
+    abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
+    address::{Address, Network},
+    class::{CLASS_SLOTS, Cell},
     decide::Tables,
-    meter::{Charge, Price, Slot, WAYS, charge, charge_budget},
+    meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
     packet::Vital,
+    reflector::{PORT_WORDS, REFLECTORS, port_bit, port_set, port_word},
 };
 
 impl Slot for AtomicU64 {
@@ -56,23 +58,22 @@ pub struct HostTables {
     /// The block list.
     pub block: Vec<Entry>,
     bucket_bits: u32,
-    ipv6_mask: u64,
-    debts_v4: Vec<[AtomicU64; WAYS]>,
-    debts_v6: Vec<[AtomicU64; WAYS]>,
+    debts: Vec<[AtomicU64; WAYS]>,
+    leases: [std::cell::Cell<u64>; CLASS_SLOTS],
+    reflectors: [u64; PORT_WORDS],
     budgets: [AtomicU64; BUDGETS as usize],
 }
 
 impl HostTables {
-    /// Makes empty tables with `2^bucket_bits` buckets; `ipv6_mask` selects what makes an IPv6 source.
-    pub fn new(bucket_bits: u32, ipv6_mask: u64) -> Self {
-        let debts = || (0..1 << bucket_bits).map(|_| Default::default()).collect();
+    /// Makes empty tables with `2^bucket_bits` buckets.
+    pub fn new(bucket_bits: u32) -> Self {
         Self {
             allow: Vec::new(),
             block: Vec::new(),
             bucket_bits,
-            ipv6_mask,
-            debts_v4: debts(),
-            debts_v6: debts(),
+            debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
+            leases: Default::default(),
+            reflectors: port_set(REFLECTORS.iter().map(|reflector| reflector.port)),
             budgets: Default::default(),
         }
     }
@@ -87,15 +88,30 @@ impl Tables for HostTables {
         self.block.iter().any(|entry| entry.covers(address, now_ns))
     }
 
-    fn charge_source(&self, settings: &Settings, source: Address, now_ns: u64, price: &Price) -> Charge {
-        let (table, place) = match source {
-            Address::V4(v4) => (&self.debts_v4, settings.seeds.place_v4(v4, self.bucket_bits)),
-            Address::V6 { network, .. } => {
-                (&self.debts_v6, settings.seeds.place_v6(network & self.ipv6_mask, self.bucket_bits))
-            }
-        };
+    fn is_reflector(&self, port: u16) -> bool {
+        self.reflectors[port_word(port)] & port_bit(port) != 0
+    }
+
+    fn charge_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge {
+        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, self.bucket_bits);
         // A host test never fills a bucket by chance; 1 is a throw that does not admit.
-        charge(&table[place.bucket as usize], place.tag, now_ns, price, || 1)
+        charge(&self.debts[bucket as usize], owner, now_ns, price, || 1)
+    }
+
+    fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge {
+        let lease = &self.leases[cell.class_number() as usize];
+        let mut left = lease.get();
+        let budget = &self.budgets[(BUDGET_TOTALS + cell.class_number()) as usize];
+        let charge = charge_leased(budget, &mut left, now_ns, price);
+        lease.set(left);
+        charge
     }
 
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {

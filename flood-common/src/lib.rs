@@ -15,6 +15,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod class;
 pub mod decide;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
@@ -22,5 +23,6 @@ pub mod meter;
 pub mod packet;
 pub mod place;
 pub mod reason;
+pub mod reflector;
 pub mod verifier;
 pub mod wire;

@@ -6,20 +6,27 @@
 //! whose TAT has passed carries no information and is free without anybody clearing it, an exceeding packet writes
 //! nothing, and memory is fixed.
 //!
-//! A slot is one word, `tag:16 | TAT:48` with the TAT in nanoseconds modulo 2^48 (3.3 days), so that one
-//! compare-and-swap inserts and accounts. ARCHITECTURE.md has the reasons and the measurements.
+//! A slot is one word, `owner:21 | TAT:43` with the TAT in nanoseconds modulo 2^43 (2.4 hours), so that one
+//! compare-and-swap inserts and accounts. User space clears words that have ended long before they become ambiguous. ARCHITECTURE.md has the reasons and the measurements.
 //!
-//! Invariant: a source in debt by more than half its tolerance is never removed to make room for another.
+//! Invariant: whoever is in debt by more than half of his tolerance is never removed to make room for another.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{place::TAG_BITS, reason::Reason, verifier::opaque};
+use crate::{
+    class::{CLASS_SLOTS, Cell},
+    place::TAG_BITS,
+    verifier::opaque,
+};
 
 /// Slots in a bucket: one cache line of 64-bit words.
 pub const WAYS: usize = 8;
 
+/// Bits of a slot's owner: the [tag](crate::place::Place::tag) of an address, and for which cell it is charged.
+const OWNER_BITS: u32 = TAG_BITS + 5;
+
 /// Bits of a TAT.
-const TAT_BITS: u32 = 64 - TAG_BITS;
+pub const TAT_BITS: u32 = 64 - OWNER_BITS;
 const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
 
 /// Two processors may read the clock this far apart without one of them taking the other's fresh debt for an
@@ -52,10 +59,12 @@ pub struct Limit {
     pub byte_cost: u64,
     /// Debt up to which a packet conforms, where its bits decide.
     pub bit_tolerance_ns: u64,
-    /// A debt beyond this is no debt but a word from before the clock wrapped.
+    /// A debt beyond this is no debt but a word from before the clock wrapped. One for all limits of a table.
     pub horizon_ns: u64,
+    /// A debt up to this may be forgotten to make room for a newcomer: half the smallest tolerance of a table.
+    pub evictable_ns: u64,
 }
-const _: () = assert!(size_of::<Limit>() == 40);
+const _: () = assert!(size_of::<Limit>() == 48);
 
 /// The price of one packet under a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,8 +75,10 @@ pub struct Price {
     pub tolerance_ns: u64,
     /// See [`Limit::horizon_ns`].
     pub horizon_ns: u64,
-    /// The reason to give when it does not conform.
-    pub reason: Reason,
+    /// See [`Limit::evictable_ns`].
+    pub evictable_ns: u64,
+    /// Whether its bits weigh more than its being a packet.
+    pub bits: bool,
 }
 
 impl Limit {
@@ -91,14 +102,16 @@ impl Limit {
                 cost_ns: bits_ns,
                 tolerance_ns: self.bit_tolerance_ns,
                 horizon_ns: self.horizon_ns,
-                reason: Reason::SourceBits,
+                evictable_ns: self.evictable_ns,
+                bits: true,
             }
         } else {
             Price {
                 cost_ns: self.packet_cost_ns,
                 tolerance_ns: self.packet_tolerance_ns,
                 horizon_ns: self.horizon_ns,
-                reason: Reason::SourcePackets,
+                evictable_ns: self.evictable_ns,
+                bits: false,
             }
         }
     }
@@ -131,36 +144,57 @@ pub fn debt_ns(word: u64, now_ns: u64, horizon_ns: u64) -> u64 {
     if word == 0 || ahead > horizon_ns { 0 } else { ahead }
 }
 
-/// The tag in a word.
+/// Who is charged in a slot of the table: an address by its tag, for a cell.
+///
+/// Cells of one table differ in class and in whether they count by network; each has its own debts.
 #[inline(always)]
-pub fn tag(word: u64) -> u16 {
-    (word >> TAT_BITS) as u16
+pub fn owner(cell: Cell, tag: u16) -> u32 {
+    (u32::from(cell.is_by_prefix()) << (TAG_BITS + 4)) | (cell.class_number() << TAG_BITS) | u32::from(tag)
+}
+
+/// The owner in a word.
+#[inline(always)]
+pub fn owner_of(word: u64) -> u32 {
+    (word >> TAT_BITS) as u32
+}
+
+/// The tag of an owner.
+pub fn tag_of(owner: u32) -> u16 {
+    owner as u16
+}
+
+/// The cell of an owner, in the table of destinations or of sources.
+pub fn cell_of(owner: u32, by_destination: bool) -> Option<Cell> {
+    let scope = (u32::from(by_destination) << 1) | (owner >> (TAG_BITS + 4));
+    let class = owner >> TAG_BITS & 0xf;
+    let number = scope as usize * CLASS_SLOTS + class as usize;
+    u8::try_from(number).ok().map(Cell::from_number)
 }
 
 /// The word of a source with this debt. Never 0, which is an untouched slot.
 #[inline(always)]
-fn word(tag: u16, now_ns: u64, debt_ns: u64) -> u64 {
-    let word = (u64::from(tag) << TAT_BITS) | (now_ns.wrapping_add(debt_ns) & TAT_MASK);
+fn word(owner: u32, now_ns: u64, debt_ns: u64) -> u64 {
+    let word = (u64::from(owner) << TAT_BITS) | (now_ns.wrapping_add(debt_ns) & TAT_MASK);
     if word == 0 { 1 } else { word }
 }
 
-/// Charges a packet to the source `tag` in its bucket. `dice` gives random bits; it is asked only when the bucket
+/// Charges a packet to `source`, an [`owner`], in its bucket. `dice` gives random bits; it is asked only when the bucket
 /// is full of debtors.
 ///
 /// Both searches begin at a way of the source's own, so that newcomers do not all race for the first slot.
 #[inline(always)]
 pub fn charge<S: Slot>(
     bucket: &[S; WAYS],
-    source: u16,
+    source: u32,
     now_ns: u64,
     price: &Price,
     dice: impl FnOnce() -> u32,
 ) -> Charge {
-    let start = usize::from(source);
+    let start = source as usize;
     for step in 0..WAYS {
         let slot = &bucket[(start + step) % WAYS];
         let found = slot.load();
-        if tag(found) == source && found != 0 {
+        if owner_of(found) == source && found != 0 {
             return charge_slot(slot, found, source, now_ns, price);
         }
     }
@@ -178,11 +212,11 @@ pub fn charge<S: Slot>(
 
 /// Writes a newcomer into a free slot.
 #[inline(always)]
-fn take_slot<S: Slot>(slot: &S, free: u64, source: u16, now_ns: u64, price: &Price) -> Charge {
+fn take_slot<S: Slot>(slot: &S, free: u64, source: u32, now_ns: u64, price: &Price) -> Charge {
     let found = slot.compare_swap(free, word(source, now_ns, price.cost_ns));
     if found == free {
         Charge::Conforming
-    } else if tag(found) == source {
+    } else if owner_of(found) == source {
         charge_slot(slot, found, source, now_ns, price)
     } else {
         Charge::Unaccounted
@@ -191,7 +225,7 @@ fn take_slot<S: Slot>(slot: &S, free: u64, source: u16, now_ns: u64, price: &Pri
 
 /// Charges the slot that holds, or a moment ago held, this source.
 #[inline(always)]
-fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u16, now_ns: u64, price: &Price) -> Charge {
+fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u32, now_ns: u64, price: &Price) -> Charge {
     for _ in 0..RACES {
         let debt = debt_ns(found, now_ns, price.horizon_ns);
         if debt > price.tolerance_ns {
@@ -201,7 +235,7 @@ fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u16, now_ns: u64, pric
         if seen == found {
             return Charge::Conforming;
         }
-        if tag(seen) != source {
+        if owner_of(seen) != source {
             return Charge::Unaccounted;
         }
         found = seen;
@@ -211,7 +245,7 @@ fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u16, now_ns: u64, pric
 
 /// A bucket full of debtors: open for the newcomer, who now and then takes the place of the smallest debt.
 #[inline(always)]
-fn admit<S: Slot>(bucket: &[S; WAYS], source: u16, now_ns: u64, price: &Price, dice: u32) -> Charge {
+fn admit<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price, dice: u32) -> Charge {
     if !dice.is_multiple_of(ADMISSION) {
         return Charge::Unaccounted;
     }
@@ -225,7 +259,7 @@ fn admit<S: Slot>(bucket: &[S; WAYS], source: u16, now_ns: u64, price: &Price, d
     }
     let slot = &bucket[smallest as usize % WAYS];
     let old = slot.load();
-    if debt_ns(old, now_ns, price.horizon_ns) > price.tolerance_ns / 2 {
+    if debt_ns(old, now_ns, price.horizon_ns) > price.evictable_ns {
         return Charge::Unaccounted;
     }
     if slot.compare_swap(old, word(source, now_ns, price.cost_ns)) == old {
@@ -240,4 +274,28 @@ fn admit<S: Slot>(bucket: &[S; WAYS], source: u16, now_ns: u64, price: &Price, d
 #[inline(always)]
 pub fn charge_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> Charge {
     charge_slot(slot, slot.load(), 0, now_ns, price)
+}
+
+/// Packets that a processor takes out of a total at once.
+const LEASE_PACKETS: u64 = 32;
+
+/// A lease is at most this share of the total's burst.
+const LEASE_SHARE: u64 = 16;
+
+/// Charges a total of the whole host. Each processor takes a lease of several packets from it, so that not every
+/// packet writes the word that all processors share; `lease` is what is left of this processor's, nanoseconds. A
+/// burst may so be larger by one lease for each processor.
+#[inline(always)]
+pub fn charge_leased<S: Slot>(slot: &S, lease: &mut u64, now_ns: u64, price: &Price) -> Charge {
+    if *lease >= price.cost_ns {
+        *lease -= price.cost_ns;
+        return Charge::Conforming;
+    }
+    let most = (LEASE_PACKETS * price.cost_ns).min(price.tolerance_ns / LEASE_SHARE);
+    let taken = most.max(price.cost_ns);
+    let charge = charge_budget(slot, now_ns, &Price { cost_ns: taken, ..*price });
+    if charge == Charge::Conforming {
+        *lease += taken - price.cost_ns;
+    }
+    charge
 }

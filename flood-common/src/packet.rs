@@ -10,6 +10,7 @@
 
 use crate::{
     address::Address,
+    class::Class,
     reason::Reason,
     verifier,
     wire::{Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol},
@@ -44,6 +45,10 @@ pub enum Parsed {
 pub struct Packet {
     /// Source address.
     pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Class, not yet told apart: UDP from the port of a mirror is still `Udp`.
+    pub class: Class,
     /// Length of the whole frame, bytes.
     pub length: u32,
     /// Protocol of the innermost header reached (IANA number).
@@ -146,7 +151,9 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     let transport = parse_transport(window, offset + header, total - header, ip.protocol, cut);
     let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
     Parsed::Packet(Packet {
-        source: Address::from_v4_bytes(ip.source),
+        source: Address::from_v4_bytes(&ip.source),
+        destination: Address::from_v4_bytes(&ip.destination),
+        class: if cut.is_whole() { transport.class } else { Class::Fragment },
         length,
         protocol: ip.protocol,
         part: cut.part(),
@@ -178,7 +185,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     let chain = walk_extensions(window, end, length, remaining, ip.next_header);
     let transport = match chain.defect {
         None => parse_transport(window, end - chain.remaining, chain.remaining, chain.protocol, chain.cut),
-        defect => Transport { ports: None, icmp: None, defect },
+        defect => Transport { ports: None, icmp: None, class: Class::Other, defect },
     };
 
     let vital = match transport.icmp {
@@ -190,6 +197,8 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     };
     Parsed::Packet(Packet {
         source: Address::from_v6_bytes(&ip.source),
+        destination: Address::from_v6_bytes(&ip.destination),
+        class: if chain.cut.is_whole() { transport.class } else { Class::Fragment },
         length,
         protocol: chain.protocol,
         part: chain.cut.part(),
@@ -326,6 +335,7 @@ struct Transport {
     ports: Option<Ports>,
     /// Type and code of a whole ICMP or ICMPv6 message.
     icmp: Option<(u8, u8)>,
+    class: Class,
     defect: Option<Reason>,
 }
 
@@ -338,7 +348,7 @@ fn parse_transport<'a, W: Window<'a>>(
     number: u8,
     cut: Cut,
 ) -> Transport {
-    let nothing = Transport { ports: None, icmp: None, defect: None };
+    let nothing = Transport { ports: None, icmp: None, class: Class::Other, defect: None };
     if cut.is_later() {
         return nothing;
     }
@@ -362,6 +372,7 @@ fn parse_transport<'a, W: Window<'a>>(
             let wrong = header < size_of::<Tcp>() || (whole && header > remaining);
             Transport {
                 ports: Some(Ports { source: tcp.source.get(), destination: tcp.destination.get() }),
+                class: tcp_class(tcp.flags),
                 defect: if wrong { Some(Reason::TransportHeader) } else { None },
                 ..nothing
             }
@@ -376,6 +387,7 @@ fn parse_transport<'a, W: Window<'a>>(
             let wrong = (length < size_of::<Udp>() && !jumbo) || (whole && length > remaining);
             Transport {
                 ports: Some(Ports { source: udp.source.get(), destination: udp.destination.get() }),
+                class: Class::Udp,
                 defect: if wrong { Some(Reason::TransportHeader) } else { None },
                 ..nothing
             }
@@ -384,7 +396,25 @@ fn parse_transport<'a, W: Window<'a>>(
             let Some(icmp) = window.view::<Icmp>(offset) else {
                 return beyond;
             };
-            Transport { icmp: if whole { Some((icmp.kind, icmp.code)) } else { None }, ..nothing }
+            let icmp = if whole { Some((icmp.kind, icmp.code)) } else { None };
+            Transport { icmp, class: Class::Icmp, ..nothing }
         }
+    }
+}
+
+#[inline(always)]
+fn tcp_class(flags: u8) -> Class {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    if flags & (RST | FIN) != 0 {
+        Class::RstFin
+    } else if flags & SYN == 0 {
+        Class::Tcp
+    } else if flags & ACK == 0 {
+        Class::Syn
+    } else {
+        Class::SynAck
     }
 }

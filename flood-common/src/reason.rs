@@ -4,6 +4,8 @@
 //! and the sentence that documents it; a test in `tests/` fails for every reason that no case produces. Numbers
 //! are append-only: a pinned counter table or a stored capture keeps its meaning.
 
+use crate::class::Cell;
+
 /// The first number of a reason to drop; smaller ones are reasons to pass.
 pub const FIRST_DROP: u32 = 8;
 
@@ -33,6 +35,7 @@ macro_rules! drop_reasons {
             }
 
             /// The reason with this number.
+            #[inline(always)]
             pub fn from_number(number: u32) -> Option<Self> {
                 match number { $($number => Some(Self::$name),)* _ => None }
             }
@@ -58,6 +61,14 @@ drop_reasons! {
     Blocked = 15, "blocked", "The source is on the block list.";
     SourcePackets = 16, "source_packets", "The source sends more packets per second than its limit.";
     SourceBits = 17, "source_bits", "The source sends more bits per second than its limit.";
+    SourcePrefixPackets = 18, "source_prefix_packets", "The network of the source sends more packets per second than its limit.";
+    SourcePrefixBits = 19, "source_prefix_bits", "The network of the source sends more bits per second than its limit.";
+    DestinationPackets = 20, "destination_packets", "The destination is sent more packets per second than its limit.";
+    DestinationBits = 21, "destination_bits", "The destination is sent more bits per second than its limit.";
+    DestinationPrefixPackets = 22, "destination_prefix_packets", "The network of the destination is sent more packets per second than its limit.";
+    DestinationPrefixBits = 23, "destination_prefix_bits", "The network of the destination is sent more bits per second than its limit.";
+    TotalPackets = 24, "total_packets", "The host is sent more packets per second than the limit of all together.";
+    TotalBits = 25, "total_bits", "The host is sent more bits per second than the limit of all together.";
 }
 
 impl Reason {
@@ -65,6 +76,13 @@ impl Reason {
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
         self.number() >= FIRST_DROP
+    }
+
+    /// The reason of a packet beyond a limit: the cell's scope, and whether it was bits that weighed more.
+    #[inline(always)]
+    pub fn exceeding(cell: Cell, bits: bool) -> Self {
+        let number = Self::SourcePackets.number() + 2 * cell.scope_number() + u32::from(bits);
+        Self::from_number(number).unwrap_or(Self::SourcePackets)
     }
 
     /// The number in counters and samples.
@@ -77,6 +95,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::class::{Class, Scope};
 
     #[test]
     fn numbers_and_labels_are_unique_and_lead_back() {
@@ -88,6 +107,16 @@ mod tests {
             }
         }
         assert_eq!(Reason::from_number(REASON_SLOTS as u32), None);
+    }
+
+    #[test]
+    fn each_scope_and_unit_has_its_reason() {
+        for scope in Scope::ALL {
+            for (bits, unit) in [(false, "packets"), (true, "bits")] {
+                let reason = Reason::exceeding(Cell::new(scope, Class::Any), bits);
+                assert_eq!(reason.label(), format!("{}_{unit}", scope.label()));
+            }
+        }
     }
 
     #[test]

@@ -47,6 +47,43 @@ impl<'a> Window<'a> for Frame<'a> {
     }
 }
 
+/// Reads a 32-bit number in network byte order.
+///
+/// In the kernel as one load: packets lie at any alignment, for which the compiler would read byte by byte. All
+/// processors that Floodgate supports read across alignments, and so the verifier accepts it.
+#[inline(always)]
+pub fn read_be32(bytes: &[u8; 4]) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let value: u64;
+        // SAFETY: a load of the bytes that the reference covers.
+        unsafe {
+            core::arch::asm!("{value} = *(u32 *)({bytes} + 0)", value = lateout(reg) value, bytes = in(reg) bytes.as_ptr(),
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        u32::from_be(value as u32)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    u32::from_be_bytes(*bytes)
+}
+
+/// Reads a 64-bit number in network byte order; see [`read_be32`].
+#[inline(always)]
+pub fn read_be64(bytes: &[u8; 8]) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let value: u64;
+        // SAFETY: a load of the bytes that the reference covers.
+        unsafe {
+            core::arch::asm!("{value} = *(u64 *)({bytes} + 0)", value = lateout(reg) value, bytes = in(reg) bytes.as_ptr(),
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        u64::from_be(value)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    u64::from_be_bytes(*bytes)
+}
+
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -116,10 +153,10 @@ header! {
         next_header: u8,
         /// Hop limit.
         hop_limit: u8,
-        /// Source address.
-        source: [u8; 16],
-        /// Destination address.
-        destination: [u8; 16],
+        /// Source address: network and interface identifier.
+        source: [[u8; 8]; 2],
+        /// Destination address: network and interface identifier.
+        destination: [[u8; 8]; 2],
     }
 }
 

@@ -10,14 +10,16 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use flood_common::{
-    abi::{LIST_KEY_BYTES, ListKey, Settings, list_key},
-    address::Address,
+    abi::{BUDGET_TOTALS, DebtPlace, LIST_KEY_BYTES, ListKey, Settings, list_key},
+    address::{Address, Network},
+    class::{CLASS_SLOTS, Cell},
     decide::Tables,
-    meter::{Charge, Price, Slot, charge, charge_budget},
+    meter::{Charge, Price, Slot, charge, charge_budget, charge_leased},
     packet::Vital,
+    reflector::{port_bit, port_word},
 };
 
-use crate::maps::{ALLOW, BLOCK, BUCKET_BITS, BUDGETS, DEBTS, IPV6_MASK};
+use crate::maps::{ALLOW, BLOCK, BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS};
 
 /// A word in a map that every processor and user space may write.
 #[repr(transparent)]
@@ -62,21 +64,39 @@ impl Tables for MapTables {
     }
 
     #[inline(always)]
-    fn charge_source(&self, settings: &Settings, source: Address, now_ns: u64, price: &Price) -> Charge {
-        let bits = BUCKET_BITS.load();
-        // VERIFIER: one map for both families. With two, the compiler merges their lookups into one call, which the
-        // kernel then cannot inline: 30 ns more (6.18, AMD EPYC).
-        let (first, place) = match source {
-            Address::V4(v4) => (0, settings.seeds.place_v4(v4, bits)),
-            Address::V6 { network, .. } => {
-                (1 << bits, settings.seeds.place_v6(network & IPV6_MASK.load(), bits))
-            }
-        };
-        let Some(bucket) = DEBTS.get(first + place.bucket) else {
+    fn is_reflector(&self, port: u16) -> bool {
+        REFLECTORS.get(port_word(port) as u32).is_some_and(|word| word & port_bit(port) != 0)
+    }
+
+    // VERIFIER: one map for all tables. With two, the compiler merges their lookups into one call, which the kernel
+    // then cannot inline: 30 ns more (6.18, AMD EPYC).
+    #[inline(always)]
+    fn charge_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge {
+        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
+        let Some(bucket) = DEBTS.get(bucket) else {
             return Charge::Unaccounted;
         };
         // SAFETY: no arguments, no conditions.
-        charge(bucket, place.tag, now_ns, price, || unsafe { bpf_get_prandom_u32() })
+        charge(bucket, owner, now_ns, price, || unsafe { bpf_get_prandom_u32() })
+    }
+
+    #[inline(always)]
+    fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge {
+        let (Some(bucket), Some(state)) =
+            (BUDGETS.get(BUDGET_TOTALS + cell.class_number()), CPU_STATE.get_ptr_mut(0))
+        else {
+            return Charge::Unaccounted;
+        };
+        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+        let lease = unsafe { &mut (*state).leases[cell.class_number() as usize % CLASS_SLOTS] };
+        charge_leased(&bucket[0], lease, now_ns, price)
     }
 
     #[inline(always)]

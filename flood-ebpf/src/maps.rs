@@ -10,6 +10,7 @@ use flood_common::{
     abi::{self, CpuState, InterfaceCounters, ListKey, SettingsPage},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
+    reflector::PORT_WORDS,
 };
 
 use crate::lookup::Word;
@@ -31,10 +32,6 @@ pub(crate) static ABI: Global<u32> = Global::new(abi::VERSION);
 #[unsafe(no_mangle)]
 pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 
-/// The part of an IPv6 address (upper half) that makes a source.
-#[unsafe(no_mangle)]
-pub(crate) static IPV6_MASK: Global<u64> = Global::new(u64::MAX);
-
 /// Nanoseconds in a tick of the kernel; 0 takes the time from the settings page.
 #[unsafe(no_mangle)]
 pub(crate) static TICK_NS: Global<u64> = Global::new(0);
@@ -52,14 +49,19 @@ pub(crate) static COUNTERS: PerCpuArray<InterfaceCounters> =
 #[map]
 pub(crate) static CPU_STATE: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
 
-/// Sources in debt: buckets of IPv4 addresses, then of IPv6 prefixes. Written per conforming packet, read by the
+/// Who is in debt: buckets of sources and destinations, of each family. Written per conforming packet, read by the
 /// daemon.
 #[map]
-pub(crate) static DEBTS: Array<Bucket> = Array::with_max_entries(2 * DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+pub(crate) static DEBTS: Array<Bucket> =
+    Array::with_max_entries(abi::DEBT_TABLES * DEFAULT_BUCKETS, BPF_F_MMAPABLE);
 
-/// Host-wide budgets, a cache line each. Written per vital message within its budget.
+/// Host-wide budgets and totals, a cache line each. Written per vital message within its budget, and per lease.
 #[map]
 pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS, BPF_F_MMAPABLE);
+
+/// The UDP ports of mirrors, a bit each. Written by the daemon.
+#[map]
+pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, BPF_F_MMAPABLE);
 
 /// Allowed prefix -> when it ends (0: never). Written by the daemon.
 #[map]

@@ -13,7 +13,6 @@ use flood_common::{
     address::Address,
     meter::{Charge, Price},
     packet::{Packet, Parsed, parse},
-    reason::Reason,
 };
 
 use crate::{
@@ -27,7 +26,8 @@ const PRICE: Price = Price {
     cost_ns: 10_000_000,
     tolerance_ns: 1_000_000_000,
     horizon_ns: 3_000_000_000,
-    reason: Reason::SourcePackets,
+    evictable_ns: 0,
+    bits: false,
 };
 
 /// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Comes back only if that program is

@@ -20,7 +20,7 @@ mod settings;
 
 pub use clock::Clock;
 pub use counters::CounterTable;
-pub use debts::{DebtTables, Debtor, Family};
+pub use debts::{DebtTables, Debtor, Family, Side};
 pub use error::BpfError;
 pub use lists::ListKind;
 pub use load::{Attachment, Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};

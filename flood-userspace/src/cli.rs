@@ -139,15 +139,17 @@ struct SourcesArguments {
 enum LimitVerb {
     /// Shows the limits in force.
     Show(Json),
-    /// Changes limits at once: `floodgate limit set source.packets=5k/s source.bits=200Mbit/s`.
+    /// Changes limits at once: `floodgate limit set source.syn=200/s total=2Gbit/s source.udp=off`.
     ///
-    /// Limits are source.packets, source.packets_burst, source.bits, source.bits_burst,
-    /// protected.neighbour_discovery and protected.path_mtu. The two of the source can be `off`. A rate without its
-    /// burst sets the burst to its default. The change lasts until the daemon ends.
+    /// A limit is named by its scope (source, source_prefix, destination, destination_prefix, total), alone or with a
+    /// class of packets (syn, synack, rst_fin, tcp, udp, amplification, icmp, fragment, other). The unit of the value
+    /// tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the
+    /// name say it outright. Further there are protected.neighbour_discovery and protected.path_mtu, which cannot be
+    /// `off`. A rate without its burst sets the burst to its default. The change lasts until the daemon ends.
     Set {
         /// What to change.
-        #[arg(required = true, value_name = "LIMIT=VALUE", value_parser = parse_assignment)]
-        changes: Vec<(String, String)>,
+        #[arg(required = true, value_name = "LIMIT=VALUE")]
+        changes: Vec<String>,
     },
 }
 
@@ -188,9 +190,19 @@ impl From<AttachName> for AttachMode {
     }
 }
 
-fn parse_assignment(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write LIMIT=VALUE, as source.packets=5k/s")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
+/// Reads `LIMIT=VALUE` and `LIMIT VALUE`.
+fn parse_assignments(words: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let mut set = BTreeMap::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let pair = word.split_once('=').or_else(|| Some((word.as_str(), words.next()?.as_str())));
+        let (name, value) =
+            pair.ok_or_else(|| format!("{word} has no value: write LIMIT=VALUE, as source.syn=200/s"))?;
+        if set.insert(name.trim().to_owned(), value.trim().to_owned()).is_some() {
+            return Err(format!("{name} is set twice"));
+        }
+    }
+    Ok(set)
 }
 
 /// Reads the command line, does what it says, and ends accordingly.
@@ -287,7 +299,7 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             print::<Limits>(client, "/v1/limits", json, show::limits).await?;
         }
         Verb::Limit(LimitVerb::Set { changes }) => {
-            let set: BTreeMap<_, _> = changes.into_iter().collect();
+            let set = parse_assignments(&changes).map_err(Failed::usage)?;
             let limits: Limits = client.send(Method::PATCH, "/v1/limits", &LimitChange { set }).await?;
             say(&show::limits(&limits))?;
         }

@@ -27,7 +27,10 @@ mod validate;
 
 pub use file::{AttachMode, ConfigFile, Mode};
 pub use interface::InterfaceName;
-pub use limit::{BitLimit, LimitError, PacketLimit, ProtectedLimits, SourceLimit};
+pub use limit::{
+    BitLimit, CellLimit, CellLimits, CellName, LimitError, LimitOrigin, PacketLimit, ProtectedLimits,
+    RateLimit,
+};
 pub use position::Problem;
 
 /// Where the daemon looks for its configuration.
@@ -44,8 +47,8 @@ pub struct Config {
     pub attach: AttachMode,
     /// How the daemon is talked to.
     pub control: Control,
-    /// Limits for every source.
-    pub source_limit: SourceLimit,
+    /// The limits, by cell.
+    pub limits: CellLimits,
     /// Budgets of what IPv6 cannot live without.
     pub protected_limits: ProtectedLimits,
     /// The memory of sources.
@@ -66,12 +69,18 @@ pub struct Control {
 }
 
 /// The memory of sources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sources {
     /// How many sources can be in debt at once, for each address family. A power of two.
     pub table: u32,
     /// The length of the prefix that counts as one IPv6 source.
     pub ipv6_prefix: u8,
+    /// The length of the prefix that counts as one IPv4 network.
+    pub ipv4_network: u8,
+    /// The length of the prefix that counts as one IPv6 network.
+    pub ipv6_network: u8,
+    /// UDP ports of mirrors besides those that are known.
+    pub reflectors: Vec<u16>,
 }
 
 /// What a list is filled with at the start.
@@ -90,12 +99,18 @@ impl Default for Config {
             mode: Mode::Enforce,
             attach: AttachMode::Native,
             control: Control { socket: PathBuf::from("/run/floodgate/floodgate.sock"), metrics: None },
-            source_limit: SourceLimit { packets: Some(PacketLimit::of_rate(PacketRate(20_000))), bits: None },
+            limits: limit::default_limits(),
             protected_limits: ProtectedLimits {
                 neighbour_discovery: PacketLimit::of_rate(PacketRate(1_000)),
                 path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
             },
-            sources: Sources { table: 524_288, ipv6_prefix: 64 },
+            sources: Sources {
+                table: 524_288,
+                ipv6_prefix: 64,
+                ipv4_network: 24,
+                ipv6_network: 48,
+                reflectors: Vec::new(),
+            },
             block: ListInput::default(),
             allow: ListInput::default(),
         }

@@ -82,18 +82,28 @@ fn register_packets(registry: &mut Registry, counters: &[(String, InterfaceCount
 }
 
 fn register_tables(registry: &mut Registry, status: &Status) {
-    let in_debt = Gauges::<AddressFamily>::default();
+    let tables = [
+        (status.sources, "sources_in_debt", "Sources that have sent more than their rate allows so far"),
+        (
+            status.destinations,
+            "destinations_in_debt",
+            "Destinations that were sent more than their rate allows so far",
+        ),
+    ];
     let slots = Gauges::<AddressFamily>::default();
-    for (family, used) in [("ipv4", status.sources.ipv4), ("ipv6", status.sources.ipv6)] {
-        set(&in_debt, &AddressFamily { family }, used);
-        set(&slots, &AddressFamily { family }, status.sources.capacity);
+    for (table, name, help) in tables {
+        let in_debt = Gauges::<AddressFamily>::default();
+        for (family, used) in [("ipv4", table.ipv4), ("ipv6", table.ipv6)] {
+            set(&in_debt, &AddressFamily { family }, used);
+            set(&slots, &AddressFamily { family }, table.capacity);
+        }
+        registry.register(name, help, in_debt);
     }
     registry.register(
-        "sources_in_debt",
-        "Sources that have sent more than their rate allows so far",
-        in_debt,
+        "source_slots",
+        "Sources, and as many destinations, that can be in debt at once",
+        slots,
     );
-    registry.register("source_slots", "Sources that can be in debt at once", slots);
 
     let entries = Gauges::<List>::default();
     for (list, size) in [("block", status.blocked), ("allow", status.allowed)] {

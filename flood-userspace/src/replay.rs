@@ -21,7 +21,7 @@ const SLOT: u32 = 0;
 /// Between two captures, nanoseconds: longer than any debt can last.
 const PAUSE_NS: u64 = 600_000_000_000;
 
-/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^48 (three days).
+/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^43 (2.4 hours).
 const SWEEP_NS: u64 = 3_600_000_000_000;
 
 /// What a replay begins with.
@@ -62,8 +62,7 @@ impl Replay {
     /// Loads a filter with this configuration. It always enforces, whatever the configured mode.
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
         let mut filter = Filter::load(&FilterOptions { virtual_clock: true, ..FilterOptions::from(config) })?;
-        filter
-            .change_settings(|settings| set_limits(settings, &config.source_limit, &config.protected_limits));
+        filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
         fill(&mut filter, ListKind::Allow, &config.allow)?;
         fill(&mut filter, ListKind::Block, &config.block)?;
         let counters = filter.counters.interface(SLOT)?;
@@ -116,7 +115,7 @@ impl Replay {
     }
 
     fn sweep(&mut self) {
-        self.filter.debts.sweep(self.filter.settings.read().source.horizon_ns);
+        self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
         self.swept_ns = self.now_ns;
     }
 }

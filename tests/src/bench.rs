@@ -9,9 +9,14 @@ use std::{fmt::Write as _, fs, process::Command, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
-use flood_common::{abi::InterfaceCounters, reason::Reason};
+use flood_common::{
+    abi::InterfaceCounters,
+    class::{CELLS, Cell, Class, Scope},
+    meter::Limit,
+    reason::Reason,
+};
 use flood_userspace::{
-    bpf::{Filter, FilterOptions, ListKind, limit::source_limit},
+    bpf::{Filter, FilterOptions, ListKind, limit::set_limits},
     config::Config,
     lists::Change,
 };
@@ -105,20 +110,25 @@ impl Case {
 
     fn filter(self) -> Result<Filter> {
         let mut filter = Filter::load(&FilterOptions::default())?;
-        let limit = source_limit(&Config::default().source_limit);
+        let config = Config::default();
         filter.change_settings(|settings| {
             settings.sample_every = SAMPLE_EVERY;
             settings.interfaces[SLOT as usize] = LOOPBACK;
-            settings.source = limit;
             match self {
-                Self::NoLimit | Self::Parse => settings.source = Default::default(),
+                Self::NoLimit | Self::Parse => {}
                 // One packet in ten seconds, none at once: even 16 million sources stay in debt.
                 Self::Exceeding => {
-                    settings.source.packet_cost_ns = 10_000_000_000;
-                    settings.source.packet_tolerance_ns = 0;
-                    settings.source.horizon_ns = 20_000_000_000;
+                    let mut cells = [Limit::default(); CELLS];
+                    cells[Cell::new(Scope::Source, Class::Any).number()] = Limit {
+                        packet_cost_ns: 10_000_000_000,
+                        horizon_ns: 20_000_000_000,
+                        ..Limit::default()
+                    };
+                    settings.set_limits(cells);
                 }
-                Self::Default | Self::Allowed | Self::Blocked => {}
+                Self::Default | Self::Allowed | Self::Blocked => {
+                    set_limits(settings, &config.limits, &config.protected_limits);
+                }
             }
         });
         let everything =

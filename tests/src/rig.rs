@@ -8,13 +8,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    path::Path,
     time::Duration,
 };
 
 use flood_common::{
     abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, list},
+    class::{CELLS, Cell, Class, Scope},
     decide::decide,
     host::{Entry, HostTables},
+    meter::Limit,
     packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     reason::Reason,
@@ -23,9 +26,9 @@ use flood_common::{
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, ListKind, RunOutcome,
-        limit::{set_limits, set_mode, source_limit},
+        limit::{rate_limit, set_limits, set_mode},
     },
-    config::{Config, Mode, SourceLimit},
+    config::{Config, Mode, RateLimit},
     lists::Change,
 };
 use ipnet::IpNet;
@@ -82,7 +85,7 @@ impl Rig {
     pub fn new() -> Self {
         let config = Config::default();
         let mut rig = Self::without_limits();
-        set_limits(&mut rig.settings, &config.source_limit, &config.protected_limits);
+        set_limits(&mut rig.settings, &config.limits, &config.protected_limits);
         rig.publish();
         rig
     }
@@ -94,7 +97,7 @@ impl Rig {
         let mut settings = filter.settings.read();
         settings.sample_every = 1;
         settings.interfaces[SLOT as usize] = LOOPBACK;
-        let twin = HostTables::new(MIN_BUCKET_BITS, u64::MAX);
+        let twin = HostTables::new(MIN_BUCKET_BITS);
         let mut rig =
             Self { filter, twin, settings, now_ns: START_NS, counters: InterfaceCounters::default() };
         rig.filter.set_virtual_now_ns(START_NS);
@@ -106,9 +109,18 @@ impl Rig {
         self.filter.settings.publish(&self.settings);
     }
 
-    /// Sets the limit of each source.
-    pub fn limit(&mut self, limit: &SourceLimit) {
-        self.settings.source = source_limit(limit);
+    /// Sets the limit of each source, and no other.
+    pub fn limit(&mut self, limit: &RateLimit) {
+        let mut cells = [Limit::default(); CELLS];
+        cells[Cell::new(Scope::Source, Class::Any).number()] = rate_limit(limit);
+        self.settings.set_limits(cells);
+        self.publish();
+    }
+
+    /// Sets all limits: those of a configuration (TOML), and of the default ones those that it does not change.
+    pub fn limits(&mut self, config: &str) {
+        let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
+        set_limits(&mut self.settings, &config.limits, &config.protected_limits);
         self.publish();
     }
 

@@ -54,6 +54,7 @@ impl CounterTable {
                 trace_suppressed,
                 traced_reason: _,
                 traced_action: _,
+                leases: _,
             } = state;
             sum.sampled += sampled;
             sum.samples_lost += samples_lost;

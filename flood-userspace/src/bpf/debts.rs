@@ -5,7 +5,6 @@
 //! always in debt is at its limit. [`DebtTables::watch`] measures that share by looking several times.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +15,11 @@ use std::{
 
 use aya::maps::Map;
 use flood_common::{
-    abi,
+    abi::{self, DEBT_TABLES, Settings},
     address::Address,
-    meter::{WAYS, debt_ns, tag},
-    place::{Place, Seeds},
+    class::Cell,
+    meter::{WAYS, cell_of, debt_ns, owner_of, tag_of},
+    place::Place,
 };
 
 use super::{clock::Clock, error::BpfError, mapped::MappedArray};
@@ -39,15 +39,26 @@ pub enum Family {
     V6,
 }
 
+/// What a table is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Side {
+    /// Where packets come from.
+    Sources,
+    /// Where they go to.
+    Destinations,
+}
+
 /// A slot in debt.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Debtor {
+    /// The limit that it has sent too much for, so far.
+    pub cell: Cell,
     /// Family of the table.
     pub family: Family,
     /// Where the source is in the table.
     pub place: Place,
-    /// The source: an IPv4 address. An IPv6 prefix cannot be had from its place.
-    pub source: Option<Address>,
+    /// The IPv4 address, or the first one of the network. An IPv6 prefix cannot be had from its place.
+    pub address: Option<Address>,
     /// Debt when first seen.
     pub debt: Duration,
     /// Share of the limit that is used, 0 to 1.
@@ -63,94 +74,93 @@ pub struct DebtTables {
 
 impl DebtTables {
     pub(super) fn new(map: &Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
-        let bytes = (2 * WAYS * size_of::<u64>()) << bucket_bits;
+        let bytes = (DEBT_TABLES as usize * WAYS * size_of::<u64>()) << bucket_bits;
         Ok(Self { memory: MappedArray::new(abi::map::DEBTS, map, bytes)?, bucket_bits, clock })
     }
 
-    /// Slots of each family.
+    /// Slots of each table.
     pub fn capacity(&self) -> u64 {
         (WAYS as u64) << self.bucket_bits
     }
 
-    /// Binary logarithm of the number of buckets of each family, for [`Seeds`].
+    /// Binary logarithm of the number of buckets of each table, for [`Settings::debt_place`].
     pub fn bucket_bits(&self) -> u32 {
         self.bucket_bits
     }
 
-    fn table(&self, family: Family) -> &[AtomicU64] {
-        let (v4, v6) = self.memory.words().split_at(WAYS << self.bucket_bits);
-        match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        }
+    fn table(&self, side: Side, family: Family) -> &[AtomicU64] {
+        let number = 2 * usize::from(side == Side::Destinations) + usize::from(family == Family::V6);
+        let slots = WAYS << self.bucket_bits;
+        &self.memory.words()[number * slots..][..slots]
     }
 
     /// Slots in debt now.
-    pub fn occupied(&self, family: Family, horizon_ns: u64) -> u64 {
+    pub fn occupied(&self, side: Side, family: Family, horizon_ns: u64) -> u64 {
         let now_ns = self.clock.now_ns();
         let in_debt = |word: u64| debt_ns(word, now_ns, horizon_ns) > 0;
-        self.table(family).iter().filter(|word| in_debt(word.load(Ordering::Relaxed))).count() as u64
+        self.table(side, family).iter().filter(|word| in_debt(word.load(Ordering::Relaxed))).count() as u64
     }
 
     /// Clears words that stand for no debt, so that none of them can look like one after the clock has wrapped.
     pub fn sweep(&self, horizon_ns: u64) {
-        for family in [Family::V4, Family::V6] {
-            let now_ns = self.clock.now_ns();
-            for word in self.table(family) {
-                let seen = word.load(Ordering::Relaxed);
-                if seen != 0 && debt_ns(seen, now_ns, horizon_ns) == 0 {
-                    // Lost races are fine: whoever won has written a fresh word.
-                    let _ = word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
-                }
+        let now_ns = self.clock.now_ns();
+        for word in self.memory.words() {
+            let seen = word.load(Ordering::Relaxed);
+            if seen != 0 && debt_ns(seen, now_ns, horizon_ns) == 0 {
+                // Lost races are fine: whoever won has written a fresh word.
+                let _ = word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
     }
 
-    /// Names the sources in debt and measures what share of their limit they use. Takes about a third of a second.
-    pub fn watch(&self, seeds: &Seeds, horizon_ns: u64) -> Vec<Debtor> {
-        let mut debtors = HashMap::new();
-        for family in [Family::V4, Family::V6] {
-            self.find(family, seeds, horizon_ns, &mut debtors);
+    /// Names who is in debt and measures what share of his limit he uses. Takes about a third of a second.
+    pub fn watch(&self, settings: &Settings) -> Vec<Debtor> {
+        let horizon_ns = settings.horizon_ns();
+        let mut in_debt: Vec<(&AtomicU64, u32, Debtor, u32)> = Vec::new();
+        for side in [Side::Sources, Side::Destinations] {
+            for family in [Family::V4, Family::V6] {
+                in_debt.extend(self.find(side, family, settings));
+            }
         }
-        let mut in_debt: Vec<(usize, Debtor, u32)> =
-            debtors.into_iter().map(|((_, index), debtor)| (index, debtor, 0)).collect();
         for _ in 0..LOOKS {
             thread::sleep(BETWEEN_LOOKS);
             let now_ns = self.clock.now_ns();
-            for (index, debtor, looks) in &mut in_debt {
-                let word = self.table(debtor.family)[*index].load(Ordering::Relaxed);
-                if tag(word) == debtor.place.tag && debt_ns(word, now_ns, horizon_ns) > 0 {
+            for (word, owner, _, looks) in &mut in_debt {
+                let word = word.load(Ordering::Relaxed);
+                if owner_of(word) == *owner && debt_ns(word, now_ns, horizon_ns) > 0 {
                     *looks += 1;
                 }
             }
         }
         in_debt
             .into_iter()
-            .map(|(_, debtor, looks)| Debtor { share: f64::from(looks) / f64::from(LOOKS), ..debtor })
+            .map(|(_, _, debtor, looks)| Debtor { share: f64::from(looks) / f64::from(LOOKS), ..debtor })
             .collect()
     }
 
+    /// The slots in debt: word, owner, what is known, and no looks yet.
     fn find(
         &self,
+        side: Side,
         family: Family,
-        seeds: &Seeds,
-        horizon_ns: u64,
-        debtors: &mut HashMap<(Family, usize), Debtor>,
-    ) {
-        let now_ns = self.clock.now_ns();
-        for (index, word) in self.table(family).iter().enumerate() {
-            let word = word.load(Ordering::Relaxed);
+        settings: &Settings,
+    ) -> impl Iterator<Item = (&AtomicU64, u32, Debtor, u32)> {
+        let (now_ns, horizon_ns) = (self.clock.now_ns(), settings.horizon_ns());
+        self.table(side, family).iter().enumerate().filter_map(move |(index, slot)| {
+            let word = slot.load(Ordering::Relaxed);
             let debt = debt_ns(word, now_ns, horizon_ns);
             if debt == 0 {
-                continue;
+                return None;
             }
-            let place = Place { bucket: (index / WAYS) as u32, tag: tag(word) };
-            let source = match family {
-                Family::V4 => Some(Address::V4(seeds.v4_address(place, self.bucket_bits))),
+            let owner = owner_of(word);
+            let cell = cell_of(owner, side == Side::Destinations)?;
+            let place = Place { bucket: (index / WAYS) as u32, tag: tag_of(owner) };
+            let address = match family {
+                Family::V4 => Some(Address::V4(settings.seeds.v4_address(place, self.bucket_bits))),
                 Family::V6 => None,
             };
-            let debtor = Debtor { family, place, source, debt: Duration::from_nanos(debt), share: 0.0 };
-            debtors.insert((family, index), debtor);
-        }
+            let debt = Duration::from_nanos(debt);
+            Some((slot, owner, Debtor { cell, family, place, address, debt, share: 0.0 }, 0))
+        })
     }
 }

@@ -2,11 +2,12 @@
 
 use flood_common::{
     abi::{MODE_ENFORCE, MODE_MONITOR, Settings},
+    class::CELLS,
     meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
     packet::Vital,
 };
 
-use crate::config::{Mode, PacketLimit, ProtectedLimits, SourceLimit};
+use crate::config::{CellLimits, Mode, PacketLimit, ProtectedLimits, RateLimit};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -14,8 +15,12 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const LARGEST_FRAME: u64 = 65_575 + 22;
 
 /// Writes limits into the settings.
-pub fn set_limits(settings: &mut Settings, source: &SourceLimit, protected: &ProtectedLimits) {
-    settings.source = source_limit(source);
+pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &ProtectedLimits) {
+    let mut cells = [Limit::default(); CELLS];
+    for (name, limit) in limits {
+        cells[name.cell().number()] = rate_limit(&limit.limit);
+    }
+    settings.set_limits(cells);
     settings.vital[Vital::NeighbourDiscovery as usize] = budget(&protected.neighbour_discovery);
     settings.vital[Vital::PathMtu as usize] = budget(&protected.path_mtu);
 }
@@ -28,8 +33,8 @@ pub fn set_mode(settings: &mut Settings, mode: Mode) {
     };
 }
 
-/// The limit of each source.
-pub fn source_limit(limit: &SourceLimit) -> Limit {
+/// What the filter computes with for a limit.
+pub fn rate_limit(limit: &RateLimit) -> Limit {
     let mut result = Limit::default();
     if let Some(packets) = limit.packets {
         result.packet_cost_ns = divide(NANOS_PER_SECOND, packets.rate.0);
@@ -46,13 +51,16 @@ pub fn source_limit(limit: &SourceLimit) -> Limit {
         result.horizon_ns = result.packet_tolerance_ns.max(result.bit_tolerance_ns)
             + result.packet_cost_ns.max(largest)
             + CLOCK_SLACK_NS;
+        let tolerances =
+            [limit.packets.map(|_| result.packet_tolerance_ns), limit.bits.map(|_| result.bit_tolerance_ns)];
+        result.evictable_ns = tolerances.into_iter().flatten().min().unwrap_or(0) / 2;
     }
     result
 }
 
 /// A budget of the whole host.
 pub fn budget(limit: &PacketLimit) -> Limit {
-    source_limit(&SourceLimit { packets: Some(*limit), bits: None })
+    rate_limit(&RateLimit { packets: Some(*limit), bits: None })
 }
 
 /// Division to the nearest.
@@ -76,12 +84,12 @@ mod tests {
     #[test]
     fn a_rate_becomes_its_inverse_and_a_burst_the_time_it_takes() {
         let packets = PacketLimit { rate: PacketRate(1_000), burst: Packets(101) };
-        let limit = source_limit(&SourceLimit { packets: Some(packets), bits: None });
+        let limit = rate_limit(&RateLimit { packets: Some(packets), bits: None });
         assert_eq!((limit.packet_cost_ns, limit.packet_tolerance_ns), (1_000_000, 100_000_000));
         assert_eq!((limit.byte_cost, limit.bit_tolerance_ns), (0, 0));
 
         let bits = BitLimit { rate: BitRate(1_000_000_000), burst: Bits(500_000_000) };
-        let limit = source_limit(&SourceLimit { packets: None, bits: Some(bits) });
+        let limit = rate_limit(&RateLimit { packets: None, bits: Some(bits) });
         assert_eq!((limit.packet_cost_ns, limit.bit_tolerance_ns), (0, 500_000_000));
         // 1,476 bytes and 24 of wire overhead are 12,000 bits: 12 us at 1 Gbit/s.
         assert_eq!(limit.price(1_476).cost_ns, 12_000);
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn no_limit_is_no_limit() {
-        let limit = source_limit(&SourceLimit { packets: None, bits: None });
+        let limit = rate_limit(&RateLimit { packets: None, bits: None });
         assert!(!limit.is_set());
         assert_eq!(limit, Limit::default());
     }
@@ -98,7 +106,7 @@ mod tests {
     fn the_slowest_and_the_fastest_limit_stay_within_the_clock() {
         for rate in [8_000, 1_000_000_000_000] {
             let bits = BitLimit { rate: BitRate(rate), burst: Bits(rate * 60) };
-            let limit = source_limit(&SourceLimit { packets: None, bits: Some(bits) });
+            let limit = rate_limit(&RateLimit { packets: None, bits: Some(bits) });
             assert!(limit.horizon_ns < 1 << 40, "{rate}: horizon {} ns", limit.horizon_ns);
             let exact = 8.0e9 / rate as f64;
             let error = limit.byte_cost as f64 / f64::from(1 << BYTE_COST_SHIFT) / exact - 1.0;

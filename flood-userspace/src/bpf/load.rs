@@ -13,6 +13,7 @@ use flood_common::{
     abi::{self, INTERFACE_SLOTS, Sample, Settings},
     meter::WAYS,
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
+    reflector::{PORT_WORDS, REFLECTORS, port_set},
 };
 use zerocopy::FromBytes;
 
@@ -26,6 +27,7 @@ use super::{
     error::{chain, errno},
     interface::{self, Interface},
     lists::{self, Trie},
+    mapped::MappedArray,
 };
 
 /// The program in the object.
@@ -51,19 +53,25 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
 /// Set-once choices.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilterOptions {
     /// Sources that can be in debt at once, for each address family; rounded up to a power of two.
     pub sources: u64,
-    /// Length of the IPv6 prefix that makes a source.
+    /// Length of the IPv6 prefix that makes a source, or a destination.
     pub ipv6_prefix: u8,
+    /// Length of the prefix that makes a network, IPv4.
+    pub ipv4_network: u8,
+    /// Length of the prefix that makes a network, IPv6.
+    pub ipv6_network: u8,
+    /// UDP ports of mirrors besides those that are known.
+    pub reflectors: Vec<u16>,
     /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
 }
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
+        Self::from(&Config::default())
     }
 }
 
@@ -72,6 +80,9 @@ impl From<&Config> for FilterOptions {
         Self {
             sources: config.sources.table.into(),
             ipv6_prefix: config.sources.ipv6_prefix,
+            ipv4_network: config.sources.ipv4_network,
+            ipv6_network: config.sources.ipv6_network,
+            reflectors: config.sources.reflectors.clone(),
             virtual_clock: false,
         }
     }
@@ -83,9 +94,13 @@ impl FilterOptions {
         buckets.ilog2().clamp(MIN_BUCKET_BITS, MAX_BUCKET_BITS)
     }
 
-    fn ipv6_mask(&self) -> u64 {
-        u64::MAX.checked_shl(64 - u32::from(self.ipv6_prefix.min(64))).unwrap_or(0)
+    fn network_mask_v4(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.ipv4_network.min(32))).unwrap_or(0)
     }
+}
+
+fn ipv6_mask(length: u8) -> u64 {
+    u64::MAX.checked_shl(64 - u32::from(length.min(64))).unwrap_or(0)
 }
 
 /// What became of a frame in a test run.
@@ -140,9 +155,8 @@ impl Filter {
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
-            .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
-            .map_max_entries(abi::map::DEBTS, 2 << bucket_bits)
+            .map_max_entries(abi::map::DEBTS, abi::DEBT_TABLES << bucket_bits)
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, CLOCK_PROGRAM] {
@@ -151,13 +165,25 @@ impl Filter {
         let tracer = typed(&mut ebpf, abi::map::TRACER, ProgramArray::try_from)?;
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
-        settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
+        settings.publish(&Settings {
+            seeds: draw_seeds()?,
+            masks_v4: [u32::MAX, options.network_mask_v4()],
+            masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
+            ..Settings::default()
+        });
         let counters = CounterTable::new(
             typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
         let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
+        let reflectors = REFLECTORS.iter().map(|reflector| reflector.port);
+        MappedArray::new(
+            abi::map::REFLECTORS,
+            &take(&mut ebpf, abi::map::REFLECTORS)?,
+            PORT_WORDS * size_of::<u64>(),
+        )?
+        .write(&port_set(reflectors.chain(options.reflectors.iter().copied())));
         let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
         let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
@@ -421,7 +447,7 @@ fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
 /// Refuses tables that take more than half of the memory that is available.
 fn check_memory(slots: u64, available: Option<u64>) -> Result<(), BpfError> {
     const MIB: u64 = 1 << 20;
-    let needed = 2 * slots * size_of::<u64>() as u64;
+    let needed = u64::from(abi::DEBT_TABLES) * slots * size_of::<u64>() as u64;
     match available {
         Some(available) if needed > available / 2 => {
             Err(BpfError::TooLarge { slots, needed_mib: needed / MIB, available_mib: available / 2 / MIB })
@@ -482,7 +508,6 @@ mod tests {
 
     #[test]
     fn the_ipv6_mask_keeps_the_prefix() {
-        let mask = |ipv6_prefix| FilterOptions { ipv6_prefix, ..FilterOptions::default() }.ipv6_mask();
-        assert_eq!([mask(64), mask(56), mask(48)], [u64::MAX, u64::MAX << 8, u64::MAX << 16]);
+        assert_eq!([64, 56, 48].map(ipv6_mask), [u64::MAX, u64::MAX << 8, u64::MAX << 16]);
     }
 }

@@ -1,6 +1,9 @@
 //! Array maps in this process's memory: read and written without system calls, while the filter runs.
 
-use std::{os::fd::AsFd, sync::atomic::AtomicU64};
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
@@ -29,6 +32,13 @@ impl MappedArray {
     /// The beginning of the values, page-aligned.
     pub(super) fn start(&self) -> *mut u8 {
         self.memory.as_mut_ptr()
+    }
+
+    /// Writes the first words.
+    pub(super) fn write(&self, words: &[u64]) {
+        for (place, word) in self.words().iter().zip(words) {
+            place.store(*word, Ordering::Relaxed);
+        }
     }
 
     /// The values as words that the kernel, too, reads and writes.

@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use flood_common::reason::Reason;
 
 use crate::{
-    config::{BitLimit, Mode, PacketLimit},
+    config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit},
     control::protocol::{
         Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListReply, ListSize, Sources, Stats,
         Status, Volume,
@@ -106,7 +106,7 @@ pub(super) fn sources(sources: &Sources) -> String {
         in_debt => format!("{} sources in debt; the busiest, against their limit:\n", grouped(in_debt)),
     };
     for source in &sources.busiest {
-        let BusySource { source, version, share, packets_per_s, bits_per_s } = source;
+        let BusySource { source, limit, version, share, packets_per_s, bits_per_s } = source;
         let unknown = format!("(an IPv{version} prefix of which nothing was dropped)");
         _ = write!(text, "  {:<40}{:>5.0} %", source.as_deref().unwrap_or(&unknown), share * 100.0);
         if let Some(rate) = packets_per_s {
@@ -115,7 +115,7 @@ pub(super) fn sources(sources: &Sources) -> String {
         if let Some(rate) = bits_per_s {
             _ = write!(text, "{:>18} bit/s", grouped(*rate as u64));
         }
-        text.push('\n');
+        _ = writeln!(text, "  {limit}");
     }
     if sources.dropped.is_empty() {
         text.push_str("no source has lost packets\n");
@@ -158,14 +158,22 @@ pub(super) fn list(list: &ListReply) -> String {
 
 pub(super) fn limits(limits: &Limits) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: Option<String>| {
-        _ = writeln!(text, "{name:<34}{}", value.unwrap_or_else(|| "off".into()));
-    };
     let packets = |PacketLimit { rate, burst }: PacketLimit| format!("{rate}, burst {burst}");
-    line("source.packets", limits.source.packets.map(packets));
-    line("source.bits", limits.source.bits.map(|BitLimit { rate, burst }| format!("{rate}, burst {burst}")));
-    line("protected.neighbour_discovery", Some(packets(limits.protected.neighbour_discovery)));
-    line("protected.path_mtu", Some(packets(limits.protected.path_mtu)));
+    for (name, CellLimit { limit: RateLimit { packets: packet_limit, bits }, origin }) in &limits.limits {
+        let origin = match origin {
+            LimitOrigin::Default => "default",
+            LimitOrigin::Configuration => "configuration",
+            LimitOrigin::RunTime => "set at run time",
+        };
+        let bits = bits.map(|BitLimit { rate, burst }| format!("{rate}, burst {burst}"));
+        for (unit, value) in [("packets", packet_limit.map(packets)), ("bits", bits)] {
+            let name = format!("{name}.{unit}");
+            _ = writeln!(text, "{name:<34}{:<32}{origin}", value.unwrap_or_else(|| "off".into()));
+        }
+    }
+    let ProtectedLimits { neighbour_discovery, path_mtu } = limits.protected;
+    _ = writeln!(text, "{:<34}{}", "protected.neighbour_discovery", packets(neighbour_discovery));
+    _ = writeln!(text, "{:<34}{}", "protected.path_mtu", packets(path_mtu));
     text
 }
 

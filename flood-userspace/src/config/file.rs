@@ -5,9 +5,11 @@
 //! `docs/configuration.md`. Nothing is checked here beyond types: a value keeps its place in the file
 //! ([`Spanned`]) for `validate`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use flood_common::class::Class;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -44,6 +46,41 @@ pub(super) struct Section {
     pub(super) keys: &'static [Key],
 }
 
+impl ScopeLimitFile {
+    /// The sections of its classes.
+    pub(super) fn classes(&self) -> [(Class, &ClassLimitFile); 9] {
+        [
+            (Class::Syn, &self.syn),
+            (Class::SynAck, &self.synack),
+            (Class::RstFin, &self.rst_fin),
+            (Class::Tcp, &self.tcp),
+            (Class::Udp, &self.udp),
+            (Class::Amplification, &self.amplification),
+            (Class::Icmp, &self.icmp),
+            (Class::Fragment, &self.fragment),
+            (Class::Other, &self.other),
+        ]
+    }
+}
+
+impl Section {
+    /// Whether it describes the section at this path. A part of its name in capitals stands for any.
+    fn is_at(&self, path: &str) -> bool {
+        let stands_for_any = |part: &str| part.starts_with(|first: char| first.is_ascii_uppercase());
+        self.name.split('.').count() == path.split('.').count()
+            && self
+                .name
+                .split('.')
+                .zip(path.split('.'))
+                .all(|(name, part)| stands_for_any(name) || name == part)
+    }
+
+    /// Whether its name is that of one section, rather than a pattern.
+    pub(super) fn is_one(&self) -> bool {
+        self.name == self.name.to_ascii_lowercase()
+    }
+}
+
 /// A key of a section, for the reference.
 #[derive(Debug)]
 pub(super) struct Key {
@@ -66,13 +103,16 @@ pub(super) enum DefaultValue {
 pub(super) fn sections() -> Vec<Section> {
     let mut sections = Vec::new();
     ConfigFile::describe(&mut sections);
+    // A kind of section that occurs in many places is described once.
+    let mut names = HashSet::new();
+    sections.retain(|section| names.insert(section.name));
     sections
 }
 
 /// What the key with this path accepts, or `None` when there is no such key.
 pub(super) fn accepts(path: &str) -> Option<&'static str> {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let section = sections().into_iter().find(|candidate| candidate.name == section)?;
+    let section = sections().into_iter().find(|candidate| candidate.is_at(section))?;
     section.keys.iter().find_map(|key| (key.name == name).then_some(key.accepts))
 }
 
@@ -158,25 +198,66 @@ section! {
 }
 
 section! {
-    /// Limits.
+    /// Limits: what may come before packets are dropped.
     LimitFile at "limit" {}
     contains {
-        source: SourceLimitFile,
+        source: ScopeLimitFile,
+        source_prefix: ScopeLimitFile,
+        destination: ScopeLimitFile,
+        destination_prefix: ScopeLimitFile,
+        total: ScopeLimitFile,
         protected: ProtectedLimitFile
     }
 }
 
 section! {
-    /// What one source may send before its packets are dropped. A source is one IPv4 address, or one IPv6
-    /// prefix (`sources.ipv6_prefix`).
-    SourceLimitFile at "limit.source" {
+    /// A limit on all packets together, in a scope: `[limit.source]` for each source, `[limit.source_prefix]` for each
+    /// network of sources, `[limit.destination]` and `[limit.destination_prefix]` for each address and network that is
+    /// sent to, `[limit.total]` for all that the host receives. What exceeds a narrow scope is not charged to a wider
+    /// one. A limit that is not set costs nothing. All of them can be changed at run time by `floodgate limit set`.
+    ///
+    /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
+    /// 500 of ICMP, with bursts of two seconds: several times what a network of a thousand people behind one address
+    /// needs. Totals have no default, since only you know what your host can take.
+    ScopeLimitFile at "limit.SCOPE" {
         /// Packets per second.
-        packets: OrOff<PacketRate>, default "20k/s", accepts "`1/s` to `100M/s`, or `\"off\"`";
+        packets: OrOff<PacketRate>, unset "`\"20k/s\"` for `source`, off elsewhere", accepts "`1/s` to `100M/s`, or `\"off\"`";
         /// Packets that may come at once after a silence.
         packets_burst: Packets, unset "two seconds at the rate of `packets`",
             accepts "40 ms to 60 s at the rate of `packets`";
         /// Bits per second on the wire.
-        bits: OrOff<BitRate>, default "off", accepts "`8kbit/s` to `1000Gbit/s`, or `\"off\"`";
+        bits: OrOff<BitRate>, unset "off", accepts "`8kbit/s` to `1000Gbit/s`, or `\"off\"`";
+        /// Bits that may come at once after a silence.
+        bits_burst: Bits, unset "one second at the rate of `bits`, and at least one jumbo frame",
+            accepts "40 ms to 60 s at the rate of `bits`, at least a jumbo frame (`73920bit`)";
+    }
+    contains {
+        syn: ClassLimitFile,
+        synack: ClassLimitFile,
+        rst_fin: ClassLimitFile,
+        tcp: ClassLimitFile,
+        udp: ClassLimitFile,
+        amplification: ClassLimitFile,
+        icmp: ClassLimitFile,
+        fragment: ClassLimitFile,
+        other: ClassLimitFile
+    }
+}
+
+section! {
+    /// A limit on one class of packets in a scope, as `[limit.source.syn]`; it holds besides that of all packets. The
+    /// classes are `syn`, `synack`, `rst_fin` and `tcp` (any other TCP), `udp`, `amplification` (UDP from the port of a
+    /// service that attackers use as a mirror), `icmp` (both versions), `fragment`, and `other`. Where a class of TCP has
+    /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`.
+    ClassLimitFile at "limit.SCOPE.CLASS" {
+        /// Packets per second.
+        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, off elsewhere",
+            accepts "`1/s` to `100M/s`, or `\"off\"`";
+        /// Packets that may come at once after a silence.
+        packets_burst: Packets, unset "two seconds at the rate of `packets`",
+            accepts "40 ms to 60 s at the rate of `packets`";
+        /// Bits per second on the wire.
+        bits: OrOff<BitRate>, unset "off", accepts "`8kbit/s` to `1000Gbit/s`, or `\"off\"`";
         /// Bits that may come at once after a silence.
         bits_burst: Bits, unset "one second at the rate of `bits`, and at least one jumbo frame",
             accepts "40 ms to 60 s at the rate of `bits`, at least a jumbo frame (`73920bit`)";
@@ -195,14 +276,22 @@ section! {
 }
 
 section! {
-    /// The memory of sources. Its size is fixed, however many sources there are.
+    /// The memory of sources and destinations. Its size is fixed, however many there are.
     SourcesFile at "sources" {
-        /// How many sources can be in debt at once, for each address family. A source is in debt for as long
-        /// as it has sent more than its rate allows so far. Eight of them take 64 bytes: the default is 4 MiB
-        /// for each family.
+        /// How many sources can be in debt at once, for each address family, and as many destinations. A source is in
+        /// debt for as long as it has sent more than its rate allows so far; one that exceeds limits on several classes
+        /// counts for each. Eight of them take 64 bytes: the default is 16 MiB in all.
         table: u32, default 524288, accepts "a power of two from `32768` to `16777216`";
-        /// The length of the prefix that counts as one IPv6 source. A host can choose any address in its /64.
+        /// The length of the prefix that counts as one IPv6 source, or destination. A host can choose any address in
+        /// its /64.
         ipv6_prefix: u8, default 64, accepts "`48` to `64`";
+        /// The length of the prefix that counts as one IPv4 network, for the scopes `source_prefix` and
+        /// `destination_prefix`.
+        ipv4_network: u8, default 24, accepts "`8` to `31`";
+        /// The length of the prefix that counts as one IPv6 network.
+        ipv6_network: u8, default 48, accepts "`16` to `63`";
+        /// UDP ports whose packets are of the class `amplification`, besides those of the services that are known.
+        reflectors: Vec<u16>, default [], accepts "port numbers";
     }
 }
 

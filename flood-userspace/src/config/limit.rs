@@ -5,10 +5,13 @@
 //! the time `tau = burst / rate`, and the bounds on bursts are bounds on tau: long enough for the kernel's
 //! clock, and short against the range of its time stamps.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use flood_common::class::{Cell, Class, Scope};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::quantity::{BitRate, Bits, PacketRate, Packets};
@@ -54,14 +57,120 @@ pub struct BitLimit {
     pub burst: Bits,
 }
 
-/// What each source may send. `None` is no limit.
+/// What one cell of limits lets through. `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceLimit {
+pub struct RateLimit {
     /// In packets.
     pub packets: Option<PacketLimit>,
     /// In bits on the wire.
     pub bits: Option<BitLimit>,
+}
+
+/// A cell of limits by its name in the configuration: a scope, and a class unless it is for all of them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellName {
+    /// By what is counted.
+    pub scope: Scope,
+    /// What is counted.
+    pub class: Class,
+}
+
+impl CellName {
+    /// All cells.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Scope::ALL.into_iter().flat_map(|scope| Class::ALL.map(|class| Self { scope, class }))
+    }
+
+    /// The name of a cell.
+    pub fn of(cell: Cell) -> Option<Self> {
+        Self::all().find(|name| name.cell() == cell)
+    }
+
+    /// The cell itself.
+    pub fn cell(self) -> Cell {
+        Cell::new(self.scope, self.class)
+    }
+}
+
+impl Display for CellName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.scope.label())?;
+        if self.class == Class::Any { Ok(()) } else { write!(f, ".{}", self.class.label()) }
+    }
+}
+
+impl FromStr for CellName {
+    type Err = UnknownCell;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCell> {
+        Self::all().find(|name| name.to_string() == text).ok_or_else(|| UnknownCell(text.to_owned()))
+    }
+}
+
+impl Serialize for CellName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CellName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A name that no cell has.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no limit {0:?}. A limit is a scope ({scopes}), alone or with a class behind a dot ({classes})",
+    scopes = Scope::ALL.map(Scope::label).join(", "), classes = class_names())]
+pub struct UnknownCell(pub String);
+
+fn class_names() -> String {
+    let names: Vec<_> = Class::ALL.into_iter().map(Class::label).filter(|label| !label.is_empty()).collect();
+    names.join(", ")
+}
+
+/// Where the value of a limit is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOrigin {
+    /// What holds when nothing is said.
+    Default,
+    /// The configuration.
+    Configuration,
+    /// A change at run time.
+    RunTime,
+}
+
+/// A limit, and where it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellLimit {
+    /// What is let through.
+    #[serde(flatten)]
+    pub limit: RateLimit,
+    /// Who says so.
+    pub origin: LimitOrigin,
+}
+
+/// The limits that have been set, by cell.
+pub type CellLimits = BTreeMap<CellName, CellLimit>;
+
+/// The limits that hold when nothing is said.
+pub fn default_limits() -> CellLimits {
+    let limit = |scope, class, packets_per_s| {
+        let limit = RateLimit { packets: Some(PacketLimit::of_rate(PacketRate(packets_per_s))), bits: None };
+        (CellName { scope, class }, CellLimit { limit, origin: LimitOrigin::Default })
+    };
+    // A full-speed download over HTTP/2 at 1 Gbit/s is acknowledged with some 40,000 packets a second at worst, and
+    // with half as many by every common system; more from one address is no visitor.
+    BTreeMap::from([
+        limit(Scope::Source, Class::Any, 20_000),
+        // A browser opens some ten connections for a page, a network of a thousand behind one address some hundred a
+        // second.
+        limit(Scope::Source, Class::Syn, 1_000),
+        // Ping, traceroute and errors: some per second; monitoring, some ten.
+        limit(Scope::Source, Class::Icmp, 500),
+    ])
 }
 
 /// The total budgets of messages without which IPv6 does not work. They are not charged to their sources.
@@ -134,7 +243,7 @@ impl BitLimit {
     }
 }
 
-impl SourceLimit {
+impl RateLimit {
     /// Are all limits within their bounds?
     pub fn check(&self) -> Result<(), LimitError> {
         let Self { packets, bits } = self;
@@ -229,7 +338,7 @@ mod tests {
     fn a_refusal_says_what_would_be_right() {
         let limit = PacketLimit { rate: PacketRate(20_000), burst: Packets(100) };
         assert_eq!(
-            SourceLimit { packets: Some(limit), bits: None }.check().unwrap_err().to_string(),
+            RateLimit { packets: Some(limit), bits: None }.check().unwrap_err().to_string(),
             "a burst of 100 is out of bounds: it must carry 40 ms to 60 s of its rate; write 800 to 1.2M"
         );
     }

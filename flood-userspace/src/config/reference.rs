@@ -1,6 +1,7 @@
 //! `docs/configuration.md`, rendered from the sections and keys of [`super::file`].
 
 use super::file::{DefaultValue, Key, Section, sections};
+use super::limit::{BitLimit, CellLimit, CellName, PacketLimit, RateLimit, default_limits};
 
 const PREFACE: &str = "\
 # Configuration
@@ -37,11 +38,22 @@ pub fn reference() -> String {
 
 /// A configuration file in which every key with a default has it.
 fn render_defaults(sections: &[Section]) -> String {
-    let blocks: Vec<_> = sections.iter().map(render_default_section).collect();
-    blocks.join("\n")
+    let limits = default_limits();
+    let blocks = sections.iter().map(render_default_section).chain(limits.iter().map(render_default_limit));
+    blocks.filter(|block| !block.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn render_default_limit((name, limit): (&CellName, &CellLimit)) -> String {
+    let RateLimit { packets, bits } = limit.limit;
+    let packets = packets.map(|PacketLimit { rate, .. }| format!("packets = \"{rate}\"\n"));
+    let bits = bits.map(|BitLimit { rate, .. }| format!("bits = \"{rate}\"\n"));
+    format!("[limit.{name}]\n{}{}", packets.unwrap_or_default(), bits.unwrap_or_default())
 }
 
 fn render_default_section(section: &Section) -> String {
+    if !section.is_one() {
+        return String::new(); // limits, which are rendered by their values
+    }
     let header = if section.name.is_empty() { String::new() } else { format!("[{}]\n", section.name) };
     let keys = section.keys.iter().map(|Key { name, default, .. }| match default {
         DefaultValue::Written(value) => format!("{name} = {value}\n"),

@@ -36,6 +36,12 @@ fn a_full_file_is_read() {
         bits = "200Mbit/s"
         bits_burst = "1Gbit"
 
+        [limit.total.udp]
+        bits = "1Gbit/s"
+
+        [limit.source.syn]
+        packets = "off"
+
         [limit.protected]
         neighbour_discovery = "2k/s"
         path_mtu = "3k/s"
@@ -43,6 +49,9 @@ fn a_full_file_is_read() {
         [sources]
         table = 32768
         ipv6_prefix = 56
+        ipv4_network = 22
+        ipv6_network = 40
+        reflectors = [7777]
 
         [block]
         entries = ["203.0.113.0/24", "192.0.2.1-192.0.2.2"]
@@ -53,6 +62,11 @@ fn a_full_file_is_read() {
         files = ["allow.txt"]
         "#,
     );
+    let written = |name: &str, packets, bits| {
+        let limit = RateLimit { packets, bits };
+        (name.parse().unwrap(), CellLimit { limit, origin: LimitOrigin::Configuration })
+    };
+    let icmp: CellName = "source.icmp".parse().unwrap();
     let expected = Config {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
@@ -61,15 +75,27 @@ fn a_full_file_is_read() {
             socket: "/tmp/floodgate.sock".into(),
             metrics: Some((IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 9750).into()),
         },
-        source_limit: SourceLimit {
-            packets: Some(PacketLimit { rate: PacketRate(5_000), burst: Packets(1_000) }),
-            bits: Some(BitLimit { rate: BitRate(200_000_000), burst: Bits(1_000_000_000) }),
-        },
+        limits: CellLimits::from([
+            written(
+                "source",
+                Some(PacketLimit { rate: PacketRate(5_000), burst: Packets(1_000) }),
+                Some(BitLimit { rate: BitRate(200_000_000), burst: Bits(1_000_000_000) }),
+            ),
+            written("source.syn", None, None),
+            written("total.udp", None, Some(BitLimit::of_rate(BitRate(1_000_000_000)))),
+            (icmp, Config::default().limits[&icmp]),
+        ]),
         protected_limits: ProtectedLimits {
             neighbour_discovery: PacketLimit { rate: PacketRate(2_000), burst: Packets(4_000) },
             path_mtu: PacketLimit { rate: PacketRate(3_000), burst: Packets(6_000) },
         },
-        sources: Sources { table: 32_768, ipv6_prefix: 56 },
+        sources: Sources {
+            table: 32_768,
+            ipv6_prefix: 56,
+            ipv4_network: 22,
+            ipv6_network: 40,
+            reflectors: vec![7_777],
+        },
         block: ListInput {
             entries: ["203.0.113.0/24", "192.0.2.1/32", "192.0.2.2/32"].map(|p| p.parse().unwrap()).into(),
             files: vec!["/etc/floodgate/drop.txt".into(), "/var/lib/drop.txt".into()],
@@ -93,12 +119,13 @@ fn a_burst_that_is_not_written_follows_its_rate() {
         ("few bits", "packets = \"off\"\nbits = \"8kbit/s\"", None, Some((8_000, 73_920))),
     ];
     for (why, keys, packets, bits) in cases {
-        let expected = SourceLimit {
+        let expected = RateLimit {
             packets: packets
                 .map(|(rate, burst)| PacketLimit { rate: PacketRate(rate), burst: Packets(burst) }),
             bits: bits.map(|(rate, burst)| BitLimit { rate: BitRate(rate), burst: Bits(burst) }),
         };
-        assert_eq!(parse(&format!("[limit.source]\n{keys}")).unwrap().source_limit, expected, "{why}");
+        let limits = parse(&format!("[limit.source]\n{keys}")).unwrap().limits;
+        assert_eq!(limits[&"source".parse().unwrap()].limit, expected, "{why}");
     }
 }
 
@@ -205,8 +232,10 @@ fn a_file_is_loaded_and_its_lists_are_beside_it() {
 
 #[test]
 fn the_default_obeys_the_rules() {
-    let Config { source_limit, protected_limits, .. } = Config::default();
-    assert_eq!(source_limit.check(), Ok(()));
+    let Config { limits, protected_limits, .. } = Config::default();
+    for (name, limit) in limits {
+        assert_eq!(limit.limit.check(), Ok(()), "{name}");
+    }
     assert_eq!(protected_limits.neighbour_discovery.check(), Ok(()));
     assert_eq!(protected_limits.path_mtu.check(), Ok(()));
 }

@@ -10,16 +10,18 @@ use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use flood_common::class::{Class, Scope};
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ConfigFile, ControlFile, LimitFile, ProtectedLimitFile, SourceLimitFile,
-    SourcesFile,
+    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, LimitFile, ProtectedLimitFile,
+    ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
-    BitLimit, Config, Control, InterfaceName, ListInput, PacketLimit, ProtectedLimits, SourceLimit, Sources,
+    BitLimit, CellLimit, CellLimits, CellName, Config, Control, InterfaceName, LimitOrigin, ListInput,
+    PacketLimit, ProtectedLimits, RateLimit, Sources,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
@@ -35,13 +37,18 @@ const TABLE: RangeInclusive<u32> = 32_768..=16_777_216;
 /// 6177).
 const IPV6_PREFIX: RangeInclusive<u8> = 48..=64;
 
+/// Bounds of `sources.ipv4_network`: shorter than an address, and no shorter than the largest networks there are.
+const IPV4_NETWORK: RangeInclusive<u8> = 8..=31;
+
+/// Bounds of `sources.ipv6_network`, likewise.
+const IPV6_NETWORK: RangeInclusive<u8> = 16..=63;
+
 /// What is wrong with which bytes of the file.
 pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
     let ConfigFile { interfaces, mode, attach, control, limit, sources, block, allow } = file;
-    let LimitFile { source, protected } = limit;
     let BlockFile { entries: block_entries, files: block_files } = block;
     let AllowFile { entries: allow_entries, files: allow_files } = allow;
 
@@ -52,8 +59,8 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         mode: value_or(mode, default.mode),
         attach: value_or(attach, default.attach),
         control: faults.control(control, default.control),
-        source_limit: faults.source_limit(&source, default.source_limit),
-        protected_limits: faults.protected_limits(&protected, default.protected_limits),
+        limits: faults.limits(&limit, default.limits),
+        protected_limits: faults.protected_limits(&limit.protected, default.protected_limits),
         sources: faults.sources(&sources, default.sources),
         block: faults.list(block_entries, block_files, folder),
         allow: faults.list(allow_entries, allow_files, folder),
@@ -115,8 +122,45 @@ impl Faults {
         Control { socket: value_or(socket, default.socket), metrics: metrics.map(Spanned::into_inner) }
     }
 
-    fn source_limit(&mut self, written: &SourceLimitFile, default: SourceLimit) -> SourceLimit {
-        let SourceLimitFile { packets, packets_burst, bits, bits_burst } = written;
+    fn limits(&mut self, written: &LimitFile, mut limits: CellLimits) -> CellLimits {
+        let LimitFile { source, source_prefix, destination, destination_prefix, total, protected: _ } =
+            written;
+        let scopes = [
+            (Scope::Source, source),
+            (Scope::SourcePrefix, source_prefix),
+            (Scope::Destination, destination),
+            (Scope::DestinationPrefix, destination_prefix),
+            (Scope::Total, total),
+        ];
+        for (scope, file) in scopes {
+            let ScopeLimitFile { packets, packets_burst, bits, bits_burst, .. } = file;
+            self.cell(
+                &mut limits,
+                CellName { scope, class: Class::Any },
+                packets,
+                packets_burst,
+                bits,
+                bits_burst,
+            );
+            for (class, file) in file.classes() {
+                let ClassLimitFile { packets, packets_burst, bits, bits_burst } = file;
+                self.cell(&mut limits, CellName { scope, class }, packets, packets_burst, bits, bits_burst);
+            }
+        }
+        limits
+    }
+
+    /// Resolves the four keys of a limit, and puts it among the others if any is written.
+    fn cell(
+        &mut self,
+        limits: &mut CellLimits,
+        name: CellName,
+        packets: &Option<Spanned<OrOff<PacketRate>>>,
+        packets_burst: &Option<Spanned<Packets>>,
+        bits: &Option<Spanned<OrOff<BitRate>>>,
+        bits_burst: &Option<Spanned<Bits>>,
+    ) {
+        let default = limits.get(&name).map(|limit| limit.limit).unwrap_or_default();
         let default_rate = default.packets.map(|limit| limit.rate);
         let packet_rate = copy(packets.as_ref()).map_or(default_rate, |OrOff(rate): OrOff<PacketRate>| rate);
         let packet_burst: Option<Packets> = copy(packets_burst.as_ref());
@@ -125,6 +169,9 @@ impl Faults {
             .map(|limit| PacketLimit { rate: limit.rate, burst: packet_burst.unwrap_or(limit.burst) });
         let checked = packet_limit.as_ref().map_or(Ok(()), PacketLimit::check);
         self.limit(checked, packets.as_ref(), packets_burst.as_ref());
+        if let (None, None, Some(burst)) = (default_rate, packets, packets_burst) {
+            self.add(burst, "there is no limit for this burst: write packets = \"20k/s\" too, or remove it");
+        }
 
         let bit_rate = copy(bits.as_ref()).and_then(|OrOff(rate): OrOff<BitRate>| rate);
         let bit_burst: Option<Bits> = copy(bits_burst.as_ref());
@@ -136,7 +183,10 @@ impl Faults {
         if let (None, Some(burst)) = (bits, bits_burst) {
             self.add(burst, "there is no limit for this burst: write bits = \"200Mbit/s\" too, or remove it");
         }
-        SourceLimit { packets: packet_limit, bits: bit_limit }
+        let limit = RateLimit { packets: packet_limit, bits: bit_limit };
+        if limit != default {
+            limits.insert(name, CellLimit { limit, origin: LimitOrigin::Configuration });
+        }
     }
 
     /// Reports a broken rule at the half that is wrong, or where that is the default, at the other one.
@@ -174,7 +224,7 @@ impl Faults {
     }
 
     fn sources(&mut self, written: &SourcesFile, default: Sources) -> Sources {
-        let SourcesFile { table, ipv6_prefix } = written;
+        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, reflectors } = written;
         if let Some(size) = table
             && !(TABLE.contains(size.get_ref()) && size.get_ref().is_power_of_two())
         {
@@ -185,15 +235,22 @@ impl Faults {
                 format!("{size} is not a power of two from {least} to {greatest}: write for example {near}"),
             );
         }
-        if let Some(length) = ipv6_prefix
-            && !IPV6_PREFIX.contains(length.get_ref())
-        {
-            let (least, greatest) = IPV6_PREFIX.into_inner();
-            self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
+        let lengths =
+            [(ipv6_prefix, IPV6_PREFIX), (ipv4_network, IPV4_NETWORK), (ipv6_network, IPV6_NETWORK)];
+        for (length, bounds) in lengths {
+            if let Some(length) = length
+                && !bounds.contains(length.get_ref())
+            {
+                let (least, greatest) = bounds.into_inner();
+                self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
+            }
         }
         Sources {
             table: copy(table.as_ref()).unwrap_or(default.table),
             ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
+            ipv4_network: copy(ipv4_network.as_ref()).unwrap_or(default.ipv4_network),
+            ipv6_network: copy(ipv6_network.as_ref()).unwrap_or(default.ipv6_network),
+            reflectors: reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone()),
         }
     }
 

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Mode, ProtectedLimits, SourceLimit};
+use crate::config::{CellLimits, CellName, Mode, ProtectedLimits};
 
 /// Why a request failed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -51,6 +51,8 @@ pub struct Status {
     pub allowed: ListSize,
     /// Sources in debt.
     pub sources: TableStatus,
+    /// Destinations in debt.
+    pub destinations: TableStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
     /// The source that is being traced.
@@ -91,7 +93,7 @@ pub struct ListSize {
     pub ipv6: u64,
 }
 
-/// How full the tables of sources are.
+/// How full the tables of sources or of destinations are.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableStatus {
     /// Slots in each table.
@@ -145,9 +147,7 @@ pub struct InterfaceStats {
 /// The sources that use their limit, and those that lose packets.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Sources {
-    /// The limit of each source.
-    pub limit: SourceLimit,
-    /// Sources in debt, the busiest first.
+    /// Sources in debt, and networks and destinations if they are limited; the busiest first.
     pub busiest: Vec<BusySource>,
     /// How many are in debt in all.
     pub in_debt: u64,
@@ -160,8 +160,10 @@ pub struct Sources {
 /// A source in debt.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct BusySource {
-    /// Address, or IPv6 prefix; unknown for an IPv6 prefix of which no packet has been sampled.
+    /// Address, or prefix; unknown for an IPv6 prefix of which no packet has been sampled.
     pub source: Option<String>,
+    /// The limit that it is charged to.
+    pub limit: CellName,
     /// 4 or 6.
     pub version: u8,
     /// Share of the limit that it uses, 0 to 1.
@@ -261,10 +263,10 @@ pub struct RemoveReply {
 }
 
 /// The limits in force.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Of each source.
-    pub source: SourceLimit,
+    /// By name as in the configuration without `limit.`: a scope, or a scope and a class.
+    pub limits: CellLimits,
     /// Of messages that keep the host reachable, in all.
     pub protected: ProtectedLimits,
 }
@@ -273,9 +275,10 @@ pub struct Limits {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct LimitChange {
-    /// By name as in the configuration without `limit.`: `source.packets`, `source.packets_burst`, `source.bits`,
-    /// `source.bits_burst`, `protected.neighbour_discovery`, `protected.path_mtu`. A rate without its burst sets the
-    /// burst to its default.
+    /// By name as in the configuration without `limit.`: a scope or a scope and a class, as `source` or `source.syn`,
+    /// then `.packets`, `.packets_burst`, `.bits` or `.bits_burst`; without that the unit of the value tells which.
+    /// Further `protected.neighbour_discovery`, `protected.path_mtu`. A rate without its burst sets the burst to its
+    /// default.
     pub set: BTreeMap<String, String>,
 }
 

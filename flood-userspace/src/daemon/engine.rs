@@ -18,10 +18,10 @@ use tracing::{info, warn};
 
 use crate::{
     bpf::{
-        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, ListKind, interface,
+        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, ListKind, Side, interface,
         limit::{set_limits, set_mode},
     },
-    config::{Config, Mode},
+    config::{CellName, Config, Mode, RateLimit},
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
         LimitChange, Limits, ListEntry, ListReply, ListSize, RemoveReply, SampleStatus, Sources, Stats,
@@ -86,7 +86,7 @@ pub struct Watch {
 impl Watch {
     /// Looks for about a third of a second.
     pub fn run(&self) -> Vec<Debtor> {
-        self.debts.watch(&self.settings.seeds, self.settings.source.horizon_ns)
+        self.debts.watch(&self.settings)
     }
 }
 
@@ -94,9 +94,9 @@ impl Engine {
     /// Loads the filter with the limits, mode and lists of the configuration. It guards nothing yet.
     pub fn new(config: &Config, allow: Configured, block: Configured) -> Result<Self, BpfError> {
         let mut filter = Filter::load(&FilterOptions::from(config))?;
-        let limits = Limits { source: config.source_limit, protected: config.protected_limits };
+        let limits = Limits { limits: config.limits.clone(), protected: config.protected_limits };
         filter.change_settings(|settings| {
-            set_limits(settings, &limits.source, &limits.protected);
+            set_limits(settings, &limits.limits, &limits.protected);
             set_mode(settings, config.mode);
             settings.sample_every = 1;
         });
@@ -188,7 +188,7 @@ impl Engine {
 
     /// What is attached, and how.
     pub fn status(&self) -> Result<Status, BpfError> {
-        let horizon = self.filter.settings.read().source.horizon_ns;
+        let horizon = self.filter.settings.read().horizon_ns();
         let state = self.filter.counters.state()?;
         let interfaces = self.filter.attachments().iter().map(|attachment| InterfaceStatus {
             name: attachment.interface.name.clone(),
@@ -197,6 +197,12 @@ impl Engine {
             present: !self.gone.contains(&attachment.interface.name),
         });
         let size = |book: &Book| ListSize { ipv4: book.len_ipv4() as u64, ipv6: book.len_ipv6() as u64 };
+        let table = |side| TableStatus {
+            capacity: self.filter.debts.capacity(),
+            ipv4: self.filter.debts.occupied(side, Family::V4, horizon),
+            ipv6: self.filter.debts.occupied(side, Family::V6, horizon),
+            ipv6_prefix: self.ipv6_prefix,
+        };
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -205,12 +211,8 @@ impl Engine {
             interfaces: interfaces.collect(),
             blocked: size(&self.block),
             allowed: size(&self.allow),
-            sources: TableStatus {
-                capacity: self.filter.debts.capacity(),
-                ipv4: self.filter.debts.occupied(Family::V4, horizon),
-                ipv6: self.filter.debts.occupied(Family::V6, horizon),
-                ipv6_prefix: self.ipv6_prefix,
-            },
+            sources: table(Side::Sources),
+            destinations: table(Side::Destinations),
             samples: SampleStatus {
                 every: self.filter.settings.read().sample_every,
                 taken: state.sampled,
@@ -251,43 +253,46 @@ impl Engine {
     /// The busiest and the most dropped sources.
     pub fn sources(&mut self, debtors: &[Debtor], count: usize) -> Result<Sources, BpfError> {
         self.take_samples()?;
-        let seeds = self.filter.settings.read().seeds;
+        let settings = self.filter.settings.read();
         let bits = self.filter.debts.bucket_bits();
-        let mask = u64::MAX << (64 - u32::from(self.ipv6_prefix));
         // An IPv6 prefix cannot be had from its place, but those whose packets were dropped are known.
-        let known_v6: BTreeMap<(u32, u16), u64> = self
+        let known: Vec<u64> = self
             .drops
             .addresses()
-            .filter_map(|address| match address {
-                Address::V6 { network, .. } => {
-                    let place = seeds.place_v6(network & mask, bits);
-                    Some(((place.bucket, place.tag), network & mask))
-                }
-                Address::V4(_) => None,
-            })
+            .filter_map(
+                |address| if let Address::V6 { network, .. } = address { Some(network) } else { None },
+            )
             .collect();
+        let mut known_v6 = BTreeMap::new();
+        for (mask, network) in
+            settings.masks_v6.iter().flat_map(|mask| known.iter().map(move |n| (mask, n & mask)))
+        {
+            let place = settings.seeds.place_v6(network, bits);
+            known_v6.insert((place.bucket, place.tag), prefix_v6(network, mask.count_ones() as u8));
+        }
         let mut busiest: Vec<&Debtor> = debtors.iter().collect();
         busiest.sort_by(|a, b| b.share.total_cmp(&a.share).then(b.debt.cmp(&a.debt)));
-        let limit = self.limits.source;
         let describe = |debtor: &Debtor| {
-            let name = match debtor.source {
+            let source = match debtor.address {
+                Some(address) if debtor.cell.is_by_prefix() => {
+                    Some(format!("{}/{}", IpAddr::from(address), settings.masks_v4[1].count_ones()))
+                }
                 Some(address) => Some(IpAddr::from(address).to_string()),
-                None => known_v6.get(&(debtor.place.bucket, debtor.place.tag)).map(|network| {
-                    let address = IpAddr::from(Address::V6 { network: *network, interface: 0 });
-                    format!("{address}/{}", self.ipv6_prefix)
-                }),
+                None => known_v6.get(&(debtor.place.bucket, debtor.place.tag)).cloned(),
             };
-            BusySource {
-                source: name,
+            let name = CellName::of(debtor.cell)?;
+            let RateLimit { packets, bits } = self.limits.limits.get(&name)?.limit;
+            Some(BusySource {
+                source,
+                limit: name,
                 version: if debtor.family == Family::V4 { 4 } else { 6 },
                 share: debtor.share,
-                packets_per_s: limit.packets.map(|packets| packets.rate.0 as f64 * debtor.share),
-                bits_per_s: limit.bits.map(|bits| bits.rate.0 as f64 * debtor.share),
-            }
+                packets_per_s: packets.map(|packets| packets.rate.0 as f64 * debtor.share),
+                bits_per_s: bits.map(|bits| bits.rate.0 as f64 * debtor.share),
+            })
         };
         Ok(Sources {
-            limit,
-            busiest: busiest.into_iter().take(count).map(describe).collect(),
+            busiest: busiest.into_iter().filter_map(describe).take(count).collect(),
             in_debt: debtors.len() as u64,
             dropped: self.drops.most(count, Instant::now()),
             dropped_exact: self.drops.exact(),
@@ -376,16 +381,16 @@ impl Engine {
 
     /// The limits in force.
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.limits.clone()
     }
 
     /// Changes limits: as a whole, or not at all.
     pub fn change_limits(&mut self, change: &LimitChange) -> Result<Limits, Refused> {
         self.limits = changed(&self.limits, change).map_err(Refused::Bad)?;
-        let Limits { source, protected } = self.limits;
-        self.filter.change_settings(|settings| set_limits(settings, &source, &protected));
+        let Limits { limits, protected } = &self.limits;
+        self.filter.change_settings(|settings| set_limits(settings, limits, protected));
         info!("limits changed: {:?}", change.set);
-        Ok(self.limits)
+        Ok(self.limits.clone())
     }
 
     /// Changes the mode.
@@ -506,10 +511,14 @@ impl Engine {
         self.filter.set_clock()
     }
 
-    /// Clears the words of debts that have ended; wanted at least once a day.
+    /// Clears the words of debts that have ended; wanted at least once an hour.
     pub fn sweep(&self) {
-        self.filter.debts.sweep(self.filter.settings.read().source.horizon_ns);
+        self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
     }
+}
+
+fn prefix_v6(network: u64, length: u8) -> String {
+    format!("{}/{length}", IpAddr::from(Address::V6 { network, interface: 0 }))
 }
 
 fn generic_warning(interface: &str) -> String {
@@ -529,13 +538,15 @@ fn warnings(status: &Status) -> Vec<String> {
             warnings.push(generic_warning(&interface.name));
         }
     }
-    let TableStatus { capacity, ipv4, ipv6, .. } = status.sources;
-    for (family, used) in [("IPv4", ipv4), ("IPv6", ipv6)] {
-        if used * 100 >= capacity * FULL_PERCENT {
-            warnings.push(format!(
-                "{used} of {capacity} slots for {family} sources are in use; beyond that sources pass unaccounted: \
-                 raise `sources.table`"
-            ));
+    for (side, table) in [("sources", status.sources), ("destinations", status.destinations)] {
+        let TableStatus { capacity, ipv4, ipv6, .. } = table;
+        for (family, used) in [("IPv4", ipv4), ("IPv6", ipv6)] {
+            if used * 100 >= capacity * FULL_PERCENT {
+                warnings.push(format!(
+                    "{used} of {capacity} slots for {family} {side} are in use; beyond that {side} pass unaccounted: \
+                     raise `sources.table`"
+                ));
+            }
         }
     }
     if status.mode == Mode::Monitor {

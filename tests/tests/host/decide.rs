@@ -1,16 +1,26 @@
 //! The verdict: the order of the rules, and what each asks for.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, path::Path};
 
 use flood_common::{
     abi::{Settings, list},
-    address::Address,
+    address::{Address, Network},
+    class::{Cell, Class},
     decide::{Tables, decide},
     meter::{Charge, Price},
-    packet::{Packet, Parsed, Part, Vital},
+    packet::{Packet, Parsed, Part, Ports, Vital},
     reason::Reason::{self, *},
 };
-use flood_userspace::{bpf::limit::set_limits, config::Config};
+use flood_userspace::{
+    bpf::limit::set_limits,
+    config::{CellName, Config},
+};
+
+const SOURCE: Address = Address::V4(0xc633_6442);
+const DESTINATION: Address = Address::V4(0xc000_0201);
+
+/// The port of a mirror.
+const MIRROR: u16 = 53;
 
 /// Tables that answer what they are told to, and remember what they were asked.
 #[derive(Default)]
@@ -18,11 +28,24 @@ struct Oracle {
     allow: bool,
     block: bool,
     source: Option<Charge>,
+    /// The name of the only limit that is exceeded.
+    exceeded: Option<&'static str>,
     vital: Option<Charge>,
     asked: RefCell<Vec<&'static str>>,
 }
 
 impl Oracle {
+    fn charge(&self, cell: Cell) -> Charge {
+        let name = CellName::of(cell).expect("a cell that exists").to_string();
+        let charge = match self.exceeded {
+            Some(exceeded) if name == exceeded => Some(Charge::Exceeding),
+            Some(_) => Some(Charge::Conforming),
+            None => self.source,
+        };
+        // A name outlives the test.
+        self.note(name.leak(), charge.expect("the case says what is charged"))
+    }
+
     fn note<T>(&self, question: &'static str, answer: T) -> T {
         self.asked.borrow_mut().push(question);
         answer
@@ -38,8 +61,18 @@ impl Tables for Oracle {
         self.note("block", self.block)
     }
 
-    fn charge_source(&self, _: &Settings, _: Address, _: u64, _: &Price) -> Charge {
-        self.note("source", self.source.expect("the case says what the source is charged"))
+    fn is_reflector(&self, port: u16) -> bool {
+        port == MIRROR
+    }
+
+    fn charge_network(&self, _: &Settings, cell: Cell, network: Network, _: u64, _: &Price) -> Charge {
+        let by = if cell.is_by_destination() { DESTINATION } else { SOURCE };
+        assert_eq!(network, by.network());
+        self.charge(cell)
+    }
+
+    fn charge_total(&self, cell: Cell, _: u64, _: &Price) -> Charge {
+        self.charge(cell)
     }
 
     fn charge_vital(&self, _: Vital, _: u64, _: &Price) -> Charge {
@@ -49,14 +82,16 @@ impl Tables for Oracle {
 
 fn settings(lists: u32) -> Settings {
     let mut settings = Settings { lists, ..Settings::default() };
-    let config = Config::default();
-    set_limits(&mut settings, &config.source_limit, &config.protected_limits);
+    let config = Config::parse("[limit.source.syn]\npackets = \"off\"", Path::new("")).expect("a right one");
+    set_limits(&mut settings, &config.limits, &config.protected_limits);
     settings
 }
 
 fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
     Parsed::Packet(Packet {
-        source: Address::V4(0xc633_6442),
+        source: SOURCE,
+        destination: DESTINATION,
+        class: Class::Syn,
         length: 60,
         protocol: 6,
         part: Part::Whole,
@@ -173,4 +208,90 @@ fn an_empty_list_and_an_unset_limit_are_not_asked() {
     let tables = Oracle::default();
     assert_eq!(decide(&packet(None, None), &Settings::default(), 1, &tables), Conforming);
     assert!(tables.asked.borrow().is_empty());
+}
+
+/// Why, the limits that are set, the packet's class and source port, the limit that is exceeded, the reason, what is
+/// charged in this order.
+type LimitCase =
+    (&'static str, &'static str, (Class, u16), Option<&'static str>, Reason, &'static [&'static str]);
+
+#[test]
+fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_first() {
+    const EVERYWHERE: &str = "source.udp total destination.udp source_prefix destination_prefix";
+    let cases: [LimitCase; 12] = [
+        (
+            "its own class and all",
+            "source.syn source",
+            (Class::Syn, 1),
+            None,
+            Conforming,
+            &["source.syn", "source"],
+        ),
+        ("another class", "source.syn source", (Class::Udp, 1), None, Conforming, &["source"]),
+        (
+            "every scope",
+            EVERYWHERE,
+            (Class::Udp, 1),
+            None,
+            Conforming,
+            &["source.udp", "source_prefix", "destination.udp", "destination_prefix", "total"],
+        ),
+        (
+            "what is exceeded ends it",
+            EVERYWHERE,
+            (Class::Udp, 1),
+            Some("destination.udp"),
+            DestinationPackets,
+            &["source.udp", "source_prefix", "destination.udp"],
+        ),
+        (
+            "the network",
+            "source_prefix",
+            (Class::Other, 1),
+            Some("source_prefix"),
+            SourcePrefixPackets,
+            &["source_prefix"],
+        ),
+        ("the total", "total.icmp", (Class::Icmp, 1), Some("total.icmp"), TotalPackets, &["total.icmp"]),
+        (
+            "flags do not lead around a limit on TCP",
+            "source.tcp",
+            (Class::RstFin, 1),
+            None,
+            Conforming,
+            &["source.tcp"],
+        ),
+        (
+            "unless they have their own",
+            "source.tcp source.syn",
+            (Class::Syn, 1),
+            None,
+            Conforming,
+            &["source.syn"],
+        ),
+        ("a mirror", "total.amplification", (Class::Udp, MIRROR), None, Conforming, &["total.amplification"]),
+        ("no mirror", "total.amplification", (Class::Udp, 54), None, Conforming, &[]),
+        (
+            "a mirror without limit is UDP",
+            "total.udp",
+            (Class::Udp, MIRROR),
+            None,
+            Conforming,
+            &["total.udp"],
+        ),
+        ("TCP from its port is none", "total.amplification", (Class::Tcp, MIRROR), None, Conforming, &[]),
+    ];
+    for (why, limits, (class, port), exceeded, expected, charged) in cases {
+        let sections = limits.split(' ').map(|name| format!("[limit.{name}]\npackets = \"100/s\"\n"));
+        let mut config = Config::parse(&sections.collect::<String>(), Path::new("")).expect(why);
+        config.limits.retain(|name, _| limits.split(' ').any(|limit| limit == name.to_string()));
+        let mut settings = Settings::default();
+        set_limits(&mut settings, &config.limits, &config.protected_limits);
+        let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
+        let ports = Some(Ports { source: port, destination: 9 });
+        let tables = Oracle { source: Some(Charge::Conforming), exceeded, ..Oracle::default() };
+        let reason = decide(&Parsed::Packet(Packet { class, ports, ..plain }), &settings, 1, &tables);
+        assert_eq!(reason, expected, "{why}");
+        assert_eq!(*tables.asked.borrow(), charged, "{why}");
+    }
 }

@@ -5,10 +5,10 @@ use std::{
     thread,
 };
 
-use flood_common::meter::{Charge, Limit, Price, Slot, WAYS, charge, debt_ns};
+use flood_common::meter::{Charge, Limit, Price, Slot, TAT_BITS, WAYS, charge, debt_ns};
 use flood_userspace::{
-    bpf::limit::source_limit,
-    config::{BitLimit, PacketLimit, SourceLimit},
+    bpf::limit::rate_limit,
+    config::{BitLimit, PacketLimit, RateLimit},
     quantity::{BitRate, Bits, PacketRate, Packets},
 };
 use proptest::prelude::*;
@@ -21,16 +21,16 @@ const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1_000 * SECOND;
 
 /// When the table's clock wraps for the first time.
-const WRAP: u64 = 1 << 48;
+const WRAP: u64 = 1 << TAT_BITS;
 
 fn packets(rate: u64, burst: u64) -> Limit {
     let limit = PacketLimit { rate: PacketRate(rate), burst: Packets(burst) };
-    source_limit(&SourceLimit { packets: Some(limit), bits: None })
+    rate_limit(&RateLimit { packets: Some(limit), bits: None })
 }
 
 fn bits(rate: u64, burst: u64) -> Limit {
     let limit = BitLimit { rate: BitRate(rate), burst: Bits(burst) };
-    source_limit(&SourceLimit { packets: None, bits: Some(limit) })
+    rate_limit(&RateLimit { packets: None, bits: Some(limit) })
 }
 
 /// A throw that admits nobody to a full bucket.
@@ -65,7 +65,7 @@ proptest! {
         seconds in 1_u64..60,
         start in prop::sample::select(vec![START, WRAP - SECOND, 2 * WRAP - 1, 5 * WRAP + 17]),
         steps in prop::collection::vec((0_u32..42, any::<u64>(), 60_u32..9_000), 1..400),
-        tag: u16,
+        owner in 0_u32..1 << 21,
         in_bits: bool,
     ) {
         let limit = if in_bits { bits(rate * 1_000, rate * 1_000 * seconds) } else { packets(rate, rate * seconds) };
@@ -75,7 +75,7 @@ proptest! {
         for (magnitude, noise, length) in steps {
             now += noise & ((1 << magnitude) - 1);
             let price = limit.price(length);
-            let charged = charge(&bucket, tag, now, &price, no_luck);
+            let charged = charge(&bucket, owner, now, &price, no_luck);
             let expected = if model.conforms(now.into(), &price) { Charge::Conforming } else { Charge::Exceeding };
             prop_assert_eq!(charged, expected);
         }
@@ -84,7 +84,7 @@ proptest! {
     /// Eight sources have room in a bucket, and none of them notices the others.
     #[test]
     fn eight_sources_in_a_bucket_do_not_touch_each_other(
-        steps in prop::collection::vec((0_u16..8, 0_u64..3_000_000), 1..2_000),
+        steps in prop::collection::vec((0_u32..8, 0_u64..3_000_000), 1..2_000),
     ) {
         let limit = packets(1_000, 40);
         let price = limit.price(60);
@@ -94,7 +94,7 @@ proptest! {
         for (source, step) in steps {
             now += step;
             let charged = charge(&bucket, source * 8_191, now, &price, no_luck);
-            let expected = models[usize::from(source)].conforms(now.into(), &price);
+            let expected = models[source as usize].conforms(now.into(), &price);
             prop_assert_eq!(charged == Charge::Conforming, expected);
         }
     }
@@ -129,7 +129,7 @@ proptest! {
 
 #[test]
 fn packet_and_bit_limits_hold_together() {
-    let both = source_limit(&SourceLimit {
+    let both = rate_limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(1_000), burst: Packets(1_000) }),
         bits: Some(BitLimit { rate: BitRate(4_000_000), burst: Bits(4_000_000) }),
     });

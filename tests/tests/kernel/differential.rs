@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use flood_common::reason::Reason;
 use flood_userspace::{
-    config::{BitLimit, PacketLimit, SourceLimit},
+    config::{BitLimit, PacketLimit, RateLimit},
     quantity::{BitRate, Bits, PacketRate, Packets},
 };
 use floodgate_tests::{needs_root, packet::generate, rig::Rig};
@@ -17,7 +17,7 @@ const FRAMES: u64 = 120_000;
 fn host_and_kernel_agree_on_generated_frames() {
     needs_root!();
     let mut rig = Rig::new();
-    rig.limit(&SourceLimit {
+    rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(100), burst: Packets(60) }),
         bits: Some(BitLimit { rate: BitRate(1_000_000), burst: Bits(100_000) }),
     });

@@ -8,7 +8,7 @@ use flood_common::{
     wire::{ethertype, protocol},
 };
 use flood_userspace::{
-    config::{BitLimit, PacketLimit, SourceLimit},
+    config::{BitLimit, PacketLimit, RateLimit},
     quantity::{BitRate, PacketRate, Packets},
 };
 use floodgate_tests::{
@@ -207,7 +207,7 @@ fn an_allowed_source_passes_with_whatever_it_sends_but_no_source_is_no_source() 
 fn a_source_that_sends_more_than_its_limit_loses_the_rest() {
     needs_root!();
     let mut rig = Rig::new();
-    rig.limit(&SourceLimit {
+    rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(100), burst: Packets(10) }),
         bits: None,
     });
@@ -229,7 +229,7 @@ fn a_source_that_sends_more_than_its_limit_loses_the_rest() {
 fn large_packets_meet_the_bit_limit_first() {
     needs_root!();
     let mut rig = Rig::new();
-    rig.limit(&SourceLimit {
+    rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(10_000), burst: Packets(10_000) }),
         bits: Some(BitLimit::of_rate(BitRate(1_000_000))),
     });
@@ -272,7 +272,7 @@ fn monitor_mode_counts_what_it_would_drop() {
 fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
     needs_root!();
     let mut rig = Rig::new();
-    rig.limit(&SourceLimit {
+    rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(1), burst: Packets(60) }),
         bits: None,
     });

@@ -1,0 +1,191 @@
+//! What limits are about: classes of packets, and the scopes in which they are counted.
+//!
+//! A limit is a [`Cell`]: one class in one scope. A packet belongs to exactly one class, and in each scope it is
+//! charged to at most two cells: that of its class, and the one for all classes together.
+
+/// The class of a packet, from the outside in: a fragment is a fragment whatever it carries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Class {
+    /// TCP with SYN alone: somebody wants to connect.
+    Syn = 0,
+    /// TCP with SYN and ACK: an answer to a SYN of ours, or of somebody who uses our address.
+    SynAck = 1,
+    /// TCP with RST or FIN.
+    RstFin = 2,
+    /// Any other TCP.
+    Tcp = 3,
+    /// UDP.
+    Udp = 4,
+    /// UDP from a port of a service that attackers use as a mirror ([`crate::reflector`]).
+    Amplification = 5,
+    /// ICMP and ICMPv6.
+    Icmp = 6,
+    /// A part of a datagram, the first one included.
+    Fragment = 7,
+    /// Any other protocol.
+    Other = 8,
+    /// All classes together. No packet has it; limits do.
+    Any = 9,
+}
+
+/// Room for classes. A power of two, so that the verifier accepts a mask as a bound.
+pub const CLASS_SLOTS: usize = 16;
+
+impl Class {
+    /// All classes that a limit can be for.
+    pub const ALL: [Self; 10] = [
+        Self::Syn,
+        Self::SynAck,
+        Self::RstFin,
+        Self::Tcp,
+        Self::Udp,
+        Self::Amplification,
+        Self::Icmp,
+        Self::Fragment,
+        Self::Other,
+        Self::Any,
+    ];
+
+    /// The name in the configuration; that of all classes together is empty.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Syn => "syn",
+            Self::SynAck => "synack",
+            Self::RstFin => "rst_fin",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Amplification => "amplification",
+            Self::Icmp => "icmp",
+            Self::Fragment => "fragment",
+            Self::Other => "other",
+            Self::Any => "",
+        }
+    }
+
+    /// The class whose limit holds for this one where it has none of its own, so that a limit on TCP cannot be
+    /// walked around by setting flags.
+    #[must_use]
+    pub fn parent(self) -> Option<Self> {
+        match self {
+            Self::Syn | Self::SynAck | Self::RstFin => Some(Self::Tcp),
+            Self::Amplification => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// What the packets of a cell have in common. The order is that in which cells are charged: the narrow ones first,
+/// so that what one source sends too much of is not charged to all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Scope {
+    /// The source.
+    Source = 0,
+    /// The network around the source.
+    SourcePrefix = 1,
+    /// The destination.
+    Destination = 2,
+    /// The network around the destination.
+    DestinationPrefix = 3,
+    /// All that the host receives.
+    Total = 4,
+}
+
+impl Scope {
+    /// All scopes, in their order.
+    pub const ALL: [Self; 5] =
+        [Self::Source, Self::SourcePrefix, Self::Destination, Self::DestinationPrefix, Self::Total];
+
+    /// The name in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::SourcePrefix => "source_prefix",
+            Self::Destination => "destination",
+            Self::DestinationPrefix => "destination_prefix",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// Number of cells, unused ones included: see [`Cell`].
+pub const CELLS: usize = Scope::ALL.len() * CLASS_SLOTS;
+
+/// A scope and a class as one number: the scope times [`CLASS_SLOTS`], plus the class.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Cell(u8);
+
+impl Cell {
+    /// The cell of a class in a scope.
+    pub const fn new(scope: Scope, class: Class) -> Self {
+        Self(scope as u8 * CLASS_SLOTS as u8 + class as u8)
+    }
+
+    /// The cell with this number, less than [`CELLS`].
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The number of its class.
+    #[inline(always)]
+    pub const fn class_number(self) -> u32 {
+        (self.0 as usize % CLASS_SLOTS) as u32
+    }
+
+    /// The number of its scope.
+    #[inline(always)]
+    pub const fn scope_number(self) -> u32 {
+        (self.0 as usize / CLASS_SLOTS) as u32
+    }
+
+    /// Whether all packets are counted together, whatever their addresses.
+    #[inline(always)]
+    pub const fn is_total(self) -> bool {
+        self.scope_number() == Scope::Total as u32
+    }
+
+    /// Whether it counts by destination rather than by source.
+    #[inline(always)]
+    pub const fn is_by_destination(self) -> bool {
+        self.scope_number() & 2 != 0
+    }
+
+    /// Whether it counts by network rather than by address.
+    #[inline(always)]
+    pub const fn is_by_prefix(self) -> bool {
+        self.scope_number() & 1 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_says_what_it_is_made_of() {
+        for scope in Scope::ALL {
+            for class in Class::ALL {
+                let cell = Cell::new(scope, class);
+                assert!(cell.number() < CELLS);
+                assert_eq!((cell.scope_number(), cell.class_number()), (scope as u32, class as u32));
+                assert_eq!(cell.is_total(), scope == Scope::Total);
+                let by = (cell.is_by_destination(), cell.is_by_prefix());
+                let expected = match scope {
+                    Scope::Source | Scope::Total => (false, false),
+                    Scope::SourcePrefix => (false, true),
+                    Scope::Destination => (true, false),
+                    Scope::DestinationPrefix => (true, true),
+                };
+                assert_eq!(by, expected, "{scope:?}");
+            }
+        }
+    }
+}
