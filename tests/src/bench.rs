@@ -283,7 +283,8 @@ fn run_pinned(program: &Xdp, frame: &[u8], core: usize, runs: u32) -> Result<f64
     Ok((thread_time_ns() - before) / f64::from(runs))
 }
 
-fn pin(core: usize) -> Result<()> {
+/// Keeps this thread on one processor.
+pub(crate) fn pin(core: usize) -> Result<()> {
     // SAFETY: a zeroed set is empty, `core` is within it, and the call reads no more than its size.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

@@ -33,7 +33,7 @@ use flood_userspace::{
 };
 use ipnet::IpNet;
 
-use crate::packet::describe;
+use crate::{bench::pin, packet::describe};
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.
 const LOOPBACK: u32 = 1;
@@ -117,10 +117,18 @@ impl Rig {
         self.publish();
     }
 
+    /// Stays on one processor from now on, so that the leases of totals are those of one.
+    fn stay(&self) {
+        // SAFETY: no arguments, no conditions.
+        let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
+        pin(processor).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// Sets all limits: those of a configuration (TOML), and of the default ones those that it does not change.
     pub fn limits(&mut self, config: &str) {
         let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
         set_limits(&mut self.settings, &config.limits, &config.protected_limits);
+        self.stay();
         self.publish();
     }
 

@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
         let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
-        assert!(message.contains("256 MiB") && message.contains("128 MiB"), "{message}");
+        assert!(message.contains("512 MiB") && message.contains("128 MiB"), "{message}");
         assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
         assert!(check_memory(1 << 24, None).is_ok());
     }

@@ -65,7 +65,7 @@ impl ScopeLimitFile {
 
 impl Section {
     /// Whether it describes the section at this path. A part of its name in capitals stands for any.
-    fn is_at(&self, path: &str) -> bool {
+    pub(super) fn is_at(&self, path: &str) -> bool {
         let stands_for_any = |part: &str| part.starts_with(|first: char| first.is_ascii_uppercase());
         self.name.split('.').count() == path.split('.').count()
             && self

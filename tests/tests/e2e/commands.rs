@@ -153,12 +153,16 @@ fn limits_are_changed_at_once_and_a_wrong_one_changes_nothing() -> Result<()> {
     let guarded = Guarded::new("")?;
     let text = guarded.daemon.tell("limit show")?;
     ensure!(text.contains("source.packets") && text.contains("20k/s, burst 40k"), "{text}");
-    guarded.daemon.tell("limit set source.packets=5k/s source.bits=200Mbit/s")?;
+    ensure!(text.contains("source.syn.packets") && text.contains("default"), "{text}");
+    guarded.daemon.tell("limit set source.packets=5k/s source.bits=200Mbit/s total.udp 1Gbit/s")?;
     let before: Limits = guarded.daemon.read("limit show")?;
-    let packets = before.source.packets.context("no packet limit")?;
+    let packets = before.limits[&"source".parse()?].limit.packets.context("no packet limit")?;
     ensure!((packets.rate.0, packets.burst.0) == (5_000, 10_000), "{packets:?}");
+    let text = guarded.daemon.tell("limit show")?;
+    let total = text.lines().find(|line| line.starts_with("total.udp.bits")).context("no such line")?;
+    ensure!(total.contains("1Gbit/s") && total.ends_with("set at run time"), "{total}");
     let cases = [
-        ("no such limit", "limit set source.packet=5k/s", "source.packets"),
+        ("no such limit", "limit set source.packet=5k/s", "source_prefix"),
         ("no unit", "limit set source.packets=5k", "source.packets"),
         ("one of two is wrong", "limit set source.packets=1k/s source.bits=fast", "source.bits"),
         ("zero", "limit set source.packets=0/s", "source.packets"),

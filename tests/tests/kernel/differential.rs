@@ -4,11 +4,28 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use flood_common::reason::Reason;
-use flood_userspace::{
-    config::{BitLimit, PacketLimit, RateLimit},
-    quantity::{BitRate, Bits, PacketRate, Packets},
-};
 use floodgate_tests::{needs_root, packet::generate, rig::Rig};
+
+/// Tight enough, each in its way, that all of them are exceeded now and then.
+const LIMITS: &str = r#"
+    [limit.source]
+    packets = "100/s"
+    packets_burst = "60"
+    bits = "1Mbit/s"
+    bits_burst = "100kbit"
+    [limit.source_prefix.udp]
+    packets = "100/s"
+    bits = "1Mbit/s"
+    [limit.destination.tcp]
+    packets = "100/s"
+    bits = "1Mbit/s"
+    [limit.destination_prefix.other]
+    packets = "100/s"
+    bits = "1Mbit/s"
+    [limit.total]
+    packets = "1k/s"
+    bits = "4Mbit/s"
+"#;
 
 /// Generated frames in all.
 const FRAMES: u64 = 120_000;
@@ -17,10 +34,7 @@ const FRAMES: u64 = 120_000;
 fn host_and_kernel_agree_on_generated_frames() {
     needs_root!();
     let mut rig = Rig::new();
-    rig.limit(&RateLimit {
-        packets: Some(PacketLimit { rate: PacketRate(100), burst: Packets(60) }),
-        bits: Some(BitLimit { rate: BitRate(1_000_000), burst: Bits(100_000) }),
-    });
+    rig.limits(LIMITS);
     rig.block("198.51.100.4/30");
     rig.block("2001:db8:0:5::/64");
     rig.block("2001:db8:0:c::/62");

@@ -1,8 +1,13 @@
 //! Every reason is produced by some case, and the cases are the specification of the filter in brief.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use flood_common::{
+    class::{Cell, Class, Scope},
     place::Place,
     reason::Reason::{self, *},
     wire::{ethertype, protocol},
@@ -119,7 +124,7 @@ fn a_frame_without_an_ethernet_header_is_not_run() {
 }
 
 /// Whatever a blocked source wraps its packets in.
-fn disguises(source: std::net::IpAddr) -> Vec<(&'static str, Build)> {
+fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
     let syn = || from(source).syn(443);
     let mut disguises = vec![
         ("plain", syn()),
@@ -243,6 +248,77 @@ fn large_packets_meet_the_bit_limit_first() {
     assert_eq!(rig.send(&frame), Some(SourceBits));
 }
 
+/// A hundred sources in one network, so that none of them meets a limit of its own.
+fn many(family: IpAddr) -> impl Iterator<Item = IpAddr> {
+    (0_u8..100).cycle().map(move |n| match family {
+        IpAddr::V4(v4) => IpAddr::from([v4.octets()[0], v4.octets()[1], v4.octets()[2], n]),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !(0xff << 64) | u128::from(n) << 64).into(),
+    })
+}
+
+#[test]
+fn each_scope_has_its_limits_and_reasons() {
+    needs_root!();
+    for scope in [Scope::SourcePrefix, Scope::Destination, Scope::DestinationPrefix, Scope::Total] {
+        // 300 packets at once, or 300 of 500 bytes on the wire.
+        let units = [
+            ("packets = \"100/s\"\npackets_burst = \"300\"", false),
+            ("bits = \"600kbit/s\"\nbits_burst = \"1.2Mbit\"", true),
+        ];
+        for (keys, bits) in units {
+            let expected = Reason::exceeding(Cell::new(scope, Class::Any), bits);
+            for family in [ATTACKER, ATTACKER6] {
+                let mut rig = Rig::without_limits();
+                rig.limits(&format!("[limit.{}]\n{keys}\n", scope.label()));
+                let header = if family.is_ipv4() { 14 + 20 + 8 } else { 14 + 40 + 8 };
+                let send = |rig: &mut Rig, source| {
+                    rig.send(&from(source).udp(4_000, 9).payload(500 - 24 - header).bytes())
+                };
+                let passed =
+                    many(family).take(1_000).filter(|n| send(&mut rig, *n) == Some(Conforming)).count();
+                // A lease of the total may be left over.
+                assert!((300..=332).contains(&passed), "{expected:?}: {passed} passed");
+                let reason = many(family).map(|source| send(&mut rig, source)).nth(50);
+                assert_eq!(reason, Some(Some(expected)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limit_on_a_class_leaves_the_others_alone() {
+    needs_root!();
+    let builds: [(&str, Build); 8] = [
+        ("syn", from(ATTACKER).syn(443)),
+        ("synack", from(ATTACKER).tcp(443, 50_000, 0x12)),
+        ("rst_fin", from(ATTACKER).tcp(50_000, 443, 0x14)),
+        ("tcp", from(ATTACKER).tcp(50_000, 443, 0x10)),
+        ("udp", from(ATTACKER).udp(50_000, 443).payload(9)),
+        ("amplification", from(ATTACKER).udp(11_211, 443).payload(9)),
+        ("icmp", from(ATTACKER).icmp(8, 0).payload(9)),
+        ("fragment", from(ATTACKER).tcp(50_000, 443, 0x10).fragment(185, true)),
+    ];
+    for (limited, _) in &builds {
+        let mut rig = Rig::without_limits();
+        rig.limits(&format!("[limit.source.{limited}]\npackets = \"10/s\"\n"));
+        for (class, build) in &builds {
+            let frame = build.bytes();
+            let dropped = (0..100).any(|_| rig.send(&frame) == Some(SourcePackets));
+            // A limit on TCP, or UDP, holds for the classes within it that have none.
+            let within = match *class {
+                "synack" | "rst_fin" => "tcp",
+                "amplification" => "udp",
+                other => other,
+            };
+            assert_eq!(
+                dropped,
+                class == limited || within == *limited,
+                "{class}, where {limited} is limited"
+            );
+        }
+    }
+}
+
 #[test]
 fn protected_messages_have_a_budget_and_then_are_like_others() {
     needs_root!();
@@ -295,7 +371,10 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
 #[test]
 fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
-    produced.extend([Blocked, Allowed, SourcePackets, SourceBits, Unaccounted]);
+    produced.extend([Blocked, Allowed, Unaccounted]);
+    for scope in Scope::ALL {
+        produced.extend([false, true].map(|bits| Reason::exceeding(Cell::new(scope, Class::Any), bits)));
+    }
     let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !produced.contains(reason)).collect();
     assert!(missing.is_empty(), "no case produces {missing:?}");
 }
