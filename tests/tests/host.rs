@@ -1,5 +1,7 @@
 //! What the filter thinks, on the host: parsing, deciding, metering. Needs neither root nor a kernel.
 
+#[path = "host/crowd.rs"]
+mod crowd;
 #[path = "host/decide.rs"]
 mod decide;
 #[path = "host/meter.rs"]

@@ -109,6 +109,18 @@ fn a_full_file_is_read() {
 }
 
 #[test]
+fn the_profiles_are_configurations() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/profiles");
+    for name in ["web", "dns", "game"] {
+        let config =
+            Config::load(&folder.join(name).with_extension("toml")).unwrap_or_else(|error| panic!("{error}"));
+        let written =
+            config.limits.values().filter(|limit| limit.origin == LimitOrigin::Configuration).count();
+        assert!(written > 3, "{name}: {:?}", config.limits);
+    }
+}
+
+#[test]
 fn a_burst_that_is_not_written_follows_its_rate() {
     let cases = [
         ("packets", "packets = \"5k/s\"", Some((5_000, 10_000)), None),
