@@ -9,7 +9,7 @@ use flood_common::{
     class::{Cell, Class, Scope},
     decide::Tables,
     host::HostTables,
-    meter::{Charge, Slot, charge_leased},
+    meter::{Charge, charge_leased},
     place::{MIN_BUCKET_BITS, Seeds},
 };
 use flood_userspace::{
@@ -124,18 +124,18 @@ fn beyond_all_its_slots_a_table_passes_newcomers_and_keeps_who_is_in_it() {
 #[test]
 fn a_total_lets_through_its_rate_and_its_burst_and_a_lease_for_each_processor() {
     const PROCESSORS: u64 = 4;
-    for (rate, burst) in [(1_000, 1_000), (100_000, 50_000), (10, 20), (1_000_000, 2_000_000)] {
+    for (rate, burst) in [(1_000, 1_000), (100_000, 50_000), (10, 20), (300_000, 600_000)] {
         let limit = PacketLimit { rate: PacketRate(rate), burst: Packets(burst) };
         let price = rate_limit(&RateLimit { packets: Some(limit), bits: None }).price(60);
         let word = AtomicU64::default();
         let mut leases = [0_u64; PROCESSORS as usize];
         let mut random = Rng::with_seed(rate);
-        let (mut passed, mut now_ns) = (0_u64, START);
+        let mut passed = 0_u64;
         let seconds = 5;
         // Twice the rate and more, on processors by chance.
         let steps = 2 * seconds * rate + 2 * burst;
-        for _ in 0..steps {
-            now_ns += seconds * SECOND / steps;
+        for step in 1..=steps {
+            let now_ns = START + step * seconds * SECOND / steps;
             let lease = &mut leases[random.usize(..leases.len())];
             passed += u64::from(charge_leased(&word, lease, now_ns, &price) == Charge::Conforming);
         }
@@ -143,6 +143,5 @@ fn a_total_lets_through_its_rate_and_its_burst_and_a_lease_for_each_processor() 
         let lease = (burst / 16).clamp(1, 32);
         assert!(passed <= allowed + (PROCESSORS + 1) * lease, "{rate}/s: {passed} of {allowed}");
         assert!(passed + (PROCESSORS + 1) * lease >= allowed, "{rate}/s: only {passed} of {allowed}");
-        assert!(word.load() != 0);
     }
 }
