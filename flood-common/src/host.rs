@@ -8,6 +8,7 @@ use crate::{
     abi::{BUDGETS, Settings},
     address::Address,
     decide::Tables,
+    lists::Listed,
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget},
     packet::Vital,
 };
@@ -79,12 +80,15 @@ impl HostTables {
 }
 
 impl Tables for HostTables {
-    fn allows(&self, address: Address, now_ns: u64) -> bool {
-        self.allow.iter().any(|entry| entry.covers(address, now_ns))
-    }
-
-    fn blocks(&self, address: Address, now_ns: u64) -> bool {
-        self.block.iter().any(|entry| entry.covers(address, now_ns))
+    fn look_up(&self, _: &Settings, address: Address, now_ns: u64) -> Listed {
+        let covered = |list: &[Entry]| list.iter().any(|entry| entry.covers(address, now_ns));
+        if covered(&self.allow) {
+            Listed::Allowed
+        } else if covered(&self.block) {
+            Listed::Blocked
+        } else {
+            Listed::Nothing
+        }
     }
 
     fn charge_source(&self, settings: &Settings, source: Address, now_ns: u64, price: &Price) -> Charge {

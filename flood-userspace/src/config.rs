@@ -50,6 +50,8 @@ pub struct Config {
     pub protected_limits: ProtectedLimits,
     /// The memory of sources.
     pub sources: Sources,
+    /// The memory of the lists.
+    pub lists: ListRoom,
     /// What is always dropped.
     pub block: ListInput,
     /// What is never dropped.
@@ -74,6 +76,15 @@ pub struct Sources {
     pub ipv6_prefix: u8,
 }
 
+/// The memory of the lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ListRoom {
+    /// How many IPv4 addresses can be listed one by one.
+    pub ipv4: u32,
+    /// How many IPv6 prefixes can be listed.
+    pub ipv6: u32,
+}
+
 /// What a list is filled with at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ListInput {
@@ -96,6 +107,7 @@ impl Default for Config {
                 path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
             },
             sources: Sources { table: 524_288, ipv6_prefix: 64 },
+            lists: ListRoom { ipv4: 1_572_864, ipv6: 262_144 },
             block: ListInput::default(),
             allow: ListInput::default(),
         }

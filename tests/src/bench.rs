@@ -11,13 +11,16 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use flood_common::{abi::InterfaceCounters, reason::Reason};
 use flood_userspace::{
-    bpf::{Filter, FilterOptions, ListKind, limit::source_limit},
+    bpf::{Filter, FilterOptions, limit::source_limit},
     config::Config,
-    lists::Change,
+    lists::{Edit, ListKind},
 };
 use serde::Serialize;
 
-use crate::programs::{Programs, Sources};
+use crate::{
+    programs::{Programs, Sources},
+    rig::entry,
+};
 
 /// Runs of the program per slice; a slice takes some ten milliseconds.
 const RUNS: u32 = 300_000;
@@ -121,11 +124,10 @@ impl Case {
                 Self::Default | Self::Allowed | Self::Blocked => {}
             }
         });
-        let everything =
-            ["0.0.0.0/0".parse()?, "::/0".parse()?].map(|prefix| Change::Set { prefix, expires: None });
+        let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].map(|prefix| (prefix, entry(None)));
         match self {
-            Self::Allowed => filter.apply(ListKind::Allow, &everything, true, true)?,
-            Self::Blocked => filter.apply(ListKind::Block, &everything, true, true)?,
+            Self::Allowed => _ = filter.edit_list(ListKind::Allow, Edit::put(everything))?,
+            Self::Blocked => _ = filter.edit_list(ListKind::Block, Edit::put(everything))?,
             Self::Parse | Self::NoLimit | Self::Default | Self::Exceeding => {}
         }
         Ok(filter)

@@ -8,13 +8,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use flood_common::{
-    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, list},
+    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings},
     decide::decide,
-    host::{Entry, HostTables},
+    host::{self, HostTables},
     packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     reason::Reason,
@@ -22,11 +23,11 @@ use flood_common::{
 };
 use flood_userspace::{
     bpf::{
-        Filter, FilterOptions, ListKind, RunOutcome,
+        Filter, FilterOptions, RunOutcome,
         limit::{set_limits, set_mode, source_limit},
     },
     config::{Config, Mode, SourceLimit},
-    lists::Change,
+    lists::{Edit, Entry, ListKind, Note, Origin},
 };
 use ipnet::IpNet;
 
@@ -130,18 +131,23 @@ impl Rig {
 
     fn add(&mut self, kind: ListKind, prefix: &str) {
         let prefix: IpNet = prefix.parse().unwrap_or_else(|error| panic!("{prefix}: {error}"));
-        let entry =
-            Entry { address: prefix.network().into(), length: u32::from(prefix.prefix_len()), expires_ns: 0 };
-        let (entries, v4, v6) = match kind {
-            ListKind::Allow => (&mut self.twin.allow, list::ALLOW_V4, list::ALLOW_V6),
-            ListKind::Block => (&mut self.twin.block, list::BLOCK_V4, list::BLOCK_V6),
+        self.edit(kind, Edit::put([(prefix, entry(None))]));
+    }
+
+    /// Changes a list, of the filter and of the twin.
+    pub fn edit(&mut self, kind: ListKind, edit: Edit) {
+        self.filter.edit_list(kind, edit).unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
+        self.settings.lists = self.filter.settings.read().lists;
+        let entries = self.filter.lists.book(kind).iter().map(|(prefix, entry)| host::Entry {
+            address: prefix.network().into(),
+            length: prefix.prefix_len().into(),
+            expires_ns: 0,
+        });
+        let list = match kind {
+            ListKind::Allow => &mut self.twin.allow,
+            ListKind::Block => &mut self.twin.block,
         };
-        entries.push(entry);
-        self.settings.lists |= if entry.address.version() == 4 { v4 } else { v6 };
-        let has = |bit| self.settings.lists & bit != 0;
-        self.filter
-            .apply(kind, &[Change::Set { prefix, expires: None }], has(v4), has(v6))
-            .unwrap_or_else(|error| panic!("adding {prefix}: {error}"));
+        *list = entries.collect();
     }
 
     /// The IPv4 source that has this place in the table of debts.
@@ -206,6 +212,12 @@ impl Default for Rig {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// An entry of a list.
+pub fn entry(expires: Option<SystemTime>) -> Entry {
+    let note = Note { origin: Origin::Operator, reason: None, added: SystemTime::now(), added_by: None };
+    Entry { expires, note: Arc::new(note) }
 }
 
 /// The counters that moved, for a message.

@@ -1,86 +1,87 @@
-//! Applying changes of the lists to the kernel's tries.
+//! The tables of the lists in the kernel.
 
-use std::time::{Duration, SystemTime};
+use std::{sync::atomic::AtomicU64, thread};
 
-use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
-use flood_common::abi::{self, ListKey};
-use ipnet::IpNet;
-
-use crate::lists::Change;
-
-use super::{
-    clock::Clock,
-    error::{BpfError, errno},
+use aya::maps::{HashMap, Map, MapData, MapError};
+use flood_common::{
+    abi,
+    lists::{Prefix, gate_words},
+    meter::WAYS,
 };
 
-/// Which of the two lists.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ListKind {
-    /// Sources that pass whatever else holds.
-    Allow,
-    /// Sources that are dropped.
-    Block,
+use crate::lists::{
+    Full,
+    tables::{Layout, Memory, NoPlace},
+};
+
+use super::{
+    error::{BpfError, errno},
+    mapped::MappedArray,
+    plain::Plain,
+};
+
+/// How often a write is tried for which the kernel has no memory at hand. It fetches some in the background.
+const TRIES: u32 = 100;
+
+/// The maps.
+pub struct ListMaps {
+    gates: MappedArray,
+    buckets: MappedArray,
+    prefixes: HashMap<MapData, Plain<Prefix>, [u64; 2]>,
 }
 
-impl ListKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Allow, Self::Block];
-
-    /// The word for it on the command line and in messages.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Block => "block",
-        }
-    }
-
-    pub(super) fn map(self) -> &'static str {
-        match self {
-            Self::Allow => abi::map::ALLOW,
-            Self::Block => abi::map::BLOCK,
-        }
-    }
-
-    pub(super) fn bits(self) -> (u32, u32) {
-        match self {
-            Self::Allow => (abi::list::ALLOW_V4, abi::list::ALLOW_V6),
-            Self::Block => (abi::list::BLOCK_V4, abi::list::BLOCK_V6),
-        }
-    }
-}
-
-/// The trie of a list.
-pub(super) type Trie = LpmTrie<MapData, ListKey, u64>;
-
-/// Applies one change to the trie of a list.
-pub(super) fn apply(trie: &mut Trie, kind: ListKind, change: &Change, clock: &Clock) -> Result<(), BpfError> {
-    let (prefix, result) = match change {
-        Change::Set { prefix, expires } => {
-            let expires_ns = expires.map_or(0, |expires| filter_time_ns(expires, clock));
-            (prefix, trie.insert(&key(prefix), expires_ns, 0))
-        }
-        Change::Unset { prefix } => (prefix, trie.remove(&key(prefix))),
-    };
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) if errno(&error) == Some(libc::ENOSPC) => {
-            Err(BpfError::ListFull { list: kind.label(), prefix: prefix.to_string() })
-        }
-        Err(error) => Err(BpfError::map(kind.map(), &error)),
+impl ListMaps {
+    pub(super) fn new(layout: &Layout, gates: &Map, buckets: &Map, prefixes: Map) -> Result<Self, BpfError> {
+        let word = size_of::<u64>();
+        let gate_bytes = gate_words(layout.cell_bits) as usize * word;
+        let prefixes =
+            HashMap::try_from(prefixes).map_err(|error| BpfError::map(abi::map::PREFIXES, &error))?;
+        Ok(Self {
+            gates: MappedArray::new(abi::map::GATES, gates, gate_bytes)?,
+            buckets: MappedArray::new(abi::map::LISTED, buckets, (WAYS * word) << layout.bucket_bits)?,
+            prefixes,
+        })
     }
 }
 
-fn key(prefix: &IpNet) -> Key<ListKey> {
-    let bits = abi::LIST_KEY_VERSION_BITS + u32::from(prefix.prefix_len());
-    Key::new(bits, abi::list_key(prefix.network().into()))
+impl Memory for ListMaps {
+    type Error = BpfError;
+
+    fn gates(&self) -> &[AtomicU64] {
+        self.gates.words()
+    }
+
+    fn buckets(&self) -> &[AtomicU64] {
+        self.buckets.words()
+    }
+
+    fn set_prefix(&mut self, prefix: &Prefix, words: [u64; 2]) -> Result<(), BpfError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.prefixes.insert(Plain(*prefix), words, 0) {
+                Err(error) if errno(&error) == Some(libc::ENOMEM) && tries < TRIES => thread::yield_now(),
+                result => return result.map_err(|error| BpfError::map(abi::map::PREFIXES, &error)),
+            }
+        }
+    }
+
+    fn unset_prefix(&mut self, prefix: &Prefix) -> Result<(), BpfError> {
+        match self.prefixes.remove(&Plain(*prefix)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(BpfError::map(abi::map::PREFIXES, &error)),
+        }
+    }
 }
 
-/// A wall-clock time on the filter's clock. Never 0, which stands for "no end"; a time that has passed is 1.
-fn filter_time_ns(time: SystemTime, clock: &Clock) -> u64 {
-    let ahead = time.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-    match u64::try_from(ahead.as_nanos()) {
-        Ok(0) => 1,
-        Ok(ahead_ns) => clock.now_ns().saturating_add(ahead_ns),
-        Err(_) => 0,
+impl From<NoPlace> for BpfError {
+    fn from(error: NoPlace) -> Self {
+        Self::Other { what: "writing the lists", cause: error.to_string() }
+    }
+}
+
+impl From<Full> for BpfError {
+    fn from(full: Full) -> Self {
+        Self::ListFull(full)
     }
 }

@@ -1,6 +1,6 @@
 //! The filter: loading, attaching, and the handles to everything in it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,7 +10,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, INTERFACE_SLOTS, Sample, Settings},
+    abi::{self, INTERFACE_SLOTS, Sample, Settings, list},
+    lists::gate_words,
     meter::WAYS,
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
 };
@@ -18,14 +19,16 @@ use zerocopy::FromBytes;
 
 use crate::{
     config::{AttachMode, Config},
-    lists::Change,
+    lists::{
+        Book, Edit, ListKind, Lists,
+        tables::{Layout, Moment, Tables},
+    },
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, ListKind, SettingsPage, clock,
+    BpfError, Clock, CounterTable, DebtTables, ListMaps, SettingsPage, clock,
     error::{chain, errno},
     interface::{self, Interface},
-    lists::{self, Trie},
 };
 
 /// The program in the object.
@@ -57,13 +60,23 @@ pub struct FilterOptions {
     pub sources: u64,
     /// Length of the IPv6 prefix that makes a source.
     pub ipv6_prefix: u8,
+    /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
+    pub listed_ipv4: u64,
+    /// IPv6 prefixes that the lists have room for; rounded up to a power of two.
+    pub listed_ipv6: u64,
     /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
 }
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self { sources: (WAYS as u64) << MIN_BUCKET_BITS, ipv6_prefix: 64, virtual_clock: false }
+        Self {
+            sources: (WAYS as u64) << MIN_BUCKET_BITS,
+            ipv6_prefix: 64,
+            listed_ipv4: 1 << 16,
+            listed_ipv6: 1 << 12,
+            virtual_clock: false,
+        }
     }
 }
 
@@ -72,6 +85,8 @@ impl From<&Config> for FilterOptions {
         Self {
             sources: config.sources.table.into(),
             ipv6_prefix: config.sources.ipv6_prefix,
+            listed_ipv4: config.lists.ipv4.into(),
+            listed_ipv6: config.lists.ipv6.into(),
             virtual_clock: false,
         }
     }
@@ -81,6 +96,18 @@ impl FilterOptions {
     fn bucket_bits(&self) -> u32 {
         let buckets = self.sources.div_ceil(WAYS as u64).next_power_of_two();
         buckets.ilog2().clamp(MIN_BUCKET_BITS, MAX_BUCKET_BITS)
+    }
+
+    /// How the tables of the lists are laid out.
+    fn lists(&self, seeds: Seeds) -> Layout {
+        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, cell_bits: 1 };
+        while layout.capacity().ipv4 < self.listed_ipv4 && layout.bucket_bits < MAX_BUCKET_BITS {
+            layout.bucket_bits += 1;
+        }
+        while layout.capacity().ipv6 < self.listed_ipv6 && layout.cell_bits < MAX_BUCKET_BITS {
+            layout.cell_bits += 1;
+        }
+        layout
     }
 
     fn ipv6_mask(&self) -> u64 {
@@ -122,9 +149,9 @@ pub struct Filter {
     pub counters: CounterTable,
     /// Sources in debt.
     pub debts: Arc<DebtTables>,
+    /// The lists.
+    pub lists: Lists<ListMaps>,
     clock: Arc<Clock>,
-    allow: Trie,
-    block: Trie,
     samples: RingBuf<MapData>,
     /// Must live as long as the filter, which looks up its tracing program in it.
     tracer: ProgramArray<MapData>,
@@ -136,13 +163,20 @@ impl Filter {
     pub fn load(options: &FilterOptions) -> Result<Self, BpfError> {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
+        let seeds = draw_seeds()?;
+        let layout = options.lists(draw_seeds()?);
         check_memory((WAYS as u64) << bucket_bits, available_memory())?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
             .override_global(abi::global::IPV6_MASK, &options.ipv6_mask(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
+            .override_global(abi::global::LISTED_BITS, &layout.bucket_bits, true)
+            .override_global(abi::global::CELL_BITS, &layout.cell_bits, true)
             .map_max_entries(abi::map::DEBTS, 2 << bucket_bits)
+            .map_max_entries(abi::map::GATES, gate_words(layout.cell_bits))
+            .map_max_entries(abi::map::LISTED, 1 << layout.bucket_bits)
+            .map_max_entries(abi::map::PREFIXES, 1 << layout.cell_bits)
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, CLOCK_PROGRAM] {
@@ -151,24 +185,23 @@ impl Filter {
         let tracer = typed(&mut ebpf, abi::map::TRACER, ProgramArray::try_from)?;
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
-        settings.publish(&Settings { seeds: draw_seeds()?, ..Settings::default() });
+        settings.publish(&Settings { seeds, list_seeds: layout.seeds, ..Settings::default() });
         let counters = CounterTable::new(
             typed(&mut ebpf, abi::map::COUNTERS, PerCpuArray::try_from)?,
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
         let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
-        let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
-        let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
+        let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
+        let maps = ListMaps::new(&layout, &gates, &listed, take(&mut ebpf, abi::map::PREFIXES)?)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {
             ebpf,
             settings,
             counters,
             debts: Arc::new(debts),
+            lists: Lists::new(Tables::new(maps, layout)),
             clock,
-            allow,
-            block,
             samples,
             tracer,
             attachments: Vec::new(),
@@ -274,22 +307,17 @@ impl Filter {
         self.settings.publish(&settings);
     }
 
-    /// Applies changes of a list. `v4` and `v6` say whether the list has entries of each family afterwards.
-    pub fn apply(&mut self, kind: ListKind, changes: &[Change], v4: bool, v6: bool) -> Result<(), BpfError> {
-        let trie = match kind {
-            ListKind::Allow => &mut self.allow,
-            ListKind::Block => &mut self.block,
-        };
-        for change in changes {
-            lists::apply(trie, kind, change, &self.clock)?;
+    /// Changes a list: all of it, or nothing. Returns the edit that undoes it.
+    pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
+        let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
+        let undo = self.lists.edit(kind, edit, &moment)?;
+        let has = |len: fn(&Book) -> usize| ListKind::ALL.iter().any(|kind| len(self.lists.book(*kind)) > 0);
+        let v4 = if has(Book::len_ipv4) { list::V4 } else { 0 };
+        let v6 = if has(Book::len_ipv6) { list::V6 } else { 0 };
+        if self.settings.read().lists != v4 | v6 {
+            self.change_settings(|settings| settings.lists = v4 | v6);
         }
-        let (bit_v4, bit_v6) = kind.bits();
-        let bits = if v4 { bit_v4 } else { 0 } | if v6 { bit_v6 } else { 0 };
-        let mask = bit_v4 | bit_v6;
-        if self.settings.read().lists & mask != bits {
-            self.change_settings(|settings| settings.lists = settings.lists & !mask | bits);
-        }
-        Ok(())
+        Ok(undo)
     }
 
     /// Takes the samples that have arrived.

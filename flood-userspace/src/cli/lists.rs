@@ -7,12 +7,11 @@ use hyper::Method;
 use ipnet::IpNet;
 
 use crate::{
-    bpf::ListKind,
     control::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
-    lists::{configured::problems, guard::login_address, import, parse_target},
+    lists::{ListKind, configured::problems, guard::login_address, import, parse_target},
     quantity::parse_duration,
 };
 

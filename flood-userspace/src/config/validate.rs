@@ -14,12 +14,12 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ConfigFile, ControlFile, LimitFile, ProtectedLimitFile, SourceLimitFile,
+    AllowFile, BlockFile, ConfigFile, ControlFile, LimitFile, ListsFile, ProtectedLimitFile, SourceLimitFile,
     SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
-    BitLimit, Config, Control, InterfaceName, ListInput, PacketLimit, ProtectedLimits, SourceLimit, Sources,
+    BitLimit, Config, Control, InterfaceName, ListInput, ListRoom, PacketLimit, ProtectedLimits, SourceLimit, Sources,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
@@ -35,12 +35,18 @@ const TABLE: RangeInclusive<u32> = 32_768..=16_777_216;
 /// 6177).
 const IPV6_PREFIX: RangeInclusive<u8> = 48..=64;
 
+/// Bounds of `lists.ipv4`: the greatest fills 256 MiB.
+const LISTED_IPV4: RangeInclusive<u32> = 1..=25_165_824;
+
+/// Bounds of `lists.ipv6`: the greatest takes 32 MiB, and when it is full 300 MiB more.
+const LISTED_IPV6: RangeInclusive<u32> = 1..=2_097_152;
+
 /// What is wrong with which bytes of the file.
 pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile { interfaces, mode, attach, control, limit, sources, block, allow } = file;
+    let ConfigFile { interfaces, mode, attach, control, limit, sources, lists, block, allow } = file;
     let LimitFile { source, protected } = limit;
     let BlockFile { entries: block_entries, files: block_files } = block;
     let AllowFile { entries: allow_entries, files: allow_files } = allow;
@@ -55,6 +61,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         source_limit: faults.source_limit(&source, default.source_limit),
         protected_limits: faults.protected_limits(&protected, default.protected_limits),
         sources: faults.sources(&sources, default.sources),
+        lists: faults.lists(&lists, default.lists),
         block: faults.list(block_entries, block_files, folder),
         allow: faults.list(allow_entries, allow_files, folder),
     };
@@ -195,6 +202,23 @@ impl Faults {
             table: copy(table.as_ref()).unwrap_or(default.table),
             ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
         }
+    }
+
+    fn lists(&mut self, written: &ListsFile, default: ListRoom) -> ListRoom {
+        let ListsFile { ipv4, ipv6 } = written;
+        ListRoom {
+            ipv4: self.within(ipv4.as_ref(), LISTED_IPV4, default.ipv4),
+            ipv6: self.within(ipv6.as_ref(), LISTED_IPV6, default.ipv6),
+        }
+    }
+
+    fn within(&mut self, written: Option<&Spanned<u32>>, bounds: RangeInclusive<u32>, default: u32) -> u32 {
+        let Some(number) = written else { return default };
+        if !bounds.contains(number.get_ref()) {
+            let (least, greatest) = bounds.into_inner();
+            self.add(number, format!("{number} is not a number from {least} to {greatest}"));
+        }
+        *number.get_ref()
     }
 
     fn list(

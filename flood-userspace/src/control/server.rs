@@ -20,8 +20,9 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    bpf::{BpfError, ListKind},
+    bpf::BpfError,
     daemon::{Engine, Refused},
+    lists::ListKind,
     metrics,
 };
 
