@@ -84,11 +84,14 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The end of an entry, as the tables have it. What has ended already ends now.
+    /// The end of an entry, as the tables have it.
     fn end(&self, expires: Option<SystemTime>) -> u64 {
         let Some(at) = expires else { return NEVER };
-        let ahead = at.duration_since(self.wall).unwrap_or_default().as_nanos();
-        lists::end(u64::try_from(ahead).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead)))
+        let ahead = match at.duration_since(self.wall) {
+            Ok(ahead) if !ahead.is_zero() => u64::try_from(ahead.as_nanos()),
+            Ok(_) | Err(_) => return lists::end(0), // long ago
+        };
+        lists::end(ahead.map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead)))
     }
 }
 
