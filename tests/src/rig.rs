@@ -136,18 +136,18 @@ impl Rig {
 
     /// Changes a list, of the filter and of the twin.
     pub fn edit(&mut self, kind: ListKind, edit: Edit) {
-        self.filter.edit_list(kind, edit).unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
-        self.settings.lists = self.filter.settings.read().lists;
-        let entries = self.filter.lists.book(kind).iter().map(|(prefix, entry)| host::Entry {
-            address: prefix.network().into(),
-            length: prefix.prefix_len().into(),
-            expires_ns: 0,
-        });
         let list = match kind {
             ListKind::Allow => &mut self.twin.allow,
             ListKind::Block => &mut self.twin.block,
         };
-        *list = entries.collect();
+        for (prefix, entry) in edit.changes() {
+            let (address, length) = (prefix.network().into(), u32::from(prefix.prefix_len()));
+            list.retain(|held| (held.address, held.length) != (address, length));
+            let ends = entry.as_ref().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
+            list.extend(ends.map(|expires_ns| host::Entry { address, length, expires_ns }));
+        }
+        self.filter.edit_list(kind, edit).unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
+        self.settings.lists = self.filter.settings.read().lists;
     }
 
     /// The IPv4 source that has this place in the table of debts.
@@ -218,6 +218,12 @@ impl Default for Rig {
 pub fn entry(expires: Option<SystemTime>) -> Entry {
     let note = Note { origin: Origin::Operator, reason: None, added: SystemTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
+}
+
+/// Nanoseconds until then.
+fn until(time: SystemTime) -> u64 {
+    let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+    u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The counters that moved, for a message.

@@ -73,6 +73,11 @@ impl Edit {
         Self(changes)
     }
 
+    /// This edit, and then another, as one.
+    pub fn then(self, other: Self) -> Self {
+        Self::new([self.0, other.0].concat())
+    }
+
     /// The prefixes, and what becomes of them.
     pub fn changes(&self) -> &[(IpNet, Option<Entry>)] {
         &self.0
@@ -209,9 +214,9 @@ impl Book {
 
     /// The edit that makes `prefixes` all that this book has from a file: with this entry, or out with it.
     pub fn exchange(&self, prefixes: &[IpNet], entry: &Entry) -> Edit {
-        let leaving = self.entries.iter().filter(|(_, held)| held.note.origin == entry.note.origin);
-        let staying = prefixes.iter().map(|prefix| (prefix.trunc(), Some(entry.clone())));
-        Edit::new(leaving.map(|(prefix, _)| (*prefix, None)).chain(staying).collect())
+        let before = self.entries.iter().filter(|(_, held)| held.note.origin == entry.note.origin);
+        let staying = prefixes.iter().map(|prefix| (*prefix, entry.clone()));
+        Edit::take(before.map(|(prefix, _)| *prefix)).then(Edit::put(staying))
     }
 
     /// When [`expired`](Self::expired) will next have something to say.
