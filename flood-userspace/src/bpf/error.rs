@@ -32,8 +32,8 @@ pub enum BpfError {
 
     /// The tables do not fit.
     #[error(
-        "the tables of {slots} sources need {needed_mib} MiB, and the machine has {available_mib} MiB to spare: \
-         lower `sources.table`"
+        "the tables of {slots} sources and of the lists need {needed_mib} MiB, and the machine has {available_mib} MiB \
+         to spare: lower `sources.table` or `lists.ipv4`"
     )]
     TooLarge {
         /// Slots in each table.

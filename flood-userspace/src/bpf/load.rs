@@ -165,7 +165,7 @@ impl Filter {
         let bucket_bits = options.bucket_bits();
         let seeds = draw_seeds()?;
         let layout = options.lists(draw_seeds()?);
-        check_memory((WAYS as u64) << bucket_bits, available_memory())?;
+        check_memory((WAYS as u64) << bucket_bits, layout.bytes(), available_memory())?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
@@ -447,9 +447,9 @@ fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
 }
 
 /// Refuses tables that take more than half of the memory that is available.
-fn check_memory(slots: u64, available: Option<u64>) -> Result<(), BpfError> {
+fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(), BpfError> {
     const MIB: u64 = 1 << 20;
-    let needed = 2 * slots * size_of::<u64>() as u64;
+    let needed = 2 * slots * size_of::<u64>() as u64 + list_bytes;
     match available {
         Some(available) if needed > available / 2 => {
             Err(BpfError::TooLarge { slots, needed_mib: needed / MIB, available_mib: available / 2 / MIB })
@@ -496,10 +496,11 @@ mod tests {
 
     #[test]
     fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
-        let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
-        assert!(message.contains("256 MiB") && message.contains("128 MiB"), "{message}");
-        assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
-        assert!(check_memory(1 << 24, None).is_ok());
+        let message = check_memory(1 << 24, 32 << 20, Some(256 << 20)).unwrap_err().to_string();
+        assert!(message.contains("288 MiB") && message.contains("128 MiB"), "{message}");
+        assert!(check_memory(1 << 19, 32 << 20, Some(256 << 20)).is_ok());
+        assert!(check_memory(1 << 19, 128 << 20, Some(256 << 20)).is_err());
+        assert!(check_memory(1 << 24, 32 << 20, None).is_ok());
     }
 
     #[test]

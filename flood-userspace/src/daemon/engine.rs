@@ -25,7 +25,7 @@ use crate::{
     config::{Config, Mode},
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
-        LimitChange, Limits, ListEntry, ListReply, ListSize, RemoveReply, SampleStatus, Sources, Stats,
+        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply, SampleStatus, Sources, Stats,
         Status, TableStatus, Volume, seconds_until,
     },
     lists::{Book, Edit, Entry, ListKind, Note, Origin, configured::Configured, guard},
@@ -135,8 +135,16 @@ impl Engine {
     /// Puts entries into a list: all of them, or none.
     fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
         let undo = self.filter.edit_list(kind, edit)?;
-        let replaced = undo.changes().iter().filter(|(_, before)| before.is_some()).count() as u64;
-        Ok(AddReply { added: undo.changes().len() as u64 - replaced, replaced })
+        let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
+        for (prefix, before) in undo.changes() {
+            match (before, self.list(kind).get(*prefix)) {
+                (None, Some(_)) => reply.added += 1,
+                (Some(_), Some(_)) => reply.replaced += 1,
+                (Some(_), None) => reply.removed += 1,
+                (None, None) => {}
+            }
+        }
+        Ok(reply)
     }
 
     fn list(&self, kind: ListKind) -> &Book {
@@ -162,6 +170,7 @@ impl Engine {
             interfaces: interfaces.collect(),
             blocked: size(self.list(ListKind::Block)),
             allowed: size(self.list(ListKind::Allow)),
+            list_places: self.list_places(),
             sources: TableStatus {
                 capacity: self.filter.debts.capacity(),
                 ipv4: self.filter.debts.occupied(Family::V4, horizon),
@@ -178,6 +187,15 @@ impl Engine {
         };
         status.warnings = warnings(&status);
         Ok(status)
+    }
+
+    fn list_places(&self) -> ListPlaces {
+        let (used, capacity) =
+            (self.filter.lists.books().places(), self.filter.lists.tables().layout().capacity());
+        ListPlaces {
+            ipv4: PlaceStatus { used: used.ipv4, capacity: capacity.ipv4 },
+            ipv6: PlaceStatus { used: used.ipv6, capacity: capacity.ipv6 },
+        }
     }
 
     /// The counters of every interface.
@@ -295,7 +313,8 @@ impl Engine {
             added_by: request.added_by.clone(),
         };
         let entry = Entry { expires, note: Arc::new(note) };
-        let edit = Edit::put(request.prefixes.iter().map(|prefix| (*prefix, entry.clone())));
+        let put = Edit::put(request.prefixes.iter().map(|prefix| (*prefix, entry.clone())));
+        let edit = if request.replace { self.list(kind).leaving(&entry.note.origin).then(put) } else { put };
         let reply = self.insert(kind, edit)?;
         info!(
             "{} list: {} added, {} replaced{}",
@@ -488,6 +507,16 @@ fn warnings(status: &Status) -> Vec<String> {
             warnings.push(format!(
                 "{used} of {capacity} slots for {family} sources are in use; beyond that sources pass unaccounted: \
                  raise `sources.table`"
+            ));
+        }
+    }
+    let ListPlaces { ipv4, ipv6 } = status.list_places;
+    for (what, PlaceStatus { used, capacity }, key) in
+        [("IPv4 addresses", ipv4, "lists.ipv4"), ("IPv6 prefixes", ipv6, "lists.ipv6")]
+    {
+        if used * 100 >= capacity * FULL_PERCENT {
+            warnings.push(format!(
+                "{used} of {capacity} places for listed {what} are in use; what does not fit is refused: raise `{key}`"
             ));
         }
     }

@@ -212,11 +212,10 @@ impl Book {
         Edit::take(self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, prefix)| *prefix))
     }
 
-    /// The edit that makes `prefixes` all that this book has from a file: with this entry, or out with it.
-    pub fn exchange(&self, prefixes: &[IpNet], entry: &Entry) -> Edit {
-        let before = self.entries.iter().filter(|(_, held)| held.note.origin == entry.note.origin);
-        let staying = prefixes.iter().map(|prefix| (*prefix, entry.clone()));
-        Edit::take(before.map(|(prefix, _)| *prefix)).then(Edit::put(staying))
+    /// The edit that takes out all that came from there.
+    pub fn leaving(&self, origin: &Origin) -> Edit {
+        let from_there = self.entries.iter().filter(|(_, entry)| entry.note.origin == *origin);
+        Edit::take(from_there.map(|(prefix, _)| *prefix))
     }
 
     /// When [`expired`](Self::expired) will next have something to say.

@@ -29,6 +29,7 @@ use flood_common::{
         self, CELL_LENGTH, CELL_LENGTH_V6, CLOSER, LENGTH_STEP, NEVER, Prefix, cell_v6, everywhere,
         length_bit, word,
     },
+    meter::WAYS,
     place::Seeds,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -68,6 +69,12 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Memory that is always taken: gates and buckets.
+    pub fn bytes(&self) -> u64 {
+        let words = u64::from(lists::gate_words(self.cell_bits)) + ((WAYS as u64) << self.bucket_bits);
+        words * size_of::<u64>() as u64
+    }
+
     /// What fits.
     pub fn capacity(&self) -> Places {
         Places { ipv4: USABLE << self.bucket_bits, ipv6: 1 << (self.cell_bits - 1) }

@@ -72,9 +72,11 @@ fn a_file_that_is_read_again_is_exchanged_and_what_others_said_stays() {
     let mut book = Book::default();
     book.swap(put(&[("192.0.2.0/24", None)]));
     let first = ["198.51.100.0/24", "203.0.113.0/24"].map(prefix);
-    book.swap(book.exchange(&first, &of_file));
     let second = ["203.0.113.0/24", "2001:db8::/32"].map(prefix);
-    book.swap(book.exchange(&second, &of_file));
+    for prefixes in [first, second] {
+        let put = Edit::put(prefixes.map(|prefix| (prefix, of_file.clone())));
+        book.swap(book.leaving(&of_file.note.origin).then(put));
+    }
     assert_eq!(names(book.iter()), ["192.0.2.0/24", "203.0.113.0/24", "2001:db8::/32"]);
 }
 

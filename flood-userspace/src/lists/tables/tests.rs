@@ -185,7 +185,8 @@ fn act(action: Action, lists: &mut Lists<ListMemory>, model: &mut Model, now: &m
         }
         Action::Exchange(entries) => {
             let prefixes: Vec<IpNet> = entries.iter().map(|(prefix, _)| *prefix).collect();
-            let edit = lists.book(ListKind::Block).exchange(&prefixes, &entry(None));
+            let put = Edit::put(prefixes.iter().map(|prefix| (*prefix, entry(None))));
+            let edit = lists.book(ListKind::Block).leaving(&Origin::Operator).then(put);
             lists.edit(ListKind::Block, edit, &time)?;
             model.0.retain(|(list, _), _| *list != ListKind::Block as usize);
             model.0.extend(prefixes.into_iter().map(|prefix| ((ListKind::Block as usize, prefix), None)));
