@@ -25,6 +25,5 @@ pub fn random(ipv4: usize, ipv6: usize, seed: u64) -> Vec<IpNet> {
 
 /// The edit that puts prefixes into a list for ever.
 pub fn put(prefixes: impl IntoIterator<Item = IpNet>) -> Edit {
-    let entry = entry(None);
-    Edit::put(prefixes.into_iter().map(|prefix| (prefix, entry.clone())))
+    Edit::put_alike(prefixes.into_iter().collect(), &entry(None))
 }

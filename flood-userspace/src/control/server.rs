@@ -184,7 +184,7 @@ async fn add(
     request: Input<AddRequest>,
 ) -> Reply<super::protocol::AddReply> {
     let Json(request) = request?;
-    server.run(move |engine| engine.add(list.kind(), &request)).await.map(Json)
+    server.run(move |engine| engine.add(list.kind(), request)).await.map(Json)
 }
 
 async fn remove(

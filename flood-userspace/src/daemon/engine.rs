@@ -132,16 +132,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts entries into a list: all of them, or none.
+    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
     fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
         let undo = self.filter.edit_list(kind, edit)?;
         let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
         for (prefix, before) in undo.changes() {
-            match (before, self.list(kind).get(*prefix)) {
-                (None, Some(_)) => reply.added += 1,
-                (Some(_), Some(_)) => reply.replaced += 1,
-                (Some(_), None) => reply.removed += 1,
-                (None, None) => {}
+            if before.is_none() {
+                reply.added += 1;
+            } else if self.list(kind).get(*prefix).is_some() {
+                reply.replaced += 1;
+            } else {
+                reply.removed += 1;
             }
         }
         Ok(reply)
@@ -288,7 +289,7 @@ impl Engine {
     }
 
     /// Adds entries to a list: all of them, or none.
-    pub fn add(&mut self, kind: ListKind, request: &AddRequest) -> Result<AddReply, Refused> {
+    pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
         if !request.force {
             for prefix in &request.prefixes {
                 match kind {
@@ -313,7 +314,7 @@ impl Engine {
             added_by: request.added_by.clone(),
         };
         let entry = Entry { expires, note: Arc::new(note) };
-        let put = Edit::put(request.prefixes.iter().map(|prefix| (*prefix, entry.clone())));
+        let put = Edit::put_alike(request.prefixes, &entry);
         let edit = if request.replace { self.list(kind).leaving(&entry.note.origin).then(put) } else { put };
         let reply = self.insert(kind, edit)?;
         info!(

@@ -5,7 +5,8 @@
 //!
 //! The book has no clock. An entry applies while `now < expires`, whether it is still in the book or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::iter::Peekable;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -60,22 +61,42 @@ impl Edit {
         Self::new(prefixes.into_iter().map(|(prefix, entry)| (prefix.trunc(), Some(entry))).collect())
     }
 
+    /// Puts these in with the same entry. Sorting prefixes alone is several times as fast as sorting entries.
+    pub fn put_alike(mut prefixes: Vec<IpNet>, entry: &Entry) -> Self {
+        prefixes.sort_unstable_by_key(|prefix| match prefix.trunc() {
+            IpNet::V4(v4) => (4, u128::from(v4.addr().to_bits()), v4.prefix_len()),
+            IpNet::V6(v6) => (6, v6.addr().to_bits(), v6.prefix_len()),
+        });
+        Self::put(prefixes.into_iter().map(|prefix| (prefix, entry.clone())))
+    }
+
     /// Takes these out.
     pub fn take(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
         Self::new(prefixes.into_iter().map(|prefix| (prefix.trunc(), None)).collect())
     }
 
     fn new(mut changes: Vec<(IpNet, Option<Entry>)>) -> Self {
-        // Stable, so that the later of two is behind; and dedup keeps the first.
-        changes.reverse();
+        // Stable, so that the later of two stays behind, and takes the place of the earlier.
         changes.sort_by_key(|(prefix, _)| *prefix);
-        changes.dedup_by_key(|(prefix, _)| *prefix);
+        changes.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                earlier.1 = later.1.take();
+            }
+            same
+        });
         Self(changes)
     }
 
     /// This edit, and then another, as one.
     pub fn then(self, other: Self) -> Self {
         Self::new([self.0, other.0].concat())
+    }
+
+    /// The places that what is put in takes, if none of it is there yet.
+    pub fn places(&self) -> Places {
+        let put = self.0.iter().filter(|(_, entry)| entry.is_some());
+        put.fold(Places::default(), |sum, (prefix, _)| sum.plus(Places::of(*prefix)))
     }
 
     /// The prefixes, and what becomes of them.
@@ -170,6 +191,10 @@ impl Book {
     /// a whole, expiry, reason and origin included: what the operator said last holds, be it longer or shorter.
     pub fn swap(&mut self, edit: Edit) -> Edit {
         let Edit(mut changes) = edit;
+        if self.entries.is_empty() {
+            self.fill(&mut changes);
+            return Edit(changes);
+        }
         for (prefix, entry) in &mut changes {
             *entry = match entry.take() {
                 Some(entry) => self.insert(*prefix, entry),
@@ -177,6 +202,18 @@ impl Book {
             };
         }
         Edit(changes)
+    }
+
+    /// Fills an empty book. A map that is built whole takes half the memory of one that is built bit by bit, and a
+    /// fraction of the time.
+    fn fill(&mut self, changes: &mut [(IpNet, Option<Entry>)]) {
+        let entries = changes.iter_mut().filter_map(|(prefix, entry)| Some((*prefix, entry.take()?)));
+        self.entries = entries.collect();
+        for (prefix, entry) in &self.entries {
+            *self.lengths.at(*prefix) += 1;
+            self.places = self.places.plus(Places::of(*prefix));
+            self.expiries.extend(entry.expires.map(|at| (at, *prefix)));
+        }
     }
 
     fn insert(&mut self, prefix: IpNet, entry: Entry) -> Option<Entry> {
@@ -244,6 +281,11 @@ impl Book {
         self.entries.range(prefix.trunc()..=last).map(|(prefix, entry)| (*prefix, entry))
     }
 
+    /// For visits to many prefixes, in their order.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk { book: self, ahead: self.entries.range(..).peekable() }
+    }
+
     /// All entries: IPv4 before IPv6, then by address, broader before narrower.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
         self.entries.iter().map(|(prefix, entry)| (*prefix, entry))
@@ -280,5 +322,31 @@ impl Book {
     /// Whether an address is on the list at `now`.
     pub fn covers(&self, address: IpAddr, now: SystemTime) -> bool {
         self.cover(address.to_canonical().into()).any(|(_, entry)| entry.expires.is_none_or(|at| now < at))
+    }
+}
+
+/// Visits prefixes in their order. Where they lie close together this goes from entry to entry, which is much faster
+/// than a search for each.
+pub struct Walk<'a> {
+    book: &'a Book,
+    ahead: Peekable<btree_map::Range<'a, IpNet, Entry>>,
+}
+
+impl<'a> Walk<'a> {
+    /// Calls `each` with all entries within a prefix, by address, broader before narrower.
+    pub fn within(&mut self, prefix: IpNet, mut each: impl FnMut(IpNet, &'a Entry)) {
+        /// So many steps take as long as a search.
+        const STEPS: usize = 16;
+
+        let mut steps = 0;
+        while self.ahead.next_if(|(at, _)| **at < prefix).is_some() {
+            steps += 1;
+            if steps == STEPS {
+                self.ahead = self.book.entries.range(prefix..).peekable();
+            }
+        }
+        while let Some((at, entry)) = self.ahead.next_if(|(at, _)| prefix.contains(*at)) {
+            each(*at, entry);
+        }
     }
 }

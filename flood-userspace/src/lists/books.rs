@@ -1,6 +1,5 @@
 //! Both lists, with the tables that follow them.
 
-use ipnet::IpNet;
 use thiserror::Error;
 
 use super::{
@@ -86,13 +85,11 @@ impl<M: Memory<Error: From<Full>>> Lists<M> {
     /// Changes a list, in the book and in the tables: all of it, or nothing. Returns the edit that undoes it.
     pub fn edit(&mut self, kind: ListKind, edit: Edit, moment: &Moment) -> Result<Edit, M::Error> {
         self.check_room(kind, &edit)?;
-        let changed: Vec<IpNet> = edit.changes().iter().map(|(prefix, _)| *prefix).collect();
         let undo = self.books.book_mut(kind).swap(edit);
-        let followed = self.tables.follow(&self.books, kind, &changed, moment);
-        if let Err(error) = followed {
-            self.books.book_mut(kind).swap(undo);
+        if let Err(error) = self.tables.follow(&self.books, kind, &undo, moment) {
+            let undone = self.books.book_mut(kind).swap(undo);
             // The first error says it already, and what is undone needs no room.
-            let _ = self.tables.follow(&self.books, kind, &changed, moment);
+            let _ = self.tables.follow(&self.books, kind, &undone, moment);
             return Err(error);
         }
         Ok(undo)
@@ -100,6 +97,11 @@ impl<M: Memory<Error: From<Full>>> Lists<M> {
 
     fn check_room(&self, kind: ListKind, edit: &Edit) -> Result<(), Full> {
         let (taken, capacity) = (self.books.places(), self.tables.layout().capacity());
+        let most = taken.plus(edit.places());
+        if most.ipv4 <= capacity.ipv4 && most.ipv6 <= capacity.ipv6 {
+            return Ok(());
+        }
+        // Some of it may be there, or other entries may make room for it.
         let (before, after) = (self.book(kind).places(), self.book(kind).places_after(edit));
         let ipv4 = (before.ipv4, after.ipv4, taken.ipv4, capacity.ipv4);
         let ipv6 = (before.ipv6, after.ipv6, taken.ipv6, capacity.ipv6);

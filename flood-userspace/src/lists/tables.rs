@@ -34,7 +34,7 @@ use flood_common::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Book, Books, ListKind, Places};
+use super::{Book, Books, Edit, ListKind, Places, book::Walk};
 use buckets::{Buckets, USABLE};
 
 pub use buckets::NoPlace;
@@ -128,18 +128,18 @@ impl<M: Memory> Tables<M> {
         &self.memory
     }
 
-    /// Writes what the book of `kind` now says about `changed`, which is sorted. The other book is asked only
-    /// whether it needs the gate to stay open.
+    /// Writes what the book of `kind` now says about the prefixes that an edit has changed. The other book is asked
+    /// only whether it needs the gate to stay open.
     pub fn follow(
         &mut self,
         books: &Books,
         kind: ListKind,
-        changed: &[IpNet],
+        edit: &Edit,
         moment: &Moment,
     ) -> Result<(), M::Error> {
         let book = books.book(kind);
         let (mut painted, mut single, mut ipv6) = (Vec::new(), Vec::new(), Vec::new());
-        for prefix in changed {
+        for (prefix, _) in edit.changes() {
             match prefix {
                 IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(*v4),
                 IpNet::V4(v4) => single.push(*v4),
@@ -228,14 +228,15 @@ impl<M: Memory> Tables<M> {
         let index = kind as usize;
         let mut gone = Vec::new();
         for prefix in changed.iter().flat_map(|prefix| expanded(*prefix)) {
-            let mut words = self.prefixes.get(&prefix).copied().unwrap_or_default();
+            let before = self.prefixes.get(&prefix).copied();
+            let mut words = before.unwrap_or_default();
             words[index] = match end_v6(book, &prefix, moment) {
                 Some(end) => word(0, kind.bit(), end),
                 None => 0,
             };
             if words == [0, 0] {
                 gone.push(prefix);
-            } else {
+            } else if before != Some(words) {
                 self.set_prefix(prefix, words)?;
             }
         }
@@ -243,14 +244,8 @@ impl<M: Memory> Tables<M> {
     }
 
     fn set_prefix(&mut self, prefix: Prefix, words: [u64; 2]) -> Result<(), M::Error> {
-        let before = self.prefixes.get(&prefix);
-        if before == Some(&words) {
-            return Ok(());
-        }
-        let is_new = before.is_none();
         self.memory.set_prefix(&prefix, words)?;
-        self.prefixes.insert(prefix, words);
-        if is_new {
+        if self.prefixes.insert(prefix, words).is_none() {
             let (gate, length) = self.behind(&prefix);
             *self.lengths.entry((gate, length)).or_default() += 1;
             self.memory.gates()[gate as usize].fetch_or(length, Ordering::Release);
@@ -290,9 +285,10 @@ impl<M: Memory> Tables<M> {
 /// nothing if it is not on the list. Sorted.
 fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Option<u64>)> {
     let mut addresses = Vec::with_capacity(prefixes.len());
+    let mut walk = book.walk();
     for prefixes in prefixes.chunk_by(|a, b| cells(*a) == cells(*b)) {
         let cell = cells(prefixes[0]).start;
-        let ends = ends_in_cell(book, cell, moment);
+        let ends = ends_in_cell(&mut walk, cell, moment);
         let mut next = 0;
         for prefix in prefixes {
             let indices = within_cell(*prefix);
@@ -307,28 +303,33 @@ fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Op
 }
 
 /// Until when each address of a cell is on the list by itself, the prefixes that are painted left out.
-fn ends_in_cell(book: &Book, cell: u32, moment: &Moment) -> [Option<u64>; CELL_ADDRESSES] {
+fn ends_in_cell(walk: &mut Walk<'_>, cell: u32, moment: &Moment) -> [Option<u64>; CELL_ADDRESSES] {
     let mut ends = [None; CELL_ADDRESSES];
-    for (prefix, entry) in singles(book, cell) {
-        let end = Some(moment.end(entry.expires));
-        for index in within_cell(prefix) {
-            ends[index] = ends[index].max(end);
+    walk.within(cell_prefix(cell), |prefix, entry| {
+        if let Some(prefix) = single(prefix) {
+            let end = Some(moment.end(entry.expires));
+            for index in within_cell(prefix) {
+                ends[index] = ends[index].max(end);
+            }
         }
-    }
+    });
     ends
 }
 
-/// The entries of a cell that are longer than it.
-fn singles(book: &Book, cell: u32) -> impl Iterator<Item = (Ipv4Net, &super::Entry)> {
-    let cell = IpNet::V4(Ipv4Net::new_assert((cell << (32 - CELL_LENGTH)).into(), CELL_LENGTH as u8));
-    book.within(cell).filter_map(|(prefix, entry)| match prefix {
-        IpNet::V4(v4) if u32::from(v4.prefix_len()) > CELL_LENGTH => Some((v4, entry)),
+fn cell_prefix(cell: u32) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert((cell << (32 - CELL_LENGTH)).into(), CELL_LENGTH as u8))
+}
+
+/// A prefix that is longer than a cell, and so looked up address by address.
+fn single(prefix: IpNet) -> Option<Ipv4Net> {
+    match prefix {
+        IpNet::V4(v4) if u32::from(v4.prefix_len()) > CELL_LENGTH => Some(v4),
         IpNet::V4(_) | IpNet::V6(_) => None,
-    })
+    }
 }
 
 fn has_single(book: &Book, cell: u32) -> bool {
-    singles(book, cell).next().is_some()
+    book.within(cell_prefix(cell)).any(|(prefix, _)| single(prefix).is_some())
 }
 
 /// Sorted addresses, cell by cell.

@@ -66,9 +66,9 @@ impl Buckets<'_> {
         }
         let homes = self.homes(address);
         let [first, second] = homes.map(|home| self.free(home).count());
-        let home = if first >= second { homes[0] } else { homes[1] };
-        let place = self.free(home).next().map(|place| (place, home));
-        let (place, home) = place
+        let emptier = if first >= second { homes[0] } else { homes[1] };
+        let free = self.free(emptier).next().map(|place| (place, emptier));
+        let (place, home) = free
             .or_else(|| homes.into_iter().find_map(|home| Some((self.make_room(home)?, home))))
             .ok_or(NoPlace { address: address.into() })?;
         place.store(word(home.identity, kind, end), Ordering::Release);

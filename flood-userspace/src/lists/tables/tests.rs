@@ -185,7 +185,7 @@ fn act(action: Action, lists: &mut Lists<ListMemory>, model: &mut Model, now: &m
         }
         Action::Exchange(entries) => {
             let prefixes: Vec<IpNet> = entries.iter().map(|(prefix, _)| *prefix).collect();
-            let put = Edit::put(prefixes.iter().map(|prefix| (*prefix, entry(None))));
+            let put = Edit::put_alike(prefixes.clone(), &entry(None));
             let edit = lists.book(ListKind::Block).leaving(&Origin::Operator).then(put);
             lists.edit(ListKind::Block, edit, &time)?;
             model.0.retain(|(list, _), _| *list != ListKind::Block as usize);
