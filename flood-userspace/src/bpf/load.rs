@@ -193,7 +193,7 @@ impl Filter {
         let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
-        let maps = ListMaps::new(&layout, &gates, &listed, take(&mut ebpf, abi::map::PREFIXES)?)?;
+        let maps = ListMaps::new(&layout, &gates, &listed, &take(&mut ebpf, abi::map::PREFIXES)?)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {
             ebpf,

@@ -51,10 +51,10 @@ pub trait Memory {
     fn gates(&self) -> &[AtomicU64];
     /// The buckets of IPv4 addresses.
     fn buckets(&self) -> &[AtomicU64];
-    /// Writes the words of an IPv6 prefix, one for each list.
-    fn set_prefix(&mut self, prefix: &Prefix, words: [u64; 2]) -> Result<(), Self::Error>;
-    /// Removes an IPv6 prefix.
-    fn unset_prefix(&mut self, prefix: &Prefix) -> Result<(), Self::Error>;
+    /// Writes the words of IPv6 prefixes, one for each list.
+    fn set_prefixes(&mut self, prefixes: &[Prefix], words: &[[u64; 2]]) -> Result<(), Self::Error>;
+    /// Removes IPv6 prefixes, as far as they are there.
+    fn unset_prefixes(&mut self, prefixes: &[Prefix]) -> Result<(), Self::Error>;
 }
 
 /// What is chosen when the tables are made.
@@ -226,7 +226,7 @@ impl<M: Memory> Tables<M> {
         moment: &Moment,
     ) -> Result<(), M::Error> {
         let index = kind as usize;
-        let mut gone = Vec::new();
+        let (mut set, mut set_to, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for prefix in changed.iter().flat_map(|prefix| expanded(*prefix)) {
             let before = self.prefixes.get(&prefix).copied();
             let mut words = before.unwrap_or_default();
@@ -237,25 +237,31 @@ impl<M: Memory> Tables<M> {
             if words == [0, 0] {
                 gone.push(prefix);
             } else if before != Some(words) {
-                self.set_prefix(prefix, words)?;
+                // Noted before it is written: whatever becomes of that, it can be undone.
+                self.note(prefix, words);
+                set.push(prefix);
+                set_to.push(words);
             }
         }
-        gone.into_iter().try_for_each(|prefix| self.unset_prefix(&prefix))
-    }
-
-    fn set_prefix(&mut self, prefix: Prefix, words: [u64; 2]) -> Result<(), M::Error> {
-        self.memory.set_prefix(&prefix, words)?;
-        if self.prefixes.insert(prefix, words).is_none() {
+        self.memory.set_prefixes(&set, &set_to)?;
+        for prefix in set {
             let (gate, length) = self.behind(&prefix);
-            *self.lengths.entry((gate, length)).or_default() += 1;
             self.memory.gates()[gate as usize].fetch_or(length, Ordering::Release);
         }
-        Ok(())
+        gone.retain(|prefix| self.forget(prefix));
+        self.memory.unset_prefixes(&gone)
     }
 
-    fn unset_prefix(&mut self, prefix: &Prefix) -> Result<(), M::Error> {
+    fn note(&mut self, prefix: Prefix, words: [u64; 2]) {
+        if self.prefixes.insert(prefix, words).is_none() {
+            *self.lengths.entry(self.behind(&prefix)).or_default() += 1;
+        }
+    }
+
+    /// Closes the gate behind which a prefix was the last. Returns whether the prefix was there.
+    fn forget(&mut self, prefix: &Prefix) -> bool {
         if self.prefixes.remove(prefix).is_none() {
-            return Ok(());
+            return false;
         }
         let (gate, length) = self.behind(prefix);
         if let Some(count) = self.lengths.get_mut(&(gate, length)) {
@@ -265,7 +271,7 @@ impl<M: Memory> Tables<M> {
                 self.memory.gates()[gate as usize].fetch_and(!length, Ordering::Release);
             }
         }
-        self.memory.unset_prefix(prefix)
+        true
     }
 
     /// The word of the gate that a prefix is behind, and what stands there for its length.

@@ -43,13 +43,13 @@ impl Memory for ListMemory {
         &self.buckets
     }
 
-    fn set_prefix(&mut self, prefix: &Prefix, words: [u64; 2]) -> Result<(), Refused> {
-        Self::set_prefix(self, *prefix, words);
+    fn set_prefixes(&mut self, prefixes: &[Prefix], words: &[[u64; 2]]) -> Result<(), Refused> {
+        prefixes.iter().zip(words).for_each(|(prefix, words)| self.set_prefix(*prefix, *words));
         Ok(())
     }
 
-    fn unset_prefix(&mut self, prefix: &Prefix) -> Result<(), Refused> {
-        self.prefixes.remove(prefix);
+    fn unset_prefixes(&mut self, prefixes: &[Prefix]) -> Result<(), Refused> {
+        self.prefixes.retain(|prefix, _| !prefixes.contains(prefix));
         Ok(())
     }
 }
