@@ -13,7 +13,7 @@ use crate::{
     abi::{BUDGETS, Settings},
     address::Address,
     decide::Tables,
-    lists::{Listed, ListTables, Prefix, gate_words},
+    lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget},
     packet::Vital,
 };

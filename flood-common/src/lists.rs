@@ -308,7 +308,10 @@ mod tests {
 
     #[test]
     fn what_never_ends_outlasts_every_clock() {
-        assert_eq!(kinds_in_force(word(0, ALLOWED, NEVER), (u64::MAX >> END_SHIFT << END_SHIFT) - 1), ALLOWED);
+        assert_eq!(
+            kinds_in_force(word(0, ALLOWED, NEVER), (u64::MAX >> END_SHIFT << END_SHIFT) - 1),
+            ALLOWED
+        );
         assert_eq!(end(u64::MAX), NEVER);
         assert_eq!(kinds_in_force(0, 0), 0, "a free place");
     }

@@ -146,7 +146,9 @@ impl Rig {
             let ends = entry.as_ref().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
             list.extend(ends.map(|expires_ns| host::Entry { address, length, expires_ns }));
         }
-        self.filter.edit_list(kind, edit).unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
+        self.filter
+            .edit_list(kind, edit)
+            .unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
         self.settings.lists = self.filter.settings.read().lists;
     }
 

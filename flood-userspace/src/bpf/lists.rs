@@ -68,7 +68,9 @@ impl Memory for ListMaps {
             done += count;
             tries = if count == 0 { tries + 1 } else { 0 };
             match result {
-                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < TRIES => thread::yield_now(),
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < TRIES => {
+                    thread::yield_now()
+                }
                 result => result.map_err(access)?,
             }
         }
@@ -121,9 +123,8 @@ fn batch(map: &OwnedFd, keys: &[Prefix], values: Option<&[[u64; 2]]>) -> (usize,
     let command = if values.is_some() { BPF_MAP_UPDATE_BATCH } else { BPF_MAP_DELETE_BATCH };
     // SAFETY: the attributes are as long as is said, the kernel reads `count` keys and values behind the pointers,
     // which are as many, and writes nothing but `count`.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
     if result == 0 {
         return (keys.len(), Ok(()));
     }

@@ -19,7 +19,8 @@ use super::file::{
 };
 use super::limit::{Half, LimitError};
 use super::{
-    BitLimit, Config, Control, InterfaceName, ListInput, ListRoom, PacketLimit, ProtectedLimits, SourceLimit, Sources,
+    BitLimit, Config, Control, InterfaceName, ListInput, ListRoom, PacketLimit, ProtectedLimits, SourceLimit,
+    Sources,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};

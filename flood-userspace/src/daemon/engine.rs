@@ -25,8 +25,8 @@ use crate::{
     config::{Config, Mode},
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
-        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply, SampleStatus, Sources, Stats,
-        Status, TableStatus, Volume, seconds_until,
+        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply,
+        SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
     },
     lists::{Book, Edit, Entry, ListKind, Note, Origin, configured::Configured, guard},
 };
@@ -307,12 +307,8 @@ impl Engine {
             })?),
         };
         let origin = request.file.as_ref().map_or(Origin::Operator, |file| Origin::File(file.clone()));
-        let note = Note {
-            origin,
-            reason: request.reason.clone(),
-            added: now,
-            added_by: request.added_by.clone(),
-        };
+        let note =
+            Note { origin, reason: request.reason.clone(), added: now, added_by: request.added_by.clone() };
         let entry = Entry { expires, note: Arc::new(note) };
         let put = Edit::put_alike(request.prefixes, &entry);
         let edit = if request.replace { self.list(kind).leaving(&entry.note.origin).then(put) } else { put };

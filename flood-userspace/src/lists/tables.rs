@@ -162,11 +162,7 @@ impl<M: Memory> Tables<M> {
     }
 
     fn buckets(&self) -> Buckets<'_> {
-        Buckets {
-            words: self.memory.buckets(),
-            seeds: &self.layout.seeds,
-            bits: self.layout.bucket_bits,
-        }
+        Buckets { words: self.memory.buckets(), seeds: &self.layout.seeds, bits: self.layout.bucket_bits }
     }
 
     fn take_out(&self, books: &Books, kind: ListKind, addresses: &[(u32, Option<u64>)]) {
@@ -187,7 +183,8 @@ impl<M: Memory> Tables<M> {
 
     fn put_in(&self, kind: ListKind, addresses: &[(u32, Option<u64>)]) -> Result<(), NoPlace> {
         for (cell, addresses) in by_cell(addresses) {
-            let mut staying = addresses.iter().filter_map(|(address, end)| Some((*address, (*end)?))).peekable();
+            let mut staying =
+                addresses.iter().filter_map(|(address, end)| Some((*address, (*end)?))).peekable();
             let any = staying.peek().is_some();
             for (address, end) in staying {
                 self.buckets().set(address, kind.bit(), end)?;
@@ -374,8 +371,7 @@ fn end_v6(book: &Book, prefix: &Prefix, moment: &Moment) -> Option<u64> {
     let length = prefix.length as u8;
     let prefix = IpNet::new_assert(address.into(), length);
     let shorter = u32::from(length).saturating_sub(LENGTH_STEP);
-    let looked_up_here = book.cover(prefix).filter(|(entry, _)| {
-        length == 0 || u32::from(entry.prefix_len()) > shorter
-    });
+    let looked_up_here =
+        book.cover(prefix).filter(|(entry, _)| length == 0 || u32::from(entry.prefix_len()) > shorter);
     looked_up_here.map(|(_, entry)| moment.end(entry.expires)).max()
 }

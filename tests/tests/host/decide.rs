@@ -79,20 +79,8 @@ fn the_order_of_the_rules_is_the_policy() {
     let cases: [Case; 14] = [
         ("not IP is none of our business", Parsed::NotIp, Oracle::default(), NotIp, &[]),
         ("without a source nothing is asked", Parsed::Broken(IpLength), Oracle::default(), IpLength, &[]),
-        (
-            "nothing speaks against it",
-            plain(),
-            source(Charge::Conforming),
-            Conforming,
-            &["lists", "source"],
-        ),
-        (
-            "beyond the limit",
-            plain(),
-            source(Charge::Exceeding),
-            SourcePackets,
-            &["lists", "source"],
-        ),
+        ("nothing speaks against it", plain(), source(Charge::Conforming), Conforming, &["lists", "source"]),
+        ("beyond the limit", plain(), source(Charge::Exceeding), SourcePackets, &["lists", "source"]),
         ("no room", plain(), source(Charge::Unaccounted), Unaccounted, &["lists", "source"]),
         ("blocked", plain(), Oracle { listed: Listed::Blocked, ..Oracle::default() }, Blocked, &["lists"]),
         (

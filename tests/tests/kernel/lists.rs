@@ -54,9 +54,9 @@ fn the_kernel_answers_as_a_scan_over_all_entries_would() {
     // Few bits, so that prefixes nest and meet often.
     let address = |random: &mut Rng| match random.bool() {
         true => IpAddr::V4(Ipv4Addr::from_bits(0xc633_6400 ^ (random.u32(..8) << random.u32(..30)))),
-        false => IpAddr::V6(Ipv6Addr::from_bits(
-            0x2001_0db8_u128 << 96 ^ (random.u128(..8) << random.u32(..125)),
-        )),
+        false => {
+            IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 ^ (random.u128(..8) << random.u32(..125))))
+        }
     };
     let mut seen = [0_u32; 3];
     for _ in 0..EDITS {
@@ -128,7 +128,8 @@ fn a_million_entries_are_in_force_soon_and_one_more_at_once() -> Result<()> {
     println!("one entry more or less: {slowest:?} at most");
     ensure!(slowest < Duration::from_millis(50) * slowness(), "{slowest:?}");
 
-    let everything: Vec<IpNet> = filter.lists.book(ListKind::Block).iter().map(|(prefix, _)| prefix).collect();
+    let everything: Vec<IpNet> =
+        filter.lists.book(ListKind::Block).iter().map(|(prefix, _)| prefix).collect();
     let began = Instant::now();
     filter.edit_list(ListKind::Block, Edit::take(everything))?;
     println!("all of them removed: {:?}", began.elapsed());

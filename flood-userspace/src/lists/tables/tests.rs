@@ -136,7 +136,9 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     let v4 = (any::<bool>(), prop_oneof![Just(0), Just(8), Just(16), Just(30)], 0u32..64);
     let v6 = (any::<bool>(), prop_oneof![Just(0), Just(30), Just(62), Just(90), Just(120)], 0u128..64);
     prop_oneof![
-        v4.prop_map(|(high, shift, bits)| Ipv4Addr::from(bits << shift ^ if high { u32::MAX } else { 0 }).into()),
+        v4.prop_map(
+            |(high, shift, bits)| Ipv4Addr::from(bits << shift ^ if high { u32::MAX } else { 0 }).into()
+        ),
         v6.prop_map(|(high, shift, bits)| {
             IpAddr::V6((bits << shift ^ if high { u128::MAX } else { 0 }).into())
         }),
@@ -167,7 +169,12 @@ fn any_action() -> impl Strategy<Value = Action> {
 }
 
 /// Does the action to the lists and to the model.
-fn act(action: Action, lists: &mut Lists<ListMemory>, model: &mut Model, now: &mut u32) -> Result<(), Refused> {
+fn act(
+    action: Action,
+    lists: &mut Lists<ListMemory>,
+    model: &mut Model,
+    now: &mut u32,
+) -> Result<(), Refused> {
     let put = |entries: &[(IpNet, Option<u32>)]| {
         Edit::put(entries.iter().map(|(prefix, expires)| (*prefix, entry(*expires))))
     };
@@ -179,7 +186,8 @@ fn act(action: Action, lists: &mut Lists<ListMemory>, model: &mut Model, now: &m
         }
         Action::Take(kind, numbers) => {
             let there: Vec<IpNet> = lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
-            let chosen: Vec<IpNet> = numbers.iter().filter_map(|number| there.get(*number).copied()).collect();
+            let chosen: Vec<IpNet> =
+                numbers.iter().filter_map(|number| there.get(*number).copied()).collect();
             model.0.retain(|(list, prefix), _| *list != kind as usize || !chosen.contains(prefix));
             lists.edit(kind, Edit::take(chosen), &time)?;
         }
@@ -272,7 +280,8 @@ proptest! {
 #[test]
 fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
     let Places { ipv4, ipv6 } = LAYOUT.capacity();
-    let v4 = |number: u32, length| IpNet::new_assert(Ipv4Addr::from(number << (32 - length)).into(), length as u8);
+    let v4 =
+        |number: u32, length| IpNet::new_assert(Ipv4Addr::from(number << (32 - length)).into(), length as u8);
     let v6 = |number: u128| IpNet::new_assert(IpAddr::V6((number << 80).into()), 48);
     let cases = [
         ("IPv4", (0..ipv4 as u32 / 128 + 1).map(|number| v4(number, 25)).collect::<Vec<_>>(), ipv4),
@@ -296,5 +305,9 @@ fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
     }
     let mut lists = lists(LAYOUT);
     let painted = Edit::put((0..1u32 << 12).map(|number| (v4(number, 24), entry(None))));
-    assert_eq!(lists.edit(ListKind::Block, painted, &moment(0)).map(|_| ()), Ok(()), "painting takes no place");
+    assert_eq!(
+        lists.edit(ListKind::Block, painted, &moment(0)).map(|_| ()),
+        Ok(()),
+        "painting takes no place"
+    );
 }
