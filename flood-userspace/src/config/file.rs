@@ -216,8 +216,8 @@ section! {
         /// power of two.
         ipv4: u32, default 1572864, accepts "`1` to `25165824`";
         /// IPv6 prefixes that can be listed. One whose length is not a multiple of four counts as two, four or
-        /// eight of the next such length. Each has 16 bytes, and when it is used, some 150 more: the default is 4
-        /// MiB, and up to 40 MiB when it is full. Rounded up to a power of two.
+        /// eight of the next such length. Each has 48 bytes, and when it is used some 90 more: the default is 12
+        /// MiB, and 36 MiB when it is full. Rounded up to a power of two.
         ipv6: u32, default 262144, accepts "`1` to `2097152`";
     }
 }

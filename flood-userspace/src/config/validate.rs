@@ -39,7 +39,7 @@ const IPV6_PREFIX: RangeInclusive<u8> = 48..=64;
 /// Bounds of `lists.ipv4`: the greatest fills 256 MiB.
 const LISTED_IPV4: RangeInclusive<u32> = 1..=25_165_824;
 
-/// Bounds of `lists.ipv6`: the greatest takes 32 MiB, and when it is full 300 MiB more.
+/// Bounds of `lists.ipv6`: the greatest takes 96 MiB, and when it is full 180 MiB more.
 const LISTED_IPV6: RangeInclusive<u32> = 1..=2_097_152;
 
 /// What is wrong with which bytes of the file.

@@ -69,10 +69,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Memory that is always taken: gates and buckets.
+    /// Memory that is always taken: gates, buckets, and the kernel's table of its hash map.
     pub fn bytes(&self) -> u64 {
+        /// A lock and the head of a list for each element that there may be (kernel/bpf/hashtab.c, `struct bucket`).
+        const HASH_BUCKET: u64 = 16;
+
         let words = u64::from(lists::gate_words(self.cell_bits)) + ((WAYS as u64) << self.bucket_bits);
-        words * size_of::<u64>() as u64
+        words * size_of::<u64>() as u64 + (HASH_BUCKET << self.cell_bits)
     }
 
     /// What fits.
