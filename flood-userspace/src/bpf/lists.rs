@@ -69,7 +69,7 @@ impl Memory for ListMaps {
             tries = if count == 0 { tries + 1 } else { 0 };
             match result {
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < TRIES => {
-                    thread::yield_now()
+                    thread::yield_now();
                 }
                 result => result.map_err(access)?,
             }

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::Peekable;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -317,11 +316,6 @@ impl Book {
             }
         }
         more.minus(less)
-    }
-
-    /// Whether an address is on the list at `now`.
-    pub fn covers(&self, address: IpAddr, now: SystemTime) -> bool {
-        self.cover(address.to_canonical().into()).any(|(_, entry)| entry.expires.is_none_or(|at| now < at))
     }
 }
 

@@ -299,9 +299,10 @@ fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Op
         for prefix in prefixes {
             let indices = within_cell(*prefix);
             // What lies within another has been there with it.
-            for index in next.max(*indices.start())..=*indices.end() {
-                addresses.push((cell << (32 - CELL_LENGTH) | index as u32, ends[index]));
-                next = index + 1;
+            let first = next.max(*indices.start());
+            next = next.max(*indices.end() + 1);
+            for (index, end) in ends.iter().enumerate().take(next).skip(first) {
+                addresses.push((cell << (32 - CELL_LENGTH) | index as u32, *end));
             }
         }
     }
