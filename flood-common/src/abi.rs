@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    address::{Address, Network},
+    address::Network,
     class::{CELLS, CLASS_SLOTS, Cell, Class, Scope},
     meter::{self, Limit},
     place::Seeds,
@@ -32,10 +32,13 @@ pub mod map {
     pub const BUDGETS: &str = "BUDGETS";
     /// Set of the UDP ports of mirrors: [`PORT_WORDS`](crate::reflector::PORT_WORDS) words.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Allowed prefixes ([`ListKey`](super::ListKey)) -> expiry.
-    pub const ALLOW: &str = "ALLOW";
-    /// Blocked prefixes ([`ListKey`](super::ListKey)) -> expiry.
-    pub const BLOCK: &str = "BLOCK";
+    /// Words of the gates of the lists, mmapable: those of IPv4, of IPv6, and the one for all of IPv6
+    /// ([`lists`](crate::lists)).
+    pub const GATES: &str = "GATES";
+    /// Buckets of listed IPv4 addresses, mmapable.
+    pub const LISTED: &str = "LISTED";
+    /// Listed IPv6 prefixes ([`Prefix`](crate::lists::Prefix)) -> a word for each list.
+    pub const PREFIXES: &str = "PREFIXES";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The program that logs decisions, at index 0.
@@ -50,6 +53,10 @@ pub mod global {
     pub const BUCKET_BITS: &str = "BUCKET_BITS";
     /// `u64`: nanoseconds in a tick of the kernel, 0 for the virtual clock in the settings page.
     pub const TICK_NS: &str = "TICK_NS";
+    /// `u32`: binary logarithm of the number of buckets of listed IPv4 addresses.
+    pub const LISTED_BITS: &str = "LISTED_BITS";
+    /// `u32`: binary logarithm of the number of cells of the IPv6 gate.
+    pub const CELL_BITS: &str = "CELL_BITS";
 }
 
 /// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.
@@ -60,43 +67,12 @@ pub const MODE_ENFORCE: u32 = 0;
 /// `Settings::mode`: pass everything, count what would have been dropped.
 pub const MODE_MONITOR: u32 = 1;
 
-/// Entries that each list has room for, both families together. They cost memory only when used.
-pub const LIST_ENTRIES: u32 = 1 << 20;
-
-/// Bytes of a [`ListKey`].
-pub const LIST_KEY_BYTES: usize = 17;
-
-/// Bits of the IP version at the front of a [`ListKey`], which come on top of a prefix's length.
-pub const LIST_KEY_VERSION_BITS: u32 = 8;
-
-/// What the tries of the lists are searched by: the IP version, then the address, IPv4 filled up with zeros. The
-/// version keeps `::/0` away from IPv4.
-pub type ListKey = [u8; LIST_KEY_BYTES];
-
-/// The key of an address.
-#[inline(always)]
-pub fn list_key(address: Address) -> ListKey {
-    let [first, second] = match address {
-        Address::V4(v4) => [(v4 as u64) << 32, 0],
-        Address::V6 { network, interface } => [network, interface],
-    };
-    let mut key = [0; LIST_KEY_BYTES];
-    key[0] = address.version();
-    key[1..9].copy_from_slice(&first.to_be_bytes());
-    key[9..].copy_from_slice(&second.to_be_bytes());
-    key
-}
-
-/// Bits of `Settings::lists`: which lists have entries. An empty list costs nothing.
+/// Bits of `Settings::lists`: the families of which either list has an entry. Empty lists cost nothing.
 pub mod list {
-    /// Allow list, IPv4.
-    pub const ALLOW_V4: u32 = 1 << 0;
-    /// Allow list, IPv6.
-    pub const ALLOW_V6: u32 = 1 << 1;
-    /// Block list, IPv4.
-    pub const BLOCK_V4: u32 = 1 << 2;
-    /// Block list, IPv6.
-    pub const BLOCK_V6: u32 = 1 << 3;
+    /// IPv4.
+    pub const V4: u32 = 1 << 0;
+    /// IPv6.
+    pub const V6: u32 = 1 << 1;
 }
 
 /// Cells that a packet is charged to at most: two in each scope.
@@ -121,6 +97,8 @@ pub struct Settings {
     pub trace_source: [u64; 2],
     /// Secrets of the debt tables.
     pub seeds: Seeds,
+    /// Secrets of the lists' tables; never changed after load, as the tables are filled by them.
+    pub list_seeds: Seeds,
     /// What makes an address (0) and a network (1), IPv4.
     pub masks_v4: [u32; 2],
     /// The same for IPv6, of the upper 64 bits.
@@ -140,7 +118,7 @@ pub struct Settings {
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 176 + (2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 224 + (2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -292,51 +270,3 @@ pub struct Sample {
     pub weight: u32,
 }
 const _: () = assert!(size_of::<Sample>() == 32);
-
-#[cfg(test)]
-mod tests {
-    use core::net::IpAddr;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::host::Entry;
-
-    /// Whether a trie with `prefix/length` finds `address`: the first bits of both keys are the same.
-    fn trie_covers(prefix: ListKey, length: u32, address: ListKey) -> bool {
-        let bits = (LIST_KEY_VERSION_BITS + length) as usize;
-        (0..bits).all(|bit| {
-            let mask = 0x80 >> (bit % 8);
-            prefix[bit / 8] & mask == address[bit / 8] & mask
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn a_trie_of_keys_covers_what_the_prefix_covers(
-            prefix: IpAddr,
-            other: IpAddr,
-            length in 0_u32..=128,
-            same_bits in 0_u32..=128,
-        ) {
-            let prefix = Address::from(prefix);
-            let width = if prefix.version() == 4 { 32 } else { 128 };
-            let (length, same_bits) = (length.min(width), same_bits.min(width));
-            // An address that shares so many bits, for one of chance shares few.
-            let near = match (prefix, Address::from(other)) {
-                (Address::V4(prefix), Address::V4(other)) => {
-                    let mask = u32::MAX.checked_shl(32 - same_bits).unwrap_or(0);
-                    Address::V4(prefix & mask | other & !mask)
-                }
-                (_, other) => other,
-            };
-            for address in [near, Address::from(other), prefix] {
-                let entry = Entry { address: prefix, length, expires_ns: 0 };
-                prop_assert_eq!(
-                    trie_covers(list_key(prefix), length, list_key(address)),
-                    entry.covers(address, 0)
-                );
-            }
-        }
-    }
-}

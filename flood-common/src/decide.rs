@@ -9,6 +9,7 @@ use crate::{
     abi::{MAX_CELLS, Settings, list},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell, Class},
+    lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Vital},
     reason::Reason,
@@ -17,10 +18,8 @@ use crate::{
 
 /// The tables behind a verdict: BPF maps in the kernel, ordinary memory on a host.
 pub trait Tables {
-    /// Whether an unexpired entry of the allow list covers the address.
-    fn allows(&self, address: Address, now_ns: u64) -> bool;
-    /// Whether an unexpired entry of the block list covers the address.
-    fn blocks(&self, address: Address, now_ns: u64) -> bool;
+    /// What the unexpired entries of both lists say about the address.
+    fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed;
     /// Whether UDP from this port may be a mirror's answer.
     fn is_reflector(&self, port: u16) -> bool;
     /// Charges a cell that counts by address; `network` is the [network](Address::network) by which it counts.
@@ -56,17 +55,22 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             return Reason::Protected;
         }
     }
-    let (allow, block) = match packet.source {
-        Address::V4(_) => (list::ALLOW_V4, list::BLOCK_V4),
-        Address::V6 { .. } => (list::ALLOW_V6, list::BLOCK_V6),
+    let family = match packet.source {
+        Address::V4(_) => list::V4,
+        Address::V6 { .. } => list::V6,
     };
-    if settings.lists & allow != 0 && tables.allows(packet.source, now_ns) {
+    let listed = if settings.lists & family == 0 {
+        Listed::Nothing
+    } else {
+        tables.look_up(settings, packet.source, now_ns)
+    };
+    if listed == Listed::Allowed {
         return Reason::Allowed;
     }
     if let Some(defect) = packet.defect {
         return defect;
     }
-    if settings.lists & block != 0 && tables.blocks(packet.source, now_ns) {
+    if listed == Listed::Blocked {
         return Reason::Blocked;
     }
     limit(packet, settings, now_ns, tables)

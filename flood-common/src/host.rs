@@ -1,14 +1,20 @@
 //! The tables of a verdict in ordinary memory: what the kernel's maps are compared with in tests.
 //!
-//! Lists are scanned naively, so that they can serve as the model; the debt table is the real code over atomics.
+//! The lists of [`HostTables`] are scanned naively, so that they can serve as the model; the debt table, and the lists
+//! of [`ListMemory`], are the real code over atomics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    array,
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
     packet::Vital,
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_set, port_word},
@@ -80,12 +86,15 @@ impl HostTables {
 }
 
 impl Tables for HostTables {
-    fn allows(&self, address: Address, now_ns: u64) -> bool {
-        self.allow.iter().any(|entry| entry.covers(address, now_ns))
-    }
-
-    fn blocks(&self, address: Address, now_ns: u64) -> bool {
-        self.block.iter().any(|entry| entry.covers(address, now_ns))
+    fn look_up(&self, _: &Settings, address: Address, now_ns: u64) -> Listed {
+        let covered = |list: &[Entry]| list.iter().any(|entry| entry.covers(address, now_ns));
+        if covered(&self.allow) {
+            Listed::Allowed
+        } else if covered(&self.block) {
+            Listed::Blocked
+        } else {
+            Listed::Nothing
+        }
     }
 
     fn is_reflector(&self, port: u16) -> bool {
@@ -116,5 +125,66 @@ impl Tables for HostTables {
 
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
         charge_budget(&self.budgets[vital as usize], now_ns, price)
+    }
+}
+
+/// The tables of the lists in memory.
+pub struct ListMemory {
+    bucket_bits: u32,
+    cell_bits: u32,
+    /// Both gates.
+    pub gates: Vec<AtomicU64>,
+    /// Buckets of IPv4 addresses, word by word.
+    pub buckets: Vec<AtomicU64>,
+    /// IPv6 prefixes.
+    pub prefixes: HashMap<Prefix, [AtomicU64; 2]>,
+}
+
+impl ListMemory {
+    /// Makes empty tables with `2^bucket_bits` buckets and `2^cell_bits` cells of IPv6.
+    pub fn new(bucket_bits: u32, cell_bits: u32) -> Self {
+        let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            bucket_bits,
+            cell_bits,
+            gates: words(gate_words(cell_bits) as usize),
+            buckets: words(WAYS << bucket_bits),
+            prefixes: HashMap::new(),
+        }
+    }
+
+    /// Writes the words of an IPv6 prefix.
+    pub fn set_prefix(&mut self, prefix: Prefix, words: [u64; 2]) {
+        self.prefixes.insert(prefix, array::from_fn(|index| AtomicU64::new(words[index])));
+    }
+
+    /// Whether nothing is on a list.
+    pub fn is_empty(&self) -> bool {
+        let empty = |words: &[AtomicU64]| words.iter().all(|word| Slot::load(word) == 0);
+        empty(&self.gates) && empty(&self.buckets) && self.prefixes.is_empty()
+    }
+}
+
+impl ListTables for ListMemory {
+    type Word = AtomicU64;
+
+    fn bucket_bits(&self) -> u32 {
+        self.bucket_bits
+    }
+
+    fn cell_bits(&self) -> u32 {
+        self.cell_bits
+    }
+
+    fn gate(&self, word: u32) -> u64 {
+        Slot::load(&self.gates[word as usize])
+    }
+
+    fn bucket(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        self.buckets.as_chunks().0.get(number as usize)
+    }
+
+    fn prefix(&self, prefix: &Prefix) -> Option<&[AtomicU64; 2]> {
+        self.prefixes.get(prefix)
     }
 }

@@ -5,8 +5,8 @@
 //! cannot be pure lives in `flood-ebpf`, and is little.
 //!
 //! The way of a packet through this crate: [`wire`] views headers, [`packet`] parses them into a summary,
-//! [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits that `decide` asks about, and
-//! [`abi`] is what both sides of the kernel border agree on.
+//! [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits and [`lists`]
+//! the lists that `decide` asks about, and [`abi`] is what both sides of the kernel border agree on.
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
@@ -19,6 +19,7 @@ pub mod class;
 pub mod decide;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
+pub mod lists;
 pub mod meter;
 pub mod packet;
 pub mod place;

@@ -5,21 +5,19 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
 };
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_prandom_u32,
-    maps::{LpmTrie, lpm_trie::Key},
-};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use flood_common::{
-    abi::{BUDGET_TOTALS, DebtPlace, LIST_KEY_BYTES, ListKey, Settings, list_key},
+    abi::{BUDGET_TOTALS, DebtPlace, Settings},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    lists::{Listed, look_up},
     meter::{Charge, Price, Slot, charge, charge_budget, charge_leased},
     packet::Vital,
     reflector::{port_bit, port_word},
 };
 
-use crate::maps::{ALLOW, BLOCK, BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS};
+use crate::maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS};
 
 /// A word in a map that every processor and user space may write.
 #[repr(transparent)]
@@ -54,13 +52,8 @@ pub(crate) struct MapTables;
 
 impl Tables for MapTables {
     #[inline(always)]
-    fn allows(&self, address: Address, now_ns: u64) -> bool {
-        covers(&ALLOW, address, now_ns)
-    }
-
-    #[inline(always)]
-    fn blocks(&self, address: Address, now_ns: u64) -> bool {
-        covers(&BLOCK, address, now_ns)
+    fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed {
+        look_up(self, &settings.list_seeds, address, now_ns)
     }
 
     #[inline(always)]
@@ -112,10 +105,4 @@ pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
         Some(bucket) => charge_budget(&bucket[0], now_ns, price),
         None => Charge::Unaccounted,
     }
-}
-
-#[inline(always)]
-fn covers(list: &LpmTrie<ListKey, u64>, address: Address, now_ns: u64) -> bool {
-    let key = Key::new(8 * LIST_KEY_BYTES as u32, list_key(address));
-    list.get(key).is_some_and(|expires_ns| *expires_ns == 0 || now_ns < *expires_ns)
 }

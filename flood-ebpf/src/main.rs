@@ -1,6 +1,6 @@
 //! The XDP program `floodgate`: glue between the kernel and `flood-common`.
 //!
-//! `window` lets the parser look at the packet, `lookup` gives the verdict its tables, `finish` is the one exit
+//! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
 //! that counts, samples, traces and returns the action; `maps` names what is shared with user space. There is
 //! nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
 #![no_std]
@@ -13,6 +13,7 @@
 #![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
 mod finish;
+mod lists;
 mod lookup;
 mod maps;
 mod trace;

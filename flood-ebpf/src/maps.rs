@@ -2,12 +2,13 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use flood_common::{
-    abi::{self, CpuState, InterfaceCounters, ListKey, SettingsPage},
+    abi::{self, CpuState, InterfaceCounters, SettingsPage},
+    lists::{self, Prefix},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
     reflector::PORT_WORDS,
@@ -20,6 +21,10 @@ pub(crate) type Bucket = [Word; WAYS];
 
 /// Buckets before user space has said how many it wants.
 const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
+
+/// Cells of the IPv6 gate, likewise; and twice as many prefixes as lists may hold, so that a list can be exchanged
+/// for another.
+const DEFAULT_CELL_BITS: u32 = 12;
 
 /// Bytes of the sample ring: 26,000 samples, a quarter of a second at a hundred thousand a second.
 const SAMPLE_RING: u32 = 1 << 20;
@@ -35,6 +40,14 @@ pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 /// Nanoseconds in a tick of the kernel; 0 takes the time from the settings page.
 #[unsafe(no_mangle)]
 pub(crate) static TICK_NS: Global<u64> = Global::new(0);
+
+/// Binary logarithm of the number of buckets of listed IPv4 addresses.
+#[unsafe(no_mangle)]
+pub(crate) static LISTED_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
+
+/// Binary logarithm of the number of cells of the IPv6 gate.
+#[unsafe(no_mangle)]
+pub(crate) static CELL_BITS: Global<u32> = Global::new(DEFAULT_CELL_BITS);
 
 /// What may change while the filter runs. Written by the daemon, read per packet.
 #[map]
@@ -63,13 +76,19 @@ pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS,
 #[map]
 pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, BPF_F_MMAPABLE);
 
-/// Allowed prefix -> when it ends (0: never). Written by the daemon.
+/// Gates of both address families. Written by the daemon.
 #[map]
-pub(crate) static ALLOW: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(abi::LIST_ENTRIES, 0);
+pub(crate) static GATES: Array<Word> =
+    Array::with_max_entries(lists::gate_words(DEFAULT_CELL_BITS), BPF_F_MMAPABLE);
 
-/// Blocked prefix -> when it ends (0: never). Written by the daemon.
+/// Listed IPv4 addresses. Written by the daemon.
 #[map]
-pub(crate) static BLOCK: LpmTrie<ListKey, u64> = LpmTrie::with_max_entries(abi::LIST_ENTRIES, 0);
+pub(crate) static LISTED: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+
+/// Listed IPv6 prefixes, with a word for each list. Written by the daemon.
+#[map]
+pub(crate) static PREFIXES: HashMap<Prefix, [Word; 2]> =
+    HashMap::with_max_entries(1 << DEFAULT_CELL_BITS, BPF_F_NO_PREALLOC);
 
 /// Samples of dropped packets.
 #[map]

@@ -1,8 +1,7 @@
 //! The kernel side as user space sees it: the only module that names aya.
 //!
 //! [`Filter`] is the loaded program with its maps as typed handles: [`settings`](SettingsPage) to publish,
-//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to apply
-//! changes to. [`interface`] looks at interfaces, [`error`] says what can go wrong in an operator's words.
+//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to edit. [`interface`] looks at interfaces, [`error`] says what can go wrong in an operator's words.
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
@@ -22,6 +21,6 @@ pub use clock::Clock;
 pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family, Side};
 pub use error::BpfError;
-pub use lists::ListKind;
+pub use lists::ListMaps;
 pub use load::{Attachment, Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};
 pub use settings::SettingsPage;

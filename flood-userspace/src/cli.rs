@@ -21,7 +21,6 @@ use hyper::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    bpf::ListKind,
     config::{AttachMode, Config, DEFAULT_PATH, InterfaceName, Mode},
     control::{
         client::Client,
@@ -30,6 +29,7 @@ use crate::{
         },
     },
     daemon,
+    lists::ListKind,
 };
 
 use self::exit::Failed;
@@ -274,7 +274,7 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
     for (kind, input) in [(ListKind::Allow, &config.allow), (ListKind::Block, &config.block)] {
         let configured = crate::lists::configured::configured(input)?;
         problems.extend(configured.problems);
-        say(&format!("{} list: {} entries", kind.label(), configured.entries.len()))?;
+        say(&format!("{} list: {} entries", kind.label(), configured.edit.changes().len()))?;
     }
     for problem in &problems {
         eprintln!("floodgate: {problem}");

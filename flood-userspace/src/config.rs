@@ -53,6 +53,8 @@ pub struct Config {
     pub protected_limits: ProtectedLimits,
     /// The memory of sources.
     pub sources: Sources,
+    /// The memory of the lists.
+    pub lists: ListRoom,
     /// What is always dropped.
     pub block: ListInput,
     /// What is never dropped.
@@ -83,6 +85,15 @@ pub struct Sources {
     pub reflectors: Vec<u16>,
 }
 
+/// The memory of the lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ListRoom {
+    /// How many IPv4 addresses can be listed one by one.
+    pub ipv4: u32,
+    /// How many IPv6 prefixes can be listed.
+    pub ipv6: u32,
+}
+
 /// What a list is filled with at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ListInput {
@@ -111,6 +122,7 @@ impl Default for Config {
                 ipv6_network: 48,
                 reflectors: Vec::new(),
             },
+            lists: ListRoom { ipv4: 1_572_864, ipv6: 262_144 },
             block: ListInput::default(),
             allow: ListInput::default(),
         }

@@ -111,6 +111,14 @@ fn register_tables(registry: &mut Registry, status: &Status) {
         set(&entries, &List { list, family: "ipv6" }, size.ipv6);
     }
     registry.register("list_entries", "Entries of the lists", entries);
+    let used = Gauges::<AddressFamily>::default();
+    let places = Gauges::<AddressFamily>::default();
+    for (family, table) in [("ipv4", status.list_places.ipv4), ("ipv6", status.list_places.ipv6)] {
+        set(&used, &AddressFamily { family }, table.used);
+        set(&places, &AddressFamily { family }, table.capacity);
+    }
+    registry.register("list_places_used", "Places that the lists take in their tables", used);
+    registry.register("list_places", "Places that there are for the lists", places);
 
     let taken = Counter::<u64, AtomicU64>::default();
     taken.inc_by(status.samples.taken);

@@ -6,11 +6,11 @@ use flood_common::{abi::InterfaceCounters, reason::Reason};
 use thiserror::Error;
 
 use crate::{
-    bpf::{BpfError, Filter, FilterOptions, ListKind, RunOutcome, limit::set_limits},
+    bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::Frame,
     config::{Config, ListInput},
     lists::{
-        Book,
+        ListKind,
         configured::{ListFileError, configured},
     },
 };
@@ -121,8 +121,6 @@ impl Replay {
 }
 
 fn fill(filter: &mut Filter, kind: ListKind, input: &ListInput) -> Result<(), ReplayError> {
-    let mut book = Book::default();
-    let changes = book.insert_all(configured(input)?.entries);
-    filter.apply(kind, &changes, book.len_ipv4() > 0, book.len_ipv6() > 0)?;
+    filter.edit_list(kind, configured(input)?.edit)?;
     Ok(())
 }

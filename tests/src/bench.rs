@@ -16,13 +16,16 @@ use flood_common::{
     reason::Reason,
 };
 use flood_userspace::{
-    bpf::{Filter, FilterOptions, ListKind, limit::set_limits},
+    bpf::{Filter, FilterOptions, limit::set_limits},
     config::Config,
-    lists::Change,
+    lists::ListKind,
 };
 use serde::Serialize;
 
-use crate::programs::{Programs, Sources};
+use crate::{
+    prefixes,
+    programs::{Programs, Sources},
+};
 
 /// Runs of the program per slice; a slice takes some ten milliseconds.
 const RUNS: u32 = 300_000;
@@ -91,11 +94,22 @@ enum Case {
     Allowed,
     /// The default configuration, all sources on the block list.
     Blocked,
+    /// The default configuration, a block list of so many random entries, in which few sources are.
+    Listed(usize),
 }
 
 impl Case {
-    const ALL: [Self; 6] =
-        [Self::Parse, Self::NoLimit, Self::Default, Self::Exceeding, Self::Allowed, Self::Blocked];
+    const ALL: [Self; 9] = [
+        Self::Parse,
+        Self::NoLimit,
+        Self::Default,
+        Self::Exceeding,
+        Self::Allowed,
+        Self::Blocked,
+        Self::Listed(1_000),
+        Self::Listed(100_000),
+        Self::Listed(1_000_000),
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -105,12 +119,15 @@ impl Case {
             Self::Exceeding => "exceeding",
             Self::Allowed => "allowed",
             Self::Blocked => "blocked",
+            Self::Listed(1_000) => "list 1k",
+            Self::Listed(100_000) => "list 100k",
+            Self::Listed(_) => "list 1m",
         }
     }
 
     fn filter(self) -> Result<Filter> {
-        let mut filter = Filter::load(&FilterOptions::default())?;
         let config = Config::default();
+        let mut filter = Filter::load(&FilterOptions::from(&config))?;
         filter.change_settings(|settings| {
             settings.sample_every = SAMPLE_EVERY;
             settings.interfaces[SLOT as usize] = LOOPBACK;
@@ -126,19 +143,29 @@ impl Case {
                     };
                     settings.set_limits(cells);
                 }
-                Self::Default | Self::Allowed | Self::Blocked => {
+                Self::Default | Self::Allowed | Self::Blocked | Self::Listed(_) => {
                     set_limits(settings, &config.limits, &config.protected_limits);
                 }
             }
         });
-        let everything =
-            ["0.0.0.0/0".parse()?, "::/0".parse()?].map(|prefix| Change::Set { prefix, expires: None });
-        match self {
-            Self::Allowed => filter.apply(ListKind::Allow, &everything, true, true)?,
-            Self::Blocked => filter.apply(ListKind::Block, &everything, true, true)?,
-            Self::Parse | Self::NoLimit | Self::Default | Self::Exceeding => {}
-        }
+        self.fill(&mut filter)?;
         Ok(filter)
+    }
+
+    /// Fills the lists.
+    fn fill(self, filter: &mut Filter) -> Result<()> {
+        /// IPv6 has fewer prefixes than IPv4 has addresses on the largest lists that there are.
+        const MOST_V6: usize = 200_000;
+
+        let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?];
+        let (kind, prefixes) = match self {
+            Self::Allowed => (ListKind::Allow, everything.to_vec()),
+            Self::Blocked => (ListKind::Block, everything.to_vec()),
+            Self::Listed(size) => (ListKind::Block, prefixes::random(size, size.min(MOST_V6), 1)),
+            Self::Parse | Self::NoLimit | Self::Default | Self::Exceeding => return Ok(()),
+        };
+        filter.edit_list(kind, prefixes::put(prefixes))?;
+        Ok(())
     }
 }
 
@@ -162,7 +189,7 @@ impl Family {
         v6[58..60].copy_from_slice(&20u16.to_be_bytes());
         [
             Self { label: "ipv4", frame: v4, first: 0x0b00_0000 },
-            Self { label: "ipv6", frame: v6, first: 0x2001_0db8_0000_0000 },
+            Self { label: "ipv6", frame: v6, first: prefixes::FIRST_V6 },
         ]
     }
 }
@@ -315,8 +342,8 @@ fn check(case: Case, filter: &Filter) -> Result<()> {
         Case::NoLimit => ("conforming", 1.0),
         Case::Allowed => ("allowed", 1.0),
         Case::Blocked => ("blocked", 1.0),
-        // Many sources conform, one exceeds; both are the default.
-        Case::Default => return Ok(()),
+        // Many sources conform, one exceeds; both are the default. A few are on a list.
+        Case::Default | Case::Listed(_) => return Ok(()),
         // Beyond the table's size, most find no slot and pass.
         Case::Exceeding => return Ok(()),
     };

@@ -9,14 +9,15 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use flood_common::{
-    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, list},
+    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings},
     class::{CELLS, Cell, Class, Scope},
     decide::decide,
-    host::{Entry, HostTables},
+    host::{self, HostTables},
     meter::Limit,
     packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
@@ -25,11 +26,11 @@ use flood_common::{
 };
 use flood_userspace::{
     bpf::{
-        Filter, FilterOptions, ListKind, RunOutcome,
+        Filter, FilterOptions, RunOutcome,
         limit::{rate_limit, set_limits, set_mode},
     },
     config::{Config, Mode, RateLimit},
-    lists::Change,
+    lists::{Edit, Entry, ListKind, Note, Origin},
 };
 use ipnet::IpNet;
 
@@ -150,18 +151,25 @@ impl Rig {
 
     fn add(&mut self, kind: ListKind, prefix: &str) {
         let prefix: IpNet = prefix.parse().unwrap_or_else(|error| panic!("{prefix}: {error}"));
-        let entry =
-            Entry { address: prefix.network().into(), length: u32::from(prefix.prefix_len()), expires_ns: 0 };
-        let (entries, v4, v6) = match kind {
-            ListKind::Allow => (&mut self.twin.allow, list::ALLOW_V4, list::ALLOW_V6),
-            ListKind::Block => (&mut self.twin.block, list::BLOCK_V4, list::BLOCK_V6),
+        self.edit(kind, Edit::put([(prefix, entry(None))]));
+    }
+
+    /// Changes a list, of the filter and of the twin.
+    pub fn edit(&mut self, kind: ListKind, edit: Edit) {
+        let list = match kind {
+            ListKind::Allow => &mut self.twin.allow,
+            ListKind::Block => &mut self.twin.block,
         };
-        entries.push(entry);
-        self.settings.lists |= if entry.address.version() == 4 { v4 } else { v6 };
-        let has = |bit| self.settings.lists & bit != 0;
+        for (prefix, entry) in edit.changes() {
+            let (address, length) = (prefix.network().into(), u32::from(prefix.prefix_len()));
+            list.retain(|held| (held.address, held.length) != (address, length));
+            let ends = entry.as_ref().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
+            list.extend(ends.map(|expires_ns| host::Entry { address, length, expires_ns }));
+        }
         self.filter
-            .apply(kind, &[Change::Set { prefix, expires: None }], has(v4), has(v6))
-            .unwrap_or_else(|error| panic!("adding {prefix}: {error}"));
+            .edit_list(kind, edit)
+            .unwrap_or_else(|error| panic!("changing the {kind:?} list: {error}"));
+        self.settings.lists = self.filter.settings.read().lists;
     }
 
     /// The IPv4 source that has this place in the table of debts.
@@ -226,6 +234,18 @@ impl Default for Rig {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// An entry of a list.
+pub fn entry(expires: Option<SystemTime>) -> Entry {
+    let note = Note { origin: Origin::Operator, reason: None, added: SystemTime::now(), added_by: None };
+    Entry { expires, note: Arc::new(note) }
+}
+
+/// Nanoseconds until then.
+fn until(time: SystemTime) -> u64 {
+    let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+    u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The counters that moved, for a message.

@@ -4,6 +4,8 @@
 mod captures;
 #[path = "kernel/differential.rs"]
 mod differential;
+#[path = "kernel/lists.rs"]
+mod lists;
 #[path = "kernel/reasons.rs"]
 mod reasons;
 #[path = "kernel/verifier.rs"]

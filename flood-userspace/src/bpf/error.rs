@@ -6,6 +6,8 @@ use std::{error::Error, io};
 
 use aya::maps::MapError;
 
+use crate::lists::Full;
+
 /// A failure of the kernel side.
 #[derive(thiserror::Error, Debug)]
 pub enum BpfError {
@@ -30,8 +32,8 @@ pub enum BpfError {
 
     /// The tables do not fit.
     #[error(
-        "the tables of {slots} sources need {needed_mib} MiB, and the machine has {available_mib} MiB to spare: \
-         lower `sources.table`"
+        "the tables of {slots} sources and of the lists need {needed_mib} MiB, and the machine has {available_mib} MiB \
+         to spare: lower `sources.table` or `lists.ipv4`"
     )]
     TooLarge {
         /// Slots in each table.
@@ -165,16 +167,9 @@ pub enum BpfError {
         cause: String,
     },
 
-    /// A list is full.
-    #[error(
-        "the {list} list is full: {prefix} and what came after it are not in force. Remove entries, or join them to shorter prefixes"
-    )]
-    ListFull {
-        /// The list.
-        list: &'static str,
-        /// The first prefix that found no room.
-        prefix: String,
-    },
+    /// The lists are full.
+    #[error(transparent)]
+    ListFull(Full),
 
     /// Asking the kernel about interfaces failed.
     #[error("asking the kernel about interfaces: {cause}")]

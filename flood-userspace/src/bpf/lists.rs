@@ -1,86 +1,147 @@
-//! Applying changes of the lists to the kernel's tries.
+//! The tables of the lists in the kernel.
 
-use std::time::{Duration, SystemTime};
-
-use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
-use flood_common::abi::{self, ListKey};
-use ipnet::IpNet;
-
-use crate::lists::Change;
-
-use super::{
-    clock::Clock,
-    error::{BpfError, errno},
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::AtomicU64,
+    thread,
 };
 
-/// Which of the two lists.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ListKind {
-    /// Sources that pass whatever else holds.
-    Allow,
-    /// Sources that are dropped.
-    Block,
+use aya::maps::Map;
+use flood_common::{
+    abi,
+    lists::{Prefix, gate_words},
+    meter::WAYS,
+};
+
+use crate::lists::{
+    Full,
+    tables::{Layout, Memory, NoPlace},
+};
+
+use super::{error::BpfError, mapped::MappedArray};
+
+/// How often a write is tried for which the kernel has no memory at hand. It fetches some in the background.
+const TRIES: u32 = 100;
+
+/// The maps.
+pub struct ListMaps {
+    gates: MappedArray,
+    buckets: MappedArray,
+    prefixes: OwnedFd,
 }
 
-impl ListKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Allow, Self::Block];
-
-    /// The word for it on the command line and in messages.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Block => "block",
-        }
-    }
-
-    pub(super) fn map(self) -> &'static str {
-        match self {
-            Self::Allow => abi::map::ALLOW,
-            Self::Block => abi::map::BLOCK,
-        }
-    }
-
-    pub(super) fn bits(self) -> (u32, u32) {
-        match self {
-            Self::Allow => (abi::list::ALLOW_V4, abi::list::ALLOW_V6),
-            Self::Block => (abi::list::BLOCK_V4, abi::list::BLOCK_V6),
-        }
+impl ListMaps {
+    pub(super) fn new(layout: &Layout, gates: &Map, buckets: &Map, prefixes: &Map) -> Result<Self, BpfError> {
+        let word = size_of::<u64>();
+        let gate_bytes = gate_words(layout.cell_bits) as usize * word;
+        let Map::HashMap(data) = prefixes else {
+            return Err(BpfError::WrongObject { what: format!("map {} is no hash map", abi::map::PREFIXES) });
+        };
+        Ok(Self {
+            gates: MappedArray::new(abi::map::GATES, gates, gate_bytes)?,
+            buckets: MappedArray::new(abi::map::LISTED, buckets, (WAYS * word) << layout.bucket_bits)?,
+            prefixes: data.fd().as_fd().try_clone_to_owned().map_err(access)?,
+        })
     }
 }
 
-/// The trie of a list.
-pub(super) type Trie = LpmTrie<MapData, ListKey, u64>;
+fn access(source: io::Error) -> BpfError {
+    BpfError::MapAccess { map: abi::map::PREFIXES, source }
+}
 
-/// Applies one change to the trie of a list.
-pub(super) fn apply(trie: &mut Trie, kind: ListKind, change: &Change, clock: &Clock) -> Result<(), BpfError> {
-    let (prefix, result) = match change {
-        Change::Set { prefix, expires } => {
-            let expires_ns = expires.map_or(0, |expires| filter_time_ns(expires, clock));
-            (prefix, trie.insert(&key(prefix), expires_ns, 0))
+impl Memory for ListMaps {
+    type Error = BpfError;
+
+    fn gates(&self) -> &[AtomicU64] {
+        self.gates.words()
+    }
+
+    fn buckets(&self) -> &[AtomicU64] {
+        self.buckets.words()
+    }
+
+    fn set_prefixes(&mut self, prefixes: &[Prefix], words: &[[u64; 2]]) -> Result<(), BpfError> {
+        let (mut done, mut tries) = (0, 0);
+        while done < prefixes.len() {
+            let (count, result) = batch(&self.prefixes, &prefixes[done..], Some(&words[done..]));
+            done += count;
+            tries = if count == 0 { tries + 1 } else { 0 };
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < TRIES => {
+                    thread::yield_now();
+                }
+                result => result.map_err(access)?,
+            }
         }
-        Change::Unset { prefix } => (prefix, trie.remove(&key(prefix))),
+        Ok(())
+    }
+
+    fn unset_prefixes(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
+        let mut done = 0;
+        while done < prefixes.len() {
+            let (count, result) = batch(&self.prefixes, &prefixes[done..], None);
+            done += count;
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => done += 1, // it is not there
+                result => result.map_err(access)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes words into a hash map, or where there are none removes its elements, by one system call (bpf(2), Linux 5.6):
+/// half the time of a call for each. Returns how many were done before the first error. aya has no such call.
+fn batch(map: &OwnedFd, keys: &[Prefix], values: Option<&[[u64; 2]]>) -> (usize, io::Result<()>) {
+    const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+    const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+
+    /// `union bpf_attr`, the part for batches (include/uapi/linux/bpf.h).
+    #[repr(C)]
+    struct Attributes {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+
+    let mut attributes = Attributes {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.map_or(0, |values| values.as_ptr() as u64),
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
     };
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) if errno(&error) == Some(libc::ENOSPC) => {
-            Err(BpfError::ListFull { list: kind.label(), prefix: prefix.to_string() })
-        }
-        Err(error) => Err(BpfError::map(kind.map(), &error)),
+    let command = if values.is_some() { BPF_MAP_UPDATE_BATCH } else { BPF_MAP_DELETE_BATCH };
+    // SAFETY: the attributes are as long as is said, the kernel reads `count` keys and values behind the pointers,
+    // which are as many, and writes nothing but `count`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
+    if result == 0 {
+        return (keys.len(), Ok(()));
+    }
+    let error = io::Error::last_os_error();
+    // An error before the first element leaves the count as it was.
+    let count = if attributes.count as usize == keys.len() { 0 } else { attributes.count as usize };
+    (count, Err(error))
+}
+
+impl From<NoPlace> for BpfError {
+    fn from(error: NoPlace) -> Self {
+        Self::Other { what: "writing the lists", cause: error.to_string() }
     }
 }
 
-fn key(prefix: &IpNet) -> Key<ListKey> {
-    let bits = abi::LIST_KEY_VERSION_BITS + u32::from(prefix.prefix_len());
-    Key::new(bits, abi::list_key(prefix.network().into()))
-}
-
-/// A wall-clock time on the filter's clock. Never 0, which stands for "no end"; a time that has passed is 1.
-fn filter_time_ns(time: SystemTime, clock: &Clock) -> u64 {
-    let ahead = time.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-    match u64::try_from(ahead.as_nanos()) {
-        Ok(0) => 1,
-        Ok(ahead_ns) => clock.now_ns().saturating_add(ahead_ns),
-        Err(_) => 0,
+impl From<Full> for BpfError {
+    fn from(full: Full) -> Self {
+        Self::ListFull(full)
     }
 }

@@ -1,6 +1,6 @@
 //! The filter: loading, attaching, and the handles to everything in it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,7 +10,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, INTERFACE_SLOTS, Sample, Settings},
+    abi::{self, INTERFACE_SLOTS, Sample, Settings, list},
+    lists::gate_words,
     meter::WAYS,
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::{PORT_WORDS, REFLECTORS, port_set},
@@ -19,14 +20,16 @@ use zerocopy::FromBytes;
 
 use crate::{
     config::{AttachMode, Config},
-    lists::Change,
+    lists::{
+        Book, Edit, ListKind, Lists,
+        tables::{Layout, Moment, Tables},
+    },
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, ListKind, SettingsPage, clock,
+    BpfError, Clock, CounterTable, DebtTables, ListMaps, SettingsPage, clock,
     error::{chain, errno},
     interface::{self, Interface},
-    lists::{self, Trie},
     mapped::MappedArray,
 };
 
@@ -65,13 +68,17 @@ pub struct FilterOptions {
     pub ipv6_network: u8,
     /// UDP ports of mirrors besides those that are known.
     pub reflectors: Vec<u16>,
+    /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
+    pub listed_ipv4: u64,
+    /// IPv6 prefixes that the lists have room for; rounded up to a power of two.
+    pub listed_ipv6: u64,
     /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
 }
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self::from(&Config::default())
+        Self { listed_ipv4: 1 << 16, listed_ipv6: 1 << 12, ..Self::from(&Config::default()) }
     }
 }
 
@@ -83,6 +90,8 @@ impl From<&Config> for FilterOptions {
             ipv4_network: config.sources.ipv4_network,
             ipv6_network: config.sources.ipv6_network,
             reflectors: config.sources.reflectors.clone(),
+            listed_ipv4: config.lists.ipv4.into(),
+            listed_ipv6: config.lists.ipv6.into(),
             virtual_clock: false,
         }
     }
@@ -96,6 +105,18 @@ impl FilterOptions {
 
     fn network_mask_v4(&self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.ipv4_network.min(32))).unwrap_or(0)
+    }
+
+    /// How the tables of the lists are laid out.
+    fn lists(&self, seeds: Seeds) -> Layout {
+        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, cell_bits: 1 };
+        while layout.capacity().ipv4 < self.listed_ipv4 && layout.bucket_bits < MAX_BUCKET_BITS {
+            layout.bucket_bits += 1;
+        }
+        while layout.capacity().ipv6 < self.listed_ipv6 && layout.cell_bits < MAX_BUCKET_BITS {
+            layout.cell_bits += 1;
+        }
+        layout
     }
 }
 
@@ -137,9 +158,9 @@ pub struct Filter {
     pub counters: CounterTable,
     /// Sources in debt.
     pub debts: Arc<DebtTables>,
+    /// The lists.
+    pub lists: Lists<ListMaps>,
     clock: Arc<Clock>,
-    allow: Trie,
-    block: Trie,
     samples: RingBuf<MapData>,
     /// Must live as long as the filter, which looks up its tracing program in it.
     tracer: ProgramArray<MapData>,
@@ -151,12 +172,19 @@ impl Filter {
     pub fn load(options: &FilterOptions) -> Result<Self, BpfError> {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
-        check_memory((WAYS as u64) << bucket_bits, available_memory())?;
+        let seeds = draw_seeds()?;
+        let layout = options.lists(draw_seeds()?);
+        check_memory((WAYS as u64) << bucket_bits, layout.bytes(), available_memory())?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
+            .override_global(abi::global::LISTED_BITS, &layout.bucket_bits, true)
+            .override_global(abi::global::CELL_BITS, &layout.cell_bits, true)
             .map_max_entries(abi::map::DEBTS, abi::DEBT_TABLES << bucket_bits)
+            .map_max_entries(abi::map::GATES, gate_words(layout.cell_bits))
+            .map_max_entries(abi::map::LISTED, 1 << layout.bucket_bits)
+            .map_max_entries(abi::map::PREFIXES, 1 << layout.cell_bits)
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, CLOCK_PROGRAM] {
@@ -166,7 +194,8 @@ impl Filter {
 
         let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
         settings.publish(&Settings {
-            seeds: draw_seeds()?,
+            seeds,
+            list_seeds: layout.seeds,
             masks_v4: [u32::MAX, options.network_mask_v4()],
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             ..Settings::default()
@@ -184,17 +213,16 @@ impl Filter {
             PORT_WORDS * size_of::<u64>(),
         )?
         .write(&port_set(reflectors.chain(options.reflectors.iter().copied())));
-        let allow = typed(&mut ebpf, ListKind::Allow.map(), Trie::try_from)?;
-        let block = typed(&mut ebpf, ListKind::Block.map(), Trie::try_from)?;
+        let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
+        let maps = ListMaps::new(&layout, &gates, &listed, &take(&mut ebpf, abi::map::PREFIXES)?)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {
             ebpf,
             settings,
             counters,
             debts: Arc::new(debts),
+            lists: Lists::new(Tables::new(maps, layout)),
             clock,
-            allow,
-            block,
             samples,
             tracer,
             attachments: Vec::new(),
@@ -300,22 +328,17 @@ impl Filter {
         self.settings.publish(&settings);
     }
 
-    /// Applies changes of a list. `v4` and `v6` say whether the list has entries of each family afterwards.
-    pub fn apply(&mut self, kind: ListKind, changes: &[Change], v4: bool, v6: bool) -> Result<(), BpfError> {
-        let trie = match kind {
-            ListKind::Allow => &mut self.allow,
-            ListKind::Block => &mut self.block,
-        };
-        for change in changes {
-            lists::apply(trie, kind, change, &self.clock)?;
+    /// Changes a list: all of it, or nothing. Returns the edit that undoes it.
+    pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
+        let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
+        let undo = self.lists.edit(kind, edit, &moment)?;
+        let has = |len: fn(&Book) -> usize| ListKind::ALL.iter().any(|kind| len(self.lists.book(*kind)) > 0);
+        let v4 = if has(Book::len_ipv4) { list::V4 } else { 0 };
+        let v6 = if has(Book::len_ipv6) { list::V6 } else { 0 };
+        if self.settings.read().lists != v4 | v6 {
+            self.change_settings(|settings| settings.lists = v4 | v6);
         }
-        let (bit_v4, bit_v6) = kind.bits();
-        let bits = if v4 { bit_v4 } else { 0 } | if v6 { bit_v6 } else { 0 };
-        let mask = bit_v4 | bit_v6;
-        if self.settings.read().lists & mask != bits {
-            self.change_settings(|settings| settings.lists = settings.lists & !mask | bits);
-        }
-        Ok(())
+        Ok(undo)
     }
 
     /// Takes the samples that have arrived.
@@ -445,9 +468,9 @@ fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
 }
 
 /// Refuses tables that take more than half of the memory that is available.
-fn check_memory(slots: u64, available: Option<u64>) -> Result<(), BpfError> {
+fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(), BpfError> {
     const MIB: u64 = 1 << 20;
-    let needed = u64::from(abi::DEBT_TABLES) * slots * size_of::<u64>() as u64;
+    let needed = u64::from(abi::DEBT_TABLES) * slots * size_of::<u64>() as u64 + list_bytes;
     match available {
         Some(available) if needed > available / 2 => {
             Err(BpfError::TooLarge { slots, needed_mib: needed / MIB, available_mib: available / 2 / MIB })
@@ -494,10 +517,11 @@ mod tests {
 
     #[test]
     fn tables_larger_than_half_of_the_memory_are_refused_with_both_sizes() {
-        let message = check_memory(1 << 24, Some(256 << 20)).unwrap_err().to_string();
-        assert!(message.contains("512 MiB") && message.contains("128 MiB"), "{message}");
-        assert!(check_memory(1 << 19, Some(256 << 20)).is_ok());
-        assert!(check_memory(1 << 24, None).is_ok());
+        let message = check_memory(1 << 24, 32 << 20, Some(256 << 20)).unwrap_err().to_string();
+        assert!(message.contains("544 MiB") && message.contains("128 MiB"), "{message}");
+        assert!(check_memory(1 << 19, 32 << 20, Some(256 << 20)).is_ok());
+        assert!(check_memory(1 << 19, 128 << 20, Some(256 << 20)).is_err());
+        assert!(check_memory(1 << 24, 32 << 20, None).is_ok());
     }
 
     #[test]

@@ -7,12 +7,17 @@ use hyper::Method;
 use ipnet::IpNet;
 
 use crate::{
-    bpf::ListKind,
     control::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
-    lists::{configured::problems, guard::login_address, import, parse_target},
+    lists::{
+        ListKind,
+        configured::problems,
+        guard::login_address,
+        import::{self, Import},
+        parse_target,
+    },
     quantity::parse_duration,
 };
 
@@ -51,6 +56,9 @@ pub(super) enum Verb {
         /// Take nothing when a line cannot be read.
         #[arg(long)]
         strict: bool,
+        /// Remove what a file of this name brought in before and no longer lists, in the same moment.
+        #[arg(long)]
+        replace: bool,
         #[command(flatten)]
         entry: EntryArguments,
     },
@@ -80,8 +88,9 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
         }
         Verb::Del { targets } => return del(client, &path, parse_all(&targets)?).await,
         Verb::List(Json { json }) => print::<ListReply>(client, &path, json, show::list).await?,
-        Verb::Import { files, strict, entry } => {
-            return import(client, &path, kind, &files, strict, &entry).await;
+        Verb::Import { files, strict, replace, entry } => {
+            let imports = read(&files, strict)?;
+            return import(client, &path, kind, imports, replace, &entry).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -104,6 +113,7 @@ impl EntryArguments {
             reason: self.reason.clone(),
             added_by: user,
             file,
+            replace: false,
             force: self.force,
             logged_in_from: login_address(),
         }
@@ -111,9 +121,14 @@ impl EntryArguments {
 }
 
 async fn add(client: &Client, path: &str, kind: ListKind, request: AddRequest) -> Result<(), Failed> {
-    let AddReply { added, replaced } = client.send(Method::POST, path, &request).await?;
-    let replaced = if replaced > 0 { format!(", {replaced} replaced") } else { String::new() };
-    say(&format!("{} list: {added} added{replaced}", kind.label()))
+    let AddReply { added, replaced, removed } = client.send(Method::POST, path, &request).await?;
+    let mut text = format!("{} list: {added} added", kind.label());
+    for (count, what) in [(replaced, "replaced"), (removed, "removed")] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    say(&text)
 }
 
 async fn del(client: &Client, path: &str, prefixes: Vec<IpNet>) -> Result<ExitCode, Failed> {
@@ -130,33 +145,42 @@ async fn del(client: &Client, path: &str, prefixes: Vec<IpNet>) -> Result<ExitCo
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-async fn import(
-    client: &Client,
-    path: &str,
-    kind: ListKind,
-    files: &[PathBuf],
-    strict: bool,
-    entry: &EntryArguments,
-) -> Result<ExitCode, Failed> {
+/// Reads files, and reports the lines that cannot be read.
+fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
     let mut imports = Vec::new();
-    let mut bad_lines = 0;
     for file in files {
         let imported =
             import::load(file).map_err(|error| Failed::usage(format!("{}: {error}", file.display())))?;
         for problem in problems(file, &imported) {
             eprintln!("floodgate: {problem}");
         }
-        bad_lines += imported.bad_lines;
         imports.push((file, imported));
     }
+    let bad_lines = bad_lines(&imports);
     if strict && bad_lines > 0 {
         return Err(Failed::usage(format!(
             "nothing is imported, for {bad_lines} lines cannot be read (--strict)"
         )));
     }
+    Ok(imports)
+}
+
+fn bad_lines(imports: &[(&PathBuf, Import)]) -> u64 {
+    imports.iter().map(|(_, imported)| imported.bad_lines).sum()
+}
+
+async fn import(
+    client: &Client,
+    path: &str,
+    kind: ListKind,
+    imports: Vec<(&PathBuf, Import)>,
+    replace: bool,
+    entry: &EntryArguments,
+) -> Result<ExitCode, Failed> {
+    let all_read = bad_lines(&imports) == 0;
     for (file, imported) in imports {
         let request = entry.request(imported.prefixes, Some(file.display().to_string()));
-        add(client, path, kind, request).await?;
+        add(client, path, kind, AddRequest { replace, ..request }).await?;
     }
-    Ok(if bad_lines == 0 { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+    Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }

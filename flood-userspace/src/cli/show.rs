@@ -7,8 +7,8 @@ use flood_common::reason::Reason;
 use crate::{
     config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit},
     control::protocol::{
-        Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListReply, ListSize, Sources, Stats,
-        Status, Volume,
+        Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListPlaces, ListReply, ListSize,
+        PlaceStatus, Sources, Stats, Status, Volume,
     },
 };
 
@@ -55,6 +55,9 @@ pub(super) fn status(status: &Status) -> String {
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));
     _ = writeln!(text, "allow list   {}", size(&status.allowed));
+    let places = |places: &PlaceStatus| format!("{} of {}", grouped(places.used), grouped(places.capacity));
+    let ListPlaces { ipv4, ipv6 } = &status.list_places;
+    _ = writeln!(text, "list places  {} IPv4 addresses, {} IPv6 prefixes", places(ipv4), places(ipv6));
     let sources = &status.sources;
     _ = writeln!(
         text,

@@ -179,6 +179,7 @@ section! {
         control: ControlFile,
         limit: LimitFile,
         sources: SourcesFile,
+        lists: ListsFile,
         block: BlockFile,
         allow: AllowFile
     }
@@ -292,6 +293,21 @@ section! {
         ipv6_network: u8, default 48, accepts "`16` to `63`";
         /// UDP ports whose packets are of the class `amplification`, besides those of the services that are known.
         reflectors: Vec<u16>, default [], accepts "port numbers";
+    }
+}
+
+section! {
+    /// The memory of the lists. Its size is fixed, and both lists share it; what does not fit is refused as a whole.
+    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB.
+    ListsFile at "lists" {
+        /// IPv4 addresses that can be listed one by one. A prefix longer than /24 counts as all its addresses: a /25
+        /// as 128, a /32 as one. Six of them take 64 bytes: the default is 16 MiB. Rounded up to 393216 times a
+        /// power of two.
+        ipv4: u32, default 1572864, accepts "`1` to `25165824`";
+        /// IPv6 prefixes that can be listed. One whose length is not a multiple of four counts as two, four or
+        /// eight of the next such length. Each has 48 bytes, and when it is used some 90 more: the default is 12
+        /// MiB, and 36 MiB when it is full. Rounded up to a power of two.
+        ipv6: u32, default 262144, accepts "`1` to `2097152`";
     }
 }
 

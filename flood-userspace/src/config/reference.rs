@@ -99,6 +99,16 @@ mod tests {
         assert_eq!(stated, Config::default(), "{text}");
     }
 
+    #[test]
+    fn the_page_in_the_repository_is_this_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        if std::env::var_os("FLOODGATE_RENDER").is_some() {
+            std::fs::write(&path, reference()).unwrap();
+        }
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(page == reference(), "{} is old: FLOODGATE_RENDER=1 cargo test renders it", path.display());
+    }
+
     /// What serde expects in a section, told by its error on a key that does not exist.
     fn expected_by_serde(section: &str) -> Vec<String> {
         let section = section.replace("SCOPE", "source").replace("CLASS", "syn");

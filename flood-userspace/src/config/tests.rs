@@ -53,6 +53,10 @@ fn a_full_file_is_read() {
         ipv6_network = 40
         reflectors = [7777]
 
+        [lists]
+        ipv4 = 10000000
+        ipv6 = 1000
+
         [block]
         entries = ["203.0.113.0/24", "192.0.2.1-192.0.2.2"]
         files = ["drop.txt", "/var/lib/drop.txt"]
@@ -96,6 +100,7 @@ fn a_full_file_is_read() {
             ipv6_network: 40,
             reflectors: vec![7_777],
         },
+        lists: ListRoom { ipv4: 10_000_000, ipv6: 1_000 },
         block: ListInput {
             entries: ["203.0.113.0/24", "192.0.2.1/32", "192.0.2.2/32"].map(|p| p.parse().unwrap()).into(),
             files: vec!["/etc/floodgate/drop.txt".into(), "/var/lib/drop.txt".into()],
@@ -197,6 +202,8 @@ fn an_error_names_file_line_column_and_key() {
         ("table", "[sources]\ntable = 500000", "2:9: sources.table: ", "for example 524288"),
         ("huge table", "[sources]\ntable = 4294967295", "2:9: sources.table: ", "for example 16777216"),
         ("prefix", "[sources]\nipv6_prefix = 65", "2:15: sources.ipv6_prefix: ", "from 48 to 64"),
+        ("no room", "[lists]\nipv4 = 0", "2:8: lists.ipv4: ", "from 1 to 25165824"),
+        ("too much room", "[lists]\nipv6 = 3000000", "2:8: lists.ipv6: ", "from 1 to 2097152"),
         ("metrics", "[control]\nmetrics = \"0.0.0.0:9750\"", "2:11: control.metrics: ", "\"127.0.0.1:9750\""),
         (
             "metrics by name",

@@ -15,13 +15,13 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, LimitFile, ProtectedLimitFile,
+    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, LimitFile, ListsFile, ProtectedLimitFile,
     ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
     BitLimit, CellLimit, CellLimits, CellName, Config, Control, InterfaceName, LimitOrigin, ListInput,
-    PacketLimit, ProtectedLimits, RateLimit, Sources,
+    ListRoom, PacketLimit, ProtectedLimits, RateLimit, Sources,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
@@ -43,12 +43,18 @@ const IPV4_NETWORK: RangeInclusive<u8> = 8..=31;
 /// Bounds of `sources.ipv6_network`, likewise.
 const IPV6_NETWORK: RangeInclusive<u8> = 16..=63;
 
+/// Bounds of `lists.ipv4`: the greatest fills 256 MiB.
+const LISTED_IPV4: RangeInclusive<u32> = 1..=25_165_824;
+
+/// Bounds of `lists.ipv6`: the greatest takes 96 MiB, and when it is full 180 MiB more.
+const LISTED_IPV6: RangeInclusive<u32> = 1..=2_097_152;
+
 /// What is wrong with which bytes of the file.
 pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile { interfaces, mode, attach, control, limit, sources, block, allow } = file;
+    let ConfigFile { interfaces, mode, attach, control, limit, sources, lists, block, allow } = file;
     let BlockFile { entries: block_entries, files: block_files } = block;
     let AllowFile { entries: allow_entries, files: allow_files } = allow;
 
@@ -62,6 +68,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         limits: faults.limits(&limit, default.limits),
         protected_limits: faults.protected_limits(&limit.protected, default.protected_limits),
         sources: faults.sources(&sources, default.sources),
+        lists: faults.lists(&lists, default.lists),
         block: faults.list(block_entries, block_files, folder),
         allow: faults.list(allow_entries, allow_files, folder),
     };
@@ -252,6 +259,23 @@ impl Faults {
             ipv6_network: copy(ipv6_network.as_ref()).unwrap_or(default.ipv6_network),
             reflectors: reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone()),
         }
+    }
+
+    fn lists(&mut self, written: &ListsFile, default: ListRoom) -> ListRoom {
+        let ListsFile { ipv4, ipv6 } = written;
+        ListRoom {
+            ipv4: self.within(ipv4.as_ref(), LISTED_IPV4, default.ipv4),
+            ipv6: self.within(ipv6.as_ref(), LISTED_IPV6, default.ipv6),
+        }
+    }
+
+    fn within(&mut self, written: Option<&Spanned<u32>>, bounds: RangeInclusive<u32>, default: u32) -> u32 {
+        let Some(number) = written else { return default };
+        if !bounds.contains(number.get_ref()) {
+            let (least, greatest) = bounds.into_inner();
+            self.add(number, format!("{number} is not a number from {least} to {greatest}"));
+        }
+        *number.get_ref()
     }
 
     fn list(

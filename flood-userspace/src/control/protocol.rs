@@ -49,6 +49,8 @@ pub struct Status {
     pub blocked: ListSize,
     /// Entries in the allow list.
     pub allowed: ListSize,
+    /// Places of both lists in the kernel's tables.
+    pub list_places: ListPlaces,
     /// Sources in debt.
     pub sources: TableStatus,
     /// Destinations in debt.
@@ -91,6 +93,24 @@ pub struct ListSize {
     pub ipv4: u64,
     /// IPv6 prefixes.
     pub ipv6: u64,
+}
+
+/// How full the tables of the lists are.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListPlaces {
+    /// IPv4 addresses in prefixes longer than /24.
+    pub ipv4: PlaceStatus,
+    /// IPv6 prefixes.
+    pub ipv6: PlaceStatus,
+}
+
+/// How full a table is.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlaceStatus {
+    /// Places that entries take.
+    pub used: u64,
+    /// Places that there are.
+    pub capacity: u64,
 }
 
 /// How full the tables of sources or of destinations are.
@@ -228,6 +248,9 @@ pub struct AddRequest {
     pub added_by: Option<String>,
     /// The file that they come from.
     pub file: Option<String>,
+    /// Remove what came from this file before and is not among them.
+    #[serde(default)]
+    pub replace: bool,
     /// Add them although they are very short, or cover `logged_in_from`.
     #[serde(default)]
     pub force: bool,
@@ -242,6 +265,9 @@ pub struct AddReply {
     pub added: u64,
     /// Entries that were there and now have this reason and end.
     pub replaced: u64,
+    /// Entries that came from this file before and are not among the new ones.
+    #[serde(default)]
+    pub removed: u64,
 }
 
 /// Entries to remove from a list.

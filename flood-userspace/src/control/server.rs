@@ -20,8 +20,9 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    bpf::{BpfError, ListKind},
+    bpf::BpfError,
     daemon::{Engine, Refused},
+    lists::ListKind,
     metrics,
 };
 
@@ -183,7 +184,7 @@ async fn add(
     request: Input<AddRequest>,
 ) -> Reply<super::protocol::AddReply> {
     let Json(request) = request?;
-    server.run(move |engine| engine.add(list.kind(), &request)).await.map(Json)
+    server.run(move |engine| engine.add(list.kind(), request)).await.map(Json)
 }
 
 async fn remove(

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use flood_common::{
-    abi::{Count, InterfaceCounters, LIST_ENTRIES},
+    abi::{Count, InterfaceCounters},
     address::Address,
     reason::Reason,
 };
@@ -18,16 +19,16 @@ use tracing::{info, warn};
 
 use crate::{
     bpf::{
-        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, ListKind, Side, interface,
+        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side, interface,
         limit::{set_limits, set_mode},
     },
     config::{CellName, Config, Mode, RateLimit},
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
-        LimitChange, Limits, ListEntry, ListReply, ListSize, RemoveReply, SampleStatus, Sources, Stats,
-        Status, TableStatus, Volume, seconds_until,
+        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply,
+        SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
     },
-    lists::{Book, Entry, Origin, configured::Configured, guard},
+    lists::{Book, Edit, Entry, ListKind, Note, Origin, configured::Configured, guard},
 };
 
 use super::{
@@ -62,8 +63,6 @@ pub enum Refused {
 /// The daemon's state.
 pub struct Engine {
     filter: Filter,
-    allow: Book,
-    block: Book,
     mode: Mode,
     limits: Limits,
     ipv6_prefix: u8,
@@ -79,7 +78,7 @@ pub struct Engine {
 
 /// What is needed to look for sources without the lock.
 pub struct Watch {
-    debts: std::sync::Arc<DebtTables>,
+    debts: Arc<DebtTables>,
     settings: flood_common::abi::Settings,
 }
 
@@ -103,8 +102,6 @@ impl Engine {
         let trace = Trace::new(&mut filter)?;
         let mut engine = Self {
             filter,
-            allow: Book::default(),
-            block: Book::default(),
             mode: config.mode,
             limits,
             ipv6_prefix: config.sources.ipv6_prefix,
@@ -119,7 +116,7 @@ impl Engine {
             for problem in &configured.problems {
                 warn!("{} list: left out: {problem}", kind.label());
             }
-            engine.insert(kind, configured.entries)?;
+            engine.insert(kind, configured.edit)?;
         }
         Ok(engine)
     }
@@ -135,55 +132,24 @@ impl Engine {
         Ok(())
     }
 
-    fn book(&mut self, kind: ListKind) -> &mut Book {
-        match kind {
-            ListKind::Allow => &mut self.allow,
-            ListKind::Block => &mut self.block,
+    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
+    fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
+        let undo = self.filter.edit_list(kind, edit)?;
+        let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
+        for (prefix, before) in undo.changes() {
+            if before.is_none() {
+                reply.added += 1;
+            } else if self.list(kind).get(*prefix).is_some() {
+                reply.replaced += 1;
+            } else {
+                reply.removed += 1;
+            }
         }
+        Ok(reply)
     }
 
     fn list(&self, kind: ListKind) -> &Book {
-        match kind {
-            ListKind::Allow => &self.allow,
-            ListKind::Block => &self.block,
-        }
-    }
-
-    /// Puts entries into a list: all of them, or none.
-    fn insert(&mut self, kind: ListKind, entries: Vec<Entry>) -> Result<AddReply, BpfError> {
-        let mut prefixes: Vec<IpNet> = entries.iter().map(|entry| entry.prefix.trunc()).collect();
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        let before: Vec<(IpNet, Option<Entry>)> =
-            prefixes.iter().map(|prefix| (*prefix, self.list(kind).get(*prefix).cloned())).collect();
-        let added: Vec<IpNet> =
-            before.iter().filter(|(_, entry)| entry.is_none()).map(|(prefix, _)| *prefix).collect();
-        let book = self.list(kind);
-        let room = (LIST_ENTRIES as usize).saturating_sub(book.len_ipv4() + book.len_ipv6());
-        if let Some(first) = added.get(room) {
-            return Err(BpfError::ListFull { list: kind.label(), prefix: first.to_string() });
-        }
-        let changes = self.book(kind).insert_all(entries);
-        if let Err(error) = self.apply(kind, &changes) {
-            let mut undo = Vec::new();
-            for (prefix, entry) in before {
-                let book = self.book(kind);
-                undo.extend(match entry {
-                    Some(entry) => book.insert(entry),
-                    None => book.remove(prefix),
-                });
-            }
-            let _ = self.apply(kind, &undo); // the first error says it already
-            return Err(error);
-        }
-        let added = added.len() as u64;
-        Ok(AddReply { added, replaced: prefixes.len() as u64 - added })
-    }
-
-    fn apply(&mut self, kind: ListKind, changes: &[crate::lists::Change]) -> Result<(), BpfError> {
-        let book = self.list(kind);
-        let (v4, v6) = (book.len_ipv4() > 0, book.len_ipv6() > 0);
-        self.filter.apply(kind, changes, v4, v6)
+        self.filter.lists.book(kind)
     }
 
     /// What is attached, and how.
@@ -209,8 +175,9 @@ impl Engine {
             uptime_s: self.started.elapsed().as_secs(),
             mode: self.mode,
             interfaces: interfaces.collect(),
-            blocked: size(&self.block),
-            allowed: size(&self.allow),
+            blocked: size(self.list(ListKind::Block)),
+            allowed: size(self.list(ListKind::Allow)),
+            list_places: self.list_places(),
             sources: table(Side::Sources),
             destinations: table(Side::Destinations),
             samples: SampleStatus {
@@ -223,6 +190,15 @@ impl Engine {
         };
         status.warnings = warnings(&status);
         Ok(status)
+    }
+
+    fn list_places(&self) -> ListPlaces {
+        let (used, capacity) =
+            (self.filter.lists.books().places(), self.filter.lists.tables().layout().capacity());
+        ListPlaces {
+            ipv4: PlaceStatus { used: used.ipv4, capacity: capacity.ipv4 },
+            ipv6: PlaceStatus { used: used.ipv6, capacity: capacity.ipv6 },
+        }
     }
 
     /// The counters of every interface.
@@ -302,23 +278,23 @@ impl Engine {
     /// The entries of a list.
     pub fn entries(&self, kind: ListKind) -> ListReply {
         let now = SystemTime::now();
-        let entries = self.list(kind).iter().map(|entry| ListEntry {
-            prefix: entry.prefix,
-            origin: match &entry.origin {
+        let entries = self.list(kind).iter().map(|(prefix, Entry { expires, note })| ListEntry {
+            prefix,
+            origin: match &note.origin {
                 Origin::Operator => "operator".to_owned(),
                 Origin::Config => "config".to_owned(),
                 Origin::File(name) => format!("file {name}"),
             },
-            reason: entry.reason.clone(),
-            added_by: entry.added_by.clone(),
-            age_s: now.duration_since(entry.added).unwrap_or_default().as_secs(),
-            expires_in_s: entry.expires.map(seconds_until),
+            reason: note.reason.clone(),
+            added_by: note.added_by.clone(),
+            age_s: now.duration_since(note.added).unwrap_or_default().as_secs(),
+            expires_in_s: expires.map(seconds_until),
         });
         ListReply { entries: entries.collect() }
     }
 
     /// Adds entries to a list: all of them, or none.
-    pub fn add(&mut self, kind: ListKind, request: &AddRequest) -> Result<AddReply, Refused> {
+    pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
         if !request.force {
             for prefix in &request.prefixes {
                 match kind {
@@ -336,15 +312,12 @@ impl Engine {
             })?),
         };
         let origin = request.file.as_ref().map_or(Origin::Operator, |file| Origin::File(file.clone()));
-        let entries = request.prefixes.iter().map(|prefix| Entry {
-            prefix: *prefix,
-            origin: origin.clone(),
-            reason: request.reason.clone(),
-            added: now,
-            added_by: request.added_by.clone(),
-            expires,
-        });
-        let reply = self.insert(kind, entries.collect())?;
+        let note =
+            Note { origin, reason: request.reason.clone(), added: now, added_by: request.added_by.clone() };
+        let entry = Entry { expires, note: Arc::new(note) };
+        let put = Edit::put_alike(request.prefixes, &entry);
+        let edit = if request.replace { self.list(kind).leaving(&entry.note.origin).then(put) } else { put };
+        let reply = self.insert(kind, edit)?;
         info!(
             "{} list: {} added, {} replaced{}",
             kind.label(),
@@ -357,21 +330,17 @@ impl Engine {
 
     /// Removes entries from a list.
     pub fn remove(&mut self, kind: ListKind, prefixes: &[IpNet]) -> Result<RemoveReply, Refused> {
-        let mut reply = RemoveReply { removed: 0, missing: Vec::new(), still_covered_by: Vec::new() };
-        let mut changes = Vec::new();
+        let undo = self.filter.edit_list(kind, Edit::take(prefixes.iter().copied()))?;
+        let (removed, missing): (Vec<_>, Vec<_>) =
+            undo.changes().iter().partition(|(_, before)| before.is_some());
+        let mut reply = RemoveReply {
+            removed: removed.len() as u64,
+            missing: missing.into_iter().map(|(prefix, _)| *prefix).collect(),
+            still_covered_by: Vec::new(),
+        };
         for prefix in prefixes {
-            let book = self.book(kind);
-            if book.get(*prefix).is_none() {
-                reply.missing.push(*prefix);
-            } else {
-                reply.removed += 1;
-                changes.extend(book.remove(*prefix));
-            }
-        }
-        self.apply(kind, &changes)?;
-        for prefix in prefixes {
-            let covering = self.list(kind).cover(prefix.network()).map(|entry| entry.prefix);
-            reply.still_covered_by.extend(covering.filter(|entry| entry.contains(prefix)));
+            let covering = self.list(kind).cover(*prefix).map(|(covering, _)| covering);
+            reply.still_covered_by.extend(covering);
         }
         reply.still_covered_by.sort_unstable();
         reply.still_covered_by.dedup();
@@ -456,10 +425,10 @@ impl Engine {
     pub fn tick(&mut self) -> Result<(), BpfError> {
         let now = SystemTime::now();
         for kind in ListKind::ALL {
-            if self.list(kind).next_expiry().is_some_and(|at| at <= now) {
-                let changes = self.book(kind).expire(now);
-                info!("{} list: {} expired", kind.label(), changes.len());
-                self.apply(kind, &changes)?;
+            let edit = self.list(kind).expired(now);
+            if !edit.is_empty() {
+                info!("{} list: {} expired", kind.label(), edit.changes().len());
+                self.filter.edit_list(kind, edit)?;
             }
         }
         self.take_samples()?;
@@ -547,6 +516,16 @@ fn warnings(status: &Status) -> Vec<String> {
                      raise `sources.table`"
                 ));
             }
+        }
+    }
+    let ListPlaces { ipv4, ipv6 } = status.list_places;
+    for (what, PlaceStatus { used, capacity }, key) in
+        [("IPv4 addresses", ipv4, "lists.ipv4"), ("IPv6 prefixes", ipv6, "lists.ipv6")]
+    {
+        if used * 100 >= capacity * FULL_PERCENT {
+            warnings.push(format!(
+                "{used} of {capacity} places for listed {what} are in use; what does not fit is refused: raise `{key}`"
+            ));
         }
     }
     if status.mode == Mode::Monitor {

@@ -1,19 +1,17 @@
 //! One list, block or allow, with everything that is known about its entries.
 //!
-//! The kernel holds much less: per list and address family one longest-prefix trie from prefix to expiry. It
-//! sees only the *longest* match, so an entry inside a longer-lived one must not end that one's effect.
-//! Therefore the kernel is given the **effective expiry** of a prefix: the latest of its own and those of all
-//! entries that cover it. Each mutation returns the [`Change`]s that keep the kernel's trie so.
+//! A book changes by [`Edit`]s, and [`Book::swap`] gives back the edit that undoes one. What the kernel must be told
+//! follows from the prefixes in an edit and from what the book says afterwards; [`tables`](super::tables) sees to it.
 //!
-//! The book has no clock. An entry applies while `now < expires`, in the kernel as here, so calling
-//! [`Book::expire`] late costs memory but never changes a verdict.
+//! The book has no clock. An entry applies while `now < expires`, whether it is still in the book or not.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::iter::Peekable;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use flood_common::lists::{CELL_LENGTH, LENGTH_STEP};
 use ipnet::IpNet;
-use prefix_trie::joint::JointPrefixMap;
 
 #[cfg(test)]
 mod tests;
@@ -29,87 +27,234 @@ pub enum Origin {
     File(String),
 }
 
-/// One entry of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// What it covers. A [`Book`] clears the host bits.
-    pub prefix: IpNet,
-    /// Where it came from.
+/// What is known about entries that came together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Where they came from.
     pub origin: Origin,
     /// Why, in the operator's words.
     pub reason: Option<String>,
     /// Since when.
     pub added: SystemTime,
-    /// Who added it, when that is known.
+    /// Who added them, when that is known.
     pub added_by: Option<String>,
-    /// From this time on it no longer applies; `None` is never.
-    pub expires: Option<SystemTime>,
 }
 
-/// What the kernel's trie of this list must be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// Insert the prefix, or overwrite its value.
-    Set {
-        /// The key.
-        prefix: IpNet,
-        /// The effective expiry; `None` is never.
-        expires: Option<SystemTime>,
-    },
-    /// Delete the prefix, which is there.
-    Unset {
-        /// The key.
-        prefix: IpNet,
-    },
+/// One entry of a list. A million of them share few notes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// From this time on it no longer applies; `None` is never.
+    pub expires: Option<SystemTime>,
+    /// The rest.
+    pub note: Arc<Note>,
+}
+
+/// Entries to put into a book or, where there is none, to take out of it. By address, broader before narrower, no
+/// prefix twice, host bits cleared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edit(Vec<(IpNet, Option<Entry>)>);
+
+impl Edit {
+    /// Puts these in. Of two with the same prefix the later one holds.
+    pub fn put(prefixes: impl IntoIterator<Item = (IpNet, Entry)>) -> Self {
+        Self::new(prefixes.into_iter().map(|(prefix, entry)| (prefix.trunc(), Some(entry))).collect())
+    }
+
+    /// Puts these in with the same entry. Sorting prefixes alone is several times as fast as sorting entries.
+    pub fn put_alike(mut prefixes: Vec<IpNet>, entry: &Entry) -> Self {
+        prefixes.sort_unstable_by_key(|prefix| match prefix.trunc() {
+            IpNet::V4(v4) => (4, u128::from(v4.addr().to_bits()), v4.prefix_len()),
+            IpNet::V6(v6) => (6, v6.addr().to_bits(), v6.prefix_len()),
+        });
+        Self::put(prefixes.into_iter().map(|prefix| (prefix, entry.clone())))
+    }
+
+    /// Takes these out.
+    pub fn take(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
+        Self::new(prefixes.into_iter().map(|prefix| (prefix.trunc(), None)).collect())
+    }
+
+    fn new(mut changes: Vec<(IpNet, Option<Entry>)>) -> Self {
+        // Stable, so that the later of two stays behind, and takes the place of the earlier.
+        changes.sort_by_key(|(prefix, _)| *prefix);
+        changes.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                earlier.1 = later.1.take();
+            }
+            same
+        });
+        Self(changes)
+    }
+
+    /// This edit, and then another, as one.
+    pub fn then(self, other: Self) -> Self {
+        Self::new([self.0, other.0].concat())
+    }
+
+    /// The places that what is put in takes, if none of it is there yet.
+    pub fn places(&self) -> Places {
+        let put = self.0.iter().filter(|(_, entry)| entry.is_some());
+        put.fold(Places::default(), |sum, (prefix, _)| sum.plus(Places::of(*prefix)))
+    }
+
+    /// The prefixes, and what becomes of them.
+    pub fn changes(&self) -> &[(IpNet, Option<Entry>)] {
+        &self.0
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Places in the tables that entries take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Single IPv4 addresses in prefixes longer than /24. Shorter ones are painted, which takes no place.
+    pub ipv4: u64,
+    /// IPv6 prefixes, after expansion to the lengths that are looked up.
+    pub ipv6: u64,
+}
+
+impl Places {
+    /// What this prefix takes.
+    pub fn of(prefix: IpNet) -> Self {
+        let length = u32::from(prefix.prefix_len());
+        match prefix {
+            IpNet::V4(_) if length <= CELL_LENGTH => Self::default(),
+            IpNet::V4(_) => Self { ipv4: 1 << (32 - length), ipv6: 0 },
+            IpNet::V6(_) => Self { ipv4: 0, ipv6: 1 << (length.next_multiple_of(LENGTH_STEP) - length) },
+        }
+    }
+
+    /// The sum.
+    pub fn plus(self, other: Self) -> Self {
+        Self { ipv4: self.ipv4 + other.ipv4, ipv6: self.ipv6 + other.ipv6 }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self { ipv4: self.ipv4 - other.ipv4, ipv6: self.ipv6 - other.ipv6 }
+    }
+}
+
+/// How many entries there are of each length.
+#[derive(Debug, Clone)]
+struct Lengths {
+    ipv4: [usize; 33],
+    ipv6: [usize; 129],
+}
+
+impl Lengths {
+    fn of(&self, family: &IpNet) -> &[usize] {
+        match family {
+            IpNet::V4(_) => &self.ipv4,
+            IpNet::V6(_) => &self.ipv6,
+        }
+    }
+
+    fn at(&mut self, prefix: IpNet) -> &mut usize {
+        let length = usize::from(prefix.prefix_len());
+        match prefix {
+            IpNet::V4(_) => &mut self.ipv4[length],
+            IpNet::V6(_) => &mut self.ipv6[length],
+        }
+    }
 }
 
 /// One list of entries, at most one per prefix.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Book {
-    entries: JointPrefixMap<IpNet, Entry>,
-    /// The entries of `entries` that expire, soonest first.
+    /// In the order of prefixes, what lies within a prefix follows it.
+    entries: BTreeMap<IpNet, Entry>,
+    /// The entries that expire, soonest first.
     expiries: BTreeSet<(SystemTime, IpNet)>,
+    lengths: Lengths,
+    places: Places,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            lengths: Lengths { ipv4: [0; 33], ipv6: [0; 129] },
+            places: Places::default(),
+        }
+    }
 }
 
 impl Book {
-    /// Adds an entry. One with the same prefix is replaced as a whole, expiry, reason and origin included:
-    /// what the operator said last holds, be it longer or shorter.
-    pub fn insert(&mut self, entry: Entry) -> Vec<Change> {
-        let entry = Entry { prefix: entry.prefix.trunc(), ..entry };
-        self.changes_at(entry.prefix, |book| book.put(entry))
-    }
-
-    /// Adds many entries, as by [`insert`](Self::insert) one after the other, but without repeating changes.
-    pub fn insert_all(&mut self, mut entries: Vec<Entry>) -> Vec<Change> {
-        // By address, what covers an entry before it: so none changes what this very call has told the kernel
-        // about another, and neighbours in the trie are visited together.
-        // The sort is stable: of two entries with the same prefix the later one still comes later.
-        entries.sort_by_key(|entry| entry.prefix.trunc());
-        entries.into_iter().flat_map(|entry| self.insert(entry)).collect()
-    }
-
-    /// Removes the entry of exactly this prefix. Empty when there is none.
-    pub fn remove(&mut self, prefix: IpNet) -> Vec<Change> {
-        let prefix = prefix.trunc();
-        self.changes_at(prefix, |book| {
-            book.take(prefix);
-        })
-    }
-
-    /// Removes all entries that no longer apply at `now`.
-    pub fn expire(&mut self, now: SystemTime) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while let Some(&(at, prefix)) = self.expiries.first()
-            && at <= now
-        {
-            self.take(prefix);
-            // Entries below keep their effective expiry: where it was this entry's, they end here as well.
-            changes.push(Change::Unset { prefix });
+    /// Makes the changes of an edit; returns the edit that undoes them. An entry with the same prefix is replaced as
+    /// a whole, expiry, reason and origin included: what the operator said last holds, be it longer or shorter.
+    pub fn swap(&mut self, edit: Edit) -> Edit {
+        let Edit(mut changes) = edit;
+        if self.entries.is_empty() {
+            self.fill(&mut changes);
+            return Edit(changes);
         }
-        changes
+        for (prefix, entry) in &mut changes {
+            *entry = match entry.take() {
+                Some(entry) => self.insert(*prefix, entry),
+                None => self.remove(*prefix),
+            };
+        }
+        Edit(changes)
     }
 
-    /// When [`expire`](Self::expire) will next have something to do.
+    /// Fills an empty book. A map that is built whole takes half the memory of one that is built bit by bit, and a
+    /// fraction of the time.
+    fn fill(&mut self, changes: &mut [(IpNet, Option<Entry>)]) {
+        let entries = changes.iter_mut().filter_map(|(prefix, entry)| Some((*prefix, entry.take()?)));
+        self.entries = entries.collect();
+        for (prefix, entry) in &self.entries {
+            *self.lengths.at(*prefix) += 1;
+            self.places = self.places.plus(Places::of(*prefix));
+            self.expiries.extend(entry.expires.map(|at| (at, *prefix)));
+        }
+    }
+
+    fn insert(&mut self, prefix: IpNet, entry: Entry) -> Option<Entry> {
+        let ends = entry.expires;
+        let before = self.entries.insert(prefix, entry);
+        match &before {
+            Some(before) => self.forget_expiry(prefix, before.expires),
+            None => {
+                *self.lengths.at(prefix) += 1;
+                self.places = self.places.plus(Places::of(prefix));
+            }
+        }
+        self.expiries.extend(ends.map(|at| (at, prefix)));
+        before
+    }
+
+    fn remove(&mut self, prefix: IpNet) -> Option<Entry> {
+        let before = self.entries.remove(&prefix)?;
+        *self.lengths.at(prefix) -= 1;
+        self.places = self.places.minus(Places::of(prefix));
+        self.forget_expiry(prefix, before.expires);
+        Some(before)
+    }
+
+    fn forget_expiry(&mut self, prefix: IpNet, expires: Option<SystemTime>) {
+        if let Some(at) = expires {
+            self.expiries.remove(&(at, prefix));
+        }
+    }
+
+    /// The edit that takes out what no longer applies at `now`.
+    pub fn expired(&self, now: SystemTime) -> Edit {
+        Edit::take(self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, prefix)| *prefix))
+    }
+
+    /// The edit that takes out all that came from there.
+    pub fn leaving(&self, origin: &Origin) -> Edit {
+        let from_there = self.entries.iter().filter(|(_, entry)| entry.note.origin == *origin);
+        Edit::take(from_there.map(|(prefix, _)| *prefix))
+    }
+
+    /// When [`expired`](Self::expired) will next have something to say.
     pub fn next_expiry(&self) -> Option<SystemTime> {
         self.expiries.first().map(|&(at, _)| at)
     }
@@ -119,78 +264,83 @@ impl Book {
         self.entries.get(&prefix.trunc())
     }
 
-    /// All entries that cover an address, broadest first, whether expired or not.
-    pub fn cover(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
-        self.entries.cover_values(&IpNet::from(address.to_canonical()))
+    /// All entries that cover a prefix, itself included, broadest first, whether expired or not.
+    pub fn cover(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
+        let longest = usize::from(prefix.prefix_len());
+        let lengths = self.lengths.of(&prefix)[..=longest].iter().zip(0u8..);
+        lengths.filter(|(count, _)| **count > 0).filter_map(move |(_, length)| {
+            let around = IpNet::new(prefix.addr(), length).ok()?.trunc();
+            self.entries.get_key_value(&around).map(|(prefix, entry)| (*prefix, entry))
+        })
+    }
+
+    /// All entries within a prefix, itself included, by address, broader before narrower.
+    pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
+        let last = IpNet::from(prefix.broadcast());
+        self.entries.range(prefix.trunc()..=last).map(|(prefix, entry)| (*prefix, entry))
+    }
+
+    /// For visits to many prefixes, in their order.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk { book: self, ahead: self.entries.range(..).peekable() }
     }
 
     /// All entries: IPv4 before IPv6, then by address, broader before narrower.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
+        self.entries.iter().map(|(prefix, entry)| (*prefix, entry))
     }
 
     /// The number of IPv4 entries.
     pub fn len_ipv4(&self) -> usize {
-        self.entries.t1.len()
+        self.lengths.ipv4.iter().sum()
     }
 
     /// The number of IPv6 entries.
     pub fn len_ipv6(&self) -> usize {
-        self.entries.t2.len()
+        self.lengths.ipv6.iter().sum()
     }
 
-    /// Mutates the entry at `prefix`, and no other, and returns what that changes for it and for all below
-    /// it.
-    fn changes_at(&mut self, prefix: IpNet, mutate: impl FnOnce(&mut Self)) -> Vec<Change> {
-        let mut before: BTreeMap<_, _> = self.effective_expiries(prefix).into_iter().collect();
-        mutate(self);
-        let mut changes = Vec::new();
-        for (prefix, expires) in self.effective_expiries(prefix) {
-            if before.remove(&prefix) != Some(expires) {
-                changes.push(Change::Set { prefix, expires });
+    /// The places that the entries take.
+    pub fn places(&self) -> Places {
+        self.places
+    }
+
+    /// The places that they will take after an edit.
+    pub fn places_after(&self, edit: &Edit) -> Places {
+        let (mut more, mut less) = (self.places, Places::default());
+        for (prefix, entry) in edit.changes() {
+            match (self.entries.contains_key(prefix), entry) {
+                (false, Some(_)) => more = more.plus(Places::of(*prefix)),
+                (true, None) => less = less.plus(Places::of(*prefix)),
+                (true, Some(_)) | (false, None) => {}
             }
         }
-        changes.extend(before.into_keys().map(|prefix| Change::Unset { prefix }));
-        changes
-    }
-
-    /// The effective expiry of the entry at `prefix` and of all entries below it.
-    fn effective_expiries(&self, prefix: IpNet) -> Vec<(IpNet, Option<SystemTime>)> {
-        let above = self.entries.cover(&prefix).filter(|(covering, _)| *covering != prefix);
-        let mut effective = Vec::new();
-        // The entries around the one at hand, broadest first: in the order of the trie an entry follows those
-        // that cover it.
-        let mut around: Vec<(IpNet, Option<SystemTime>)> = Vec::new();
-        for (at, entry) in above.chain(self.entries.children(&prefix)) {
-            while around.pop_if(|(outer, _)| !outer.contains(&at)).is_some() {}
-            let expires = match around.last() {
-                Some((_, outer)) => later(*outer, entry.expires),
-                None => entry.expires,
-            };
-            around.push((at, expires));
-            if prefix.contains(&at) {
-                effective.push((at, expires));
-            }
-        }
-        effective
-    }
-
-    fn put(&mut self, entry: Entry) {
-        self.take(entry.prefix);
-        if let Some(at) = entry.expires {
-            self.expiries.insert((at, entry.prefix));
-        }
-        self.entries.insert(entry.prefix, entry);
-    }
-
-    fn take(&mut self, prefix: IpNet) {
-        if let Some(at) = self.entries.remove(&prefix).and_then(|entry| entry.expires) {
-            self.expiries.remove(&(at, prefix));
-        }
+        more.minus(less)
     }
 }
 
-/// The later of two expiries, of which `None` (never) is the latest.
-fn later(a: Option<SystemTime>, b: Option<SystemTime>) -> Option<SystemTime> {
-    a.zip(b).map(|(a, b)| a.max(b))
+/// Visits prefixes in their order. Where they lie close together this goes from entry to entry, which is much faster
+/// than a search for each.
+pub struct Walk<'a> {
+    book: &'a Book,
+    ahead: Peekable<btree_map::Range<'a, IpNet, Entry>>,
+}
+
+impl<'a> Walk<'a> {
+    /// Calls `each` with all entries within a prefix, by address, broader before narrower.
+    pub fn within(&mut self, prefix: IpNet, mut each: impl FnMut(IpNet, &'a Entry)) {
+        /// So many steps take as long as a search.
+        const STEPS: usize = 16;
+
+        let mut steps = 0;
+        while self.ahead.next_if(|(at, _)| **at < prefix).is_some() {
+            steps += 1;
+            if steps == STEPS {
+                self.ahead = self.book.entries.range(prefix..).peekable();
+            }
+        }
+        while let Some((at, entry)) = self.ahead.next_if(|(at, _)| prefix.contains(*at)) {
+            each(*at, entry);
+        }
+    }
 }

@@ -3,16 +3,16 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
-use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::ListInput;
 
 use super::{
-    book::{Entry, Origin},
+    book::{Edit, Entry, Note, Origin},
     import,
 };
 
@@ -27,23 +27,25 @@ pub struct ListFileError {
 /// The entries of a list, and what was wrong with lines of its files.
 #[derive(Debug, Default)]
 pub struct Configured {
-    /// The entries: those of files first, so that the configuration's own replace them.
-    pub entries: Vec<Entry>,
+    /// The entries: where a file and the configuration itself name the same prefix, the configuration's own.
+    pub edit: Edit,
     /// For people: bad lines, with file and line.
     pub problems: Vec<String>,
 }
 
 /// Reads what the configuration says about a list. Bad lines of files are reported and left out.
 pub fn configured(input: &ListInput) -> Result<Configured, ListFileError> {
-    let mut result = Configured::default();
+    let mut entries = Vec::new();
+    let mut problems = Vec::new();
     for path in &input.files {
         let imported = import::load(path).map_err(|source| ListFileError { path: path.clone(), source })?;
-        let origin = Origin::File(path.display().to_string());
-        result.entries.extend(imported.prefixes.iter().map(|prefix| entry(*prefix, &origin)));
-        result.problems.extend(problems(path, &imported));
+        problems.extend(self::problems(path, &imported));
+        let entry = entry(Origin::File(path.display().to_string()));
+        entries.extend(imported.prefixes.into_iter().map(|prefix| (prefix, entry.clone())));
     }
-    result.entries.extend(input.entries.iter().map(|prefix| entry(*prefix, &Origin::Config)));
-    Ok(result)
+    let entry = entry(Origin::Config);
+    entries.extend(input.entries.iter().map(|prefix| (*prefix, entry.clone())));
+    Ok(Configured { edit: Edit::put(entries), problems })
 }
 
 /// The bad lines of a file, for people.
@@ -57,13 +59,7 @@ pub fn problems(path: &Path, imported: &import::Import) -> Vec<String> {
     problems
 }
 
-fn entry(prefix: IpNet, origin: &Origin) -> Entry {
-    Entry {
-        prefix,
-        origin: origin.clone(),
-        reason: None,
-        added: SystemTime::now(),
-        added_by: None,
-        expires: None,
-    }
+fn entry(origin: Origin) -> Entry {
+    let note = Note { origin, reason: None, added: SystemTime::now(), added_by: None };
+    Entry { expires: None, note: Arc::new(note) }
 }

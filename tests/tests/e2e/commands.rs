@@ -142,6 +142,11 @@ nonsense here
     ensure!(list.entries.iter().all(|entry| entry.origin.ends_with("list.txt")), "{list:?}");
     ensure!(list.entries.iter().all(|entry| entry.expires_in_s.is_some()), "{list:?}");
 
+    // Read again without the IPv6 prefix, with an address that is new.
+    std::fs::write(path.to_string(), "192.0.2.0/25\n203.0.113.9\n")?;
+    let text = guarded.daemon.tell(&format!("block import {path} --replace"))?;
+    ensure!(text == "block list: 1 added, 1 replaced, 4 removed\n", "{text}");
+
     let said = guarded.daemon.ask("block import /nowhere/list.txt")?;
     ensure!(said.code == 2 && said.stderr.contains("/nowhere/list.txt: "), "{said:?}");
     Ok(())

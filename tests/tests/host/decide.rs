@@ -7,6 +7,7 @@ use flood_common::{
     address::{Address, Network},
     class::{Cell, Class},
     decide::{Tables, decide},
+    lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Ports, Vital},
     reason::Reason::{self, *},
@@ -23,15 +24,19 @@ const DESTINATION: Address = Address::V4(0xc000_0201);
 const MIRROR: u16 = 53;
 
 /// Tables that answer what they are told to, and remember what they were asked.
-#[derive(Default)]
 struct Oracle {
-    allow: bool,
-    block: bool,
+    listed: Listed,
     source: Option<Charge>,
     /// The name of the only limit that is exceeded.
     exceeded: Option<&'static str>,
     vital: Option<Charge>,
     asked: RefCell<Vec<&'static str>>,
+}
+
+impl Default for Oracle {
+    fn default() -> Self {
+        Self { listed: Listed::Nothing, source: None, exceeded: None, vital: None, asked: RefCell::default() }
+    }
 }
 
 impl Oracle {
@@ -53,12 +58,8 @@ impl Oracle {
 }
 
 impl Tables for Oracle {
-    fn allows(&self, _: Address, _: u64) -> bool {
-        self.note("allow", self.allow)
-    }
-
-    fn blocks(&self, _: Address, _: u64) -> bool {
-        self.note("block", self.block)
+    fn look_up(&self, _: &Settings, _: Address, _: u64) -> Listed {
+        self.note("lists", self.listed)
     }
 
     fn is_reflector(&self, port: u16) -> bool {
@@ -113,70 +114,58 @@ fn the_order_of_the_rules_is_the_policy() {
     let cases: [Case; 14] = [
         ("not IP is none of our business", Parsed::NotIp, Oracle::default(), NotIp, &[]),
         ("without a source nothing is asked", Parsed::Broken(IpLength), Oracle::default(), IpLength, &[]),
-        (
-            "nothing speaks against it",
-            plain(),
-            source(Charge::Conforming),
-            Conforming,
-            &["allow", "block", "source"],
-        ),
-        (
-            "beyond the limit",
-            plain(),
-            source(Charge::Exceeding),
-            SourcePackets,
-            &["allow", "block", "source"],
-        ),
-        ("no room", plain(), source(Charge::Unaccounted), Unaccounted, &["allow", "block", "source"]),
-        ("blocked", plain(), Oracle { block: true, ..Oracle::default() }, Blocked, &["allow", "block"]),
+        ("nothing speaks against it", plain(), source(Charge::Conforming), Conforming, &["lists", "source"]),
+        ("beyond the limit", plain(), source(Charge::Exceeding), SourcePackets, &["lists", "source"]),
+        ("no room", plain(), source(Charge::Unaccounted), Unaccounted, &["lists", "source"]),
+        ("blocked", plain(), Oracle { listed: Listed::Blocked, ..Oracle::default() }, Blocked, &["lists"]),
         (
             "allow wins over block",
             plain(),
-            Oracle { allow: true, block: true, ..Oracle::default() },
+            Oracle { listed: Listed::Allowed, ..Oracle::default() },
             Allowed,
-            &["allow"],
+            &["lists"],
         ),
         (
             "allow wins over a defect",
             broken(),
-            Oracle { allow: true, ..Oracle::default() },
+            Oracle { listed: Listed::Allowed, ..Oracle::default() },
             Allowed,
-            &["allow"],
+            &["lists"],
         ),
         (
             "a defect is found before the block",
             broken(),
-            Oracle { block: true, ..Oracle::default() },
+            Oracle { listed: Listed::Blocked, ..Oracle::default() },
             TransportHeader,
-            &["allow"],
+            &["lists"],
         ),
         (
             "a vital message within its budget is asked nothing else",
             vital(),
-            Oracle { block: true, vital: Some(Charge::Conforming), ..Oracle::default() },
+            Oracle { listed: Listed::Blocked, vital: Some(Charge::Conforming), ..Oracle::default() },
             Protected,
             &["vital"],
         ),
         (
             "beyond it, it is like any other: blocked",
             vital(),
-            Oracle { block: true, vital: Some(Charge::Exceeding), ..Oracle::default() },
+            Oracle { listed: Listed::Blocked, vital: Some(Charge::Exceeding), ..Oracle::default() },
             Blocked,
-            &["vital", "allow", "block"],
+            &["vital", "lists"],
         ),
         (
             "allowed",
             vital(),
-            Oracle { allow: true, vital: Some(Charge::Exceeding), ..Oracle::default() },
+            Oracle { listed: Listed::Allowed, vital: Some(Charge::Exceeding), ..Oracle::default() },
             Allowed,
-            &["vital", "allow"],
+            &["vital", "lists"],
         ),
         (
             "or limited",
             vital(),
             Oracle { vital: Some(Charge::Exceeding), source: Some(Charge::Exceeding), ..Oracle::default() },
             SourcePackets,
-            &["vital", "allow", "block", "source"],
+            &["vital", "lists", "source"],
         ),
         (
             "a budget that cannot be charged protects nothing",
@@ -187,10 +176,10 @@ fn the_order_of_the_rules_is_the_policy() {
                 ..Oracle::default()
             },
             Conforming,
-            &["vital", "allow", "block", "source"],
+            &["vital", "lists", "source"],
         ),
     ];
-    let settings = settings(list::ALLOW_V4 | list::BLOCK_V4);
+    let settings = settings(list::V4);
     for (why, parsed, tables, expected, asked) in cases {
         assert_eq!(decide(&parsed, &settings, 1, &tables), expected, "{why}");
         assert_eq!(*tables.asked.borrow(), asked, "{why}");
@@ -201,7 +190,7 @@ fn the_order_of_the_rules_is_the_policy() {
 fn an_empty_list_and_an_unset_limit_are_not_asked() {
     let tables = Oracle { source: Some(Charge::Conforming), ..Oracle::default() };
     // The other family's lists have entries.
-    let settings = settings(list::ALLOW_V6 | list::BLOCK_V6);
+    let settings = settings(list::V6);
     assert_eq!(decide(&packet(None, None), &settings, 1, &tables), Conforming);
     assert_eq!(*tables.asked.borrow(), ["source"]);
 

@@ -1,0 +1,318 @@
+//! The allow list and the block list as a packet meets them: a gate, then an exact stage, at a cost that does not
+//! grow with the number of entries.
+//!
+//! **IPv4.** The gate has four bits for each /24. Prefixes up to /24 are painted into it; longer ones are expanded
+//! into single addresses, which lie in buckets of eight words, and the gate says where it is worth looking there.
+//! A word names its address exactly: the place of an address is a permutation of it (see [`place`](crate::place)).
+//!
+//! **IPv6.** The gate has a cell for each /32, by a hash, with the lengths of the prefixes that begin there; a hash
+//! map has the prefixes. Only lengths that are multiples of four occur: others are expanded to the next.
+//!
+//! An address is on a list while any unexpired entry of it covers the address; allow wins over block. Only user
+//! space writes, one word at a time, in an order in which no address is off a list in between.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    address::Address,
+    meter::{Slot, WAYS},
+    place::{Place, Seeds, TAG_BITS},
+    verifier::opaque,
+};
+
+/// On the allow list: in a cell of the IPv4 gate, and among the kinds in a word.
+pub const ALLOWED: u64 = 1 << 0;
+/// On the block list, likewise.
+pub const BLOCKED: u64 = 1 << 1;
+/// In a cell of the IPv4 gate: single addresses of this /24 are in the buckets.
+pub const CLOSER: u64 = 1 << 2;
+
+const KINDS: u64 = ALLOWED | BLOCKED;
+
+/// Length of the IPv4 prefix that is a cell of the gate.
+pub const CELL_LENGTH: u32 = 24;
+/// Bits of a cell of the IPv4 gate.
+pub const CELL_BITS: u32 = 4;
+/// Cells in a word of the IPv4 gate.
+pub const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
+/// Words of the IPv4 gate (8 MiB), behind which the IPv6 gate begins.
+pub const GATE_V4_WORDS: u32 = (1 << CELL_LENGTH) / CELLS_PER_WORD;
+
+/// IPv6 prefixes are looked up in lengths that are multiples of this.
+pub const LENGTH_STEP: u32 = 4;
+/// Length of the IPv6 prefix that has a cell of the gate. Shorter ones are in the cell for all addresses.
+pub const CELL_LENGTH_V6: u32 = 32;
+/// The lengths 0, 4 to 128.
+const LENGTHS: u32 = 128 / LENGTH_STEP + 1;
+
+/// Bits of an end in a word.
+const END_BITS: u32 = 45;
+/// An end counts in units of 2^19 ns (0.5 ms), so that every time of a 64-bit clock in nanoseconds has one.
+const END_SHIFT: u32 = u64::BITS - END_BITS;
+/// The end of an entry without one: later than any time.
+pub const NEVER: u64 = (1 << END_BITS) - 1;
+/// Where a word has its kinds.
+const KINDS_SHIFT: u32 = END_BITS;
+/// Where a word has its identity: the tag, and whether the bucket is the second of the address.
+const IDENTITY_SHIFT: u32 = KINDS_SHIFT + 2;
+const _: () = assert!(IDENTITY_SHIFT + 1 + TAG_BITS == u64::BITS);
+
+/// What the lists say about an address.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listed {
+    /// Nothing.
+    Nothing,
+    /// It is on the allow list, and perhaps on the block list.
+    Allowed,
+    /// It is on the block list only.
+    Blocked,
+}
+
+impl Listed {
+    /// From [`ALLOWED`] and [`BLOCKED`]; other bits mean nothing.
+    #[inline(always)]
+    fn from_kinds(kinds: u64) -> Self {
+        if kinds & ALLOWED != 0 {
+            Self::Allowed
+        } else if kinds & BLOCKED != 0 {
+            Self::Blocked
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// The end of an entry, given as the first time at which it no longer holds, nanoseconds. Rounded up, by less than
+/// a millisecond.
+pub fn end(expires_ns: u64) -> u64 {
+    expires_ns.div_ceil(1 << END_SHIFT).clamp(1, NEVER)
+}
+
+/// A word that puts its address or prefix on the list `kind` until `end`. Never 0, which is a free place.
+pub fn word(identity: u64, kind: u64, end: u64) -> u64 {
+    identity << IDENTITY_SHIFT | kind << KINDS_SHIFT | end
+}
+
+/// Identity and kind of a word: what tells it from the others in its bucket.
+pub fn who(word: u64) -> u64 {
+    word >> KINDS_SHIFT
+}
+
+/// The identity in a word.
+#[inline(always)]
+pub fn identity(word: u64) -> u64 {
+    word >> IDENTITY_SHIFT
+}
+
+/// The list that a word is about, if it has not ended.
+#[inline(always)]
+fn kinds_in_force(word: u64, now_ns: u64) -> u64 {
+    if now_ns >> END_SHIFT < word & NEVER { word >> KINDS_SHIFT & KINDS } else { 0 }
+}
+
+/// One of the two buckets in which an IPv4 address may be, and its identity there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Number of the bucket.
+    pub bucket: u32,
+    /// Identity of the address in it.
+    pub identity: u64,
+}
+
+/// The two buckets of the address with this place. The second is a function of the first and the tag that is its
+/// own inverse, so that both name the address.
+#[inline(always)]
+pub fn homes(place: Place, bucket_bits: u32) -> [Home; 2] {
+    let Place { bucket, tag } = place;
+    let identity = u64::from(tag) << 1;
+    // Fibonacci hashing (Knuth 6.4) of the tag; odd, so that the buckets differ.
+    let distance = u32::from(tag).wrapping_add(1).wrapping_mul(0x9e37_79b1) >> (32 - bucket_bits) | 1;
+    [Home { bucket, identity }, Home { bucket: bucket ^ distance, identity: identity | 1 }]
+}
+
+/// The other home of what lives here.
+pub fn other_home(home: Home, bucket_bits: u32) -> Home {
+    let tag = (home.identity >> 1) as u16;
+    let [_, mut other] = homes(Place { bucket: home.bucket, tag }, bucket_bits);
+    other.identity = home.identity ^ 1;
+    other
+}
+
+/// Where the cell of an IPv4 address is in the gate: the word, and by how much to shift it.
+#[inline(always)]
+pub fn cell_v4(address: u32) -> (u32, u32) {
+    let cell = address >> (32 - CELL_LENGTH);
+    (cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
+}
+
+/// Words of both gates.
+pub const fn gate_words(cell_bits: u32) -> u32 {
+    everywhere(cell_bits) + 1
+}
+
+/// The word with the IPv6 lengths that are shorter than a cell's and hold for all addresses.
+#[inline(always)]
+pub const fn everywhere(cell_bits: u32) -> u32 {
+    GATE_V4_WORDS + (1 << cell_bits)
+}
+
+/// The word with the lengths of the IPv6 prefixes that begin with the upper 32 bits of `network`.
+#[inline(always)]
+pub fn cell_v6(seeds: &Seeds, network: u64, cell_bits: u32) -> u32 {
+    GATE_V4_WORDS + seeds.place_v6(network >> 32 << 32, cell_bits).bucket
+}
+
+/// What stands for an IPv6 length in a word of the gate.
+#[inline(always)]
+pub fn length_bit(length: u32) -> u64 {
+    1 << (length / LENGTH_STEP)
+}
+
+/// An IPv6 prefix, the key of [`map::PREFIXES`](crate::abi::map::PREFIXES).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct Prefix {
+    /// Upper 64 bits of its addresses, what is not in the prefix cleared.
+    pub network: u64,
+    /// Lower 64 bits.
+    pub interface: u64,
+    /// Its length, a multiple of [`LENGTH_STEP`].
+    pub length: u64,
+}
+const _: () = assert!(size_of::<Prefix>() == 24);
+
+impl Prefix {
+    /// The prefix of this length (up to 128) in which an address is.
+    #[inline(always)]
+    pub fn around(network: u64, interface: u64, length: u32) -> Self {
+        let (upper, lower) = if length < 64 { (length, 0) } else { (64, length - 64) };
+        Self { network: network & mask(upper), interface: interface & mask(lower), length: length.into() }
+    }
+}
+
+/// A mask of the upper `bits` of 64.
+#[inline(always)]
+fn mask(bits: u32) -> u64 {
+    // Two shifts, as one of 64 is none.
+    !(u64::MAX >> (bits / 2) >> (bits - bits / 2))
+}
+
+/// The tables of the lists: maps in the kernel, ordinary memory on a host.
+pub trait ListTables {
+    /// A word of the buckets.
+    type Word: Slot;
+
+    /// Binary logarithm of the number of buckets.
+    fn bucket_bits(&self) -> u32;
+    /// Binary logarithm of the number of cells of the IPv6 gate.
+    fn cell_bits(&self) -> u32;
+    /// A word of the gates.
+    fn gate(&self, word: u32) -> u64;
+    /// A bucket of IPv4 addresses.
+    fn bucket(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
+    /// The words of an IPv6 prefix, one for each list.
+    fn prefix(&self, prefix: &Prefix) -> Option<&[Self::Word; 2]>;
+}
+
+/// Looks an address up in both lists.
+#[inline(always)]
+pub fn look_up<T: ListTables>(tables: &T, seeds: &Seeds, address: Address, now_ns: u64) -> Listed {
+    Listed::from_kinds(match address {
+        Address::V4(v4) => kinds_v4(tables, seeds, v4, now_ns),
+        Address::V6 { network, interface } => kinds_v6(tables, seeds, network, interface, now_ns),
+    })
+}
+
+#[inline(always)]
+fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64) -> u64 {
+    let (word, shift) = cell_v4(address);
+    let gate = tables.gate(word);
+    let mut kinds = gate >> shift;
+    if kinds & CLOSER == 0 || kinds & ALLOWED != 0 {
+        return kinds;
+    }
+    let bits = tables.bucket_bits();
+    for home in homes(seeds.place_v4(address, bits), bits) {
+        let Some(bucket) = tables.bucket(home.bucket) else { continue };
+        // VERIFIER: so that it need not tell apart what has been found so far.
+        kinds = opaque(kinds, gate);
+        for slot in bucket {
+            let word = slot.load();
+            if identity(word) == home.identity {
+                kinds |= kinds_in_force(word, now_ns);
+            }
+        }
+    }
+    kinds
+}
+
+#[inline(always)]
+fn kinds_v6<T: ListTables>(tables: &T, seeds: &Seeds, network: u64, interface: u64, now_ns: u64) -> u64 {
+    let bits = tables.cell_bits();
+    let mut lengths = tables.gate(cell_v6(seeds, network, bits)) | tables.gate(everywhere(bits));
+    let mut kinds = 0;
+    for _ in 0..LENGTHS {
+        if lengths == 0 {
+            break;
+        }
+        let length = lengths.trailing_zeros() * LENGTH_STEP;
+        lengths &= lengths - 1;
+        if let Some(words) = tables.prefix(&Prefix::around(network, interface, length)) {
+            for word in words {
+                kinds |= kinds_in_force(word.load(), now_ns);
+            }
+        }
+        // VERIFIER: as above.
+        kinds = opaque(kinds, lengths);
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::place::MIN_BUCKET_BITS;
+
+    proptest! {
+        #[test]
+        fn both_homes_name_the_same_address(bucket in 0..1u32 << MIN_BUCKET_BITS, tag: u16) {
+            let [first, second] = homes(Place { bucket, tag }, MIN_BUCKET_BITS);
+            prop_assert_ne!(first.bucket, second.bucket);
+            prop_assert!(second.bucket < 1 << MIN_BUCKET_BITS);
+            prop_assert_eq!(other_home(first, MIN_BUCKET_BITS), second);
+            prop_assert_eq!(other_home(second, MIN_BUCKET_BITS), first);
+        }
+
+        #[test]
+        fn a_word_holds_until_its_end_and_less_than_a_millisecond_longer(expires_ns in 1u64.., before: u32) {
+            let word = word(0x1_ffff, BLOCKED, end(expires_ns));
+            prop_assert_eq!(identity(word), 0x1_ffff);
+            prop_assert_eq!(who(word), 0x1_ffff << 2 | BLOCKED);
+            prop_assert_eq!(kinds_in_force(word, expires_ns.saturating_sub(1 + u64::from(before))), BLOCKED);
+            if let Some(after) = expires_ns.checked_add(1_000_000) {
+                prop_assert_eq!(kinds_in_force(word, after), 0);
+            }
+        }
+
+        #[test]
+        fn the_prefix_around_an_address_has_its_upper_bits(address: u128, step in 0..LENGTHS) {
+            let length = step * LENGTH_STEP;
+            let wanted = address & u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            let prefix = Prefix::around((address >> 64) as u64, address as u64, length);
+            prop_assert_eq!(u128::from(prefix.network) << 64 | u128::from(prefix.interface), wanted);
+        }
+    }
+
+    #[test]
+    fn what_never_ends_outlasts_every_clock() {
+        assert_eq!(
+            kinds_in_force(word(0, ALLOWED, NEVER), (u64::MAX >> END_SHIFT << END_SHIFT) - 1),
+            ALLOWED
+        );
+        assert_eq!(end(u64::MAX), NEVER);
+        assert_eq!(kinds_in_force(0, 0), 0, "a free place");
+    }
+}

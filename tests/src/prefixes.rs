@@ -1,0 +1,29 @@
+//! Large lists for tests and bench.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use fastrand::Rng;
+use flood_userspace::lists::Edit;
+use ipnet::IpNet;
+
+use crate::rig::entry;
+
+/// Where the IPv6 prefixes of [`random`] begin, and where the harness has its sources.
+pub const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
+
+/// So many random IPv4 addresses, and so many random IPv6 /48 among the 2^32 from [`FIRST_V6`] on. Some occur twice.
+pub fn random(ipv4: usize, ipv6: usize, seed: u64) -> Vec<IpNet> {
+    let mut random = Rng::with_seed(seed);
+    let mut prefixes: Vec<IpNet> = Vec::with_capacity(ipv4 + ipv6);
+    prefixes.extend((0..ipv4).map(|_| IpNet::from(IpAddr::V4(Ipv4Addr::from_bits(random.u32(..))))));
+    prefixes.extend((0..ipv6).map(|_| {
+        let network = FIRST_V6 + (u64::from(random.u32(..)) << 16);
+        IpNet::new_assert(Ipv6Addr::from_bits(u128::from(network) << 64).into(), 48)
+    }));
+    prefixes
+}
+
+/// The edit that puts prefixes into a list for ever.
+pub fn put(prefixes: impl IntoIterator<Item = IpNet>) -> Edit {
+    Edit::put_alike(prefixes.into_iter().collect(), &entry(None))
+}
