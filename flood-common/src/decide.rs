@@ -55,6 +55,12 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             return Reason::Protected;
         }
     }
+    // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
+    // through all that comes now.
+    let forget = |value: u64| opaque(value, settings.seeds.v6[0]);
+    let class = forget(packet.class as u64);
+    let port = forget(packet.ports.map_or(0, |ports| ports.source.into()));
+    let defect = forget(packet.defect.map_or(0, |defect| defect.number().into()));
     let family = match packet.source {
         Address::V4(_) => list::V4,
         Address::V6 { .. } => list::V6,
@@ -67,29 +73,23 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Allowed {
         return Reason::Allowed;
     }
-    if let Some(defect) = packet.defect {
-        return defect;
+    if defect != 0 {
+        return Reason::from_number(defect as u32).unwrap_or(Reason::Truncated);
     }
     if listed == Listed::Blocked {
         return Reason::Blocked;
     }
-    limit(packet, settings, now_ns, tables)
+    let is_reflected =
+        settings.reflectors != 0 && class == Class::Udp as u64 && tables.is_reflector(port as u16);
+    let class = if is_reflected { Class::Amplification as u64 } else { class };
+    limit(packet, forget(class) as usize, settings, now_ns, tables)
 }
 
 /// Charges a packet to each cell that its class has, the narrow scopes first; the first that it exceeds ends it.
 #[inline(always)]
-fn limit<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
-    let mut class = packet.class as usize;
-    if settings.reflectors != 0
-        && class == Class::Udp as usize
-        && let Some(ports) = packet.ports
-        && tables.is_reflector(ports.source)
-    {
-        class = Class::Amplification as usize;
-    }
-    // VERIFIER: whatever is constant on one way here would be followed through all cells on its own.
+fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
+    // VERIFIER: as above.
     let forget = |value: u64| opaque(value, settings.seeds.v6[0]);
-    let class = forget(class as u64) as usize;
     let version = forget(packet.source.version().into());
     let [source, destination] = [packet.source, packet.destination]
         .map(|address| Network { version, bits: forget(address.network().bits) });

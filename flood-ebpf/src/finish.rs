@@ -6,11 +6,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use flood_common::{
-    abi::{Count, INTERFACE_SLOTS, MODE_ENFORCE, Sample, Settings},
-    packet::Parsed,
+    abi::{Count, CpuState, INTERFACE_SLOTS, MODE_ENFORCE, Sample, Settings},
+    packet::{Parsed, parse},
     reason::{FIRST_DROP, REASON_SLOTS, Reason},
     verifier::opaque,
-    wire::Window,
 };
 
 use crate::{
@@ -19,33 +18,29 @@ use crate::{
     window::XdpWindow,
 };
 
-/// Finishes with a packet.
+/// Finishes with a packet of `length` bytes.
 #[inline(always)]
-pub(crate) fn finish(
-    ctx: &XdpContext,
-    settings: &Settings,
-    parsed: &Parsed,
-    reason: Reason,
-    window: XdpWindow,
-) -> u32 {
+pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason: Reason) -> u32 {
     let enforced = settings.mode == MODE_ENFORCE;
-    let length = match parsed {
-        Parsed::Packet(packet) => packet.length,
-        Parsed::NotIp | Parsed::Broken(_) => window.length(),
-    };
-    let number = opaque(u64::from(reason.number()), u64::from(length)) as u32;
-    let is_drop = number >= FIRST_DROP;
-    count(interface_slot(ctx, settings), number, is_drop, enforced, length);
-    if is_drop && settings.sample_every != 0 {
-        sample(parsed, number, settings.sample_every, length);
-    }
+    // VERIFIER: many ways lead here, each with a reason of its own.
+    let reason = opaque(reason.number().into(), length.into()) as u32;
+    let is_drop = reason >= FIRST_DROP;
+    count(interface_slot(ctx, settings), reason, is_drop, enforced, length);
     let action = if is_drop && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
-    if settings.trace_version != 0
-        && let Parsed::Packet(packet) = parsed
-        && settings.trace_version == u32::from(packet.source.version())
-        && settings.trace_source == packet.source.halves()
-    {
-        trace::call(ctx, number, action);
+    let sampled = if is_drop { state_to_sample(settings.sample_every) } else { None };
+    if sampled.is_some() || settings.trace_version != 0 {
+        // Parsed again, which is rare, rather than carried along for every packet.
+        let (version, source) = match parse(XdpWindow::new(ctx)) {
+            Parsed::Packet(packet) => (u32::from(packet.source.version()), packet.source.halves()),
+            Parsed::NotIp | Parsed::Broken(_) => (0, [0, 0]),
+        };
+        if let Some(state) = sampled {
+            sample(state, Sample { source, version, reason, length, weight: settings.sample_every });
+        }
+        if settings.trace_version != 0 && settings.trace_version == version && settings.trace_source == source
+        {
+            trace::call(ctx, reason, action);
+        }
     }
     action
 }
@@ -76,33 +71,34 @@ fn count(slot: u32, reason: u32, is_drop: bool, enforced: bool, length: u32) {
     *bytes = bytes.wrapping_add(u64::from(length));
 }
 
-/// Writes one in `every` dropped packets to the sample ring. The gaps are random, so that traffic with a rhythm is
-/// sampled as fairly as any.
+/// The processor's state when a dropped packet is to be sampled: one in `every`, none if that is 0. The gaps are
+/// random, so that traffic with a rhythm is sampled as fairly as any.
 #[inline(always)]
-fn sample(parsed: &Parsed, reason: u32, every: u32, length: u32) {
-    let Some(state) = CPU_STATE.get_ptr_mut(0) else {
-        return; // cannot happen: the array has one element
-    };
+fn state_to_sample<'a>(every: u32) -> Option<&'a mut CpuState> {
+    if every == 0 {
+        return None;
+    }
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-    let state = unsafe { &mut *state };
+    let state = unsafe { &mut *CPU_STATE.get_ptr_mut(0)? };
     if state.until_sample > 1 {
         state.until_sample -= 1;
-        return;
+        return None;
     }
     // Uniform in 1 to 2 * every - 1, so `every` on average.
     // SAFETY: no arguments, no conditions.
     let random = unsafe { bpf_get_prandom_u32() };
     state.until_sample = 1 + u64::from(random) % (2 * u64::from(every) - 1);
+    Some(state)
+}
 
-    let (version, source) = match parsed {
-        Parsed::Packet(packet) => (u32::from(packet.source.version()), packet.source.halves()),
-        Parsed::NotIp | Parsed::Broken(_) => (0, [0, 0]),
-    };
+/// Writes a sample to the ring.
+#[inline(always)]
+fn sample(state: &mut CpuState, sample: Sample) {
     let Some(mut entry) = SAMPLES.reserve::<Sample>(0) else {
         state.samples_lost += 1;
         return;
     };
-    entry.write(Sample { source, version, reason, length, weight: every });
+    entry.write(sample);
     // User space comes by on its own, ten times a second; waking it would cost more than the sample.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     state.sampled += 1;

@@ -23,7 +23,8 @@ use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_jiffies64, macros::
 use flood_common::{
     abi::{Settings, SettingsPage},
     decide::decide,
-    packet::parse,
+    packet::{Parsed, parse},
+    wire::Window,
 };
 
 use crate::{lookup::MapTables, window::XdpWindow};
@@ -39,7 +40,11 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let window = XdpWindow::new(&ctx);
     let parsed = parse(window);
     let reason = decide(&parsed, settings, now_ns, &MapTables);
-    finish::finish(&ctx, settings, &parsed, reason, window)
+    let length = match parsed {
+        Parsed::Packet(packet) => packet.length,
+        Parsed::NotIp | Parsed::Broken(_) => window.length(),
+    };
+    finish::finish(&ctx, settings, length, reason)
 }
 
 /// # Safety
