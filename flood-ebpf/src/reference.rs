@@ -16,10 +16,7 @@ use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::bpf_ktime_get_ns,
     macros::{map, xdp},
-    maps::{
-        LpmTrie, LruHashMap,
-        lpm_trie::Key,
-    },
+    maps::{LpmTrie, LruHashMap, lpm_trie::Key},
     programs::XdpContext,
 };
 use flood_common::{

@@ -8,3 +8,4 @@ pub mod packet;
 pub mod programs;
 pub mod rig;
 pub mod skip;
+pub mod visitor;

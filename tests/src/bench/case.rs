@@ -1,0 +1,318 @@
+//! The cases: what is set up, and what must come of it for the figure to count.
+
+use std::ops::RangeInclusive;
+
+use anyhow::{Context, Result, ensure};
+use flood_common::{abi::Settings, reason::Reason};
+use flood_userspace::{
+    bpf::{
+        Filter, FilterOptions, ListKind,
+        limit::{set_limits, source_limit},
+    },
+    config::{BitLimit, Config, PacketLimit, SourceLimit},
+    lists::Change,
+    quantity::{BitRate, PacketRate},
+};
+
+use crate::programs::Programs;
+
+use super::{
+    block_list::BlockList,
+    family::Family,
+    measure::{self, share_of_action},
+    reference::Reference,
+};
+
+/// In the drop path one in so many packets is sampled; the daemon comes to about this at ten million a second.
+const SAMPLE_EVERY: u32 = 2_500;
+
+/// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
+const LOOPBACK: u32 = 1;
+const SLOT: u32 = 1;
+
+/// The lengths of block lists.
+const THOUSAND: usize = 1_000;
+const HUNDRED_THOUSAND: usize = 100_000;
+const MILLION: usize = 1_000_000;
+
+/// Single runs that tell which share of packets a program without counters drops.
+const SINGLE_RUNS: u32 = 2_000;
+
+/// The action that drops (linux/bpf.h).
+const XDP_DROP: u32 = 1;
+
+/// Up to so many sources all fit into the debt table, and each comes back while its debt lasts.
+const RETURNING: u64 = 1 << 16;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Case {
+    /// Bare `XDP_DROP` against itself: how far to trust the other figures.
+    Floor,
+    /// Parsing alone.
+    Parse,
+    /// All sources on the allow list, by one entry.
+    Allowed,
+    /// All sources on the block list, by one entry.
+    Blocked,
+    /// No limit, and a block list of so many entries.
+    BlockList(usize),
+    /// A limit that no packet exceeds.
+    Conforming,
+    /// A limit that every packet exceeds after the first of its source.
+    Exceeding,
+    /// The default limit of a source, and nothing else.
+    SourceLimit,
+    /// The default configuration.
+    Default,
+    /// All that can be set at once: limits on packets and bits, both lists, a trace of another source.
+    Everything,
+    /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
+    LruReference,
+    /// The reference with the kernel's trie, to be compared with [`Case::BlockList`] of a million.
+    LpmReference,
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Floor,
+        Self::Parse,
+        Self::Allowed,
+        Self::Blocked,
+        Self::BlockList(0),
+        Self::BlockList(THOUSAND),
+        Self::BlockList(HUNDRED_THOUSAND),
+        Self::BLOCK_LIST_1M,
+        Self::Conforming,
+        Self::Exceeding,
+        Self::SourceLimit,
+        Self::Default,
+        Self::Everything,
+        Self::LruReference,
+        Self::LpmReference,
+    ];
+
+    /// The longest block list.
+    pub const BLOCK_LIST_1M: Self = Self::BlockList(MILLION);
+
+    /// The word for it on the command line and in reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Parse => "parse",
+            Self::Allowed => "allowed",
+            Self::Blocked => "blocked",
+            Self::BlockList(MILLION) => "block list 1M",
+            Self::BlockList(HUNDRED_THOUSAND) => "block list 100k",
+            Self::BlockList(THOUSAND) => "block list 1k",
+            Self::BlockList(_) => "block list 0",
+            Self::Conforming => "conforming",
+            Self::Exceeding => "exceeding",
+            Self::SourceLimit => "source limit",
+            Self::Default => "default",
+            Self::Everything => "everything",
+            Self::LruReference => "lru reference",
+            Self::LpmReference => "lpm reference",
+        }
+    }
+
+    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for.
+    pub(super) fn exists_in(self, family: Family) -> bool {
+        family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference)
+    }
+
+    /// The entries of its block list that are drawn at random.
+    fn block_list(self) -> usize {
+        match self {
+            Self::BlockList(entries) => entries,
+            Self::Everything => HUNDRED_THOUSAND,
+            Self::LpmReference => MILLION,
+            _ => 0,
+        }
+    }
+
+    fn set_limits(self, settings: &mut Settings) {
+        let Config { source_limit: default, protected_limits, .. } = Config::default();
+        match self {
+            Self::SourceLimit => settings.source = source_limit(&default),
+            Self::Default => set_limits(settings, &default, &protected_limits),
+            Self::Everything => {
+                let bits = BitLimit::of_rate(BitRate(1_000_000_000));
+                set_limits(settings, &SourceLimit { bits: Some(bits), ..default }, &protected_limits);
+                settings.trace_version = 4;
+            }
+            Self::Conforming => {
+                // More than a test run of one source comes to.
+                let packets = PacketLimit::of_rate(PacketRate(100_000_000));
+                settings.source = source_limit(&SourceLimit { packets: Some(packets), bits: None });
+            }
+            Self::Exceeding => {
+                // One packet in ten seconds, none at once: even 16 million sources stay in debt.
+                settings.source = source_limit(&default);
+                settings.source.packet_cost_ns = 10_000_000_000;
+                settings.source.packet_tolerance_ns = 0;
+                settings.source.horizon_ns = 20_000_000_000;
+            }
+            Self::Floor
+            | Self::Parse
+            | Self::Allowed
+            | Self::Blocked
+            | Self::BlockList(_)
+            | Self::LruReference
+            | Self::LpmReference => {}
+        }
+    }
+
+    fn filter(self, list: &BlockList) -> Result<Filter> {
+        let mut filter = Filter::load(&FilterOptions::default())?;
+        filter.change_settings(|settings| {
+            settings.sample_every = SAMPLE_EVERY;
+            settings.interfaces[SLOT as usize] = LOOPBACK;
+            self.set_limits(settings);
+        });
+        let set =
+            |prefix: &str| -> Result<Change> { Ok(Change::Set { prefix: prefix.parse()?, expires: None }) };
+        let everybody = [set("0.0.0.0/0")?, set("::/0")?];
+        match self {
+            Self::Allowed => filter.apply(ListKind::Allow, &everybody, true, true)?,
+            Self::Blocked => filter.apply(ListKind::Block, &everybody, true, true)?,
+            Self::Everything => {
+                let somebody = [set("192.0.2.0/24")?, set("2001:db8:600d::/48")?];
+                filter.apply(ListKind::Allow, &somebody, true, true)?;
+            }
+            _ => {}
+        }
+        let entries = list.changes();
+        if !entries.is_empty() {
+            let v4 = list.family() == Family::Ipv4;
+            filter.apply(ListKind::Block, &entries, v4, !v4)?;
+        }
+        Ok(filter)
+    }
+
+    /// What must become of the packets.
+    fn claim(self, list: &BlockList, sources: u64) -> Option<Claim> {
+        let all = 0.999..=1.0;
+        // The first packets of each source conform.
+        let nearly_all = 0.9..=1.0;
+        match self {
+            Self::Floor | Self::Parse => Some(Claim::Dropped(all)),
+            Self::Allowed => Some(Claim::Reasons(&[Reason::Allowed], all)),
+            Self::Blocked => Some(Claim::Reasons(&[Reason::Blocked], all)),
+            Self::BlockList(_) => Some(Claim::Reasons(&[Reason::Blocked], about(list.share(sources)))),
+            Self::Conforming => Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all)),
+            Self::Exceeding if sources <= RETURNING => {
+                Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
+            }
+            Self::SourceLimit | Self::Default if sources == 1 => {
+                Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
+            }
+            Self::LruReference if sources == 1 => Some(Claim::Dropped(nearly_all)),
+            Self::LpmReference => Some(Claim::Dropped(about(list.share(sources)))),
+            // With many sources, who exceeds depends on how fast the machine is.
+            Self::Exceeding | Self::SourceLimit | Self::Default | Self::Everything | Self::LruReference => {
+                None
+            }
+        }
+    }
+}
+
+/// Room for the error of the sample that a share was estimated from.
+fn about(share: f64) -> RangeInclusive<f64> {
+    share - 0.04..=share + 0.04
+}
+
+/// What the packets of a case come to, as a range of shares.
+enum Claim {
+    /// So many have one of these reasons, by the filter's own counters.
+    Reasons(&'static [Reason], RangeInclusive<f64>),
+    /// So many are dropped, by the action of single runs.
+    Dropped(RangeInclusive<f64>),
+}
+
+/// A case that is set up: a harness of its own, so that switching between programs changes nothing in the kernel,
+/// and what it calls.
+pub(super) struct Subject {
+    pub(super) case: Case,
+    harness: Programs,
+    called: Called,
+    list: BlockList,
+    frame: Vec<u8>,
+}
+
+enum Called {
+    /// A program of the laboratory itself.
+    Laboratory,
+    Filter(Box<Filter>),
+    /// Kept, as its maps go with it.
+    Reference(#[expect(dead_code, reason = "kept for its maps")] Reference),
+}
+
+impl Subject {
+    pub(super) fn new(case: Case, family: Family) -> Result<Self> {
+        let mut harness = Programs::load()?;
+        let list = BlockList::draw(family, case.block_list());
+        let (fd, called) = match case {
+            Case::Floor => (harness.program("drop")?.fd()?.try_clone()?, Called::Laboratory),
+            Case::Parse => (harness.program("parse_only")?.fd()?.try_clone()?, Called::Laboratory),
+            Case::LruReference | Case::LpmReference => {
+                let reference =
+                    if case == Case::LruReference { Reference::lru()? } else { Reference::lpm(&list)? };
+                (reference.fd()?, Called::Reference(reference))
+            }
+            _ => {
+                let mut filter = case.filter(&list)?;
+                (filter.program()?.fd()?.try_clone()?, Called::Filter(Box::new(filter)))
+            }
+        };
+        harness.set_target(&fd)?;
+        harness.program("harness")?; // loaded now rather than in the first slice
+        Ok(Self { case, harness, called, list, frame: family.frame() })
+    }
+
+    pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
+        self.harness.set_sources(family.sources(count))
+    }
+
+    /// See [`measure::slice`].
+    pub(super) fn slice(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        measure::slice(&mut self.harness, &self.frame, cores, runs)
+    }
+
+    /// What the filter has counted so far, packets by number of reason; nothing where there is no filter.
+    pub(super) fn counts(&self) -> Result<Vec<u64>> {
+        let Called::Filter(filter) = &self.called else { return Ok(Vec::new()) };
+        let counters = filter.counters.interface(SLOT)?;
+        Ok(counters.done.iter().map(|count| count.packets).collect())
+    }
+
+    /// A figure counts only if the packets since `before` came to what the case says.
+    pub(super) fn check(&mut self, sources: u64, before: &[u64]) -> Result<()> {
+        let case = self.case.label();
+        match self.case.claim(&self.list, sources) {
+            None => {}
+            Some(Claim::Dropped(range)) => {
+                let share = share_of_action(&mut self.harness, &self.frame, SINGLE_RUNS, XDP_DROP)?;
+                ensure!(
+                    range.contains(&share),
+                    "{case}: {share:.3} of the packets were dropped, not {range:?}"
+                );
+            }
+            Some(Claim::Reasons(reasons, range)) => {
+                let after = self.counts()?;
+                let counted: Vec<u64> =
+                    after.iter().zip(before).map(|(after, before)| after - before).collect();
+                let total: u64 = counted.iter().sum();
+                let number = |reason: &Reason| counted.get(reason.number() as usize).copied();
+                let so: Option<u64> = reasons.iter().map(number).sum();
+                let share = so.context("a reason without a counter")? as f64 / total.max(1) as f64;
+                ensure!(
+                    range.contains(&share),
+                    "{case}: {share:.3} of the packets were {reasons:?}, not {range:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+}
