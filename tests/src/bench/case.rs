@@ -208,7 +208,8 @@ impl Case {
             Self::SourceLimit | Self::Default if sources == 1 => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
-            Self::LruReference if sources == 1 => Some(Claim::Dropped(nearly_all)),
+            // Single runs are so slow that some come within the limit.
+            Self::LruReference if sources == 1 => Some(Claim::Dropped(0.3..=1.0)),
             Self::LpmReference => Some(Claim::Dropped(about(list.share(sources)))),
             // With many sources, who exceeds depends on how fast the machine is.
             Self::Exceeding | Self::SourceLimit | Self::Default | Self::Everything | Self::LruReference => {

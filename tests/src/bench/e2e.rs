@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::programs::{XdpMode, xdp::XdpLinkId};
+use aya::programs::XdpMode;
 
 use crate::{
     daemon::Daemon,
@@ -172,10 +172,10 @@ impl Guard {
             Self::NftDrop => nft(server, "", ""),
             Self::NftMeter => {
                 let set = format!(
-                    "set meter {{ type ipv4_addr; size {METER_SIZE}; flags dynamic,timeout; timeout 10s; }}"
+                    "set sources {{ type ipv4_addr; size {METER_SIZE}; flags dynamic,timeout; timeout 10s; }}"
                 );
                 let limit = format!(
-                    "update @meter {{ ip saddr limit rate over {LIMIT_PER_S}/second burst {LIMIT_PER_S} packets }} drop"
+                    "update @sources {{ ip saddr limit rate over {LIMIT_PER_S}/second burst {LIMIT_PER_S} packets }} drop"
                 );
                 nft(server, &set, &limit)
             }
@@ -188,7 +188,7 @@ enum Held {
     /// Nothing, or what goes with its namespace.
     Nothing,
     Daemon(#[expect(dead_code, reason = "ends when dropped")] Daemon),
-    Program(#[expect(dead_code, reason = "detaches when dropped")] Programs, XdpLinkId),
+    Program(#[expect(dead_code, reason = "detaches when dropped")] Programs),
     Shell(Child),
 }
 
@@ -208,8 +208,8 @@ fn attach(server: &Namespace, name: &str) -> Result<Held> {
     programs.set_sources(Sources { first: visitor.to_bits().into(), count: 1, adjacent: true })?;
     let index = server.index("eth0")?;
     let program = programs.program(name)?;
-    let link = server.within(|| Ok(program.attach_to_if_index(index, XdpMode::Driver)?))?;
-    Ok(Held::Program(programs, link))
+    server.within(|| Ok(program.attach_to_if_index(index, XdpMode::Driver)?))?;
+    Ok(Held::Program(programs))
 }
 
 /// Sets xdp-filter up. It pins its maps by the name of the interface; in a BPF file system of its own that can be no
