@@ -2,8 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, Result, ensure};
-use flood_common::{abi::Settings, reason::Reason};
+use anyhow::{Result, ensure};
+use flood_common::{
+    abi::Settings,
+    reason::{REASON_SLOTS, Reason},
+};
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, ListKind,
@@ -14,12 +17,12 @@ use flood_userspace::{
     quantity::{BitRate, PacketRate},
 };
 
-use crate::programs::Programs;
+use crate::programs::{Programs, Sources};
 
 use super::{
     block_list::BlockList,
     family::Family,
-    measure::{self, share_of_action},
+    measure::{share_of_action, slice},
     reference::Reference,
 };
 
@@ -194,7 +197,7 @@ impl Case {
     /// What must become of the packets.
     fn claim(self, list: &BlockList, sources: u64) -> Option<Claim> {
         let all = 0.999..=1.0;
-        // The first packets of each source conform.
+        // A packet now and then comes within the limit.
         let nearly_all = 0.9..=1.0;
         match self {
             Self::Floor | Self::Parse => Some(Claim::Dropped(all)),
@@ -240,6 +243,9 @@ pub(super) struct Subject {
     called: Called,
     list: BlockList,
     frame: Vec<u8>,
+    sources: Sources,
+    /// What the filter counted in slices that count, packets by number of reason.
+    counted: Vec<u64>,
 }
 
 enum Called {
@@ -269,51 +275,61 @@ impl Subject {
         };
         harness.set_target(&fd)?;
         harness.program("harness")?; // loaded now rather than in the first slice
-        Ok(Self { case, harness, called, list, frame: family.frame() })
+        let sources = family.sources(1);
+        Ok(Self { case, harness, called, list, frame: family.frame(), sources, counted: Vec::new() })
     }
 
+    /// Begins anew with so many sources.
     pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
-        self.harness.set_sources(family.sources(count))
+        self.sources = family.sources(count);
+        self.counted = vec![0; REASON_SLOTS];
+        self.harness.set_sources(self.sources)
     }
 
-    /// See [`measure::slice`].
+    /// A slice that does not count: before one that does, and to learn how long a run takes.
+    pub(super) fn warm_up(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        slice(&mut self.harness, &self.frame, cores, runs)
+    }
+
+    /// See [`slice`].
     pub(super) fn slice(&mut self, cores: usize, runs: u32) -> Result<f64> {
-        measure::slice(&mut self.harness, &self.frame, cores, runs)
+        let before = self.counts()?;
+        let ns = slice(&mut self.harness, &self.frame, cores, runs)?;
+        let after = self.counts()?;
+        for (sum, (after, before)) in self.counted.iter_mut().zip(after.iter().zip(before)) {
+            *sum += after - before;
+        }
+        Ok(ns)
     }
 
     /// What the filter has counted so far, packets by number of reason; nothing where there is no filter.
-    pub(super) fn counts(&self) -> Result<Vec<u64>> {
+    fn counts(&self) -> Result<Vec<u64>> {
         let Called::Filter(filter) = &self.called else { return Ok(Vec::new()) };
         let counters = filter.counters.interface(SLOT)?;
         Ok(counters.done.iter().map(|count| count.packets).collect())
     }
 
-    /// A figure counts only if the packets since `before` came to what the case says.
-    pub(super) fn check(&mut self, sources: u64, before: &[u64]) -> Result<()> {
-        let case = self.case.label();
-        match self.case.claim(&self.list, sources) {
-            None => {}
+    /// A figure counts only if the packets came to what the case says.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let (what, share, range) = match self.case.claim(&self.list, self.sources.count) {
+            None => return Ok(()),
             Some(Claim::Dropped(range)) => {
                 let share = share_of_action(&mut self.harness, &self.frame, SINGLE_RUNS, XDP_DROP)?;
-                ensure!(
-                    range.contains(&share),
-                    "{case}: {share:.3} of the packets were dropped, not {range:?}"
-                );
+                ("dropped".into(), share, range)
             }
             Some(Claim::Reasons(reasons, range)) => {
-                let after = self.counts()?;
-                let counted: Vec<u64> =
-                    after.iter().zip(before).map(|(after, before)| after - before).collect();
-                let total: u64 = counted.iter().sum();
-                let number = |reason: &Reason| counted.get(reason.number() as usize).copied();
-                let so: Option<u64> = reasons.iter().map(number).sum();
-                let share = so.context("a reason without a counter")? as f64 / total.max(1) as f64;
-                ensure!(
-                    range.contains(&share),
-                    "{case}: {share:.3} of the packets were {reasons:?}, not {range:?}"
-                );
+                let total: u64 = self.counted.iter().sum();
+                let so: u64 = reasons.iter().map(|reason| self.counted[reason.number() as usize]).sum();
+                (format!("{reasons:?}"), so as f64 / total.max(1) as f64, range)
             }
-        }
+        };
+        let Self { case, sources, .. } = self;
+        ensure!(
+            range.contains(&share),
+            "{} with {} sources: {share:.3} of the packets were {what}, not {range:?}",
+            case.label(),
+            sources.count
+        );
         Ok(())
     }
 }

@@ -1,0 +1,81 @@
+//! The bench measures: the smallest measurement of each kind, for real.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use floodgate_tests::{
+    bench::{Case, Effort, Guard, Selection, e2e::PEERS, run},
+    needs_root,
+};
+
+const LEAST: Effort = Effort {
+    rounds: 1,
+    slice: Duration::from_millis(1),
+    sources: &[1, 1 << 10],
+    flood: Duration::from_millis(20),
+    visits: 1,
+    visit: Duration::from_millis(50),
+};
+
+/// What the bench measures when these words name it, and what it says meanwhile.
+fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+    let mut said = String::new();
+    let report = run(LEAST, &Selection::parse(&words)?, |figure| {
+        said.push_str(&format!("{figure}\n"));
+        Ok(())
+    })?;
+    Ok((report, said))
+}
+
+#[test]
+fn every_case_comes_to_what_it_says() -> Result<()> {
+    needs_root!();
+    // Loading a million entries takes the longest; the same code loads and checks the others.
+    let labels: Vec<&str> = Case::ALL
+        .into_iter()
+        .filter(|case| !matches!(case, Case::BLOCK_LIST_1M | Case::LpmReference))
+        .map(Case::label)
+        .collect();
+    let (report, said) = measure(&labels)?;
+    let cores = std::thread::available_parallelism()?.get().min(2);
+    ensure!(report.cases.len() == labels.len() * 2 * LEAST.sources.len() * cores, "{said}");
+    for figure in &report.cases {
+        // Nothing about how long: on a busy machine a difference may even be negative.
+        ensure!(figure.floor_ns > 0.0 && figure.ns.is_finite(), "{figure}");
+        let [low, high] = figure.ns_quartiles;
+        ensure!(low <= figure.ns && figure.ns <= high, "{figure}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_trie_that_is_compared_with_blocks_what_the_block_list_does() -> Result<()> {
+    needs_root!();
+    let (report, said) = measure(&["lpm reference", "block list 1M", "ipv4"])?;
+    ensure!(report.cases.iter().any(|figure| figure.case == Case::LpmReference.label()), "{said}");
+    ensure!(report.cases.iter().any(|figure| figure.case == Case::BLOCK_LIST_1M.label()), "{said}");
+    Ok(())
+}
+
+#[test]
+fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
+    needs_root!();
+    let (report, said) = measure(&["e2e"])?;
+    for guard in Guard::ALL {
+        let rows: Vec<_> = report.e2e.iter().filter(|row| row.filter == guard.label()).collect();
+        if rows.is_empty() {
+            let missing = PEERS.iter().any(|peer| !peer.is_installed());
+            ensure!(missing && said.contains(&format!("skipping {}", guard.label())), "{guard:?}: {said}");
+        }
+        for row in rows {
+            ensure!(row.mpps > 0.0, "{row}");
+            let visitor = row.visitor.as_ref();
+            ensure!(visitor.is_none() == (guard == Guard::XdpDrop), "{row}");
+            let served =
+                visitor.is_none_or(|visitor| visitor.requests_per_second > 0.0 && visitor.p99_ms > 0.0);
+            ensure!(served || guard == Guard::Nothing, "{row}");
+        }
+    }
+    Ok(())
+}
