@@ -51,13 +51,17 @@ const RUNS_BEFORE_A_SLICE: u32 = 50_000;
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Effort {
-    /// Slices of each case, and floods on each filter; odd, for the median.
+    /// The families that are measured when none is named.
+    pub families: &'static [Family],
+    /// Slices of each case; odd, for the median.
     pub rounds: usize,
     /// How long a slice takes.
     pub slice: Duration,
     /// Numbers of sources, ascending, for the cases.
     pub sources: &'static [u64],
-    /// How long a flood for the throughput lasts.
+    /// Floods on each filter for the throughput; odd, for the median.
+    pub floods: usize,
+    /// How long each lasts.
     pub flood: Duration,
     /// Visits in each filter; odd, for the median.
     pub visits: usize,
@@ -68,9 +72,11 @@ pub struct Effort {
 impl Effort {
     /// Under a minute.
     pub const QUICK: Self = Self {
+        families: &[Family::Ipv4],
         rounds: 5,
         slice: Duration::from_millis(8),
         sources: &[1, 1 << 24],
+        floods: 3,
         flood: Duration::from_millis(150),
         visits: 1,
         visit: Duration::from_millis(500),
@@ -78,9 +84,11 @@ impl Effort {
 
     /// Under ten minutes.
     pub const FULL: Self = Self {
+        families: &Family::ALL,
         rounds: 11,
         slice: Duration::from_millis(20),
         sources: &[1, 1 << 16, 1 << 20, 1 << 24],
+        floods: 11,
         flood: Duration::from_millis(500),
         visits: 5,
         visit: Duration::from_secs(2),
@@ -91,6 +99,7 @@ impl Effort {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
     cases: Vec<Case>,
+    /// None named: those of the [`Effort`].
     families: Vec<Family>,
     end_to_end: bool,
 }
@@ -117,11 +126,7 @@ impl Selection {
         let end_to_end = words.is_empty() || named(END_TO_END);
         let no_cases = named(END_TO_END) && cases.is_empty() && families.is_empty();
         let all_if_none = |cases: Vec<Case>| if cases.is_empty() { Case::ALL.to_vec() } else { cases };
-        Ok(Self {
-            cases: if no_cases { Vec::new() } else { all_if_none(cases) },
-            families: if families.is_empty() { Family::ALL.to_vec() } else { families },
-            end_to_end,
-        })
+        Ok(Self { cases: if no_cases { Vec::new() } else { all_if_none(cases) }, families, end_to_end })
     }
 }
 
@@ -132,7 +137,8 @@ pub fn run(
     mut progress: impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Report> {
     let mut figures = Vec::new();
-    for &family in &selection.families {
+    let families = if selection.families.is_empty() { effort.families } else { &selection.families };
+    for &family in families {
         figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
     }
     let rows = if selection.end_to_end { e2e::measure(effort, &mut progress)? } else { Vec::new() };

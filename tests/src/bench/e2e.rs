@@ -351,7 +351,7 @@ pub(super) fn measure(
         }
     }
     let mut measured: Vec<[Rounds; SOURCES.len()]> = sites.iter().map(|_| Default::default()).collect();
-    for _ in 0..effort.rounds {
+    for _ in 0..effort.floods {
         for (site, by_sources) in sites.iter().zip(&mut measured) {
             for (sources, rounds) in SOURCES.into_iter().zip(by_sources) {
                 rounds.mpps.push(site.throughput(sources, effort.flood)?);

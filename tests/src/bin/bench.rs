@@ -17,7 +17,7 @@ use floodgate_tests::bench::{Effort, Report, Selection, e2e::PEERS, plot::render
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// One and 16 million sources only, fewer and shorter rounds: under a minute.
+    /// IPv4, one and 16 million sources only, fewer and shorter rounds: under a minute.
     #[arg(long)]
     quick: bool,
     /// Prints one JSON object instead of tables.

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use floodgate_tests::{
-    bench::{Case, Effort, Guard, Selection, e2e::PEERS, run},
+    bench::{Case, Effort, Family, Guard, Selection, e2e::PEERS, run},
     needs_root,
 };
 
 const LEAST: Effort = Effort {
+    families: &Family::ALL,
     rounds: 1,
     slice: Duration::from_millis(1),
     sources: &[1, 1 << 10],
+    floods: 1,
     flood: Duration::from_millis(20),
     visits: 1,
     visit: Duration::from_millis(50),
