@@ -39,10 +39,13 @@ mod report;
 /// The word on the command line for the end-to-end part.
 const END_TO_END: &str = "e2e";
 
-/// Runs before the first slice for each source, so that nearly every one has been seen (all but e^-4), within
-/// bounds: caches fill up, and so does the largest table, of a million entries.
+/// Runs before the first slice, so that caches fill up.
+const WARM_UP_RUNS: u64 = 100_000;
+
+/// Where sources are remembered: runs for each of them, so that nearly all have been seen (all but e^-4), and the
+/// most runs, which fill the largest table, of a million entries.
 const WARM_UP_RUNS_FOR_A_SOURCE: u64 = 4;
-const WARM_UP_RUNS: [u64; 2] = [100_000, 2_000_000];
+const MOST_WARM_UP_RUNS: u64 = 2_000_000;
 
 /// Runs before each slice that do not count: caches that other cases have emptied fill again, and a source uses up
 /// what it has regained of its burst, 40,000 packets at most by default.
@@ -185,8 +188,9 @@ fn measure(
     let most_cores = thread::available_parallelism()?.get().min(2);
     let begin = |subject: &mut Subject| -> Result<u32> {
         subject.set_sources(family, sources)?;
-        let [least, most] = WARM_UP_RUNS;
-        let runs = (sources * WARM_UP_RUNS_FOR_A_SOURCE).clamp(least, most) / most_cores as u64;
+        let for_sources =
+            if subject.case.remembers_sources() { sources * WARM_UP_RUNS_FOR_A_SOURCE } else { 0 };
+        let runs = for_sources.clamp(WARM_UP_RUNS, MOST_WARM_UP_RUNS) / most_cores as u64;
         let ns = subject.warm_up(most_cores, runs as u32)?;
         Ok(runs_within(effort.slice, ns))
     };

@@ -125,6 +125,24 @@ impl Case {
         family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference)
     }
 
+    /// Whether what becomes of a packet depends on those before it.
+    pub(super) fn remembers_sources(self) -> bool {
+        match self {
+            Self::Conforming
+            | Self::Exceeding
+            | Self::SourceLimit
+            | Self::Default
+            | Self::Everything
+            | Self::LruReference => true,
+            Self::Floor
+            | Self::Parse
+            | Self::Allowed
+            | Self::Blocked
+            | Self::BlockList(_)
+            | Self::LpmReference => false,
+        }
+    }
+
     /// The entries of its block list that are drawn at random.
     fn block_list(self) -> usize {
         match self {
