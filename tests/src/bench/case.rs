@@ -72,13 +72,13 @@ pub enum Case {
     Everything,
     /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
     LruReference,
-    /// The reference with the kernel's trie, to be compared with [`Case::BlockList`] of a million.
-    LpmReference,
+    /// The reference with the kernel's trie of so many entries, to be compared with [`Case::BlockList`].
+    LpmReference(usize),
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
@@ -93,11 +93,15 @@ impl Case {
         Self::Default,
         Self::Everything,
         Self::LruReference,
-        Self::LpmReference,
+        Self::LpmReference(THOUSAND),
+        Self::LPM_REFERENCE_1M,
     ];
 
     /// The longest block list.
     pub const BLOCK_LIST_1M: Self = Self::BlockList(MILLION);
+
+    /// The reference with as many entries.
+    pub const LPM_REFERENCE_1M: Self = Self::LpmReference(MILLION);
 
     /// The word for it on the command line and in reports.
     pub fn label(self) -> &'static str {
@@ -116,13 +120,15 @@ impl Case {
             Self::Default => "default",
             Self::Everything => "everything",
             Self::LruReference => "lru reference",
-            Self::LpmReference => "lpm reference",
+            Self::LPM_REFERENCE_1M => "lpm reference 1M",
+            Self::LpmReference(_) => "lpm reference 1k",
         }
     }
 
-    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for.
+    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, and the reference's
+    /// trie is for IPv4.
     pub(super) fn exists_in(self, family: Family) -> bool {
-        family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference)
+        family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_))
     }
 
     /// Whether what becomes of a packet depends on those before it.
@@ -139,16 +145,15 @@ impl Case {
             | Self::Allowed
             | Self::Blocked
             | Self::BlockList(_)
-            | Self::LpmReference => false,
+            | Self::LpmReference(_) => false,
         }
     }
 
     /// The entries of its block list that are drawn at random.
     fn block_list(self) -> usize {
         match self {
-            Self::BlockList(entries) => entries,
+            Self::BlockList(entries) | Self::LpmReference(entries) => entries,
             Self::Everything => HUNDRED_THOUSAND,
-            Self::LpmReference => MILLION,
             _ => 0,
         }
     }
@@ -181,7 +186,7 @@ impl Case {
             | Self::Blocked
             | Self::BlockList(_)
             | Self::LruReference
-            | Self::LpmReference => {}
+            | Self::LpmReference(_) => {}
         }
     }
 
@@ -231,7 +236,7 @@ impl Case {
             }
             // Single runs are so slow that some come within the limit.
             Self::LruReference if sources == 1 => Some(Claim::Dropped(0.3..=1.0)),
-            Self::LpmReference => Some(Claim::Dropped(about(list.share(sources)))),
+            Self::LpmReference(_) => Some(Claim::Dropped(about(list.share(sources)))),
             // With many sources, who exceeds depends on how fast the machine is.
             Self::Exceeding | Self::SourceLimit | Self::Default | Self::Everything | Self::LruReference => {
                 None
@@ -281,7 +286,7 @@ impl Subject {
         let (fd, called) = match case {
             Case::Floor => (harness.program("drop")?.fd()?.try_clone()?, Called::Laboratory),
             Case::Parse => (harness.program("parse_only")?.fd()?.try_clone()?, Called::Laboratory),
-            Case::LruReference | Case::LpmReference => {
+            Case::LruReference | Case::LpmReference(_) => {
                 let reference =
                     if case == Case::LruReference { Reference::lru()? } else { Reference::lpm(&list)? };
                 (reference.fd()?, Called::Reference(reference))

@@ -28,7 +28,7 @@ const LINES: [(Case, &str, &str); 6] = [
     (Case::SourceLimit, "#1a9e96", ""),
     (Case::BLOCK_LIST_1M, "#8e63ce", ""),
     (Case::LruReference, "#d9822b", "6 4"),
-    (Case::LpmReference, "#d64541", "6 4"),
+    (Case::LPM_REFERENCE_1M, "#d64541", "6 4"),
 ];
 
 /// A line: its points as (sources, ns), ascending.

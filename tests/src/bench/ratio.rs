@@ -67,7 +67,9 @@ pub const TARGETS: [Target; 7] = [
     Target {
         key: "vs_lpm_1m",
         bound: Bound::AtLeast(25.0),
-        compute: |parts| divide(parts.ns(Case::LpmReference, MANY)?, parts.ns(Case::BLOCK_LIST_1M, MANY)?),
+        compute: |parts| {
+            divide(parts.ns(Case::LPM_REFERENCE_1M, MANY)?, parts.ns(Case::BLOCK_LIST_1M, MANY)?)
+        },
     },
     Target {
         key: "e2e_vs_xdp_drop_16m",

@@ -32,7 +32,7 @@ fn complete() -> (Vec<Figure>, Vec<EndToEnd>) {
         figure(Case::SourceLimit, MANY, 1, 40.0),
         figure(Case::LruReference, MANY, 1, 600.0),
         figure(Case::BLOCK_LIST_1M, MANY, 1, 30.0),
-        figure(Case::LpmReference, MANY, 1, 900.0),
+        figure(Case::LPM_REFERENCE_1M, MANY, 1, 900.0),
         figure(Case::Exceeding, 1, 1, 30.0),
         figure(Case::Exceeding, 1, 2, 40.0),
         figure(Case::Blocked, MANY, 1, 50.0),
