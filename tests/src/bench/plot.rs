@@ -18,6 +18,9 @@ const AREA: [f64; 4] = [64.0, 56.0, 616.0, 384.0];
 /// The least distance of two labels beside their lines.
 const LINE_HEIGHT: f64 = 17.0;
 
+/// How much higher than its highest point the plot is.
+const HEADROOM: f64 = 1.03;
+
 /// What nanoseconds are rounded up to: no logarithm goes below it.
 const LEAST_NS: f64 = 1.0;
 
@@ -48,17 +51,20 @@ pub fn render_svg(report: &Report) -> Option<String> {
     let points = || lines.iter().flat_map(|line| line.points.iter().copied());
     let most_sources = points().map(|(sources, _)| sources).max()?;
     let most_ns = points().map(|(_, ns)| ns).fold(10.0, f64::max);
-    let scale = Scale { decades: most_ns.log10().ceil(), doublings: (most_sources as f64).log2().max(1.0) };
+    let scale =
+        Scale { decades: most_ns.log10() * HEADROOM, doublings: (most_sources as f64).log2().max(1.0) };
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<style>text {{ fill: #333 }} .grid {{ stroke: #8888; \
-         stroke-width: 0.5 }} @media (prefers-color-scheme: dark) {{ text {{ fill: #ddd }} }}</style>\n"
+         font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<style>text {{ fill: #333 }} .grid {{ stroke: #888; \
+         stroke-width: 0.5; stroke-opacity: 0.6 }} @media (prefers-color-scheme: dark) {{ text {{ fill: #ddd }} }}</style>\n"
     );
     let [left, top, _, bottom] = AREA;
     let title = "Cost of a packet above a bare XDP_DROP, nanoseconds (IPv4, one core)";
     text(&mut svg, left, top - 32.0, "start", title);
-    let machine = format!("{}, Linux {}, commit {}", report.cpu, report.kernel, report.commit);
+    // The version without what a distribution or a host adds to it.
+    let version = report.kernel.split('-').next().unwrap_or_default();
+    let machine = format!("{}, Linux {version}, commit {}", report.cpu, report.commit);
     text(&mut svg, left, top - 14.0, "start", &machine);
     grid(&mut svg, &scale, points().map(|(sources, _)| sources).collect());
     text(&mut svg, left, bottom + 42.0, "start", "random sources; dashed: references");
@@ -85,7 +91,7 @@ fn line(cases: &[Figure], case: Case, colour: &'static str, dashes: &'static str
 
 /// From values to places in the picture.
 struct Scale {
-    /// Powers of ten from the bottom to the top.
+    /// Powers of ten from the bottom to the top, not necessarily whole.
     decades: f64,
     /// Powers of two from left to right.
     doublings: f64,
@@ -113,7 +119,7 @@ fn grid(svg: &mut String, scale: &Scale, mut sources: Vec<u64>) {
     };
     sources.sort_unstable();
     sources.dedup();
-    let values: Vec<f64> = (0..=scale.decades as i32).map(|decade| 10_f64.powi(decade)).collect();
+    let values: Vec<f64> = (0..=scale.decades.floor() as i32).map(|decade| 10_f64.powi(decade)).collect();
     for &ns in &values {
         rule(left, scale.y(ns), right, scale.y(ns));
     }
