@@ -88,13 +88,13 @@ impl Effort {
     /// Under ten minutes.
     pub const FULL: Self = Self {
         families: &Family::ALL,
-        rounds: 11,
-        slice: Duration::from_millis(20),
+        rounds: 7,
+        slice: Duration::from_millis(15),
         sources: &[1, 1 << 16, 1 << 20, 1 << 24],
-        floods: 11,
+        floods: 7,
         flood: Duration::from_millis(500),
         visits: 5,
-        visit: Duration::from_secs(2),
+        visit: Duration::from_secs(1),
     };
 }
 
