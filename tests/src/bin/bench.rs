@@ -15,7 +15,7 @@ use floodgate_tests::bench::{Effort, Report, Selection, e2e::PEERS, plot::render
 /// flood and of a visitor end to end, beside xdp-filter, nftables and references. Needs root; works in network
 /// namespaces of its own. docs/bench.md says how to read it.
 #[derive(Parser)]
-#[command(name = "cargo xtask bench")]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
     /// IPv4, one and 16 million sources only, fewer and shorter rounds: under a minute.
     #[arg(long)]
