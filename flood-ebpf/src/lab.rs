@@ -1,8 +1,8 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
 //! `flood` sends (a live-frames test run of it on one end of a veth pair), `switch` joins veth pairs, `pass` and
-//! `drop` are the two ends of doing nothing, and `harness` gives each run of another program a source of its own,
-//! so that a test run of one frame exercises millions of sources.
+//! `drop` are the two ends of doing nothing, `pass_one` is the filter that one wishes for, and `harness` gives each
+//! run of another program a source of its own, so that a test run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
 #![expect(
@@ -52,6 +52,16 @@ fn drop(_: XdpContext) -> u32 {
 #[xdp(frags)]
 fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Passes the first of the sources over IPv4 and drops the rest: a filter that knows who the visitor is.
+#[xdp(frags)]
+fn pass_one(ctx: XdpContext) -> u32 {
+    let window = XdpWindow::new(&ctx);
+    let (Some([first, ..]), Some(ip)) = (SOURCES.get(0), window.view::<Ipv4>(size_of::<Ethernet>())) else {
+        return xdp_action::XDP_DROP;
+    };
+    if u32::from_be_bytes(ip.source) == *first as u32 { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
 
 /// Parses as the filter does, and drops.

@@ -33,9 +33,20 @@ pub struct Flood {
 impl Flood {
     /// Sends until count or duration is reached, or `stop` says so. Returns how many frames were sent.
     pub fn run(&self, stop: impl Fn() -> bool) -> Result<u64> {
-        ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
+        self.send(&mut self.load()?, stop)
+    }
+
+    /// Loads what sends, for those who look at the clock from the first frame on.
+    pub fn load(&self) -> Result<Programs> {
         let mut programs = Programs::load()?;
         programs.set_sources(self.sources)?;
+        programs.program("flood")?;
+        Ok(programs)
+    }
+
+    /// [`run`](Self::run), with what [`load`](Self::load) gave.
+    pub fn send(&self, programs: &mut Programs, stop: impl Fn() -> bool) -> Result<u64> {
+        ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
         let program = programs.program("flood")?;
         let begin = Instant::now();
         let mut sent = 0;

@@ -135,12 +135,30 @@ impl Namespace {
 
     /// How many IPv4 UDP datagrams for ports where nobody listens have reached its network stack.
     pub fn datagrams_without_port(&self) -> Result<u64> {
+        self.snmp("Udp", "NoPorts")
+    }
+
+    /// How many IPv4 packets have reached its network stack.
+    pub fn packets_for_stack(&self) -> Result<u64> {
+        self.snmp("Ip", "InReceives")
+    }
+
+    fn snmp(&self, protocol: &str, counter: &str) -> Result<u64> {
         let snmp = self.within(|| Ok(fs::read_to_string("/proc/thread-self/net/snmp")?))?;
-        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
         let names = lines.next().unwrap_or_default().split(' ');
         let mut values = lines.next().unwrap_or_default().split(' ');
-        let count = names.zip(&mut values).find_map(|(name, value)| (name == "NoPorts").then_some(value));
-        Ok(count.context("/proc/net/snmp names no NoPorts")?.parse()?)
+        let count = names.zip(&mut values).find_map(|(name, value)| (name == counter).then_some(value));
+        Ok(count.with_context(|| format!("/proc/net/snmp names no {counter}"))?.parse()?)
+    }
+
+    /// How many packets an interface in it has taken in, those included that a filter dropped.
+    pub fn packets_received(&self, interface: &str) -> Result<u64> {
+        let text = self.within(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let mut lines = text.lines();
+        let counts = lines.find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+        let packets = counts.and_then(|counts| counts.split_whitespace().nth(1)); // after the bytes
+        Ok(packets.with_context(|| format!("/proc/net/dev names no {interface}"))?.parse()?)
     }
 
     /// Index of an interface in it.
@@ -222,7 +240,7 @@ pub struct Lab {
     hosts: [Namespace; 3],
     _links: Vec<XdpLinkId>,
     _switch: Programs,
-    _middle: Namespace,
+    middle: Namespace,
 }
 
 impl Lab {
@@ -270,12 +288,22 @@ impl Lab {
             let program = switch.program("switch")?;
             links.push(middle.within(|| Ok(program.attach_to_if_index(index, XdpMode::Driver)?))?);
         }
-        Ok(Self { hosts, _links: links, _switch: switch, _middle: middle })
+        Ok(Self { hosts, _links: links, _switch: switch, middle })
     }
 
     /// The namespace of a host.
     pub fn host(&self, role: Role) -> &Namespace {
         &self.hosts[role as usize - 1]
+    }
+
+    /// The namespace of the switch.
+    pub fn switch(&self) -> &Namespace {
+        &self.middle
+    }
+
+    /// Index of the switch's end of a host's cable: what is sent out of it comes in on the host's `eth0`.
+    pub fn port(&self, role: Role) -> Result<u32> {
+        self.middle.index(role.name())
     }
 }
 

@@ -9,3 +9,4 @@ pub mod prefixes;
 pub mod programs;
 pub mod rig;
 pub mod skip;
+pub mod visitor;

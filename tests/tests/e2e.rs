@@ -2,6 +2,8 @@
 
 #[path = "e2e/attached.rs"]
 mod attached;
+#[path = "e2e/bench.rs"]
+mod bench;
 #[path = "e2e/commands.rs"]
 mod commands;
 #[path = "e2e/replay.rs"]

@@ -1,5 +1,7 @@
-//! What the filter thinks, on the host: parsing, deciding, metering. Needs neither root nor a kernel.
+//! What the filter thinks, on the host: parsing, deciding, metering; and what the bench makes of its figures. Needs neither root nor a kernel.
 
+#[path = "host/bench.rs"]
+mod bench;
 #[path = "host/crowd.rs"]
 mod crowd;
 #[path = "host/decide.rs"]

@@ -34,7 +34,9 @@ enum Task {
     Test(test::Arguments),
     /// Runs the kernel and end-to-end suites on the kernels that users run, in virtual machines.
     Vm(vm::Arguments),
-    /// Measures what a packet costs.
+    /// Measures what a packet costs, here and in what people would use instead.
+    // Its help is the program's own.
+    #[command(disable_help_flag = true)]
     Bench(binaries::Arguments),
     /// Sends a flood out of a virtual interface: `cargo xtask flood -- --help`.
     Flood(binaries::Arguments),

@@ -1,38 +1,104 @@
-//! `cargo xtask bench`: what a packet costs.
+//! `cargo xtask bench`: what a packet costs, here and in what people would use instead.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use floodgate_tests::bench::{Effort, run};
+use floodgate_tests::bench::{Effort, Report, Selection, e2e::PEERS, plot::render_svg, run};
 
-/// Measures what a packet costs in the filter, above a bare `XDP_DROP` in the same harness. Needs root; touches no
-/// interface.
+/// Measures what a packet costs in the filter, above a bare `XDP_DROP` in the same harness, and what becomes of a
+/// flood and of a visitor end to end, beside xdp-filter, nftables and references. Needs root; works in network
+/// namespaces of its own. docs/bench.md says how to read it.
 #[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// One and 16 million sources only, fewer rounds: under a minute.
+    /// IPv4, one and 16 million sources only, fewer and shorter rounds: under a minute.
     #[arg(long)]
     quick: bool,
-    /// Prints one JSON object instead of a table.
+    /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
-    /// Only these cases or families, as `default` or `ipv4`.
+    /// Writes a plot of cost against number of sources.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Installs the programs to compare with that are missing (apt), naming each, and measures nothing.
+    #[arg(long)]
+    setup: bool,
+    /// Exit code 1 if a ratio misses what the project promises; names it.
+    #[arg(long)]
+    check: bool,
+    /// Only these cases or families, as `default` or `ipv4`; `e2e` is the end-to-end part.
     only: Vec<String>,
 }
 
+/// Set by Ctrl-C: the run ends at the next figure and takes its namespaces away.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 fn main() -> ExitCode {
-    let Arguments { quick, json, only } = Arguments::parse();
-    let effort = if quick { Effort::QUICK } else { Effort::FULL };
-    let report = run(effort, &only, |figure| eprintln!("measured {figure}"));
-    let text =
-        report.and_then(|report| if json { Ok(serde_json::to_string(&report)?) } else { Ok(report.table()) });
-    match text {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+    let arguments = Arguments::parse();
+    catch_interrupts();
+    let done = if arguments.setup { set_up().map(|()| true) } else { bench(&arguments) };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn catch_interrupts() {
+    extern "C" fn note(_: libc::c_int) {
+        INTERRUPTED.store(true, Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
+        unsafe { libc::signal(signal, note as *const () as libc::sighandler_t) };
+    }
+}
+
+fn set_up() -> Result<()> {
+    for peer in PEERS.iter().filter(|peer| !peer.is_installed()) {
+        eprintln!("bench: installing {}, for {}", peer.package, peer.program);
+        peer.install()?;
+    }
+    Ok(())
+}
+
+/// Measures and prints. Returns whether the ratios are as they should be, if that was asked.
+fn bench(arguments: &Arguments) -> Result<bool> {
+    let Arguments { quick, json, svg, setup: _, check, only } = arguments;
+    let effort = if *quick { Effort::QUICK } else { Effort::FULL };
+    let report = run(effort, &Selection::parse(only)?, |figure| {
+        eprintln!("{figure}");
+        ensure!(!INTERRUPTED.load(Relaxed), "interrupted; nothing remains behind");
+        Ok(())
+    })?;
+    if *json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    if let Some(path) = svg {
+        let plot = render_svg(&report).context("there is nothing to plot: no figure of IPv4 was measured")?;
+        fs::write(path, plot).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(!check || keeps_promises(&report))
+}
+
+fn keeps_promises(report: &Report) -> bool {
+    for key in report.not_measured() {
+        eprintln!("bench: {key} was not measured");
+    }
+    let missed = report.missed();
+    for miss in &missed {
+        eprintln!("bench: {miss}");
+    }
+    missed.is_empty()
 }

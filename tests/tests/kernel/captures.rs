@@ -34,6 +34,8 @@ fn compare(rig: &mut Rig, path: &Path) -> Result<u64> {
     loop {
         match capture.next_frame() {
             Ok(Some(frame)) => {
+                // Debts end now and then, as a full bucket is where kernel and twin throw dice of their own.
+                rig.advance(Duration::from_micros(10));
                 let verdict = rig.send(frame.bytes);
                 ensure!(
                     verdict.is_some() || frame.bytes.len() < SHORTEST_FRAME || frame.bytes.len() > 4_000,

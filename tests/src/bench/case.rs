@@ -1,0 +1,401 @@
+//! The cases: what is set up, and what must come of it for the figure to count.
+
+use std::{ops::RangeInclusive, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use flood_common::{
+    abi::Settings,
+    class::{CELLS, Cell, Class, Scope},
+    meter::Limit,
+    reason::{REASON_SLOTS, Reason},
+};
+use flood_userspace::{
+    bpf::{
+        Filter, FilterOptions,
+        limit::{rate_limit, set_limits},
+    },
+    config::{CellName, Config, PacketLimit, RateLimit},
+    lists::ListKind,
+    quantity::PacketRate,
+};
+
+use crate::{
+    prefixes,
+    programs::{Programs, Sources},
+};
+
+use super::{
+    block_list::BlockList,
+    family::Family,
+    measure::{share_of_action, slice},
+    reference::Reference,
+};
+
+/// In the drop path one in so many packets is sampled; the daemon comes to about this at ten million a second.
+const SAMPLE_EVERY: u32 = 2_500;
+
+/// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
+const LOOPBACK: u32 = 1;
+const SLOT: u32 = 1;
+
+/// The lengths of block lists.
+const THOUSAND: usize = 1_000;
+const HUNDRED_THOUSAND: usize = 100_000;
+const MILLION: usize = 1_000_000;
+
+/// Single runs that tell which share of packets a program without counters drops.
+const SINGLE_RUNS: u32 = 2_000;
+
+/// The action that drops (linux/bpf.h).
+const XDP_DROP: u32 = 1;
+
+/// Up to so many sources all fit into the debt table, and each comes back while its debt lasts.
+const RETURNING: u64 = 1 << 16;
+
+/// Of so many sources none comes near the default limit: that would be 20 thousand million packets a second.
+const RARE: u64 = 1 << 20;
+
+/// Room for the errors of the two samples, of the list and of single runs, that a share is known by: four standard
+/// deviations of the latter.
+const SHARE_ERROR: f64 = 0.04;
+
+/// A limit in every scope, on the class of the packets and on all, in packets and bits. The wide ones are not exceeded.
+const EVERYTHING: &str = r#"
+    [limit.source]
+    packets = "20k/s"
+    bits = "1Gbit/s"
+    [limit.source.udp]
+    packets = "20k/s"
+    [limit.source_prefix]
+    packets = "100M/s"
+    [limit.source_prefix.udp]
+    packets = "100M/s"
+    [limit.destination]
+    packets = "100M/s"
+    [limit.destination.udp]
+    packets = "100M/s"
+    [limit.destination_prefix]
+    packets = "100M/s"
+    [limit.destination_prefix.udp]
+    packets = "100M/s"
+    [limit.total]
+    packets = "100M/s"
+    [limit.total.udp]
+    packets = "100M/s"
+"#;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Case {
+    /// Bare `XDP_DROP` against itself: how far to trust the other figures.
+    Floor,
+    /// Parsing alone.
+    Parse,
+    /// All sources on the allow list, by one entry.
+    Allowed,
+    /// All sources on the block list, by one entry.
+    Blocked,
+    /// No limit, and a block list of so many entries.
+    BlockList(usize),
+    /// A limit that no packet exceeds.
+    Conforming,
+    /// A limit that every packet exceeds after the first of its source.
+    Exceeding,
+    /// The default limit of a source, and nothing else.
+    SourceLimit,
+    /// The default configuration.
+    Default,
+    /// All that can be set at once: limits in every scope, both lists, a trace of another source.
+    Everything,
+    /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
+    LruReference,
+    /// The reference with the kernel's trie of so many entries, to be compared with [`Case::BlockList`].
+    LpmReference(usize),
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Floor,
+        Self::Parse,
+        Self::Allowed,
+        Self::Blocked,
+        Self::BlockList(0),
+        Self::BlockList(THOUSAND),
+        Self::BlockList(HUNDRED_THOUSAND),
+        Self::BLOCK_LIST_1M,
+        Self::Conforming,
+        Self::Exceeding,
+        Self::SourceLimit,
+        Self::Default,
+        Self::Everything,
+        Self::LruReference,
+        Self::LpmReference(THOUSAND),
+        Self::LPM_REFERENCE_1M,
+    ];
+
+    /// The longest block list.
+    pub const BLOCK_LIST_1M: Self = Self::BlockList(MILLION);
+
+    /// The reference with as many entries.
+    pub const LPM_REFERENCE_1M: Self = Self::LpmReference(MILLION);
+
+    /// The word for it on the command line and in reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Parse => "parse",
+            Self::Allowed => "allowed",
+            Self::Blocked => "blocked",
+            Self::BlockList(MILLION) => "block list 1M",
+            Self::BlockList(HUNDRED_THOUSAND) => "block list 100k",
+            Self::BlockList(THOUSAND) => "block list 1k",
+            Self::BlockList(_) => "block list 0",
+            Self::Conforming => "conforming",
+            Self::Exceeding => "exceeding",
+            Self::SourceLimit => "source limit",
+            Self::Default => "default",
+            Self::Everything => "everything",
+            Self::LruReference => "lru reference",
+            Self::LPM_REFERENCE_1M => "lpm reference 1M",
+            Self::LpmReference(_) => "lpm reference 1k",
+        }
+    }
+
+    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, and the reference's
+    /// trie is for IPv4.
+    pub(super) fn exists_in(self, family: Family) -> bool {
+        family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_))
+    }
+
+    /// Whether what becomes of a packet depends on those before it.
+    pub(super) fn remembers_sources(self) -> bool {
+        match self {
+            Self::Conforming
+            | Self::Exceeding
+            | Self::SourceLimit
+            | Self::Default
+            | Self::Everything
+            | Self::LruReference => true,
+            Self::Floor
+            | Self::Parse
+            | Self::Allowed
+            | Self::Blocked
+            | Self::BlockList(_)
+            | Self::LpmReference(_) => false,
+        }
+    }
+
+    /// The entries of its block list that are drawn at random.
+    fn block_list(self) -> usize {
+        match self {
+            Self::BlockList(entries) | Self::LpmReference(entries) => entries,
+            Self::Everything => HUNDRED_THOUSAND,
+            _ => 0,
+        }
+    }
+
+    fn set_limits(self, settings: &mut Settings) -> Result<()> {
+        let config = Config::default();
+        let of_source = |limit| {
+            let mut cells = [Limit::default(); CELLS];
+            cells[Cell::new(Scope::Source, Class::Any).number()] = limit;
+            cells
+        };
+        match self {
+            Self::SourceLimit => {
+                let name = CellName { scope: Scope::Source, class: Class::Any };
+                let limit = config.limits.get(&name).context("no default limit")?;
+                settings.set_limits(of_source(rate_limit(&limit.limit)));
+            }
+            Self::Default => set_limits(settings, &config.limits, &config.protected_limits),
+            Self::Everything => {
+                let config = Config::parse(EVERYTHING, Path::new(""))?;
+                set_limits(settings, &config.limits, &config.protected_limits);
+                settings.trace_version = 4;
+            }
+            Self::Conforming => {
+                // More than a test run of one source comes to.
+                let packets = PacketLimit::of_rate(PacketRate(100_000_000));
+                settings.set_limits(of_source(rate_limit(&RateLimit { packets: Some(packets), bits: None })));
+            }
+            // One packet in ten seconds, none at once: even 16 million sources stay in debt.
+            Self::Exceeding => settings.set_limits(of_source(Limit {
+                packet_cost_ns: 10_000_000_000,
+                horizon_ns: 20_000_000_000,
+                ..Limit::default()
+            })),
+            Self::Floor
+            | Self::Parse
+            | Self::Allowed
+            | Self::Blocked
+            | Self::BlockList(_)
+            | Self::LruReference
+            | Self::LpmReference(_) => {}
+        }
+        Ok(())
+    }
+
+    fn filter(self, list: &BlockList) -> Result<Filter> {
+        let mut filter = Filter::load(&FilterOptions::from(&Config::default()))?;
+        let mut limited = Ok(());
+        filter.change_settings(|settings| {
+            settings.sample_every = SAMPLE_EVERY;
+            settings.interfaces[SLOT as usize] = LOOPBACK;
+            limited = self.set_limits(settings);
+        });
+        limited?;
+        let everybody = ["0.0.0.0/0".parse()?, "::/0".parse()?];
+        let somebody = ["192.0.2.0/24".parse()?, "2001:db8:600d::/48".parse()?];
+        match self {
+            Self::Allowed => filter.edit_list(ListKind::Allow, prefixes::put(everybody))?,
+            Self::Blocked => filter.edit_list(ListKind::Block, prefixes::put(everybody))?,
+            Self::Everything => filter.edit_list(ListKind::Allow, prefixes::put(somebody))?,
+            _ => Default::default(),
+        };
+        filter.edit_list(ListKind::Block, prefixes::put(list.prefixes()))?;
+        Ok(filter)
+    }
+
+    /// What must become of the packets.
+    fn claim(self, list: &BlockList, sources: u64) -> Option<Claim> {
+        let all = 0.999..=1.0;
+        // On a busy machine a source regains some of its burst before a slice begins.
+        let nearly_all = 0.75..=1.0;
+        match self {
+            Self::Floor | Self::Parse => Some(Claim::Dropped(all)),
+            Self::Allowed => Some(Claim::Reasons(&[Reason::Allowed], all)),
+            Self::Blocked => Some(Claim::Reasons(&[Reason::Blocked], all)),
+            Self::BlockList(_) => Some(Claim::Reasons(&[Reason::Blocked], about(list.share(sources)))),
+            Self::Conforming => Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all)),
+            Self::Exceeding if sources <= RETURNING => {
+                Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
+            }
+            Self::SourceLimit | Self::Default if sources == 1 => {
+                Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
+            }
+            // Single runs are so slow that some come within the limit.
+            Self::LruReference if sources == 1 => Some(Claim::Dropped(0.3..=1.0)),
+            Self::LpmReference(_) => Some(Claim::Dropped(about(list.share(sources)))),
+            Self::SourceLimit if sources >= RARE => {
+                Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all))
+            }
+            Self::LruReference if sources >= RARE => Some(Claim::Dropped(0.0..=0.0)),
+            // Between, who exceeds depends on how fast the machine is.
+            Self::Exceeding | Self::SourceLimit | Self::Default | Self::Everything | Self::LruReference => {
+                None
+            }
+        }
+    }
+}
+
+fn about(share: f64) -> RangeInclusive<f64> {
+    share - SHARE_ERROR..=share + SHARE_ERROR
+}
+
+/// What the packets of a case come to, as a range of shares.
+enum Claim {
+    /// So many have one of these reasons, by the filter's own counters.
+    Reasons(&'static [Reason], RangeInclusive<f64>),
+    /// So many are dropped, by the action of single runs.
+    Dropped(RangeInclusive<f64>),
+}
+
+/// A case that is set up: a harness of its own, so that switching between programs changes nothing in the kernel,
+/// and what it calls.
+pub(super) struct Subject {
+    pub(super) case: Case,
+    harness: Programs,
+    called: Called,
+    list: BlockList,
+    frame: Vec<u8>,
+    sources: Sources,
+    /// What the filter counted in slices that count, packets by number of reason.
+    counted: Vec<u64>,
+}
+
+enum Called {
+    /// A program of the laboratory itself.
+    Laboratory,
+    Filter(Box<Filter>),
+    /// Kept, as its maps go with it.
+    Reference(#[expect(dead_code, reason = "kept for its maps")] Reference),
+}
+
+impl Subject {
+    pub(super) fn new(case: Case, family: Family) -> Result<Self> {
+        let mut harness = Programs::load()?;
+        let list = BlockList::draw(family, case.block_list());
+        let (fd, called) = match case {
+            Case::Floor => (harness.program("drop")?.fd()?.try_clone()?, Called::Laboratory),
+            Case::Parse => (harness.program("parse_only")?.fd()?.try_clone()?, Called::Laboratory),
+            Case::LruReference | Case::LpmReference(_) => {
+                let reference =
+                    if case == Case::LruReference { Reference::lru()? } else { Reference::lpm(&list)? };
+                (reference.fd()?, Called::Reference(reference))
+            }
+            _ => {
+                let mut filter = case.filter(&list)?;
+                (filter.program()?.fd()?.try_clone()?, Called::Filter(Box::new(filter)))
+            }
+        };
+        harness.set_target(&fd)?;
+        harness.program("harness")?; // loaded now rather than in the first slice
+        let sources = family.sources(1);
+        Ok(Self { case, harness, called, list, frame: family.frame(), sources, counted: Vec::new() })
+    }
+
+    /// Begins anew with so many sources.
+    pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
+        self.sources = family.sources(count);
+        self.counted = vec![0; REASON_SLOTS];
+        self.harness.set_sources(self.sources)
+    }
+
+    /// A slice that does not count: before one that does, and to learn how long a run takes.
+    pub(super) fn warm_up(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        slice(&mut self.harness, &self.frame, cores, runs)
+    }
+
+    /// See [`slice`].
+    pub(super) fn slice(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        let before = self.counts()?;
+        let ns = slice(&mut self.harness, &self.frame, cores, runs)?;
+        let after = self.counts()?;
+        for (sum, (after, before)) in self.counted.iter_mut().zip(after.iter().zip(before)) {
+            *sum += after - before;
+        }
+        Ok(ns)
+    }
+
+    /// What the filter has counted so far, packets by number of reason; nothing where there is no filter.
+    fn counts(&self) -> Result<Vec<u64>> {
+        let Called::Filter(filter) = &self.called else { return Ok(Vec::new()) };
+        let counters = filter.counters.interface(SLOT)?;
+        Ok(counters.done.iter().map(|count| count.packets).collect())
+    }
+
+    /// A figure counts only if the packets came to what the case says.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let (what, share, range) = match self.case.claim(&self.list, self.sources.count) {
+            None => return Ok(()),
+            Some(Claim::Dropped(range)) => {
+                let share = share_of_action(&mut self.harness, &self.frame, SINGLE_RUNS, XDP_DROP)?;
+                ("dropped".into(), share, range)
+            }
+            Some(Claim::Reasons(reasons, range)) => {
+                let total: u64 = self.counted.iter().sum();
+                let so: u64 = reasons.iter().map(|reason| self.counted[reason.number() as usize]).sum();
+                (format!("{reasons:?}"), so as f64 / total.max(1) as f64, range)
+            }
+        };
+        let Self { case, sources, .. } = self;
+        ensure!(
+            range.contains(&share),
+            "{} with {} sources: {share:.3} of the packets were {what}, not {range:?}",
+            case.label(),
+            sources.count
+        );
+        Ok(())
+    }
+}

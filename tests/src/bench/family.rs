@@ -1,0 +1,67 @@
+//! The address families: a frame of each, and where its sources lie.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{packet, programs::Sources};
+
+/// What the harness multiplies the number of a source with, to strew sources over 32 bits (flood-ebpf/src/lab.rs).
+const SCATTER: u32 = 0x9e37_79b1;
+
+/// The first source of each family: 11.0.0.0 and 2001:db8::.
+const FIRST_V4: u32 = 0x0b00_0000;
+const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
+
+/// An address family. Its frame is the shortest UDP packet that Ethernet carries, with room for a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// A source is an address.
+    Ipv4,
+    /// A source is a /48.
+    Ipv6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The word for it on the command line and in reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+
+    pub(super) fn frame(self) -> Vec<u8> {
+        let (to, payload) = match self {
+            Self::Ipv4 => (packet::SERVER, 18),
+            Self::Ipv6 => (packet::SERVER6, 12),
+        };
+        packet::from(self.address(0)).to(to).udp(40_000, 9).payload(payload).bytes()
+    }
+
+    /// So many sources, strewn over the addresses.
+    pub(super) fn sources(self, count: u64) -> Sources {
+        let first = match self {
+            Self::Ipv4 => FIRST_V4.into(),
+            Self::Ipv6 => FIRST_V6,
+        };
+        Sources { first, count, adjacent: false }
+    }
+
+    /// The source of this number, as the harness writes it.
+    pub(super) fn source(self, number: u32) -> IpAddr {
+        self.address(number.wrapping_mul(SCATTER))
+    }
+
+    /// The address so far from the first source: the harness reaches all that fit into 32 bits.
+    pub(super) fn address(self, distance: u32) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::from_bits(FIRST_V4.wrapping_add(distance)).into(),
+            Self::Ipv6 => {
+                let network = FIRST_V6.wrapping_add(u64::from(distance) << 16);
+                Ipv6Addr::from_bits(u128::from(network) << 64).into()
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The bench measures: the smallest measurement of each kind, for real.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use floodgate_tests::{
+    bench::{Case, Effort, Family, Guard, Selection, e2e::PEERS, run},
+    needs_root,
+};
+
+const LEAST: Effort = Effort {
+    families: &Family::ALL,
+    rounds: 1,
+    slice: Duration::from_millis(3),
+    sources: &[1, 1 << 10],
+    floods: 1,
+    flood: Duration::from_millis(20),
+    visits: 1,
+    visit: Duration::from_millis(50),
+};
+
+/// What the bench measures when these words name it, and what it says meanwhile.
+fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+    let mut said = String::new();
+    let report = run(LEAST, &Selection::parse(&words)?, |figure| {
+        said.push_str(&format!("{figure}\n"));
+        Ok(())
+    })?;
+    Ok((report, said))
+}
+
+#[test]
+fn every_case_comes_to_what_it_says() -> Result<()> {
+    needs_root!();
+    // Loading a million entries takes seconds; the same code loads and checks a thousand.
+    let labels: Vec<&str> = Case::ALL
+        .into_iter()
+        .filter(|case| !matches!(*case, Case::BLOCK_LIST_1M | Case::LPM_REFERENCE_1M))
+        .map(Case::label)
+        .collect();
+    let cores = std::thread::available_parallelism()?.get().min(2);
+    let (ipv4, said) = measure(&[&labels[..], &["ipv4"]].concat())?;
+    ensure!(ipv4.cases.len() == labels.len() * LEAST.sources.len() * cores, "{said}");
+    let (ipv6, said) = measure(&["block list 1k", "default", "lru reference", "ipv6"])?;
+    ensure!(ipv6.cases.len() == 3 * LEAST.sources.len() * cores, "{said}");
+    for figure in ipv4.cases.iter().chain(&ipv6.cases) {
+        // Nothing about how long: on a busy machine a difference may even be negative.
+        ensure!(figure.floor_ns > 0.0 && figure.ns.is_finite(), "{figure}");
+        let [low, high] = figure.ns_quartiles;
+        ensure!(low <= figure.ns && figure.ns <= high, "{figure}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
+    needs_root!();
+    let (report, said) = measure(&["e2e"])?;
+    for guard in Guard::ALL {
+        let rows: Vec<_> = report.e2e.iter().filter(|row| row.filter == guard.label()).collect();
+        if rows.is_empty() {
+            let missing = PEERS.iter().any(|peer| !peer.is_installed());
+            ensure!(missing && said.contains(&format!("skipping {}", guard.label())), "{guard:?}: {said}");
+        }
+        for row in rows {
+            ensure!(row.mpps > 0.0, "{row}");
+            let visitor = row.visitor.as_ref();
+            ensure!(visitor.is_none() == (guard == Guard::XdpDrop), "{row}");
+            let served =
+                visitor.is_none_or(|visitor| visitor.requests_per_second > 0.0 && visitor.p99_ms > 0.0);
+            ensure!(served || guard == Guard::Nothing, "{row}");
+        }
+    }
+    Ok(())
+}
