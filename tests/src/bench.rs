@@ -74,7 +74,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Under a minute.
+    /// One to two minutes.
     pub const QUICK: Self = Self {
         families: &[Family::Ipv4],
         rounds: 5,

@@ -1,7 +1,7 @@
 //! Real captures: host and kernel agree on every frame, ordinary traffic is left alone, and what is broken on
 //! purpose gets a documented reason. The captures are not in the repository; see CONTRIBUTING.md.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use flood_common::reason::Reason;
