@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Result, bail};
 
+use crate::lab::slowness;
+
 /// Says that a test does not run, and why.
 pub fn skip(test: &str, reason: &str) {
     println!("SKIPPED {test}: {reason}");
@@ -66,6 +68,15 @@ pub fn can_use_kernel(test: &str) -> bool {
         skip(test, "needs root, to load BPF programs and to make network namespaces");
     }
     root
+}
+
+/// Whether a test that measures can run; skips it where the processor is emulated.
+pub fn can_measure(test: &str) -> bool {
+    let real = slowness() == 1;
+    if !real {
+        skip(test, "measures, and the processor is emulated");
+    }
+    real
 }
 
 /// Major and minor number of the running kernel.

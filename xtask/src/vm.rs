@@ -10,6 +10,7 @@ mod record;
 mod tools;
 
 use std::{
+    collections::BTreeMap,
     env,
     path::PathBuf,
     process::ExitCode,
@@ -88,8 +89,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return machine::shell(&cache, kernel.context("no kernel to open a shell on")?);
     }
     let executables = build_executables()?;
-    let runs = run_all(&fetched, |series, kernel| {
-        let job = Job { series, kernel, executables: &executables, filter: arguments.filter.as_deref() };
+    let runs = run_all(&fetched, &executables, |series, kernel, executables| {
+        let job = Job { series, kernel, executables, filter: arguments.filter.as_deref() };
         machine::run(&cache, &job)
     });
     if arguments.record {
@@ -109,32 +110,46 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
         .collect())
 }
 
-/// Runs each kernel that is there, some at a time; results in the order of the series.
+/// Runs each kernel that is there, some machines at a time; results in the order of the series.
+///
+/// Each executable gets a machine of its own, those of the first one before all others, so that all processors have
+/// something to do to the end. On a kernel that is refused there is too little to do for that.
 fn run_all(
     fetched: &[(&'static Series, Availability)],
-    run: impl Fn(&'static Series, &Kernel) -> Run + Sync,
+    executables: &[PathBuf],
+    run: impl Fn(&'static Series, &Kernel, &[PathBuf]) -> Run + Sync,
 ) -> Vec<Run> {
+    let mut jobs: Vec<(usize, &[PathBuf])> = Vec::new();
+    for executable in executables.chunks(1) {
+        let supported = fetched.iter().enumerate().filter(|(_, (series, _))| series.supported);
+        jobs.extend(supported.map(|(index, _)| (index, executable)));
+    }
+    let refused = fetched.iter().enumerate().filter(|(_, (series, _))| !series.supported);
+    jobs.extend(refused.map(|(index, _)| (index, executables)));
+
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, Run)>> = Mutex::default();
+    let results: Mutex<BTreeMap<usize, Run>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((series, availability)) = fetched.get(index) else { return };
+                while let Some(&(index, executables)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (series, availability) = &fetched[index];
                     let result = match availability {
-                        Availability::Ready(kernel) => run(series, kernel),
+                        Availability::Ready(kernel) => run(series, kernel, executables),
                         Availability::Missing(why) => Run::missing(series, why),
                     };
                     println!("{}", result.describe());
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    let all = match results.remove(&index) {
+                        Some(before) => before.and(result),
+                        None => result,
+                    };
+                    results.insert(index, all);
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, run)| run).collect()
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 /// Prints what all came to; the last line is `N passed, N failed, N skipped`.

@@ -109,6 +109,35 @@ impl Run {
         Self { series, release: None, outcome: Outcome::Missing(why.to_owned()), time: Duration::ZERO }
     }
 
+    /// This run and another one of the same series as one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let time = self.time + other.time;
+        let outcome = match (self.outcome, other.outcome) {
+            (
+                Outcome::Finished { mut counts, status, mut skipped, mut verified, mut output },
+                Outcome::Finished {
+                    counts: more,
+                    status: other_status,
+                    skipped: more_skipped,
+                    verified: more_verified,
+                    output: more_output,
+                },
+            ) => {
+                counts.passed += more.passed;
+                counts.failed += more.failed;
+                counts.ignored += more.ignored;
+                skipped.extend(more_skipped);
+                verified.extend(more_verified);
+                output.push_str(&more_output);
+                let status = if status == 0 { other_status } else { status };
+                Outcome::Finished { counts, status, skipped, verified, output }
+            }
+            // What went wrong is what there is to say.
+            (Outcome::Finished { .. }, wrong) | (wrong, _) => wrong,
+        };
+        Self { outcome, time, ..self }
+    }
+
     /// A paragraph: one line if all is well, with the skipped tests, and everything that was printed otherwise.
     pub(crate) fn describe(&self) -> String {
         let Self { series, release, outcome, time } = self;
@@ -144,7 +173,9 @@ pub(crate) fn run(cache: &Path, job: &Job<'_>) -> Run {
 }
 
 fn boot_and_test(cache: &Path, job: &Job<'_>) -> Result<Outcome> {
-    let folder = cache.join("machines").join(job.series.name);
+    // Without the hash that cargo puts behind a name.
+    let name = job.executables.first().and_then(|path| path.file_name()?.to_str()?.split('-').next());
+    let folder = cache.join("machines").join(job.series.name).join(name.unwrap_or("none"));
     fs::create_dir_all(&folder)?;
     let script = folder.join("job.sh");
     fs::write(&script, job_script(job))?;
@@ -288,6 +319,27 @@ mod tests {
         assert_eq!((counts.passed, counts.ignored, status), (4, 1, 0));
         assert_eq!(skipped, [("a::test".to_owned(), "needs a thing".to_owned())]);
         assert_eq!(verified, ["6.1\tfloodgate\t100"]);
+    }
+
+    #[test]
+    fn two_runs_of_a_series_are_counted_together_and_a_death_is_not_forgotten() {
+        let series = &super::super::kernels::SERIES[0];
+        let run = |outcome| Run { series, release: None, outcome, time: Duration::from_secs(1) };
+        let console = |failed: u32| {
+            format!(
+                "{START}6.1.0\ntest result: FAILED. 5 passed; {failed} failed; 0 ignored; 0 measured\n{END}{failed}\n"
+            )
+        };
+        let both = run(read(&console(0), 0)).and(run(read(&console(2), 0)));
+        let Outcome::Finished { counts, status, .. } = &both.outcome else { panic!("both have ended") };
+        assert_eq!((counts.passed, counts.failed, *status, both.time.as_secs()), (10, 2, 2, 2));
+        for runs in [["died", ""], ["", "died"]] {
+            let [first, second] = runs.map(|why| match why {
+                "" => run(read(&console(0), 0)),
+                _ => run(Outcome::Died("hung".into())),
+            });
+            assert!(matches!(first.and(second).outcome, Outcome::Died(_)));
+        }
     }
 
     #[test]
