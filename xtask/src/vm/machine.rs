@@ -26,7 +26,7 @@ use super::{
 };
 
 /// How long a machine may take. Emulated, the suites need about half of it.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// `timeout` ends with this when the time was up (coreutils).
 const TIMED_OUT: i32 = 124;
