@@ -57,10 +57,9 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     }
     // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
     // through all that comes now.
-    let forget = |value: u64| opaque(value, settings.seeds.v6[0]);
-    let class = forget(packet.class as u64);
-    let port = forget(packet.ports.map_or(0, |ports| ports.source.into()));
-    let defect = forget(packet.defect.map_or(0, |defect| defect.number().into()));
+    let class = forget(settings, packet.class as u64);
+    let port = forget(settings, packet.ports.map_or(0, |ports| ports.source.into()));
+    let defect = forget(settings, packet.defect.map_or(0, |defect| defect.number().into()));
     let family = match packet.source {
         Address::V4(_) => list::V4,
         Address::V6 { .. } => list::V6,
@@ -82,17 +81,22 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     let is_reflected =
         settings.reflectors != 0 && class == Class::Udp as u64 && tables.is_reflector(port as u16);
     let class = if is_reflected { Class::Amplification as u64 } else { class };
-    limit(packet, forget(class) as usize, settings, now_ns, tables)
+    limit(packet, forget(settings, class) as usize, settings, now_ns, tables)
+}
+
+/// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.
+#[inline(always)]
+fn forget(settings: &Settings, value: u64) -> u64 {
+    opaque(value, settings.seeds.v6[0])
 }
 
 /// Charges a packet to each cell that its class has, the narrow scopes first; the first that it exceeds ends it.
 #[inline(always)]
 fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
     // VERIFIER: as above.
-    let forget = |value: u64| opaque(value, settings.seeds.v6[0]);
-    let version = forget(packet.source.version().into());
+    let version = forget(settings, packet.source.version().into());
     let [source, destination] = [packet.source, packet.destination]
-        .map(|address| Network { version, bits: forget(address.network().bits) });
+        .map(|address| Network { version, bits: forget(settings, address.network().bits) });
     let mut unaccounted = 0;
     for &entry in &settings.plan[class % CLASS_SLOTS][..MAX_CELLS] {
         // Zero, the end, becomes a number that no cell has.
@@ -110,7 +114,7 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
             Charge::Unaccounted => unaccounted = 1,
             Charge::Exceeding => return Reason::exceeding(cell, price.bits),
         }
-        unaccounted = forget(unaccounted);
+        unaccounted = forget(settings, unaccounted);
     }
     if unaccounted == 0 { Reason::Conforming } else { Reason::Unaccounted }
 }

@@ -10,6 +10,7 @@
     reason = "the `xdp` macro calls programs with the context by value"
 )]
 
+mod object;
 mod window;
 
 use aya_ebpf::{
@@ -155,15 +156,4 @@ fn next_random(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;
     state ^ state << 17
-}
-
-/// `bpf_redirect` and the like want a GPL-compatible licence.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// An endless loop, so that the verifier rejects the program if a panic can be reached.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
 }

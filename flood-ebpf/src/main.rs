@@ -16,6 +16,7 @@ mod finish;
 mod lists;
 mod lookup;
 mod maps;
+mod object;
 mod trace;
 mod window;
 
@@ -80,15 +81,4 @@ fn floodgate_clock(_: XdpContext) -> u32 {
         unsafe { (&raw mut (*page).clock_ns).write_volatile(now_ns(page)) };
     }
     xdp_action::XDP_PASS
-}
-
-/// The kernel lends some helpers only to programs under a GPL-compatible licence.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// An endless loop, so that the verifier rejects the program if a panic can be reached.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
 }

@@ -10,6 +10,7 @@
     reason = "the `xdp` macro calls programs with the context by value"
 )]
 
+mod object;
 mod window;
 
 use aya_ebpf::{
@@ -82,15 +83,4 @@ fn lpm_reference(ctx: XdpContext) -> u32 {
         Some(_) => xdp_action::XDP_DROP,
         None => xdp_action::XDP_PASS,
     }
-}
-
-/// The kernel lends some helpers only to programs under a GPL-compatible licence.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// An endless loop, so that the verifier rejects the program if a panic can be reached.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
 }

@@ -324,17 +324,6 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Fetches that page from this thread's namespace, as a visitor who waits `patience` for each step. `None`: he got none.
-pub fn fetch_page(address: SocketAddr, patience: Duration) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
-    stream.set_read_timeout(Some(patience)).ok()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (_, page) = answer.split_once("\r\n\r\n")?;
-    Some(page.to_owned())
-}
-
 /// Sends frames out of an interface of this thread's namespace, exactly as they are (packet(7)).
 pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
     // SAFETY: no pointers.
@@ -368,13 +357,15 @@ pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]
     Ok(())
 }
 
-/// Fetches the page once, over a connection of its own. The thread must be in the visitor's namespace.
+/// Fetches the page once, over a connection of its own, waiting so long for each step. The thread must be in the
+/// visitor's namespace.
 pub fn fetch(address: SocketAddr, timeout: Duration) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    ensure!(answer.ends_with("hello\n"), "a wrong answer: {answer:?}");
+    let page = answer.split_once("\r\n\r\n").map(|(_, page)| page);
+    ensure!(page == Some("hello\n"), "a wrong answer: {answer:?}");
     Ok(())
 }
