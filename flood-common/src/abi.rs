@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -216,7 +216,7 @@ pub struct Count {
 }
 
 /// What one processor counted on one interface, by number of [`Reason`](crate::reason::Reason).
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct InterfaceCounters {
     /// What was done.
@@ -225,6 +225,13 @@ pub struct InterfaceCounters {
     pub would: [Count; REASON_SLOTS],
 }
 const _: () = assert!(size_of::<InterfaceCounters>() == 2 * 16 * REASON_SLOTS);
+
+impl Default for InterfaceCounters {
+    /// Nothing counted yet.
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
+}
 
 /// What one processor keeps for itself.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -10,7 +10,7 @@ use crate::class::Cell;
 pub const FIRST_DROP: u32 = 8;
 
 /// Room for reasons in the counters. A power of two, so that the verifier accepts a mask as a bound.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: usize = 64;
 
 macro_rules! drop_reasons {
     ($($name:ident = $number:literal, $label:literal, $meaning:literal;)*) => {
