@@ -41,8 +41,8 @@ pub mod map {
     pub const PREFIXES: &str = "PREFIXES";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
-    /// The program that logs decisions, at index 0.
-    pub const TRACER: &str = "TRACER";
+    /// The programs that the filter calls, by [`next`](super::next).
+    pub const NEXT: &str = "NEXT";
 }
 
 /// Names of the set-once values in `.rodata`.
@@ -57,6 +57,16 @@ pub mod global {
     pub const LISTED_BITS: &str = "LISTED_BITS";
     /// `u32`: binary logarithm of the number of cells of the IPv6 gate.
     pub const CELL_BITS: &str = "CELL_BITS";
+}
+
+/// Indices in [`map::NEXT`].
+pub mod next {
+    /// Logs a decision.
+    pub const TRACE: u32 = 0;
+    /// Looks once more at a packet beyond a limit.
+    pub const PROVE: u32 = 1;
+    /// Number of programs.
+    pub const PROGRAMS: u32 = 2;
 }
 
 /// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.
@@ -105,8 +115,8 @@ pub struct Settings {
     pub masks_v6: [u64; 2],
     /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
     pub reflectors: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// Bits of [`means`](crate::proof::means): how packets beyond a limit may prove their origin.
+    pub proof: u32,
     /// The limits, by number of the [`Cell`].
     pub limits: [Limit; CELLS],
     /// Class -> the cells that a packet is charged to, in this order: numbers plus one, then zeros. Follows from
@@ -114,11 +124,15 @@ pub struct Settings {
     pub plan: [[u8; PLAN]; CLASS_SLOTS],
     /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
     pub vital: [Limit; 2],
+    /// Budget of SYNs that came again, where that is their proof.
+    pub retransmissions: Limit,
+    /// The smallest MTU of the interfaces, bytes.
+    pub mtu: u64,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 224 + (2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 232 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -245,19 +259,21 @@ pub struct CpuState {
     pub samples_lost: u64,
     /// Trace lines not written because there were too many.
     pub trace_suppressed: u64,
-    /// What the filter hands over to the tracing program: number of the reason.
-    pub traced_reason: u64,
-    /// What the filter hands over to the tracing program: XDP action.
-    pub traced_action: u64,
+    /// What a program hands over to the next one: number of the reason.
+    pub reason: u64,
+    /// What a program hands over to the next one: XDP action.
+    pub action: u64,
     /// What is left of the processor's lease of each total, by class, nanoseconds.
     pub leases: [u64; CLASS_SLOTS],
 }
 const _: () = assert!(size_of::<CpuState>() == 48 + 8 * CLASS_SLOTS);
 
-/// Budget words: one per `Vital`, then the trace lines', then the totals by class.
+/// Budget words: one per `Vital`, then the trace lines', that of SYNs that came again, then the totals by class.
 pub const BUDGET_TRACE: u32 = 2;
+/// That of SYNs that came again.
+pub const BUDGET_RETRANSMISSIONS: u32 = 3;
 /// The first of the totals.
-pub const BUDGET_TOTALS: u32 = 3;
+pub const BUDGET_TOTALS: u32 = 4;
 /// Number of budgets.
 pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 

@@ -16,7 +16,11 @@ use crate::{
     decide::Tables,
     lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
-    packet::Vital,
+    packet::{Packet, Vital},
+    place::Place,
+    proof::{
+        Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn,
+    },
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_set, port_word},
 };
 
@@ -125,6 +129,93 @@ impl Tables for HostTables {
 
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
         charge_budget(&self.budgets[vital as usize], now_ns, price)
+    }
+}
+
+/// What a host's sockets would say.
+pub struct HostSockets {
+    /// TCP ports on which somebody listens.
+    pub listeners: Vec<u16>,
+    /// Remote and local port of connections.
+    pub connections: Vec<[u16; 2]>,
+    /// Local UDP ports, with the remote port where the socket is connected.
+    pub datagrams: Vec<(u16, Option<u16>)>,
+    /// Whether listeners make cookies.
+    pub cookies: bool,
+    /// Whether segments to them bring a right cookie.
+    pub right_cookie: bool,
+    syns: Vec<[AtomicU64; WAYS]>,
+    retransmissions: AtomicU64,
+}
+
+impl Default for HostSockets {
+    fn default() -> Self {
+        Self {
+            listeners: Vec::new(),
+            connections: Vec::new(),
+            datagrams: Vec::new(),
+            cookies: false,
+            right_cookie: false,
+            syns: (0..1 << SYN_BUCKET_BITS).map(|_| Default::default()).collect(),
+            retransmissions: AtomicU64::new(0),
+        }
+    }
+}
+
+impl HostSockets {
+    fn is_connected(&self, packet: &Packet) -> bool {
+        packet.ports.is_some_and(|ports| self.connections.contains(&[ports.source, ports.destination]))
+    }
+
+    fn is_listening(&self, packet: &Packet) -> bool {
+        packet.ports.is_some_and(|ports| self.listeners.contains(&ports.destination))
+    }
+}
+
+impl Sockets for HostSockets {
+    fn open(&self, packet: &Packet) -> Opening {
+        if self.is_connected(packet) {
+            Opening::Connection
+        } else if !self.is_listening(packet) {
+            Opening::NoSocket
+        } else if self.cookies {
+            Opening::Cookie(Cookie { sequence: 0, clients: 0, segment: 0 })
+        } else {
+            Opening::Room
+        }
+    }
+
+    fn stand(&self, packet: &Packet) -> Standing {
+        if self.is_connected(packet) {
+            Standing::Connection
+        } else if self.is_listening(packet) {
+            Standing::Listener { cookie: self.right_cookie }
+        } else {
+            Standing::NoSocket
+        }
+    }
+
+    fn receive(&self, packet: &Packet) -> Receiver {
+        let Some(ports) = packet.ports else { return Receiver::NoSocket };
+        let of_port = |(local, _): &&(u16, Option<u16>)| *local == ports.destination;
+        match self.datagrams.iter().find(of_port) {
+            None => Receiver::NoSocket,
+            Some((_, Some(remote))) if *remote == ports.source => Receiver::Connected,
+            Some(_) => Receiver::Anybodys,
+        }
+    }
+
+    fn sent(&self, quote: &Quote) -> bool {
+        let [local, remote] = quote.ports;
+        self.connections.contains(&[remote, local]) || self.datagrams.contains(&(local, Some(remote)))
+    }
+
+    fn note_syn(&self, place: Place, now_ns: u64) -> Retransmission {
+        note_syn(&self.syns[place.bucket as usize], place.tag, now_ns)
+    }
+
+    fn charge_retransmission(&self, now_ns: u64, price: &Price) -> Charge {
+        charge_budget(&self.retransmissions, now_ns, price)
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod answer;
 pub mod class;
 pub mod decide;
 #[cfg(any(test, feature = "host"))]
@@ -23,6 +24,7 @@ pub mod lists;
 pub mod meter;
 pub mod packet;
 pub mod place;
+pub mod proof;
 pub mod reason;
 pub mod reflector;
 pub mod verifier;

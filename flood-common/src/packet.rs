@@ -51,6 +51,10 @@ pub struct Packet {
     pub class: Class,
     /// Length of the whole frame, bytes.
     pub length: u32,
+    /// Offset of the IP header, bytes.
+    pub network_at: usize,
+    /// Offset of what follows the IP header, its options and its extension headers, bytes.
+    pub transport_at: usize,
     /// Protocol of the innermost header reached (IANA number).
     pub protocol: u8,
     /// Which part of a datagram this is.
@@ -155,6 +159,8 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         destination: Address::from_v4_bytes(&ip.destination),
         class: if cut.is_whole() { transport.class } else { Class::Fragment },
         length,
+        network_at: offset,
+        transport_at: offset + header,
         protocol: ip.protocol,
         part: cut.part(),
         ports: transport.ports,
@@ -200,6 +206,8 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         destination: Address::from_v6_bytes(&ip.destination),
         class: if chain.cut.is_whole() { transport.class } else { Class::Fragment },
         length,
+        network_at: offset,
+        transport_at: end - chain.remaining,
         protocol: chain.protocol,
         part: chain.cut.part(),
         ports: transport.ports,

@@ -9,6 +9,10 @@ use crate::class::Cell;
 /// The first number of a reason to drop; smaller ones are reasons to pass.
 pub const FIRST_DROP: u32 = 8;
 
+/// The first number of a reason that changes what becomes of the packet: it is answered or dropped, but not in monitor
+/// mode.
+pub const FIRST_ACTION: u32 = 7;
+
 /// Room for reasons in the counters. A power of two, so that the verifier accepts a mask as a bound.
 pub const REASON_SLOTS: usize = 64;
 
@@ -51,6 +55,9 @@ drop_reasons! {
     NotIp = 2, "not_ip", "Not IP (ARP, LLDP, LACP and the like); the filter judges IP only.";
     Protected = 3, "protected", "IPv6 neighbour discovery or a path-MTU message, within the budget that keeps the host reachable.";
     Unaccounted = 4, "unaccounted", "Passed without being charged: the table had no free slot for the source.";
+    Proven = 5, "proven", "Beyond a limit, but of a connection or to a connected socket of this host, or with a right SYN cookie.";
+    QueueHasRoom = 6, "queue_has_room", "A SYN beyond a limit, to a listener whose queue is not full.";
+    Answered = 7, "answered", "A SYN beyond a limit, answered with a SYN cookie: the network stack has not seen it.";
     Truncated = 8, "truncated", "A header reaches beyond the end of the frame, or of its first buffer.";
     VlanDepth = 9, "vlan_depth", "More than two VLAN tags.";
     IpVersion = 10, "ip_version", "The version in the IP header is not the one that the EtherType announced.";
@@ -69,6 +76,11 @@ drop_reasons! {
     DestinationPrefixBits = 23, "destination_prefix_bits", "The network of the destination is sent more bits per second than its limit.";
     TotalPackets = 24, "total_packets", "The host is sent more packets per second than the limit of all together.";
     TotalBits = 25, "total_bits", "The host is sent more bits per second than the limit of all together.";
+    NoConnection = 26, "no_connection", "TCP beyond a limit, or an ICMP error, for which this host has no connection.";
+    NoListener = 27, "no_listener", "A SYN beyond a limit, to a port on which nobody listens.";
+    WrongCookie = 28, "wrong_cookie", "TCP beyond a limit, to a listener, without a right SYN cookie.";
+    FirstSyn = 29, "first_syn", "A SYN beyond a limit, for the first time: a client sends it again.";
+    NoSocket = 30, "no_socket", "UDP beyond a limit, to a port without a socket.";
 }
 
 impl Reason {
@@ -76,6 +88,23 @@ impl Reason {
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
         self.number() >= FIRST_DROP
+    }
+
+    /// What is done with a packet with this reason (in enforce mode): `pass`, `answer` or `drop`.
+    pub fn verdict(self) -> &'static str {
+        match self {
+            Self::Answered => "answer",
+            reason if reason.is_drop() => "drop",
+            _ => "pass",
+        }
+    }
+
+    /// Whether a packet with this reason may [prove](crate::proof) its origin: beyond a limit, and not that of its
+    /// source.
+    #[inline(always)]
+    pub const fn is_provable(self) -> bool {
+        let number = self.number();
+        Self::SourcePrefixPackets.number() <= number && number <= Self::TotalBits.number()
     }
 
     /// The reason of a packet beyond a limit: the cell's scope, and whether it was bits that weighed more.

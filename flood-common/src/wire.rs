@@ -6,7 +6,7 @@
 //!
 //! Header types are views: alignment 1, every bit pattern valid, numbers in network byte order ([`Be16`]).
 
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A 16-bit number in network byte order.
 pub type Be16 = zerocopy::big_endian::U16;
@@ -87,7 +87,7 @@ pub fn read_be64(bytes: &[u8; 8]) -> u64 {
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(FromBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
+        #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
         #[repr(C)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
         const _: () = assert!(size_of::<$name>() == $size && align_of::<$name>() == 1);

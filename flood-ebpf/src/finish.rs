@@ -8,7 +8,7 @@ use aya_ebpf::{
 use flood_common::{
     abi::{Count, CpuState, INTERFACE_SLOTS, MODE_ENFORCE, Sample, Settings},
     packet::{Parsed, parse},
-    reason::{FIRST_DROP, REASON_SLOTS, Reason},
+    reason::{FIRST_ACTION, FIRST_DROP, REASON_SLOTS, Reason},
     verifier::opaque,
 };
 
@@ -18,19 +18,24 @@ use crate::{
     window::XdpWindow,
 };
 
-/// Finishes with a packet of `length` bytes.
+/// Finishes with a packet of `length` bytes: `reason` is the number of one, and `pass` the action for a packet that is
+/// not dropped.
 #[inline(always)]
-pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason: Reason) -> u32 {
+pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason: u32, pass: u32) -> u32 {
     let enforced = settings.mode == MODE_ENFORCE;
     // VERIFIER: many ways lead here, each with a reason of its own.
-    let reason = opaque(reason.number().into(), length.into()) as u32;
+    let reason = opaque(reason.into(), length.into()) as u32;
     let is_drop = reason >= FIRST_DROP;
-    count(interface_slot(ctx, settings), reason, is_drop, enforced, length);
-    let action = if is_drop && enforced { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS };
+    count(interface_slot(ctx, settings), reason, enforced, length);
+    let action = if is_drop && enforced { xdp_action::XDP_DROP } else { pass };
     let sampled = if is_drop { state_to_sample(settings.sample_every) } else { None };
     if sampled.is_some() || settings.trace_version != 0 {
         // Parsed again, which is rare, rather than carried along for every packet.
         let (version, source) = match parse(XdpWindow::new(ctx)) {
+            // What was answered goes back to whom it came from.
+            Parsed::Packet(packet) if reason == Reason::Answered.number() && enforced => {
+                (u32::from(packet.source.version()), packet.destination.halves())
+            }
             Parsed::Packet(packet) => (u32::from(packet.source.version()), packet.source.halves()),
             Parsed::NotIp | Parsed::Broken(_) => (0, [0, 0]),
         };
@@ -58,14 +63,14 @@ fn interface_slot(ctx: &XdpContext, settings: &Settings) -> u32 {
 }
 
 #[inline(always)]
-fn count(slot: u32, reason: u32, is_drop: bool, enforced: bool, length: u32) {
+fn count(slot: u32, reason: u32, enforced: bool, length: u32) {
     let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
         return; // cannot happen: every slot has an element
     };
     let number = reason as usize & (REASON_SLOTS - 1);
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
     let Count { packets, bytes } = unsafe {
-        if is_drop && !enforced { &mut (*counters).would[number] } else { &mut (*counters).done[number] }
+        if reason >= FIRST_ACTION && !enforced { &mut (*counters).would[number] } else { &mut (*counters).done[number] }
     };
     *packets = packets.wrapping_add(1);
     *bytes = bytes.wrapping_add(u64::from(length));

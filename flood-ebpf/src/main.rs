@@ -1,7 +1,7 @@
 //! The XDP program `floodgate`: glue between the kernel and `flood-common`.
 //!
 //! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
-//! that counts, samples, traces and returns the action; `maps` names what is shared with user space. There is
+//! that counts, samples, traces and returns the action; `prove` looks once more at packets beyond a limit; `maps` names what is shared with user space. There is
 //! nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
 #![no_std]
 #![no_main]
@@ -17,6 +17,7 @@ mod lists;
 mod lookup;
 mod maps;
 mod object;
+mod prove;
 mod trace;
 mod window;
 
@@ -45,7 +46,10 @@ fn floodgate(ctx: XdpContext) -> u32 {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp | Parsed::Broken(_) => window.length(),
     };
-    finish::finish(&ctx, settings, length, reason)
+    if settings.proof != 0 && reason.is_provable() {
+        prove::call(&ctx, reason);
+    }
+    finish::finish(&ctx, settings, length, reason.number(), xdp_action::XDP_PASS)
 }
 
 /// # Safety

@@ -11,6 +11,7 @@ use flood_common::{
     lists::{self, Prefix},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
+    proof::SYN_BUCKET_BITS,
     reflector::PORT_WORDS,
 };
 
@@ -94,6 +95,10 @@ pub(crate) static PREFIXES: HashMap<Prefix, [Word; 2]> =
 #[map]
 pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING, 0);
 
-/// The program that logs decisions, at index 0. Set by the loader.
+/// SYNs that may come again. Written per SYN beyond a limit, where that is its proof.
 #[map]
-pub(crate) static TRACER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub(crate) static SYNS: Array<Bucket> = Array::with_max_entries(1 << SYN_BUCKET_BITS, 0);
+
+/// The programs that the filter calls. Set by the loader.
+#[map]
+pub(crate) static NEXT: ProgramArray = ProgramArray::with_max_entries(abi::next::PROGRAMS, 0);

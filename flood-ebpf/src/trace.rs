@@ -9,15 +9,16 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::info;
 use flood_common::{
-    abi::BUDGET_TRACE,
+    abi::{BUDGET_TRACE, next},
     address::Address,
     meter::{Charge, Price},
     packet::{Packet, Parsed, parse},
+    reason::Reason,
 };
 
 use crate::{
     lookup::charge_host,
-    maps::{CPU_STATE, TRACER},
+    maps::{CPU_STATE, NEXT},
     window::XdpWindow,
 };
 
@@ -37,11 +38,11 @@ pub(crate) fn call(ctx: &XdpContext, reason: u32, action: u32) {
     if let Some(state) = CPU_STATE.get_ptr_mut(0) {
         // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
         unsafe {
-            (*state).traced_reason = u64::from(reason);
-            (*state).traced_action = u64::from(action);
+            (*state).reason = u64::from(reason);
+            (*state).action = u64::from(action);
         }
         // SAFETY: on success the call does not return; on failure the packet goes its way without a line.
-        unsafe { TRACER.tail_call(ctx, 0) };
+        unsafe { NEXT.tail_call(ctx, next::TRACE) };
     }
 }
 
@@ -58,20 +59,21 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     if charge_host(BUDGET_TRACE, now_ns, &PRICE) != Charge::Conforming {
         state.trace_suppressed += 1;
     } else if let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) {
-        write_line(&ctx, state.traced_reason as u32, &packet);
+        write_line(&ctx, state.reason as u32, &packet);
     }
-    state.traced_action as u32
+    state.action as u32
 }
 
 /// The line begins with the number of the reason, which user space replaces by its label.
 #[inline(always)]
 fn write_line(ctx: &XdpContext, reason: u32, packet: &Packet) {
-    let (from, to) = match packet.ports {
-        Some(ports) => (ports.source, ports.destination),
-        None => (0, 0),
-    };
+    let ports = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination]);
+    // An answer goes back to whom the line is about.
+    let answered = reason == Reason::Answered.number();
+    let ([from, to], source) =
+        if answered { ([ports[1], ports[0]], packet.destination) } else { (ports, packet.source) };
     let (protocol, length) = (packet.protocol, packet.length);
-    match packet.source {
+    match source {
         Address::V4(source) => {
             info!(
                 ctx,

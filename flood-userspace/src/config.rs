@@ -25,7 +25,7 @@ pub mod reference;
 mod tests;
 mod validate;
 
-pub use file::{AttachMode, ConfigFile, Mode};
+pub use file::{AttachMode, ConfigFile, Mode, SynProof, SyncookieControl};
 pub use interface::InterfaceName;
 pub use limit::{
     BitLimit, CellLimit, CellLimits, CellName, LimitError, LimitOrigin, PacketLimit, ProtectedLimits,
@@ -51,6 +51,8 @@ pub struct Config {
     pub limits: CellLimits,
     /// Budgets of what IPv6 cannot live without.
     pub protected_limits: ProtectedLimits,
+    /// How packets beyond a limit prove their origin.
+    pub proof: Proof,
     /// The memory of sources.
     pub sources: Sources,
     /// The memory of the lists.
@@ -68,6 +70,19 @@ pub struct Control {
     pub socket: PathBuf,
     /// The loopback address at which `/metrics` is also served.
     pub metrics: Option<SocketAddr>,
+}
+
+/// How packets beyond a limit prove their origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// How SYNs do.
+    pub syn: SynProof,
+    /// Whether the sockets of this host tell what is wanted.
+    pub host: bool,
+    /// SYNs that came again, all together.
+    pub retransmissions: PacketLimit,
+    /// Whether the kernel's own setting may be changed.
+    pub syncookies: SyncookieControl,
 }
 
 /// The memory of sources.
@@ -114,6 +129,12 @@ impl Default for Config {
             protected_limits: ProtectedLimits {
                 neighbour_discovery: PacketLimit::of_rate(PacketRate(1_000)),
                 path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
+            },
+            proof: Proof {
+                syn: SynProof::Auto,
+                host: true,
+                retransmissions: PacketLimit::of_rate(PacketRate(10_000)),
+                syncookies: SyncookieControl::Keep,
             },
             sources: Sources {
                 table: 524_288,

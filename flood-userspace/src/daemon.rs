@@ -6,6 +6,7 @@
 mod drops;
 mod engine;
 mod limits;
+mod proof;
 mod trace;
 
 use std::{

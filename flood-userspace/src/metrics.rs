@@ -7,7 +7,7 @@ use std::{fmt, sync::atomic::AtomicU64};
 
 use flood_common::{
     abi::{Count, InterfaceCounters},
-    reason::Reason,
+    reason::{FIRST_ACTION, Reason},
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -71,8 +71,8 @@ fn register_packets(registry: &mut Registry, counters: &[(String, InterfaceCount
                 packets.get_or_create(&labels).inc_by(count.packets);
                 bytes.get_or_create(&labels).inc_by(count.bytes);
             };
-            add(if reason.is_drop() { "drop" } else { "pass" }, counters.done[number]);
-            if reason.is_drop() {
+            add(reason.verdict(), counters.done[number]);
+            if reason.number() >= FIRST_ACTION {
                 add("would_drop", counters.would[number]);
             }
         }

@@ -92,6 +92,9 @@ impl Replay {
         match self.filter.run(frame.bytes)? {
             RunOutcome::Pass => Ok(Verdict::Pass(self.counted()?)),
             RunOutcome::Drop => Ok(Verdict::Drop(self.counted()?)),
+            RunOutcome::Answer => {
+                Err(BpfError::WrongObject { what: "it answered a packet that was only replayed".into() })
+            }
             RunOutcome::Refused => Ok(Verdict::Skipped),
             RunOutcome::Other(code) => {
                 Err(BpfError::WrongObject { what: format!("it returned {code} for a packet") })

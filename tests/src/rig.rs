@@ -17,19 +17,21 @@ use flood_common::{
     abi::{Count, InterfaceCounters, MODE_MONITOR, Settings},
     class::{CELLS, Cell, Class, Scope},
     decide::decide,
-    host::{self, HostTables},
+    host::{self, HostSockets, HostTables},
     meter::Limit,
     packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
-    reason::Reason,
+    proof::{Proof, prove},
+    reason::{FIRST_ACTION, Reason},
     wire::{Frame, Window, WireType},
 };
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, RunOutcome,
-        limit::{rate_limit, set_limits, set_mode},
+        limit::{budget, rate_limit, set_limits, set_mode},
     },
-    config::{Config, Mode, RateLimit},
+    config::{Config, Mode, PacketLimit, RateLimit},
+    quantity::PacketRate,
     lists::{Edit, Entry, ListKind, Note, Origin},
 };
 use ipnet::IpNet;
@@ -76,6 +78,8 @@ impl<'a> Window<'a> for Buffers<'a> {
 pub struct Rig {
     filter: Filter,
     twin: HostTables,
+    /// What the twin believes of this host's sockets.
+    pub sockets: HostSockets,
     settings: Settings,
     now_ns: u64,
     counters: InterfaceCounters,
@@ -100,7 +104,14 @@ impl Rig {
         settings.interfaces[SLOT as usize] = LOOPBACK;
         let twin = HostTables::new(MIN_BUCKET_BITS);
         let mut rig =
-            Self { filter, twin, settings, now_ns: START_NS, counters: InterfaceCounters::default() };
+            Self {
+                filter,
+                twin,
+                sockets: HostSockets::default(),
+                settings,
+                now_ns: START_NS,
+                counters: InterfaceCounters::default(),
+            };
         rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
         rig
@@ -130,6 +141,17 @@ impl Rig {
         let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
         set_limits(&mut self.settings, &config.limits, &config.protected_limits);
         self.stay();
+        self.publish();
+    }
+
+    /// Chooses [how](flood_common::proof::means) packets beyond a limit prove their origin; `again` SYNs may come again
+    /// in a second.
+    pub fn prove(&mut self, means: u32, again: u64) {
+        let budget = budget(&PacketLimit::of_rate(PacketRate(again)));
+        self.filter.set_proof(means, budget).unwrap_or_else(|error| panic!("{error}"));
+        self.settings.proof = means;
+        self.settings.retransmissions = budget;
+        self.settings.mtu = 1500;
         self.publish();
     }
 
@@ -198,13 +220,13 @@ impl Rig {
             Parsed::Packet(packet) => packet.length,
             Parsed::NotIp | Parsed::Broken(_) => buffers.length(),
         };
-        let expected = decide(&parsed, &self.settings, self.now_ns, &self.twin);
+        let expected = self.expect(&parsed, buffers);
 
         let after = self.read_counters();
         let before = std::mem::replace(&mut self.counters, after);
         let monitor = self.settings.mode == MODE_MONITOR;
         let mut wanted = before;
-        let bank = if monitor && expected.is_drop() { &mut wanted.would } else { &mut wanted.done };
+        let bank = if monitor && expected.number() >= FIRST_ACTION { &mut wanted.would } else { &mut wanted.done };
         bank[expected.number() as usize].packets += 1;
         bank[expected.number() as usize].bytes += u64::from(length);
         if wanted != self.counters {
@@ -214,10 +236,32 @@ impl Rig {
                 describe(frame)
             );
         }
-        let dropped = expected.is_drop() && !monitor;
-        let action = if dropped { RunOutcome::Drop } else { RunOutcome::Pass };
+        let action = match expected.verdict() {
+            "drop" if !monitor => RunOutcome::Drop,
+            "answer" if !monitor => RunOutcome::Answer,
+            _ => RunOutcome::Pass,
+        };
         assert_eq!(outcome, action, "{expected:?} with the wrong action\n{}", describe(frame));
         Some(expected)
+    }
+
+    /// What the twin says.
+    fn expect(&self, parsed: &Parsed, buffers: Buffers<'_>) -> Reason {
+        let exceeded = decide(parsed, &self.settings, self.now_ns, &self.twin);
+        let Parsed::Packet(packet) = parsed else { return exceeded };
+        if self.settings.proof == 0 || !exceeded.is_provable() {
+            return exceeded;
+        }
+        match prove(packet, buffers, &self.settings, self.now_ns, &self.sockets) {
+            Proof::Verdict(reason) => reason,
+            Proof::Answer(_) => Reason::Answered,
+            Proof::Nothing => exceeded,
+        }
+    }
+
+    /// Forgets what was counted for frames that were not [sent](Self::send).
+    pub fn recount(&mut self) {
+        self.counters = self.read_counters();
     }
 
     fn read_counters(&self) -> InterfaceCounters {

@@ -6,6 +6,8 @@ mod captures;
 mod differential;
 #[path = "kernel/lists.rs"]
 mod lists;
+#[path = "kernel/proof.rs"]
+mod proof;
 #[path = "kernel/reasons.rs"]
 mod reasons;
 #[path = "kernel/verifier.rs"]

@@ -52,8 +52,8 @@ impl CounterTable {
                 sampled,
                 samples_lost,
                 trace_suppressed,
-                traced_reason: _,
-                traced_action: _,
+                reason: _,
+                action: _,
                 leases: _,
             } = state;
             sum.sampled += sampled;

@@ -10,9 +10,9 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, INTERFACE_SLOTS, Sample, Settings, list},
+    abi::{self, INTERFACE_SLOTS, Sample, Settings, list, next},
     lists::gate_words,
-    meter::WAYS,
+    meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::{PORT_WORDS, REFLECTORS, port_set},
 };
@@ -42,8 +42,11 @@ const TRACE_PROGRAM: &str = "floodgate_trace";
 /// The program that writes down what the filter's clock says.
 const CLOCK_PROGRAM: &str = "floodgate_clock";
 
+/// The program that it calls for packets beyond a limit.
+const PROVE_PROGRAM: &str = "floodgate_prove";
+
 /// All programs in the object.
-const PROGRAMS: [&str; 3] = [PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
+const PROGRAMS: [&str; 4] = [PROGRAM, PROVE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
 
 /// The object, as it was built along with this binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter"));
@@ -54,6 +57,7 @@ pub const SHORTEST_FRAME: usize = 14;
 /// What happens to a packet with an XDP return code.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 /// Set-once choices.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -131,6 +135,8 @@ pub enum RunOutcome {
     Pass,
     /// Dropped.
     Drop,
+    /// Answered: sent back.
+    Answer,
     /// The program aborted, or returned what it never should.
     Other(u32),
     /// The kernel does not run frames of this size.
@@ -162,8 +168,8 @@ pub struct Filter {
     pub lists: Lists<ListMaps>,
     clock: Arc<Clock>,
     samples: RingBuf<MapData>,
-    /// Must live as long as the filter, which looks up its tracing program in it.
-    tracer: ProgramArray<MapData>,
+    /// Must live as long as the filter, which looks up in it the programs that it calls.
+    next: ProgramArray<MapData>,
     attachments: Vec<Attachment>,
 }
 
@@ -190,9 +196,9 @@ impl Filter {
         for name in [PROGRAM, CLOCK_PROGRAM] {
             program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
         }
-        let tracer = typed(&mut ebpf, abi::map::TRACER, ProgramArray::try_from)?;
+        let next = typed(&mut ebpf, abi::map::NEXT, ProgramArray::try_from)?;
 
-        let mut settings = SettingsPage::new(&take(&mut ebpf, abi::map::SETTINGS)?)?;
+        let mut settings = SettingsPage::new(take(&mut ebpf, abi::map::SETTINGS)?)?;
         settings.publish(&Settings {
             seeds,
             list_seeds: layout.seeds,
@@ -224,7 +230,7 @@ impl Filter {
             lists: Lists::new(Tables::new(maps, layout)),
             clock,
             samples,
-            tracer,
+            next,
             attachments: Vec::new(),
         };
         if !options.virtual_clock {
@@ -277,6 +283,8 @@ impl Filter {
             }
         };
         self.attachments.push(Attachment { interface, slot, native, link });
+        let mtu = self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
+        self.change_settings(|settings| settings.mtu = mtu.min(u16::MAX.into()).into());
         Ok(&self.attachments[self.attachments.len() - 1])
     }
 
@@ -328,6 +336,18 @@ impl Filter {
         self.settings.publish(&settings);
     }
 
+    /// Chooses [how](flood_common::proof::means) packets beyond a limit prove their origin.
+    pub fn set_proof(&mut self, means: u32, retransmissions: Limit) -> Result<(), BpfError> {
+        if means != 0 {
+            self.load_prover()?;
+        }
+        self.change_settings(|settings| {
+            settings.proof = means;
+            settings.retransmissions = retransmissions;
+        });
+        Ok(())
+    }
+
     /// Changes a list: all of it, or nothing. Returns the edit that undoes it.
     pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
         let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
@@ -363,6 +383,7 @@ impl Filter {
             Ok(result) => Ok(match result.return_value {
                 XDP_DROP => RunOutcome::Drop,
                 XDP_PASS => RunOutcome::Pass,
+                XDP_TX => RunOutcome::Answer,
                 other => RunOutcome::Other(other),
             }),
             Err(error) => match errno(&error) {
@@ -376,18 +397,29 @@ impl Filter {
     /// Puts the tracing program where the filter calls it, when it is first wanted: verifying it takes as long as
     /// all the rest of a start.
     pub fn load_tracer(&mut self) -> Result<(), BpfError> {
-        let program = program(&mut self.ebpf, TRACE_PROGRAM)?;
+        self.load_next(TRACE_PROGRAM, next::TRACE)
+    }
+
+    /// Puts the program that looks once more at packets beyond a limit where the filter calls it, when that is first
+    /// wanted.
+    pub fn load_prover(&mut self) -> Result<(), BpfError> {
+        self.load_next(PROVE_PROGRAM, next::PROVE)
+    }
+
+    fn load_next(&mut self, name: &str, index: u32) -> Result<(), BpfError> {
+        let program = program(&mut self.ebpf, name)?;
         if program.fd().is_ok() {
             return Ok(());
         }
         program.load().map_err(|error| BpfError::load(&error))?;
         let fd = program.fd().map_err(|error| BpfError::load(&error))?;
-        self.tracer.set(0, fd, 0).map_err(|error| BpfError::map(abi::map::TRACER, &error))
+        self.next.set(index, fd, 0).map_err(|error| BpfError::map(abi::map::NEXT, &error))
     }
 
     /// How many instructions the verifier processed for each program.
     pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, BpfError> {
         self.load_tracer()?;
+        self.load_prover()?;
         let mut counts = Vec::new();
         for name in PROGRAMS {
             let info = program(&mut self.ebpf, name)?.info().map_err(|error| BpfError::load(&error))?;

@@ -176,7 +176,7 @@ impl Summary {
         );
         for reason in Reason::ALL {
             if let Some(count) = self.reasons.get(reason.label()) {
-                let verdict = if reason.is_drop() { "drop" } else { "pass" };
+                let verdict = reason.verdict();
                 text += &format!("{count:>12} {verdict} {:<17} {}\n", reason.label(), reason.meaning());
             }
         }

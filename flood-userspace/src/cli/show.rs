@@ -5,10 +5,10 @@ use std::{fmt::Write, time::Duration};
 use flood_common::reason::Reason;
 
 use crate::{
-    config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit},
+    config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit, SynProof},
     control::protocol::{
         Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListPlaces, ListReply, ListSize,
-        PlaceStatus, Sources, Stats, Status, Volume,
+        PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
     },
 };
 
@@ -77,6 +77,7 @@ pub(super) fn status(status: &Status) -> String {
         grouped(status.samples.taken),
         grouped(status.samples.lost)
     );
+    _ = writeln!(text, "proof        {}", proof(&status.proof));
     if let Some(address) = status.trace {
         _ = writeln!(text, "tracing      {address}");
     }
@@ -86,11 +87,23 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
+fn proof(proof: &ProofStatus) -> String {
+    let syn = match proof.syn {
+        SynProof::Cookie => "SYNs by cookie",
+        SynProof::Retransmission => "SYNs by coming again",
+        SynProof::Auto | SynProof::Off => "SYNs not at all",
+    };
+    let sockets = if proof.sockets { "the rest by sockets" } else { "the rest not at all" };
+    let raised = if proof.syncookies_raised { "; net.ipv4.tcp_syncookies is raised" } else { "" };
+    format!("{syn}, {sockets}{raised}")
+}
+
 pub(super) fn stats(stats: &Stats) -> String {
     let mut text = String::new();
-    for (interface, InterfaceStats { passed, dropped, would_drop }) in &stats.interfaces {
+    for (interface, InterfaceStats { passed, answered, dropped, would_drop }) in &stats.interfaces {
         _ = writeln!(text, "{:<32}{:>20}{:>24}", interface, "packets", "bytes");
-        for (verdict, side) in [("pass", passed), ("drop", dropped), ("would drop", would_drop)] {
+        let sides = [("pass", passed), ("answer", answered), ("drop", dropped), ("would drop", would_drop)];
+        for (verdict, side) in sides {
             // In the order of the reasons, which is that of the decisions.
             for reason in Reason::ALL {
                 if let Some(Volume { packets, bytes }) = side.get(reason.label()) {

@@ -37,6 +37,30 @@ pub enum AttachMode {
     NativeOrGeneric,
 }
 
+/// How SYNs beyond a limit prove their origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SynProof {
+    /// By a cookie where that is possible, or else by a retransmission.
+    Auto,
+    /// By bringing back a SYN cookie.
+    Cookie,
+    /// By coming again.
+    Retransmission,
+    /// Not at all.
+    Off,
+}
+
+/// Whether the kernel's `net.ipv4.tcp_syncookies` may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncookieControl {
+    /// It is left alone.
+    Keep,
+    /// It is 2 while SYNs exceed a limit.
+    Raise,
+}
+
 /// A section of the file, for the reference.
 #[derive(Debug)]
 pub(super) struct Section {
@@ -178,6 +202,7 @@ section! {
     contains {
         control: ControlFile,
         limit: LimitFile,
+        proof: ProofFile,
         sources: SourcesFile,
         lists: ListsFile,
         block: BlockFile,
@@ -219,7 +244,8 @@ section! {
     ///
     /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
     /// 500 of ICMP, with bursts of two seconds: several times what a network of a thousand people behind one address
-    /// needs. Totals have no default, since only you know what your host can take.
+    /// needs. All sources together may send 20,000 SYNs a second; those beyond have to prove their origin (`[proof]`).
+    /// Other totals have no default, since only you know what your host can take.
     ScopeLimitFile at "limit.SCOPE" {
         /// Packets per second.
         packets: OrOff<PacketRate>, unset "`\"20k/s\"` for `source`, off elsewhere", accepts "`1/s` to `100M/s`, or `\"off\"`";
@@ -252,7 +278,7 @@ section! {
     /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`.
     ClassLimitFile at "limit.SCOPE.CLASS" {
         /// Packets per second.
-        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, off elsewhere",
+        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, `\"20k/s\"` for `total.syn`, off elsewhere",
             accepts "`1/s` to `100M/s`, or `\"off\"`";
         /// Packets that may come at once after a silence.
         packets_burst: Packets, unset "two seconds at the rate of `packets`",
@@ -273,6 +299,32 @@ section! {
         neighbour_discovery: PacketRate, default "1k/s", accepts "`1/s` to `100M/s`";
         /// Packet Too Big messages, from which the path MTU is learnt.
         path_mtu: PacketRate, default "1k/s", accepts "`1/s` to `100M/s`";
+    }
+}
+
+section! {
+    /// How packets beyond a limit prove that somebody real sent them. Limits of one source are final; a packet beyond any
+    /// other one (`source_prefix`, `destination`, `destination_prefix`, `total`) is looked at once more before it is
+    /// dropped: TCP of a known connection passes, UDP to a socket that is connected to the sender passes, ICMP errors
+    /// about the host's own packets pass, and SYNs are dealt with as `syn` says. So a flood from invented addresses fills
+    /// a total and does not keep real clients out. Below the limits, none of this happens, and nothing is dropped that
+    /// the limit alone would have passed.
+    ProofFile at "proof" {
+        /// How a SYN beyond a limit proves its origin. `cookie`: the filter answers it with a SYN cookie of the listener,
+        /// and the client's next packet passes when it brings that back; the network stack sees nothing of a flood. Such a
+        /// connection has no window scale, SACK or timestamps. `retransmission`: the first is dropped, and the second of
+        /// the same client, one to four seconds later, passes. `auto`: cookies, or retransmission where there are none:
+        /// where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on the native
+        /// path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
+        syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
+        /// Whether the sockets of this host tell what is wanted. Say `false` on a router, a bridge, or a host that passes
+        /// the attacked ports on to containers or virtual machines: their sockets cannot be seen from here.
+        host: bool, default true, accepts "`true` or `false`";
+        /// How many SYNs that came again may pass in a second, all together.
+        retransmissions: PacketRate, default "10k/s", accepts "`1/s` to `100M/s`";
+        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
+        /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs beyond the limit pass.
+        syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
     }
 }
 

@@ -170,6 +170,8 @@ pub fn default_limits() -> CellLimits {
         limit(Scope::Source, Class::Syn, 1_000),
         // Ping, traceroute and errors: some per second; monitoring, some ten.
         limit(Scope::Source, Class::Icmp, 500),
+        // Few hosts open so many connections in a second, and what is beyond is not lost: it has to prove its origin.
+        limit(Scope::Total, Class::Syn, 20_000),
     ])
 }
 

@@ -16,12 +16,12 @@ use toml::Spanned;
 
 use super::file::{
     AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, LimitFile, ListsFile, ProtectedLimitFile,
-    ScopeLimitFile, SourcesFile,
+    ProofFile, ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
     BitLimit, CellLimit, CellLimits, CellName, Config, Control, InterfaceName, LimitOrigin, ListInput,
-    ListRoom, PacketLimit, ProtectedLimits, RateLimit, Sources,
+    ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sources, SynProof,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
@@ -54,7 +54,7 @@ pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile { interfaces, mode, attach, control, limit, sources, lists, block, allow } = file;
+    let ConfigFile { interfaces, mode, attach, control, limit, proof, sources, lists, block, allow } = file;
     let BlockFile { entries: block_entries, files: block_files } = block;
     let AllowFile { entries: allow_entries, files: allow_files } = allow;
 
@@ -67,6 +67,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         control: faults.control(control, default.control),
         limits: faults.limits(&limit, default.limits),
         protected_limits: faults.protected_limits(&limit.protected, default.protected_limits),
+        proof: faults.proof(&proof, default.proof),
         sources: faults.sources(&sources, default.sources),
         lists: faults.lists(&lists, default.lists),
         block: faults.list(block_entries, block_files, folder),
@@ -221,6 +222,20 @@ impl Faults {
         ProtectedLimits {
             neighbour_discovery: self.budget(neighbour_discovery.as_ref(), default.neighbour_discovery),
             path_mtu: self.budget(path_mtu.as_ref(), default.path_mtu),
+        }
+    }
+
+    fn proof(&mut self, written: &ProofFile, default: Proof) -> Proof {
+        let ProofFile { syn, host, retransmissions, syncookies } = written;
+        let (syn, host) = (copy(syn.as_ref()).unwrap_or(default.syn), copy(host.as_ref()).unwrap_or(default.host));
+        if let (SynProof::Cookie, false, Some(at)) = (syn, host, written.syn.as_ref()) {
+            self.add(at, "a cookie needs the listener, which is not on this host when `proof.host` is false");
+        }
+        Proof {
+            syn,
+            host,
+            retransmissions: self.budget(retransmissions.as_ref(), default.retransmissions),
+            syncookies: copy(syncookies.as_ref()).unwrap_or(default.syncookies),
         }
     }
 

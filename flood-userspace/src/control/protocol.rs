@@ -20,10 +20,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
+use flood_common::proof::means;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CellLimits, CellName, Mode, ProtectedLimits};
+use crate::config::{CellLimits, CellName, Mode, ProtectedLimits, SynProof};
 
 /// Why a request failed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -57,10 +58,37 @@ pub struct Status {
     pub destinations: TableStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
+    /// How packets beyond a limit prove their origin.
+    pub proof: ProofStatus,
     /// The source that is being traced.
     pub trace: Option<IpAddr>,
     /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
     pub warnings: Vec<String>,
+}
+
+/// How packets beyond a limit prove their origin.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProofStatus {
+    /// How SYNs do; never `auto`.
+    pub syn: SynProof,
+    /// Whether sockets tell about other packets.
+    pub sockets: bool,
+    /// Whether `net.ipv4.tcp_syncookies` is raised at the moment.
+    pub syncookies_raised: bool,
+}
+
+impl ProofStatus {
+    /// Describes bits of [`means`].
+    pub fn of(means: u32, syncookies_raised: bool) -> Self {
+        let syn = if means & means::COOKIES != 0 {
+            SynProof::Cookie
+        } else if means & means::RETRANSMISSION != 0 {
+            SynProof::Retransmission
+        } else {
+            SynProof::Off
+        };
+        Self { syn, sockets: means & means::SOCKETS != 0, syncookies_raised }
+    }
 }
 
 /// An interface that the filter guards.
@@ -158,9 +186,11 @@ pub struct Stats {
 pub struct InterfaceStats {
     /// Passed, by reason.
     pub passed: BTreeMap<String, Volume>,
+    /// Answered by the filter itself, by reason.
+    pub answered: BTreeMap<String, Volume>,
     /// Dropped, by reason.
     pub dropped: BTreeMap<String, Volume>,
-    /// Passed in monitor mode, where it would have been dropped, by reason.
+    /// Passed in monitor mode, where it would have been dropped or answered, by reason.
     pub would_drop: BTreeMap<String, Volume>,
 }
 

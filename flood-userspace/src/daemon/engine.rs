@@ -20,13 +20,13 @@ use tracing::{info, warn};
 use crate::{
     bpf::{
         Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side, interface,
-        limit::{set_limits, set_mode},
+        limit::{budget, set_limits, set_mode},
     },
-    config::{CellName, Config, Mode, RateLimit},
+    config::{CellName, Config, Mode, Proof, RateLimit},
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
         LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply,
-        SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
+        ProofStatus, SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
     },
     lists::{Book, Edit, Entry, ListKind, Note, Origin, configured::Configured, guard},
 };
@@ -34,6 +34,7 @@ use crate::{
 use super::{
     drops::{Drops, sample_every},
     limits::changed,
+    proof::{self, Syncookies},
     trace::Trace,
 };
 
@@ -65,6 +66,8 @@ pub struct Engine {
     filter: Filter,
     mode: Mode,
     limits: Limits,
+    proof: Proof,
+    syncookies: Syncookies,
     ipv6_prefix: u8,
     drops: Drops,
     trace: Trace,
@@ -104,6 +107,8 @@ impl Engine {
             filter,
             mode: config.mode,
             limits,
+            proof: config.proof,
+            syncookies: Syncookies::new(config.proof.syncookies),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
             trace,
@@ -129,7 +134,8 @@ impl Engine {
         } else {
             warn!("{}", generic_warning(name));
         }
-        Ok(())
+        let means = proof::resolve(&self.proof, self.filter.attachments());
+        self.filter.set_proof(means, budget(&self.proof.retransmissions))
     }
 
     /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
@@ -185,6 +191,7 @@ impl Engine {
                 taken: state.sampled,
                 lost: state.samples_lost,
             },
+            proof: ProofStatus::of(self.filter.settings.read().proof, self.syncookies.is_raised()),
             trace: self.traced,
             warnings: Vec::new(),
         };
@@ -432,7 +439,9 @@ impl Engine {
             }
         }
         self.take_samples()?;
-        self.adapt_sampling()?;
+        let counters = self.counters()?;
+        self.adapt_sampling(sum(&counters, |reason| reason.is_drop()));
+        self.syncookies.look(sum(&counters, is_open_question), Instant::now());
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;
             self.trace.forward(self.mode == Mode::Monitor, suppressed);
@@ -448,8 +457,7 @@ impl Engine {
         Ok(())
     }
 
-    fn adapt_sampling(&mut self) -> Result<(), BpfError> {
-        let dropped: u64 = self.counters()?.iter().map(|(_, counters)| dropped(counters)).sum();
+    fn adapt_sampling(&mut self, dropped: u64) {
         let now = Instant::now();
         let (before, at) = std::mem::replace(&mut self.dropped_before, (dropped, now));
         let seconds = now.saturating_duration_since(at).as_secs_f64().max(0.001);
@@ -458,7 +466,6 @@ impl Engine {
         if wanted != every {
             self.filter.change_settings(|settings| settings.sample_every = wanted);
         }
-        Ok(())
     }
 
     /// Looks whether the interfaces are still there, and says so when one has gone or come back.
@@ -534,22 +541,34 @@ fn warnings(status: &Status) -> Vec<String> {
     warnings
 }
 
-/// Packets that were dropped, or would have been.
-fn dropped(counters: &InterfaceCounters) -> u64 {
-    let drops = Reason::ALL.iter().filter(|reason| reason.is_drop());
-    drops
-        .map(|reason| {
-            let number = reason.number() as usize;
-            counters.done[number].packets + counters.would[number].packets
-        })
-        .sum()
+/// Packets that had one of these reasons, or would have had.
+fn sum(counters: &[(String, InterfaceCounters)], is_wanted: impl Fn(Reason) -> bool) -> u64 {
+    let packets = |counters: &InterfaceCounters| -> u64 {
+        let wanted = Reason::ALL.iter().filter(|reason| is_wanted(**reason));
+        wanted
+            .map(|reason| {
+                let number = reason.number() as usize;
+                counters.done[number].packets + counters.would[number].packets
+            })
+            .sum()
+    };
+    counters.iter().map(|(_, counters)| packets(counters)).sum()
+}
+
+/// Whether it is the reason of a SYN to a listener beyond a limit.
+fn is_open_question(reason: Reason) -> bool {
+    matches!(reason, Reason::QueueHasRoom | Reason::Answered)
 }
 
 fn interface_stats(counters: &InterfaceCounters) -> InterfaceStats {
     let mut stats = InterfaceStats::default();
     for reason in Reason::ALL {
         let number = reason.number() as usize;
-        let done = if reason.is_drop() { &mut stats.dropped } else { &mut stats.passed };
+        let done = match reason.verdict() {
+            "pass" => &mut stats.passed,
+            "answer" => &mut stats.answered,
+            _ => &mut stats.dropped,
+        };
         for (side, Count { packets, bytes }) in
             [(done, counters.done[number]), (&mut stats.would_drop, counters.would[number])]
         {

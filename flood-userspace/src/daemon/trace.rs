@@ -101,12 +101,8 @@ fn readable(line: &str, monitor: bool) -> String {
     let Some(reason) = number.parse().ok().and_then(Reason::from_number) else {
         return format!("{line}\n");
     };
-    let verdict = match (reason.is_drop(), monitor) {
-        (false, _) => "pass",
-        (true, false) => "drop",
-        (true, true) => "would drop",
-    };
-    format!("{verdict} {} {rest}\n", reason.label())
+    let would = if monitor && reason.verdict() != "pass" { "would " } else { "" };
+    format!("{would}{} {} {rest}\n", reason.verdict(), reason.label())
 }
 
 #[cfg(test)]

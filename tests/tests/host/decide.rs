@@ -94,6 +94,8 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
         destination: DESTINATION,
         class: Class::Syn,
         length: 60,
+        network_at: 14,
+        transport_at: 34,
         protocol: 6,
         part: Part::Whole,
         ports: None,
