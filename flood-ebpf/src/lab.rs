@@ -15,7 +15,7 @@ mod window;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::bpf_redirect,
+    helpers::generated::{bpf_redirect, bpf_xdp_store_bytes},
     macros::{map, xdp},
     maps::{Array, PerCpuArray, ProgramArray},
     programs::XdpContext,
@@ -42,6 +42,13 @@ static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// Last byte of a destination MAC address -> index of the interface behind which it is.
 #[map]
 static PORTS: Array<u32> = Array::with_max_entries(256, 0);
+
+/// The beginning of the frame that `flood` sends: how many bytes, less one, then these.
+#[map]
+static FRAME: Array<[u64; 1 + HEADERS / 8]> = Array::with_max_entries(1, 0);
+
+/// Bytes that are kept of a frame.
+const HEADERS: usize = 128;
 
 /// Drops: the least that a filter can do.
 #[xdp(frags)]
@@ -91,6 +98,7 @@ fn harness(ctx: XdpContext) -> u32 {
 /// Gives the frame a source and sends it out of the interface.
 #[xdp(frags)]
 fn flood(ctx: XdpContext) -> u32 {
+    restore(&ctx);
     write_source(&ctx);
     xdp_action::XDP_TX
 }
@@ -105,6 +113,21 @@ fn switch(ctx: XdpContext) -> u32 {
         // SAFETY: no pointers, no conditions.
         Some(port) if *port != 0 => unsafe { bpf_redirect(*port, 0) as u32 },
         _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// Writes the frame anew if it has been answered in place: the kernel sends the same buffers again and again.
+#[inline(always)]
+fn restore(ctx: &XdpContext) {
+    let (Some(frame), Some(ethernet)) = (FRAME.get(0), XdpWindow::new(ctx).view::<Ethernet>(0)) else {
+        return;
+    };
+    let [length, first, ..] = *frame;
+    let ours = first.to_ne_bytes();
+    let length = (length as u32 & (HEADERS as u32 - 1)) + 1;
+    if ethernet.destination != [ours[0], ours[1], ours[2], ours[3], ours[4], ours[5]] {
+        // SAFETY: the context is the program's, and the value has room for the longest length.
+        unsafe { bpf_xdp_store_bytes(ctx.ctx, 0, (&raw const frame[1]).cast_mut().cast(), length) };
     }
 }
 

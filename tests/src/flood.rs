@@ -40,6 +40,7 @@ impl Flood {
     pub fn load(&self) -> Result<Programs> {
         let mut programs = Programs::load()?;
         programs.set_sources(self.sources)?;
+        programs.set_frame(&self.frame)?;
         programs.program("flood")?;
         Ok(programs)
     }

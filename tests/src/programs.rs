@@ -51,6 +51,21 @@ impl Programs {
         Ok(())
     }
 
+    /// Says what `flood` sends.
+    pub fn set_frame(&mut self, frame: &[u8]) -> Result<()> {
+        let mut map: Array<_, [u64; 17]> = self.ebpf.map_mut("FRAME").context("no map FRAME")?.try_into()?;
+        let headers = &frame[..frame.len().min(128)];
+        let mut words = [0; 17];
+        words[0] = headers.len().saturating_sub(1) as u64;
+        for (word, bytes) in words[1..].iter_mut().zip(headers.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(whole);
+        }
+        map.set(0, words, 0)?;
+        Ok(())
+    }
+
     /// Says which program `harness` calls.
     pub fn set_target(&mut self, target: &ProgramFd) -> Result<()> {
         let mut map: ProgramArray<_> = self.ebpf.map_mut("TARGET").context("no map TARGET")?.try_into()?;

@@ -424,7 +424,11 @@ impl Engine {
             }
             info!("let {name} go");
         }
-        Ok(DetachReply { detached: names, ends: self.filter.attachments().is_empty() })
+        let ends = self.filter.attachments().is_empty();
+        if ends {
+            self.syncookies.put_back();
+        }
+        Ok(DetachReply { detached: names, ends })
     }
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched, sampling follows the

@@ -103,18 +103,13 @@ impl Syncookies {
         }
     }
 
-    fn put_back(&mut self) {
+    /// Puts the setting back, if it is raised.
+    pub(super) fn put_back(&mut self) {
         let Some((before, _)) = self.raised.take() else { return };
         match fs::write(&self.file, &before) {
             Ok(()) => info!("{} is {before} again", self.file.display()),
             Err(error) => warn!("putting {} back to {before}: {error}", self.file.display()),
         }
-    }
-}
-
-impl Drop for Syncookies {
-    fn drop(&mut self) {
-        self.put_back();
     }
 }
 
@@ -146,7 +141,7 @@ mod tests {
         assert_eq!(value(), "1");
         syncookies.look(7, start + QUIET * 2);
         assert_eq!(value(), "2", "and again");
-        drop(syncookies);
+        syncookies.put_back();
         assert_eq!(value(), "1", "at the end");
     }
 

@@ -98,7 +98,6 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
             let port = listener.local_addr()?.port();
             rig.sockets.listeners = vec![port];
             rig.sockets.cookies = true;
-            // The sizes that a cookie can carry (tcp_ipv4.c, tcp_ipv6.c), others, a jumbo frame's, and none.
             for size in [Some(536), Some(1_220), Some(1_300), Some(1_440), Some(1_460), Some(8_960), None] {
                 for build in [tcp(attacker, [40_000, port], SYN), tcp(attacker, [40_000, port], SYN).vlan().service_vlan()] {
                     let build = with_size(build, size);
@@ -114,7 +113,10 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                     ensure!(tcp_header[..4] == [&frame[transport + 2..transport + 4], &frame[transport..transport + 2]].concat()[..]);
                     ensure!(tcp_header[13] == SYN_ACK && tcp_header[8..12] == [0, 0, 0, 8], "{why}: {tcp_header:?}");
                     let headers = if server.is_ipv4() { 40 } else { 60 };
-                    let wanted = size.unwrap_or(if server.is_ipv4() { 536 } else { 1_220 }).min(1_500 - headers);
+                    // The sizes that a cookie has room for (`msstab` in net/ipv4/syncookies.c and net/ipv6/syncookies.c).
+                    let sizes = if server.is_ipv4() { [536, 1_300, 1_440, 1_460] } else { [1_220, 1_420, 1_440, 8_940] };
+                    let largest = sizes.into_iter().rfind(|fits| size.is_some_and(|size| size >= *fits));
+                    let wanted = largest.unwrap_or(sizes[0]).min(1_500 - headers);
                     ensure!(tcp_header[22..24] == wanted.to_be_bytes(), "{why}: {:?}", &tcp_header[20..]);
 
                     let cookie = u32::from_be_bytes(tcp_header[4..8].try_into()?);

@@ -1,0 +1,311 @@
+//! Floods from invented sources, of each kind, and the clients who must not notice.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use flood_userspace::{config::SynProof, control::protocol::Status};
+use floodgate_tests::{
+    daemon::Daemon,
+    flood::Flood,
+    lab::{Lab, Namespace, Role, eventually, fetch, serve_http, slowness},
+    needs_root,
+    packet::{ATTACKER, ATTACKER6, Build, from},
+    programs::Sources as FloodSources,
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::traffic::eth0;
+
+/// No source comes near a limit of its own, and all together exceed theirs at once.
+const CONFIG: &str = "
+    [limit.source]
+    packets = \"off\"
+    [limit.source.syn]
+    packets = \"off\"
+    [limit.total.syn]
+    packets = \"100/s\"
+    packets_burst = \"6\"
+    [limit.total.synack]
+    packets = \"100/s\"
+    packets_burst = \"6\"
+    [limit.total.tcp]
+    packets = \"100/s\"
+    packets_burst = \"6\"
+    [limit.total.rst_fin]
+    packets = \"100/s\"
+    packets_burst = \"6\"
+";
+
+const COOKIES: &str = "[proof]\nsyn = \"cookie\"\nsyncookies = \"raise\"\n";
+
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
+
+/// So long a client waits.
+fn patience() -> Duration {
+    Duration::from_secs(2) * slowness()
+}
+
+/// What the large page has besides its header, bytes.
+const LARGE: usize = 1 << 20;
+
+/// The laboratory with a page of six bytes at port 80, and a large one at port 81.
+struct Site {
+    lab: Lab,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        for ip in addresses(Role::Server).into_iter().chain(addresses(Role::Visitor)) {
+            let role = if addresses(Role::Server).contains(&ip) { Role::Server } else { Role::Visitor };
+            serve_http(lab.host(role), SocketAddr::new(ip, 80))?;
+        }
+        for ip in addresses(Role::Server) {
+            serve_large(lab.host(Role::Server), SocketAddr::new(ip, 81))?;
+        }
+        Ok(Self { lab })
+    }
+
+    fn server(&self) -> &Namespace {
+        self.lab.host(Role::Server)
+    }
+
+    fn visitor(&self) -> &Namespace {
+        self.lab.host(Role::Visitor)
+    }
+
+    /// Does something while a frame is sent from sources all over the Internet.
+    fn under<T>(&self, build: &Build, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let attacker = self.lab.host(Role::Attacker);
+        let mut frame = build.bytes();
+        frame[..6].copy_from_slice(&Role::Server.mac());
+        frame[6..12].copy_from_slice(&Role::Attacker.mac());
+        let flood = Flood {
+            interface: attacker.index("eth0")?,
+            frame,
+            sources: FloodSources { first: 0x2000_0000_0000_0000, count: 1 << 28, adjacent: false },
+            rate: Some(100_000 / u64::from(slowness())),
+            count: u64::MAX,
+            duration: Duration::from_secs(60) * slowness(),
+        };
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| attacker.within(|| flood.run(|| done.load(Ordering::Relaxed))));
+            thread::sleep(Duration::from_millis(200) * slowness());
+            let result = work();
+            done.store(true, Ordering::Relaxed);
+            let sent = flood.join().expect("the flood does not panic")?;
+            ensure!(sent > 1_000, "{sent} frames sent");
+            result
+        })
+    }
+
+    fn syncookies(&self) -> Result<String> {
+        self.server().within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?.trim().to_owned()))
+    }
+}
+
+fn addresses(role: Role) -> [IpAddr; 2] {
+    [role.address(), role.address6()]
+}
+
+/// Serves [`LARGE`] bytes to whoever sends something.
+fn serve_large(server: &Namespace, address: SocketAddr) -> Result<()> {
+    let listener = server.within(|| Ok(TcpListener::bind(address)?))?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().filter_map(std::result::Result::ok) {
+            thread::spawn(move || {
+                // The visitor may have left.
+                let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(&vec![7; LARGE]));
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Fetches the large page over a connection.
+fn fetch_large(mut stream: impl Read + Write) -> Result<()> {
+    stream.write_all(b"please")?;
+    let mut page = Vec::new();
+    stream.read_to_end(&mut page)?;
+    ensure!(page.len() == LARGE, "{} of {LARGE} bytes", page.len());
+    Ok(())
+}
+
+fn connect(address: SocketAddr, prepare: impl FnOnce(&Socket) -> std::io::Result<()>) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    prepare(&socket)?;
+    socket.connect_timeout(&address.into(), patience()).with_context(|| format!("connecting to {address}"))?;
+    socket.set_read_timeout(Some(patience()))?;
+    Ok(socket)
+}
+
+#[test]
+fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let before = site.syncookies()?;
+    ensure!(before != "2", "the kernel's default");
+    // Open from before the filter is there, and silent until the middle of the flood.
+    let old = site.visitor().within(|| connect((Role::Server.address(), 81).into(), |_| Ok(())))?;
+    let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    let status: Status = daemon.read("status")?;
+    ensure!(status.proof.syn == SynProof::Cookie && status.proof.sockets, "{:?}", status.proof);
+    for build in [from(ATTACKER).tcp(40_000, 80, SYN), from(ATTACKER6).tcp(40_000, 80, SYN)] {
+        site.under(&build, || {
+            eventually("net.ipv4.tcp_syncookies is raised", || site.syncookies().is_ok_and(|value| value == "2"))?;
+            site.visitor().within(|| {
+                for ip in addresses(Role::Server) {
+                    for _ in 0..5 {
+                        fetch((ip, 80).into(), patience()).with_context(|| format!("a page of {ip}"))?;
+                    }
+                    let large = |prepare: fn(&Socket) -> std::io::Result<()>| {
+                        fetch_large(connect((ip, 81).into(), prepare)?)
+                    };
+                    large(|_| Ok(())).context("a large page")?;
+                    large(|socket| socket.set_tcp_mss(536)).context("with small segments")?;
+                    fs::write("/proc/sys/net/ipv4/tcp_timestamps", "0")?;
+                    let plain = large(|_| Ok(()));
+                    fs::write("/proc/sys/net/ipv4/tcp_timestamps", "1")?;
+                    plain.context("without timestamps")?;
+                }
+                Ok(())
+            })?;
+            // The server's own connections.
+            site.server().within(|| {
+                addresses(Role::Visitor).into_iter().try_for_each(|ip| fetch((ip, 80).into(), patience()))
+            })
+        })?;
+    }
+    let old = || fetch_large(&old);
+    site.under(&from(ATTACKER).tcp(40_000, 81, ACK), old).context("the connection from before")?;
+
+    let stats = eth0(&daemon)?;
+    let packets = |side: &std::collections::BTreeMap<String, _>, reason: &str| {
+        side.get(reason).map_or(0, |volume: &flood_userspace::control::protocol::Volume| volume.packets)
+    };
+    ensure!(packets(&stats.answered, "answered") > 1_000, "{stats:?}");
+    ensure!(packets(&stats.passed, "proven") > 30, "{stats:?}");
+    ensure!(packets(&stats.dropped, "wrong_cookie") > 100, "{stats:?}");
+    // What came before the setting was raised found room in a queue (of 4096), of one listener at a time.
+    ensure!(packets(&stats.passed, "queue_has_room") < 10_000, "{stats:?}");
+    let (status, log) = daemon.end(libc::SIGTERM)?;
+    ensure!(status.success(), "{log}");
+    ensure!(site.syncookies()? == before, "put back at the end");
+    Ok(())
+}
+
+#[test]
+fn segments_out_of_the_blue_are_dropped_and_connections_go_on() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    let floods = [
+        ("an ACK flood", from(ATTACKER).tcp(40_000, 80, ACK), "wrong_cookie"),
+        ("to a port where nobody listens", from(ATTACKER6).tcp(40_000, 9, ACK), "no_connection"),
+        ("an RST flood", from(ATTACKER).tcp(40_000, 80, RST), "wrong_cookie"),
+        ("SYN-ACK reflection", from(ATTACKER).tcp(443, 50_000, SYN_ACK), "no_connection"),
+        ("a SYN flood to a closed port", from(ATTACKER6).tcp(40_000, 9, SYN), "no_listener"),
+    ];
+    for (why, build, reason) in floods {
+        site.under(&build, || {
+            site.visitor().within(|| {
+                for ip in addresses(Role::Server) {
+                    fetch((ip, 80).into(), patience())?;
+                    fetch_large(connect((ip, 81).into(), |_| Ok(()))?)?;
+                }
+                Ok(())
+            })?;
+            site.server().within(|| fetch((Role::Visitor.address(), 80).into(), patience()))
+        })
+        .context(why)?;
+        let stats = eth0(&daemon)?;
+        ensure!(stats.dropped.get(reason).is_some_and(|volume| volume.packets > 1_000), "{why}: {stats:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thousand_clients_behind_one_address_connect_during_a_syn_flood() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let clients = 1_000 / slowness() as usize;
+    let _daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
+        site.visitor().within(|| {
+            let address = SocketAddr::new(Role::Server.address(), 81);
+            let open = (0..clients)
+                .map(|number| connect(address, |_| Ok(())).with_context(|| format!("client {number}")))
+                .collect::<Result<Vec<_>>>()?;
+            ensure!(open.len() == clients);
+            fetch_large(&open[clients - 1]).context("the last of them")
+        })
+    })
+}
+
+#[test]
+fn fast_open_falls_back_to_a_handshake() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    for host in [site.server(), site.visitor()] {
+        host.within(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1027")?))?; // without cookies of its own
+    }
+    let _daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
+        site.visitor().within(|| {
+            for ip in addresses(Role::Server) {
+                // TCP_FASTOPEN_CONNECT: the first data go with the SYN.
+                fetch_large(connect((ip, 81).into(), fast_open)?)?;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn fast_open(socket: &Socket) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one integer, of the length that it is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN_CONNECT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let daemon = Daemon::start(site.server(), CONFIG, "eth0")?;
+    let status: Status = daemon.read("status")?;
+    ensure!(status.proof.syn == SynProof::Retransmission, "{:?}", status.proof);
+    ensure!(daemon.log().contains("unless its peer has an XDP program"), "{}", daemon.log());
+    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
+        site.visitor().within(|| {
+            let first = SocketAddr::new(Role::Server.address(), 80);
+            // Now and then a visitor is early enough for the total, as its lease of his processor is not used up.
+            (0..3).try_for_each(|_| fetch(first, 2 * patience()))
+        })
+    })?;
+    let stats = eth0(&daemon)?;
+    ensure!(stats.dropped.get("first_syn").is_some_and(|volume| volume.packets > 1_000), "{stats:?}");
+    ensure!(stats.passed.get("proven").is_some_and(|volume| volume.packets > 0), "{stats:?}");
+    Ok(())
+}
