@@ -46,6 +46,12 @@ fn a_full_file_is_read() {
         neighbour_discovery = "2k/s"
         path_mtu = "3k/s"
 
+        [proof]
+        syn = "retransmission"
+        host = false
+        retransmissions = "7k/s"
+        syncookies = "raise"
+
         [sources]
         table = 32768
         ipv6_prefix = 56
@@ -70,7 +76,7 @@ fn a_full_file_is_read() {
         let limit = RateLimit { packets, bits };
         (name.parse().unwrap(), CellLimit { limit, origin: LimitOrigin::Configuration })
     };
-    let icmp: CellName = "source.icmp".parse().unwrap();
+    let [icmp, total_syn] = ["source.icmp", "total.syn"].map(|name| name.parse::<CellName>().unwrap());
     let expected = Config {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
@@ -88,10 +94,17 @@ fn a_full_file_is_read() {
             written("source.syn", None, None),
             written("total.udp", None, Some(BitLimit::of_rate(BitRate(1_000_000_000)))),
             (icmp, Config::default().limits[&icmp]),
+            (total_syn, Config::default().limits[&total_syn]),
         ]),
         protected_limits: ProtectedLimits {
             neighbour_discovery: PacketLimit { rate: PacketRate(2_000), burst: Packets(4_000) },
             path_mtu: PacketLimit { rate: PacketRate(3_000), burst: Packets(6_000) },
+        },
+        proof: Proof {
+            syn: SynProof::Retransmission,
+            host: false,
+            retransmissions: PacketLimit { rate: PacketRate(7_000), burst: Packets(14_000) },
+            syncookies: SyncookieControl::Raise,
         },
         sources: Sources {
             table: 32_768,
@@ -211,6 +224,8 @@ fn an_error_names_file_line_column_and_key() {
             "2:11: control.metrics: ",
             "\"127.0.0.1:9750\"",
         ),
+        ("no listener here", "[proof]\nsyn = \"cookie\"\nhost = false", "2:7: proof.syn: ", "`proof.host` is false"),
+        ("no proof", "[proof]\nretransmissions = \"0/s\"", "2:19: proof.retransmissions: ", "would drop everything"),
         ("socket", "[control]\nsocket = \"run.sock\"", "2:10: control.socket: ", "an absolute path"),
         ("interface", "interfaces = [\"eth0\", \"a/b\"]", "1:23: interfaces: ", "cannot be the name"),
         ("interface twice", "interfaces = [\"eth0\", \"eth0\"]", "1:23: interfaces: ", "named twice"),
