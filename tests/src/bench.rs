@@ -21,6 +21,7 @@ pub use self::{
     measure::quantile,
     ratio::{Bound, TARGETS, ratios},
     report::{EndToEnd, Figure, Report, Visitor},
+    vectors::VectorRow,
 };
 use self::{
     case::Subject,
@@ -36,9 +37,13 @@ pub mod plot;
 mod ratio;
 mod reference;
 mod report;
+mod vectors;
 
 /// The word on the command line for the end-to-end part.
 const END_TO_END: &str = "e2e";
+
+/// The word for floods of each kind.
+const VECTORS: &str = "vectors";
 
 /// Runs before the first slice, so that caches fill up.
 const WARM_UP_RUNS: u64 = 100_000;
@@ -106,6 +111,7 @@ pub struct Selection {
     /// None named: those of the [`Effort`].
     families: Vec<Family>,
     end_to_end: bool,
+    vectors: bool,
 }
 
 impl Selection {
@@ -116,21 +122,22 @@ impl Selection {
         let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
         let families: Vec<Family> = Family::ALL.into_iter().filter(|family| named(family.label())).collect();
         let known = |word: &str| {
-            word == END_TO_END
+            [END_TO_END, VECTORS].contains(&word)
                 || Case::ALL.iter().any(|case| case.label() == word)
                 || Family::ALL.iter().any(|family| family.label() == word)
         };
         if let Some(word) = words.iter().find(|word| !known(word)) {
             bail!(
-                "{word} is neither a case ({}) nor a family ({}) nor {END_TO_END}",
+                "{word} is neither a case ({}) nor a family ({}) nor {END_TO_END} nor {VECTORS}",
                 Case::ALL.map(Case::label).join(", "),
                 Family::ALL.map(Family::label).join(", ")
             );
         }
         let end_to_end = words.is_empty() || named(END_TO_END);
-        let no_cases = named(END_TO_END) && cases.is_empty() && families.is_empty();
+        let vectors = words.is_empty() || named(VECTORS);
+        let no_cases = (named(END_TO_END) || named(VECTORS)) && cases.is_empty() && families.is_empty();
         let all_if_none = |cases: Vec<Case>| if cases.is_empty() { Case::ALL.to_vec() } else { cases };
-        Ok(Self { cases: if no_cases { Vec::new() } else { all_if_none(cases) }, families, end_to_end })
+        Ok(Self { cases: if no_cases { Vec::new() } else { all_if_none(cases) }, families, end_to_end, vectors })
     }
 }
 
@@ -146,7 +153,8 @@ pub fn run(
         figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
     }
     let rows = if selection.end_to_end { e2e::measure(effort, &mut progress)? } else { Vec::new() };
-    Report::new(figures, rows)
+    let vectors = if selection.vectors { vectors::measure(effort, &mut progress)? } else { Vec::new() };
+    Report::new(figures, rows, vectors)
 }
 
 fn measure_family(

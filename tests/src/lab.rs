@@ -154,10 +154,19 @@ impl Namespace {
 
     /// How many packets an interface in it has taken in, those included that a filter dropped.
     pub fn packets_received(&self, interface: &str) -> Result<u64> {
+        self.packets(interface, 1) // after the bytes
+    }
+
+    /// How many packets an interface in it has sent.
+    pub fn packets_sent(&self, interface: &str) -> Result<u64> {
+        self.packets(interface, 9) // behind all that is about receiving, and the bytes
+    }
+
+    fn packets(&self, interface: &str, column: usize) -> Result<u64> {
         let text = self.within(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let mut lines = text.lines();
         let counts = lines.find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
-        let packets = counts.and_then(|counts| counts.split_whitespace().nth(1)); // after the bytes
+        let packets = counts.and_then(|counts| counts.split_whitespace().nth(column));
         Ok(packets.with_context(|| format!("/proc/net/dev names no {interface}"))?.parse()?)
     }
 

@@ -68,6 +68,11 @@ pub fn from(source: IpAddr) -> Build {
 }
 
 impl Build {
+    /// Whether it is IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.source.is_ipv4()
+    }
+
     /// Sets the destination.
     pub fn to(mut self, destination: IpAddr) -> Self {
         self.destination = destination;

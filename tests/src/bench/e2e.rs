@@ -19,12 +19,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::XdpMode;
+use flood_userspace::control::protocol::Stats;
 
 use crate::{
     daemon::Daemon,
     flood::Flood,
     lab::{Lab, Namespace, Role, serve_http},
-    packet,
+    packet::{self, Build},
     programs::{Programs, Sources},
     visitor::{Visits, visit},
 };
@@ -33,18 +34,22 @@ use super::{
     Effort,
     measure::{pin, quantile, quartiles},
     report::{EndToEnd, Visitor},
+    vectors,
 };
 
 /// The attackers' network is 11.0.0.0/8: 16 million sources fill it.
-const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
+pub(super) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
 const NETWORK: &str = "11.0.0.0/8";
+
+/// The first /64 of the attackers in IPv6: in 2001:db8::/32 (RFC 3849).
+const FIRST_SOURCE_V6: u64 = 0x2001_0db8_0b00_0000;
 
 /// Numbers of sources.
 const SOURCES: [u64; 2] = [1, 1 << 24];
 
 /// The flood that the visitor is visited by: less than the slowest filter takes in on one core of the machines that
 /// we know, so that all filters have the same.
-const FLOOD_PER_S: u64 = 400_000;
+pub(super) const FLOOD_PER_S: u64 = 400_000;
 
 /// No flood lasts longer, whatever happens.
 const LONGEST_FLOOD: Duration = Duration::from_secs(30);
@@ -68,6 +73,8 @@ pub enum Guard {
     Nothing,
     /// Floodgate with a limit and the attackers' network blocked.
     Floodgate,
+    /// Floodgate with limits for all sources together, and proof of origin beyond them.
+    Proof,
     /// A bare `XDP_DROP`, which keeps the visitor out, too.
     XdpDrop,
     /// A program that passes the visitor and drops the rest: no filter can be better.
@@ -120,7 +127,7 @@ impl Peer {
 }
 
 impl Guard {
-    /// All of them.
+    /// Those that are compared.
     pub const ALL: [Self; 7] = [
         Self::Nothing,
         Self::Floodgate,
@@ -136,6 +143,7 @@ impl Guard {
         match self {
             Self::Nothing => "no filter",
             Self::Floodgate => "floodgate",
+            Self::Proof => "floodgate, proof",
             Self::XdpDrop => "xdp drop",
             Self::Ideal => "ideal",
             Self::XdpFilter => "xdp-filter",
@@ -148,7 +156,7 @@ impl Guard {
         match self {
             Self::XdpFilter => Some(XDP_FILTER),
             Self::NftDrop | Self::NftMeter => Some(NFT),
-            Self::Nothing | Self::Floodgate | Self::XdpDrop | Self::Ideal => None,
+            Self::Nothing | Self::Floodgate | Self::Proof | Self::XdpDrop | Self::Ideal => None,
         }
     }
 
@@ -166,6 +174,7 @@ impl Guard {
                 );
                 Ok(Held::Daemon(Daemon::start(server, &config, "eth0")?))
             }
+            Self::Proof => Ok(Held::Daemon(Daemon::start(server, vectors::CONFIG, "eth0")?)),
             Self::XdpDrop => attach(server, "drop"),
             Self::Ideal => attach(server, "pass_one"),
             Self::XdpFilter => xdp_filter(server),
@@ -187,7 +196,7 @@ impl Guard {
 enum Held {
     /// Nothing, or what goes with its namespace.
     Nothing,
-    Daemon(#[expect(dead_code, reason = "ends when dropped")] Daemon),
+    Daemon(Daemon),
     Program(#[expect(dead_code, reason = "detaches when dropped")] Programs),
     Shell(Child),
 }
@@ -249,43 +258,59 @@ fn nft(server: &Namespace, set: &str, rule: &str) -> Result<Held> {
 }
 
 /// A server behind a filter.
-struct Site {
+pub(super) struct Site {
     guard: Guard,
     /// Dropped before the laboratory that it is in.
-    _held: Held,
+    held: Held,
     lab: Lab,
 }
 
 impl Site {
-    fn new(guard: Guard) -> Result<Self> {
+    pub(super) fn new(guard: Guard) -> Result<Self> {
         let lab = Lab::new()?;
         let server = lab.host(Role::Server);
         serve_http(server, Self::address())?;
         let held = guard.set_up(server)?;
-        Ok(Self { guard, _held: held, lab })
+        Ok(Self { guard, held, lab })
     }
 
     fn address() -> SocketAddr {
         SocketAddr::new(Role::Server.address(), 80)
     }
 
-    fn flood(&self, sources: u64, rate: Option<u64>, duration: Duration) -> Result<Flood> {
-        let mut frame = packet::from(FIRST_SOURCE.into()).udp(40_000, 9).payload(18).bytes();
+    /// Packets that its filter, Floodgate, has let through.
+    pub(super) fn passed(&self) -> Result<u64> {
+        let Held::Daemon(daemon) = &self.held else { bail!("{} does not count", self.guard.label()) };
+        let stats: Stats = daemon.read("stats")?;
+        let interfaces = stats.interfaces.values();
+        Ok(interfaces.flat_map(|stats| stats.passed.values()).map(|volume| volume.packets).sum())
+    }
+
+    /// Packets that the visitor has sent.
+    pub(super) fn sent_by_visitor(&self) -> Result<u64> {
+        self.lab.host(Role::Visitor).packets_sent("eth0")
+    }
+
+    /// A flood of this frame on the server's cable.
+    pub(super) fn flood(&self, build: &Build, sources: u64, rate: Option<u64>) -> Result<Flood> {
+        let mut frame = build.bytes();
         frame[..6].copy_from_slice(&Role::Server.mac());
+        frame[6..12].copy_from_slice(&Role::Attacker.mac());
+        let first = if build.is_ipv4() { FIRST_SOURCE.to_bits().into() } else { FIRST_SOURCE_V6 };
         Ok(Flood {
             interface: self.lab.port(Role::Server)?,
             frame,
-            sources: Sources { first: FIRST_SOURCE.to_bits().into(), count: sources, adjacent: true },
+            sources: Sources { first, count: sources, adjacent: true },
             rate,
             count: u64::MAX,
-            duration,
+            duration: LONGEST_FLOOD,
         })
     }
 
     /// Million packets a second that the server takes in, of as many as can be sent.
     fn throughput(&self, sources: u64, duration: Duration) -> Result<f64> {
         let server = self.lab.host(Role::Server);
-        let flood = self.flood(sources, None, duration)?;
+        let flood = Flood { duration, ..self.flood(&blocked(), sources, None)? };
         let (for_stack, before) = (server.packets_for_stack()?, server.packets_received("eth0")?);
         let elapsed = self.lab.switch().within(|| {
             pin(FLOOD_CORE)?;
@@ -305,17 +330,23 @@ impl Site {
         Ok(received as f64 / elapsed.as_secs_f64() / 1e6)
     }
 
-    /// What the visitor gets during the flood, and million packets a second that this came to.
-    fn visit(&self, sources: u64, duration: Duration) -> Result<(Visits, f64)> {
-        let flood = self.flood(sources, Some(FLOOD_PER_S), LONGEST_FLOOD)?;
+    /// What the visitor gets during floods that take turns, and million packets a second that they came to.
+    pub(super) fn visit(&self, floods: &[Flood], duration: Duration) -> Result<(Visits, f64)> {
+        let turn = duration / u32::try_from(floods.len())?;
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let flooding = scope.spawn(|| {
                 self.lab.switch().within(|| {
                     pin(FLOOD_CORE)?;
-                    let mut programs = flood.load()?;
+                    let mut loaded = floods.iter().map(Flood::load).collect::<Result<Vec<_>>>()?;
                     let begin = Instant::now();
-                    let sent = flood.send(&mut programs, || over.load(Relaxed))?;
+                    let mut sent = 0;
+                    for (number, (flood, programs)) in (1..).zip(floods.iter().zip(&mut loaded)) {
+                        let last = number == floods.len();
+                        let turn_begins = Instant::now();
+                        let is_over = || over.load(Relaxed) || !last && turn_begins.elapsed() > turn;
+                        sent += flood.send(programs, is_over)?;
+                    }
                     Ok(sent as f64 / begin.elapsed().as_secs_f64() / 1e6)
                 })
             });
@@ -333,6 +364,11 @@ struct Rounds {
     mpps: Vec<f64>,
     visits: Vec<Visits>,
     flood_mpps: Vec<f64>,
+}
+
+/// A packet that every filter drops.
+fn blocked() -> Build {
+    packet::from(FIRST_SOURCE.into()).udp(40_000, 9).payload(18)
 }
 
 /// Measures every filter whose program is there, round by round; the others are named and skipped.
@@ -364,7 +400,8 @@ pub(super) fn measure(
             sites.iter().zip(&mut measured).filter(|(site, _)| site.guard.admits_visitor())
         {
             for (sources, rounds) in SOURCES.into_iter().zip(by_sources) {
-                let (visits, flood_mpps) = site.visit(sources, effort.visit)?;
+                let flood = site.flood(&blocked(), sources, Some(FLOOD_PER_S))?;
+                let (visits, flood_mpps) = site.visit(&[flood], effort.visit)?;
                 rounds.visits.push(visits);
                 rounds.flood_mpps.push(flood_mpps);
             }

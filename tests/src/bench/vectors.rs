@@ -1,0 +1,129 @@
+//! One flood after the other, of each kind, from invented addresses: what reaches the network stack, and what a visitor
+//! gets, beside the same flood in front of an ideal filter.
+
+use std::{
+    fmt::{self, Display},
+    net::IpAddr,
+    time::Duration,
+};
+
+use anyhow::Result;
+use flood_common::wire::protocol;
+use serde::Serialize;
+
+use crate::packet::{self, ATTACKER6, Build};
+
+use super::{
+    Effort, Guard,
+    e2e::{FIRST_SOURCE, Site},
+};
+
+/// Budgets for the whole host, far above what the visitor needs; a flood exceeds each of them at once. The visitor is one
+/// address, so there is no limit for a source.
+pub(super) const CONFIG: &str = "
+    [proof]
+    syn = \"cookie\"
+    syncookies = \"raise\"
+    [limit]
+    source.packets = \"off\"
+    source.syn.packets = \"off\"
+    total.syn.packets = \"5k/s\"
+    total.synack.packets = \"2k/s\"
+    total.rst_fin.packets = \"20k/s\"
+    total.tcp.packets = \"50k/s\"
+    total.udp.packets = \"5k/s\"
+    total.amplification.packets = \"1k/s\"
+    total.icmp.packets = \"1k/s\"
+    total.fragment.packets = \"1k/s\"
+    total.other.packets = \"1k/s\"
+";
+
+/// Sources: a /8 of IPv4.
+const SOURCES: u64 = 1 << 24;
+
+/// What came of a flood.
+#[derive(Serialize, Clone, Debug)]
+pub struct VectorRow {
+    /// Its kind.
+    pub vector: &'static str,
+    /// Million packets a second that it came to.
+    pub flood_mpps: f64,
+    /// The share of it that reached the network stack.
+    pub passed: f64,
+    /// Pages, each over a connection of its own.
+    pub requests_per_second: f64,
+    /// Attempts of the visitor that failed.
+    pub failed: u64,
+    /// The same behind an ideal filter.
+    pub ideal_requests_per_second: f64,
+}
+
+/// The kinds of floods.
+fn vectors() -> [(&'static str, Build); 12] {
+    let v4 = || packet::from(IpAddr::V4(FIRST_SOURCE));
+    let v6 = || packet::from(ATTACKER6);
+    let tcp = |build: Build, destination, flags| build.tcp(40_000, destination, flags);
+    [
+        ("SYN", tcp(v4(), 80, 0x02)),
+        ("SYN, IPv6", tcp(v6(), 80, 0x02)),
+        ("SYN to a closed port", tcp(v4(), 9, 0x02)),
+        ("SYN-ACK", v4().tcp(443, 50_000, 0x12)),
+        ("ACK", tcp(v4(), 80, 0x10)),
+        ("RST", tcp(v4(), 80, 0x04)),
+        ("UDP", v4().udp(40_000, 9).payload(18)),
+        ("UDP from port 53", v4().udp(53, 40_000).payload(400)),
+        ("later fragments", v4().protocol(protocol::UDP).payload(400).fragment(185, true)),
+        ("ICMP echo", v4().echo_request()),
+        ("GRE", v4().protocol(47).payload(60)),
+        ("ACK, IPv6", tcp(v6(), 80, 0x10)),
+    ]
+}
+
+/// Measures each kind of flood, and all of them in turn.
+pub(super) fn measure(
+    effort: Effort,
+    progress: &mut impl FnMut(&dyn Display) -> Result<()>,
+) -> Result<Vec<VectorRow>> {
+    let sites = [Site::new(Guard::Proof)?, Site::new(Guard::Ideal)?];
+    let mut rows = Vec::new();
+    let vectors = vectors();
+    let each = vectors.iter().map(|(vector, build)| (*vector, std::slice::from_ref(build)));
+    let builds: Vec<Build> = vectors.iter().map(|(_, build)| build.clone()).collect();
+    for (vector, builds) in each.chain([("in turn", builds.as_slice())]) {
+        let row = row(&sites, vector, builds, effort.visit * builds.len().min(4) as u32)?;
+        progress(&row)?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn row(sites: &[Site; 2], vector: &'static str, builds: &[Build], duration: Duration) -> Result<VectorRow> {
+    let [guarded, ideal] = sites;
+    let floods = |site: &Site| -> Result<Vec<_>> {
+        builds.iter().map(|build| site.flood(build, SOURCES, Some(super::e2e::FLOOD_PER_S))).collect()
+    };
+    let (passed, sent) = (guarded.passed()?, guarded.sent_by_visitor()?);
+    let (visits, flood_mpps) = guarded.visit(&floods(guarded)?, duration)?;
+    let of_flood = (guarded.passed()? - passed).saturating_sub(guarded.sent_by_visitor()? - sent);
+    let (best, _) = ideal.visit(&floods(ideal)?, duration)?;
+    let rate = |visits: &crate::visitor::Visits| visits.pages as f64 / visits.elapsed.as_secs_f64();
+    Ok(VectorRow {
+        vector,
+        flood_mpps,
+        passed: of_flood as f64 / (flood_mpps * 1e6 * visits.elapsed.as_secs_f64()),
+        requests_per_second: rate(&visits),
+        failed: visits.latencies.len() as u64 - visits.pages,
+        ideal_requests_per_second: rate(&best),
+    })
+}
+
+impl Display for VectorRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vector, flood_mpps, passed, requests_per_second, failed, ideal_requests_per_second } = self;
+        write!(
+            f,
+            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
+            passed * 100.0
+        )
+    }
+}
