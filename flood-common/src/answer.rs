@@ -178,8 +178,14 @@ mod tests {
 
     #[test]
     fn an_answer_goes_back_with_the_smaller_segment_size() {
-        let v4 = Ipv4 { source: [192, 0, 2, 1], destination: [198, 51, 100, 2], ..Ipv4::read_from_bytes(&[0; 20]).unwrap() };
-        for (client, mtu, wanted) in [(536, 1500, 536), (8_960, 1500, 1_460), (1_460, 1_420, 1_380), (1_460, 9_000, 1_460)] {
+        let v4 = Ipv4 {
+            source: [192, 0, 2, 1],
+            destination: [198, 51, 100, 2],
+            ..Ipv4::read_from_bytes(&[0; 20]).unwrap()
+        };
+        for (client, mtu, wanted) in
+            [(536, 1500, 536), (8_960, 1500, 1_460), (1_460, 1_420, 1_380), (1_460, 9_000, 1_460)]
+        {
             let cookie = Cookie { sequence: 1, clients: u32::MAX, segment: client };
             let answer = AnswerV4::new(&v4, &syn([40_000, 80]), &cookie, mtu);
             assert_eq!(answer.segment.size.get(), wanted, "{client} at MTU {mtu}");

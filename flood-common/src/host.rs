@@ -18,9 +18,7 @@ use crate::{
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
     packet::{Packet, Vital},
     place::Place,
-    proof::{
-        Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn,
-    },
+    proof::{Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn},
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_set, port_word},
 };
 

@@ -70,7 +70,11 @@ fn count(slot: u32, reason: u32, enforced: bool, length: u32) {
     let number = reason as usize & (REASON_SLOTS - 1);
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
     let Count { packets, bytes } = unsafe {
-        if reason >= FIRST_ACTION && !enforced { &mut (*counters).would[number] } else { &mut (*counters).done[number] }
+        if reason >= FIRST_ACTION && !enforced {
+            &mut (*counters).would[number]
+        } else {
+            &mut (*counters).done[number]
+        }
     };
     *packets = packets.wrapping_add(1);
     *bytes = bytes.wrapping_add(u64::from(length));

@@ -8,8 +8,8 @@ use core::mem::offset_of;
 use aya_ebpf::{
     bindings::{bpf_sock, xdp_action},
     helpers::generated::{
-        bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie,
-        bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+        bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
     },
     macros::xdp,
     programs::XdpContext,
@@ -22,7 +22,8 @@ use flood_common::{
     packet::{Packet, Parsed, parse},
     place::Place,
     proof::{
-        Cookie, Opening, Proof, Quote, Receiver, Retransmission, Sockets, Standing, answerable, note_syn, prove,
+        Cookie, Opening, Proof, Quote, Receiver, Retransmission, Sockets, Standing, answerable, note_syn,
+        prove,
     },
     reason::Reason,
     verifier::opaque,
@@ -78,7 +79,9 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     let (reason, pass) = match prove(&packet, window, settings, now_ns, &HostSockets { ctx: &ctx }) {
         Proof::Verdict(reason) => (reason.number(), xdp_action::XDP_PASS),
         Proof::Nothing => (exceeded, xdp_action::XDP_PASS),
-        Proof::Answer(_) if settings.mode != MODE_ENFORCE => (Reason::Answered.number(), xdp_action::XDP_PASS),
+        Proof::Answer(_) if settings.mode != MODE_ENFORCE => {
+            (Reason::Answered.number(), xdp_action::XDP_PASS)
+        }
         Proof::Answer(cookie) => match answer(&ctx, &packet, settings, &cookie) {
             Some(()) => (Reason::Answered.number(), xdp_action::XDP_TX),
             None => (exceeded, xdp_action::XDP_PASS),
@@ -216,7 +219,9 @@ impl HostSockets<'_> {
             }
         };
         match result {
-            0.. => Opening::Cookie(Cookie { sequence: result as u32, clients, segment: (result >> 32) as u16 }),
+            0.. => {
+                Opening::Cookie(Cookie { sequence: result as u32, clients, segment: (result >> 32) as u16 })
+            }
             ENOENT => Opening::Room,
             _ => Opening::Unable,
         }
@@ -291,8 +296,7 @@ impl Sockets for HostSockets<'_> {
     fn sent(&self, quote: &Quote) -> bool {
         // The answer to what is quoted would go the other way.
         let [source, destination] = quote.ports;
-        let socket =
-            self.look_up(quote.protocol, [quote.destination, quote.source], [destination, source]);
+        let socket = self.look_up(quote.protocol, [quote.destination, quote.source], [destination, source]);
         if socket.is_null() {
             return false;
         }

@@ -4,6 +4,7 @@
 //! 4 kernel or permission ([`exit`]).
 
 mod exit;
+mod feeds;
 mod lists;
 mod replay;
 mod show;
@@ -25,10 +26,11 @@ use crate::{
     control::{
         client::Client,
         protocol::{
-            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, Sources, Stats, Status, TraceRequest,
+            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, Sources, Stats, Status,
+            TraceRequest,
         },
     },
-    daemon,
+    daemon::{self, Written},
     lists::ListKind,
 };
 
@@ -72,6 +74,14 @@ enum Verb {
     /// Looks at and changes the allow list: sources that pass whatever else holds.
     #[command(subcommand)]
     Allow(lists::Verb),
+    /// Looks at the feeds, and reads them now.
+    #[command(subcommand)]
+    Feed(feeds::Verb),
+    /// Reads the configuration again, as SIGHUP does: its lists are exchanged, and all feeds are read.
+    ///
+    /// What was added to the lists at run time stays. A configuration with a fault changes nothing. Whatever else has
+    /// changed in it is named, and takes effect at the next start.
+    Reload,
     /// Looks at and changes the limits.
     #[command(subcommand)]
     Limit(LimitVerb),
@@ -229,11 +239,14 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
 }
 
 fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
-    let mut config = match &run.config {
-        Some(path) => Config::load(path)?,
-        None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH))?,
-        None => Config::default(),
+    let (path, mut config) = match &run.config {
+        Some(path) => (path.as_path(), Config::load(path)?),
+        None if Path::new(DEFAULT_PATH).exists() => {
+            (Path::new(DEFAULT_PATH), Config::load(Path::new(DEFAULT_PATH))?)
+        }
+        None => (Path::new(DEFAULT_PATH), Config::default()),
     };
+    let written = Written { path: path.to_owned(), config: config.clone() };
     if !run.interfaces.is_empty() {
         config.interfaces = run
             .interfaces
@@ -248,7 +261,7 @@ fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
 
     start_log();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(daemon::run(&config, run.replace));
+    let outcome = runtime.block_on(daemon::run(&config, written, run.replace));
     // A client who still reads a trace must not keep us.
     runtime.shutdown_background();
     outcome?;
@@ -275,6 +288,9 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
         let configured = crate::lists::configured::configured(input)?;
         problems.extend(configured.problems);
         say(&format!("{} list: {} entries", kind.label(), configured.edit.changes().len()))?;
+        for feed in &input.feeds {
+            say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
+        }
     }
     for problem in &problems {
         eprintln!("floodgate: {problem}");
@@ -295,6 +311,16 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         }
         Verb::Block(verb) => return lists::run(client, ListKind::Block, verb).await,
         Verb::Allow(verb) => return lists::run(client, ListKind::Allow, verb).await,
+        Verb::Feed(verb) => return feeds::run(client, verb).await,
+        Verb::Reload => {
+            let ReloadReply { allow, block, warnings } = client.send(Method::POST, "/v1/reload", &()).await?;
+            for (kind, reply) in [(ListKind::Allow, &allow), (ListKind::Block, &block)] {
+                say(&lists::changes(kind, reply))?;
+            }
+            for warning in warnings {
+                eprintln!("floodgate: {warning}");
+            }
+        }
         Verb::Limit(LimitVerb::Show(Json { json })) => {
             print::<Limits>(client, "/v1/limits", json, show::limits).await?;
         }

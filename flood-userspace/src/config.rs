@@ -14,8 +14,10 @@ use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::lists::ListKind;
 use crate::quantity::PacketRate;
 
+pub mod feed;
 pub mod file;
 pub mod interface;
 pub mod limit;
@@ -25,6 +27,7 @@ pub mod reference;
 mod tests;
 mod validate;
 
+pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
 pub use file::{AttachMode, ConfigFile, Mode, SynProof, SyncookieControl};
 pub use interface::InterfaceName;
 pub use limit::{
@@ -45,6 +48,8 @@ pub struct Config {
     pub mode: Mode,
     /// Where in the receive path the filter is attached.
     pub attach: AttachMode,
+    /// The folder of what is kept over a restart.
+    pub state: PathBuf,
     /// How the daemon is talked to.
     pub control: Control,
     /// The limits, by cell.
@@ -109,13 +114,15 @@ pub struct ListRoom {
     pub ipv6: u32,
 }
 
-/// What a list is filled with at the start.
+/// What a list is filled with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ListInput {
     /// Entries from the configuration itself.
     pub entries: Vec<IpNet>,
     /// List files.
     pub files: Vec<PathBuf>,
+    /// Lists that somebody else keeps.
+    pub feeds: Vec<Feed>,
 }
 
 impl Default for Config {
@@ -124,6 +131,7 @@ impl Default for Config {
             interfaces: Vec::new(),
             mode: Mode::Enforce,
             attach: AttachMode::Native,
+            state: PathBuf::from("/var/lib/floodgate"),
             control: Control { socket: PathBuf::from("/run/floodgate/floodgate.sock"), metrics: None },
             limits: limit::default_limits(),
             protected_limits: ProtectedLimits {
@@ -151,6 +159,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What it fills a list with.
+    pub fn list(&self, kind: ListKind) -> &ListInput {
+        match kind {
+            ListKind::Allow => &self.allow,
+            ListKind::Block => &self.block,
+        }
+    }
+
     /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =

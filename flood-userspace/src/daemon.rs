@@ -1,26 +1,30 @@
 //! The daemon: loads the filter, attaches it, serves its socket, and takes it off again.
 //!
 //! [`engine`] is the state with its operations, `drops` and `trace` are what it makes of the kernel's samples and
-//! log lines. Beside the server runs one loop, [`upkeep`].
+//! log lines. Beside the server run one loop, [`upkeep`], and a task for each feed (`feeds`); `reload` reads the
+//! configuration again.
 
 mod drops;
 mod engine;
+mod feeds;
 mod limits;
 mod proof;
+mod reload;
 mod trace;
 
 use std::{
     fs, io,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
     time::{Interval, MissedTickBehavior, interval},
 };
@@ -30,10 +34,15 @@ use crate::{
     bpf::BpfError,
     config::{Config, InterfaceName},
     control::server::Server,
-    lists::configured::{ListFileError, configured},
+    lists::{
+        ListKind,
+        configured::{ListFileError, configured},
+    },
 };
 
 pub use engine::{Engine, Refused, Watch};
+pub use feeds::FeedKeeper;
+pub use reload::Reloader;
 
 /// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
 const TICK: Duration = Duration::from_millis(100);
@@ -97,13 +106,25 @@ pub enum DaemonError {
     },
 }
 
-/// Guards the configured interfaces until a signal or `floodgate detach` ends it. `replace` takes other XDP programs
-/// off them.
-pub async fn run(config: &Config, replace: bool) -> Result<(), DaemonError> {
+/// The configuration as it was found.
+#[derive(Debug)]
+pub struct Written {
+    /// Where it was looked for, and will be when it is read again.
+    pub path: PathBuf,
+    /// What it says; the defaults if there was none.
+    pub config: Config,
+}
+
+/// Guards the configured interfaces until a signal or `floodgate detach` ends it. `config` is what is `written`, with
+/// what the command line says about it. `replace` takes other XDP programs off the interfaces.
+pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(), DaemonError> {
     if config.interfaces.is_empty() {
         return Err(DaemonError::NoInterface);
     }
-    let mut engine = Engine::new(config, configured(&config.allow)?, configured(&config.block)?)?;
+    let engine = Arc::new(Mutex::new(load(config)?));
+    let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
+    locked(&engine).set_feeds(config)?;
+    let stamps = feeds.load_copies(config);
     let socket = ControlSocket::bind(&config.control.socket)?;
     let metrics = match config.control.metrics {
         None => None,
@@ -112,12 +133,15 @@ pub async fn run(config: &Config, replace: bool) -> Result<(), DaemonError> {
         ),
     };
     for name in &config.interfaces {
-        engine.attach(InterfaceName::as_str(name), config, replace)?;
+        locked(&engine).attach(InterfaceName::as_str(name), config, replace)?;
     }
+    feeds.keep(config, stamps);
 
-    let engine = Arc::new(Mutex::new(engine));
     let ended = Arc::new(Notify::new());
-    let server = Server::new(Arc::clone(&engine), Arc::clone(&ended));
+    let Written { path, config: written } = written;
+    let reloader = Arc::new(Reloader::new(path, written, Arc::clone(&engine), Arc::clone(&feeds)));
+    tokio::spawn(reload_when_signalled(catch(SignalKind::hangup())?, Arc::clone(&reloader)));
+    let server = Server::new(Arc::clone(&engine), feeds, reloader, Arc::clone(&ended));
     if let Some(listener) = metrics {
         let router = server.clone().metrics();
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -134,17 +158,50 @@ pub async fn run(config: &Config, replace: bool) -> Result<(), DaemonError> {
     }
     tokio::time::sleep(LAST_REPLIES).await;
     // Requests may still hold the engine, so letting go cannot be left to its end.
-    let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-    engine.detach(&[]).map(|_| ()).or_else(|refused| match refused {
+    locked(&engine).detach(&[]).map(|_| ()).or_else(|refused| match refused {
         Refused::Kernel(error) => Err(error.into()),
         _ => Ok(()),
     })
 }
 
+/// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
+/// with the filter, and goes on beside it.
+fn load(config: &Config) -> Result<Engine, DaemonError> {
+    thread::scope(|scope| {
+        let lists = scope.spawn(|| -> Result<_, ListFileError> {
+            Ok([(ListKind::Allow, configured(&config.allow)?), (ListKind::Block, configured(&config.block)?)])
+        });
+        let engine = Engine::new(config);
+        let lists = lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut engine = engine?;
+        for (kind, configured) in lists {
+            engine.fill(kind, configured)?;
+        }
+        Ok(engine)
+    })
+}
+
+/// The engine, for as long as this is held.
+fn locked(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    // What a panicking thread left is still the state of the filter.
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn catch(kind: SignalKind) -> Result<Signal, DaemonError> {
+    signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source })
+}
+
+/// Reads the configuration again with each SIGHUP. Never ends.
+async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
+    while hangup.recv().await.is_some() {
+        if let Err(refused) = reloader.reload().await {
+            error!("SIGHUP: {refused}");
+        }
+    }
+}
+
 /// Waits for Ctrl-C or SIGTERM.
 async fn until_signalled() -> Result<(), DaemonError> {
-    let catch =
-        |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
     let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
     let name = tokio::select! {
         _ = interrupt.recv() => "SIGINT",
@@ -165,8 +222,7 @@ async fn upkeep(engine: &Mutex<Engine>) {
             _ = set_clock.tick() => Engine::set_clock,
             _ = sweep.tick() => |engine| { engine.sweep(); Ok(()) },
         };
-        let outcome =
-            tokio::task::block_in_place(|| work(&mut engine.lock().unwrap_or_else(PoisonError::into_inner)));
+        let outcome = tokio::task::block_in_place(|| work(&mut locked(engine)));
         if let Err(error) = outcome {
             error!("{error}");
             // What fails now fails ten times a second; the log is no place for that.

@@ -1,13 +1,15 @@
 //! The block list and the allow list as the daemon holds them.
 //!
 //! [`target`] reads one address, prefix or range; [`import`] reads whole files of them; [`guard`] refuses
-//! what would cut the host off; [`configured`] is what a configuration fills a list with; [`book`] holds a list;
-//! [`tables`] writes the tables in which the kernel looks addresses up; [`books`] keeps the two together.
+//! what would cut the host off; [`configured`] is what a configuration fills a list with; [`book`] holds a list,
+//! and [`carriers`] what feeds say about it; [`tables`] writes the tables in which the kernel looks addresses up;
+//! [`books`] keeps the two together.
 //! Nothing here makes a system call of its own for the kernel's tables. Every prefix that leaves these modules has
 //! its host bits cleared, and an IPv4-mapped IPv6 address is the IPv4 address.
 
 pub mod book;
 pub mod books;
+pub mod carriers;
 pub mod configured;
 pub mod guard;
 pub mod import;
@@ -17,5 +19,6 @@ pub mod target;
 
 pub use book::{Book, Edit, Entry, Note, Origin, Places};
 pub use books::{Books, Full, Lists};
+pub use carriers::Carriers;
 pub use kind::ListKind;
 pub use target::{TargetError, parse_target};

@@ -1,6 +1,6 @@
 //! `/metrics`: what a scrape finds, read from the maps at that moment.
 //!
-//! Labels are bounded: interfaces, verdicts and reasons, never an address. Every series is there from the start,
+//! Labels are bounded: interfaces, verdicts, reasons and feeds, never an address. Every series is there from the start,
 //! so that rates can be computed over its first step.
 
 use std::{fmt, sync::atomic::AtomicU64};
@@ -12,7 +12,7 @@ use flood_common::{
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 use crate::{
@@ -44,6 +44,12 @@ struct List {
     family: &'static str,
 }
 
+#[derive(EncodeLabelSet, Clone, PartialEq, Eq, Hash, Debug)]
+struct FeedLabels {
+    list: String,
+    feed: String,
+}
+
 type Counters<L> = Family<L, Counter<u64, AtomicU64>>;
 type Gauges<L> = Family<L, Gauge>;
 
@@ -54,6 +60,7 @@ pub fn render(status: &Status, counters: &[(String, InterfaceCounters)]) -> Resu
     registry.register("build", "The daemon that answers", Info::new(version));
     register_packets(&mut registry, counters);
     register_tables(&mut registry, status);
+    register_feeds(&mut registry, status);
     register_state(&mut registry, status);
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -126,6 +133,32 @@ fn register_tables(registry: &mut Registry, status: &Status) {
     let lost = Counter::<u64, AtomicU64>::default();
     lost.inc_by(status.samples.lost);
     registry.register("samples_lost", "Samples that the ring had no room for", lost);
+}
+
+fn register_feeds(registry: &mut Registry, status: &Status) {
+    let last_success = Gauges::<FeedLabels>::default();
+    let entries = Gauges::<FeedLabels>::default();
+    let left_out = Gauges::<FeedLabels>::default();
+    let failing = Gauges::<FeedLabels>::default();
+    let errors = Counters::<FeedLabels>::default();
+    for feed in &status.feeds {
+        let labels = FeedLabels { list: feed.list.clone(), feed: feed.name.clone() };
+        set(&last_success, &labels, feed.last_success.unwrap_or(0));
+        set(&entries, &labels, feed.entries);
+        set(&left_out, &labels, feed.left_out);
+        set(&failing, &labels, u64::from(feed.error.is_some()));
+        errors.get_or_create(&labels).inc_by(feed.errors);
+    }
+    registry.register_with_unit(
+        "feed_last_success_timestamp",
+        "When the feed was last read or found unchanged, 0 if never",
+        Unit::Seconds,
+        last_success,
+    );
+    registry.register("feed_entries", "Entries that the feed carries", entries);
+    registry.register("feed_left_out", "Lines and prefixes of the feed that were left out", left_out);
+    registry.register("feed_failing", "1 while the feed cannot be read or is not believed", failing);
+    registry.register("feed_errors", "How often the feed could not be read or was not believed", errors);
 }
 
 fn register_state(registry: &mut Registry, status: &Status) {

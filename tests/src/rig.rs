@@ -31,8 +31,8 @@ use flood_userspace::{
         limit::{budget, rate_limit, set_limits, set_mode},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
-    quantity::PacketRate,
     lists::{Edit, Entry, ListKind, Note, Origin},
+    quantity::PacketRate,
 };
 use ipnet::IpNet;
 
@@ -103,15 +103,14 @@ impl Rig {
         settings.sample_every = 1;
         settings.interfaces[SLOT as usize] = LOOPBACK;
         let twin = HostTables::new(MIN_BUCKET_BITS);
-        let mut rig =
-            Self {
-                filter,
-                twin,
-                sockets: HostSockets::default(),
-                settings,
-                now_ns: START_NS,
-                counters: InterfaceCounters::default(),
-            };
+        let mut rig = Self {
+            filter,
+            twin,
+            sockets: HostSockets::default(),
+            settings,
+            now_ns: START_NS,
+            counters: InterfaceCounters::default(),
+        };
         rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
         rig
@@ -226,7 +225,8 @@ impl Rig {
         let before = std::mem::replace(&mut self.counters, after);
         let monitor = self.settings.mode == MODE_MONITOR;
         let mut wanted = before;
-        let bank = if monitor && expected.number() >= FIRST_ACTION { &mut wanted.would } else { &mut wanted.done };
+        let bank =
+            if monitor && expected.number() >= FIRST_ACTION { &mut wanted.would } else { &mut wanted.done };
         bank[expected.number() as usize].packets += 1;
         bank[expected.number() as usize].bytes += u64::from(length);
         if wanted != self.counters {

@@ -1,6 +1,6 @@
 //! `block` and `allow`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -46,6 +46,13 @@ pub(super) enum Verb {
     },
     /// Shows the entries.
     List(Json),
+    /// Shows the entries that cover an address, and where they are from; ends with 1 if there are none.
+    Test {
+        /// The address.
+        address: IpAddr,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Adds what files list: an address, prefix or range per line, with comments behind `#` or `;`.
     ///
     /// A line that cannot be read is reported, and the others are taken.
@@ -86,8 +93,19 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
             let prefixes = parse_all(&targets)?;
             add(client, &path, kind, entry.request(prefixes, None)).await?;
         }
-        Verb::Del { targets } => return del(client, &path, parse_all(&targets)?).await,
+        Verb::Del { targets } => return del(client, &path, kind, parse_all(&targets)?).await,
         Verb::List(Json { json }) => print::<ListReply>(client, &path, json, show::list).await?,
+        Verb::Test { address, json: Json { json } } => {
+            let list: ListReply = client.get(&format!("{path}?covering={address}")).await?;
+            let none = list.entries.is_empty();
+            let text = match (json, none) {
+                (true, _) => serde_json::to_string_pretty(&list)?,
+                (false, true) => format!("{address} is not on the {} list", kind.label()),
+                (false, false) => show::list(&list),
+            };
+            say(&text)?;
+            return Ok(if none { ExitCode::from(NO) } else { ExitCode::SUCCESS });
+        }
         Verb::Import { files, strict, replace, entry } => {
             let imports = read(&files, strict)?;
             return import(client, &path, kind, imports, replace, &entry).await;
@@ -121,19 +139,25 @@ impl EntryArguments {
 }
 
 async fn add(client: &Client, path: &str, kind: ListKind, request: AddRequest) -> Result<(), Failed> {
-    let AddReply { added, replaced, removed } = client.send(Method::POST, path, &request).await?;
+    let reply: AddReply = client.send(Method::POST, path, &request).await?;
+    say(&changes(kind, &reply))
+}
+
+/// What was changed in a list.
+pub(super) fn changes(kind: ListKind, reply: &AddReply) -> String {
+    let AddReply { added, replaced, removed } = *reply;
     let mut text = format!("{} list: {added} added", kind.label());
     for (count, what) in [(replaced, "replaced"), (removed, "removed")] {
         if count > 0 {
             text += &format!(", {count} {what}");
         }
     }
-    say(&text)
+    text
 }
 
-async fn del(client: &Client, path: &str, prefixes: Vec<IpNet>) -> Result<ExitCode, Failed> {
+async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) -> Result<ExitCode, Failed> {
     let request = RemoveRequest { prefixes };
-    let RemoveReply { removed, missing, still_covered_by } =
+    let RemoveReply { removed, missing, still_covered_by, in_feeds } =
         client.send(Method::DELETE, path, &request).await?;
     say(&format!("{removed} removed"))?;
     for prefix in &missing {
@@ -142,7 +166,14 @@ async fn del(client: &Client, path: &str, prefixes: Vec<IpNet>) -> Result<ExitCo
     for prefix in &still_covered_by {
         eprintln!("floodgate: still covered by {prefix}");
     }
-    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+    for (prefix, feeds) in &in_feeds {
+        let what_to_do = match kind {
+            ListKind::Block => format!("`floodgate allow add {prefix}` lets it pass all the same"),
+            ListKind::Allow => "take the feed out of the configuration if it is wrong".to_owned(),
+        };
+        eprintln!("floodgate: {prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", "));
+    }
+    Ok(if missing.is_empty() && in_feeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
 /// Reads files, and reports the lines that cannot be read.

@@ -1,14 +1,17 @@
 //! Answers of the daemon, for people.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
 use flood_common::reason::Reason;
 
 use crate::{
     config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit, SynProof},
     control::protocol::{
-        Attached, BusySource, DroppedSource, InterfaceStats, Limits, ListPlaces, ListReply, ListSize,
-        PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
+        Attached, BusySource, DroppedSource, FeedStatus, Feeds, InterfaceStats, Limits, ListPlaces,
+        ListReply, ListSize, PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
     },
 };
 
@@ -58,6 +61,7 @@ pub(super) fn status(status: &Status) -> String {
     let places = |places: &PlaceStatus| format!("{} of {}", grouped(places.used), grouped(places.capacity));
     let ListPlaces { ipv4, ipv6 } = &status.list_places;
     _ = writeln!(text, "list places  {} IPv4 addresses, {} IPv6 prefixes", places(ipv4), places(ipv6));
+    text += &feeds_of(&status.feeds);
     let sources = &status.sources;
     _ = writeln!(
         text,
@@ -96,6 +100,44 @@ fn proof(proof: &ProofStatus) -> String {
     let sockets = if proof.sockets { "the rest by sockets" } else { "the rest not at all" };
     let raised = if proof.syncookies_raised { "; net.ipv4.tcp_syncookies is raised" } else { "" };
     format!("{syn}, {sockets}{raised}")
+}
+
+/// A line for each feed.
+fn feeds_of(feeds: &[FeedStatus]) -> String {
+    let mut text = String::new();
+    for FeedStatus { list, name, entries, left_out, last_success, error, .. } in feeds {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let age = match last_success {
+            Some(at) => format!("read {} ago", duration(since_epoch.as_secs().saturating_sub(*at))),
+            None => "not read yet".to_owned(),
+        };
+        let left_out =
+            if *left_out > 0 { format!(", {} left out", grouped(*left_out)) } else { String::new() };
+        let state = if error.is_some() { ", FAILS" } else { "" };
+        _ = writeln!(
+            text,
+            "feed         {list} {name}: {} entries{left_out}, {age}{state}",
+            grouped(*entries)
+        );
+    }
+    text
+}
+
+pub(super) fn feeds(feeds: &Feeds) -> String {
+    let mut text = String::new();
+    for feed in &feeds.feeds {
+        text += &feeds_of(std::slice::from_ref(feed));
+        let FeedStatus { source, every_s, next_s, problems, errors, error, .. } = feed;
+        let next = next_s.map_or_else(|| "now".to_owned(), |next| format!("in {}", duration(next)));
+        _ = writeln!(text, "  from {source}, every {}, next {next}", duration(*every_s));
+        for problem in problems {
+            _ = writeln!(text, "  left out: {problem}");
+        }
+        if let Some(error) = error {
+            _ = writeln!(text, "  error ({} since the start): {error}", grouped(*errors));
+        }
+    }
+    if text.is_empty() { "there are no feeds\n".into() } else { text }
 }
 
 pub(super) fn stats(stats: &Stats) -> String {

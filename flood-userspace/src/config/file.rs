@@ -140,6 +140,19 @@ pub(super) fn accepts(path: &str) -> Option<&'static str> {
     section.keys.iter().find_map(|key| (key.name == name).then_some(key.accepts))
 }
 
+/// What the reference says about a section.
+trait Describe {
+    /// Appends this section and those within, in the order of the file.
+    fn describe(sections: &mut Vec<Section>);
+}
+
+/// A section that may occur any number of times.
+impl<T: Describe> Describe for Vec<Spanned<T>> {
+    fn describe(sections: &mut Vec<Section>) {
+        T::describe(sections);
+    }
+}
+
 /// Declares a section: a struct for serde, in which everything may be missing, and its description.
 macro_rules! section {
     (
@@ -166,8 +179,7 @@ macro_rules! section {
             )*)?
         }
 
-        impl $name {
-            /// Appends this section and those within, in the order of the file.
+        impl Describe for $name {
             fn describe(sections: &mut Vec<Section>) {
                 const KEYS: &[Key] = &[$(Key {
                     name: stringify!($key),
@@ -198,6 +210,8 @@ section! {
         /// (works with every driver, several times slower). `native-or-generic` takes what the driver can do.
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
+        /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
     }
     contains {
         control: ControlFile,
@@ -372,6 +386,36 @@ section! {
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
     }
+    contains { feed: Vec<Spanned<FeedFile>> }
+}
+
+section! {
+    /// A list that somebody else keeps, as `[[block.feed]]` or `[[allow.feed]]`, as often as there are feeds. It is read
+    /// at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`. The format
+    /// is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
+    ///
+    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /8 (/16 in IPv6). If there
+    /// are more such lines than entries, it is not a list, and refused. After any error what the feed had last stays
+    /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network.
+    /// `floodgate feed list` shows how old it is and what is wrong. An entry that is also in `entries` or `files`, or
+    /// was added by hand, is none of the feed's, and one that several feeds have stays until all have lost it.
+    FeedFile at "LIST.feed" {
+        /// What it is called: in lists, messages, metrics, and for its copy. No two feeds have the same name.
+        name: String, unset "none; it has to be written", accepts "up to 64 letters, digits, `-`, `_` and `.`";
+        /// The file to read. A relative path is relative to the folder of this file.
+        path: PathBuf, unset "none; either this or `url` has to be written", accepts "a path";
+        /// The URL to fetch. Certificates are those that the system trusts. At most 64 MiB are read, in at most five
+        /// minutes; of five redirects none leads from `https` to `http`. What has not changed is not sent again, if
+        /// the server knows ETag or Last-Modified. Proxies are taken from the environment.
+        url: String, unset "none; either this or `path` has to be written", accepts "an `http` or `https` URL";
+        /// How often it is read; a tenth less at random, so that hosts do not ask all at once. After an error it is
+        /// tried again in a minute, then in two, four and so on, and at the latest in this time.
+        every: String, default "1h", accepts "a time from `\"1m\"` to `\"30d\"`";
+        /// Believe the feed when it has no entries at all, or less than a tenth of those that it had. Otherwise that is
+        /// an error, for an empty answer of a broken server must not open the gate. `floodgate feed refresh --force`
+        /// believes it once.
+        may_shrink: bool, default false, accepts "`true` or `false`";
+    }
 }
 
 section! {
@@ -382,4 +426,5 @@ section! {
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
     }
+    contains { feed: Vec<Spanned<FeedFile>> }
 }

@@ -48,6 +48,16 @@ fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
             DeValue::Table(inner) => key_at(inner, offset)
                 .map(|path| format!("{name}.{path}"))
                 .or_else(|| contains(key, offset).then(|| name.to_string())),
+            // `[[name]]`, whose ranges are those of the headers, too.
+            DeValue::Array(items) if items.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_))) => {
+                let tables = items.iter().filter_map(|item| match item.get_ref() {
+                    DeValue::Table(inner) => key_at(inner, offset),
+                    _ => None,
+                });
+                let header = || items.iter().any(|item| contains(item, offset)) || contains(key, offset);
+                let within = tables.map(|path| format!("{name}.{path}")).next();
+                within.or_else(|| header().then(|| name.to_string()))
+            }
             _ => (contains(key, offset) || contains(value, offset)).then(|| name.to_string()),
         }
     })

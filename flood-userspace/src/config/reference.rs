@@ -52,7 +52,7 @@ fn render_default_limit((name, limit): (&CellName, &CellLimit)) -> String {
 
 fn render_default_section(section: &Section) -> String {
     if !section.is_one() {
-        return String::new(); // limits, which are rendered by their values
+        return String::new(); // limits, which are rendered by their values, and feeds, of which there are none
     }
     let header = if section.name.is_empty() { String::new() } else { format!("[{}]\n", section.name) };
     let keys = section.keys.iter().map(|Key { name, default, .. }| match default {
@@ -64,7 +64,11 @@ fn render_default_section(section: &Section) -> String {
 
 fn render_section(section: &Section) -> String {
     let Section { name, doc, keys } = section;
-    let title = if name.is_empty() { "Top of the file".to_owned() } else { format!("`[{name}]`") };
+    let title = match *name {
+        "" => "Top of the file".to_owned(),
+        name if name.ends_with(".feed") => format!("`[[{name}]]`"),
+        name => format!("`[{name}]`"),
+    };
     let head = format!("\n## {title}\n\n{}\n", render_doc(doc));
     keys.iter().fold(head, |block, key| block + &render_key(key))
 }
@@ -111,8 +115,12 @@ mod tests {
 
     /// What serde expects in a section, told by its error on a key that does not exist.
     fn expected_by_serde(section: &str) -> Vec<String> {
-        let section = section.replace("SCOPE", "source").replace("CLASS", "syn");
-        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let section = section.replace("SCOPE", "source").replace("CLASS", "syn").replace("LIST", "block");
+        let header = match section.as_str() {
+            "" => String::new(),
+            section if section.ends_with(".feed") => format!("[[{section}]]\n"),
+            section => format!("[{section}]\n"),
+        };
         let error = toml::from_str::<ConfigFile>(&(header + "unheard_of = 1")).unwrap_err();
         let (_, expected) = error.message().split_once("expected").unwrap();
         let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
@@ -134,7 +142,9 @@ mod tests {
     fn every_key_has_its_place_on_the_page() {
         let page = reference();
         for section in sections() {
-            let heading = page.find(&format!("## `[{}]`", section.name)).unwrap_or(0);
+            let name = section.name;
+            let headings = [format!("## `[{name}]`"), format!("## `[[{name}]]`")];
+            let heading = headings.iter().find_map(|heading| page.find(heading)).unwrap_or(0);
             for key in section.keys {
                 assert!(page[heading..].contains(&format!("### `{}`", key.name)), "{}", key.name);
             }

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ fn a_full_file_is_read() {
         interfaces = ["eth0", "eth1"]
         mode = "monitor"
         attach = "native-or-generic"
+        state = "/tmp/state"
 
         [control]
         socket = "/tmp/floodgate.sock"
@@ -67,6 +68,16 @@ fn a_full_file_is_read() {
         entries = ["203.0.113.0/24", "192.0.2.1-192.0.2.2"]
         files = ["drop.txt", "/var/lib/drop.txt"]
 
+        [[block.feed]]
+        name = "drop"
+        url = "https://example.net/drop.txt"
+
+        [[block.feed]]
+        name = "ours"
+        path = "ours.txt"
+        every = "5m"
+        may_shrink = true
+
         [allow]
         entries = ["2001:db8::7"]
         files = ["allow.txt"]
@@ -81,6 +92,7 @@ fn a_full_file_is_read() {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
         attach: AttachMode::NativeOrGeneric,
+        state: "/tmp/state".into(),
         control: Control {
             socket: "/tmp/floodgate.sock".into(),
             metrics: Some((IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 9750).into()),
@@ -117,10 +129,25 @@ fn a_full_file_is_read() {
         block: ListInput {
             entries: ["203.0.113.0/24", "192.0.2.1/32", "192.0.2.2/32"].map(|p| p.parse().unwrap()).into(),
             files: vec!["/etc/floodgate/drop.txt".into(), "/var/lib/drop.txt".into()],
+            feeds: vec![
+                Feed {
+                    name: "drop".parse().unwrap(),
+                    source: FeedSource::Url("https://example.net/drop.txt".parse().unwrap()),
+                    every: Duration::from_secs(3_600),
+                    may_shrink: false,
+                },
+                Feed {
+                    name: "ours".parse().unwrap(),
+                    source: FeedSource::Path("/etc/floodgate/ours.txt".into()),
+                    every: Duration::from_secs(300),
+                    may_shrink: true,
+                },
+            ],
         },
         allow: ListInput {
             entries: vec!["2001:db8::7/128".parse().unwrap()],
             files: vec!["/etc/floodgate/allow.txt".into()],
+            feeds: Vec::new(),
         },
     };
     assert_eq!(config.unwrap(), expected);
@@ -229,6 +256,40 @@ fn an_error_names_file_line_column_and_key() {
         ("socket", "[control]\nsocket = \"run.sock\"", "2:10: control.socket: ", "an absolute path"),
         ("interface", "interfaces = [\"eth0\", \"a/b\"]", "1:23: interfaces: ", "cannot be the name"),
         ("interface twice", "interfaces = [\"eth0\", \"eth0\"]", "1:23: interfaces: ", "named twice"),
+        ("state", "state = \"here\"", "1:9: state: ", "an absolute path"),
+        ("feed without a name", "[[block.feed]]\npath = \"a\"", "1:1: block.feed: ", "needs a `name`"),
+        ("feed of nothing", "[[allow.feed]]\nname = \"a\"", "1:1: allow.feed: ", "a `path` or a `url`"),
+        (
+            "feed of both",
+            "[[block.feed]]\nname = \"a\"\npath = \"a\"\nurl = \"http://example.net/\"",
+            "4:7: block.feed.url: ",
+            "not both",
+        ),
+        ("feed name", "[[block.feed]]\nname = \"a/b\"\npath = \"a\"", "2:8: block.feed.name: ", "64 letters"),
+        (
+            "the second feed of a name",
+            "[[block.feed]]\nname = \"a\"\npath = \"a\"\n[[allow.feed]]\nname = \"a\"\npath = \"b\"",
+            "5:8: allow.feed.name: ",
+            "another feed is called a",
+        ),
+        (
+            "feed by another way",
+            "[[block.feed]]\nname = \"a\"\nurl = \"ftp://example.net/\"",
+            "3:7: block.feed.url: ",
+            "http://",
+        ),
+        (
+            "feed too often",
+            "[[block.feed]]\nname = \"a\"\npath = \"a\"\nevery = \"1s\"",
+            "4:9: block.feed.every: ",
+            "from 1m to 30d",
+        ),
+        (
+            "unknown key of a feed",
+            "[[block.feed]]\nname = \"a\"\nfile = \"a\"",
+            "3:1: block.feed.file: ",
+            "expected one of `name`, ",
+        ),
         ("entry", "[block]\nentries = [\n  \"203.0.113.0/33\",\n]", "3:3: block.entries: ", "from 0 to 32"),
     ];
     for (why, text, place, what) in cases {

@@ -9,22 +9,24 @@ use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flood_common::class::{Class, Scope};
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, LimitFile, ListsFile, ProtectedLimitFile,
-    ProofFile, ScopeLimitFile, SourcesFile,
+    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile, ListsFile, ProofFile,
+    ProtectedLimitFile, ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
-    BitLimit, CellLimit, CellLimits, CellName, Config, Control, InterfaceName, LimitOrigin, ListInput,
-    ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sources, SynProof,
+    BitLimit, CellLimit, CellLimits, CellName, Config, Control, Feed, FeedName, FeedSource, FeedUrl,
+    InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sources,
+    SynProof,
 };
 use crate::lists::parse_target;
-use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
+use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets, parse_duration};
 
 /// Longest path of a unix socket in bytes: `sun_path` has 108 with the NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -49,29 +51,47 @@ const LISTED_IPV4: RangeInclusive<u32> = 1..=25_165_824;
 /// Bounds of `lists.ipv6`: the greatest takes 96 MiB, and when it is full 180 MiB more.
 const LISTED_IPV6: RangeInclusive<u32> = 1..=2_097_152;
 
+/// Bounds of a feed's `every`: more often than once a minute is a burden on whoever keeps the list.
+const FEED_EVERY: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 3_600);
+
+/// How often a feed is read when nothing is said: as in the reference.
+const FEED_EVERY_DEFAULT: Duration = Duration::from_secs(3_600);
+
+/// The most feeds. Each has metrics, and is searched for what another has lost.
+const MAX_FEEDS: usize = 64;
+
 /// What is wrong with which bytes of the file.
 pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile { interfaces, mode, attach, control, limit, proof, sources, lists, block, allow } = file;
-    let BlockFile { entries: block_entries, files: block_files } = block;
-    let AllowFile { entries: allow_entries, files: allow_files } = allow;
+    let ConfigFile { interfaces, mode, attach, state, control, limit, proof, sources, lists, block, allow } =
+        file;
+    let BlockFile { entries: block_entries, files: block_files, feed: block_feeds } = block;
+    let AllowFile { entries: allow_entries, files: allow_files, feed: allow_feeds } = allow;
 
     let default = Config::default();
     let mut faults = Faults::default();
+    let mut feed_names = BTreeSet::new();
     let config = Config {
         interfaces: faults.interfaces(value_or(interfaces, Vec::new())),
         mode: value_or(mode, default.mode),
         attach: value_or(attach, default.attach),
+        state: faults.state(state, default.state),
         control: faults.control(control, default.control),
         limits: faults.limits(&limit, default.limits),
         protected_limits: faults.protected_limits(&limit.protected, default.protected_limits),
         proof: faults.proof(&proof, default.proof),
         sources: faults.sources(&sources, default.sources),
         lists: faults.lists(&lists, default.lists),
-        block: faults.list(block_entries, block_files, folder),
-        allow: faults.list(allow_entries, allow_files, folder),
+        block: ListInput {
+            feeds: faults.feeds(block_feeds, folder, &mut feed_names),
+            ..faults.list(block_entries, block_files, folder)
+        },
+        allow: ListInput {
+            feeds: faults.feeds(allow_feeds, folder, &mut feed_names),
+            ..faults.list(allow_entries, allow_files, folder)
+        },
     };
     if faults.0.is_empty() { Ok(config) } else { Err(faults.0) }
 }
@@ -104,6 +124,15 @@ impl Faults {
             }
         }
         names
+    }
+
+    fn state(&mut self, written: Option<Spanned<PathBuf>>, default: PathBuf) -> PathBuf {
+        if let Some(state) = &written
+            && !state.get_ref().is_absolute()
+        {
+            self.add(state, "the folder needs an absolute path");
+        }
+        value_or(written, default)
     }
 
     fn control(&mut self, written: ControlFile, default: Control) -> Control {
@@ -227,7 +256,8 @@ impl Faults {
 
     fn proof(&mut self, written: &ProofFile, default: Proof) -> Proof {
         let ProofFile { syn, host, retransmissions, syncookies } = written;
-        let (syn, host) = (copy(syn.as_ref()).unwrap_or(default.syn), copy(host.as_ref()).unwrap_or(default.host));
+        let (syn, host) =
+            (copy(syn.as_ref()).unwrap_or(default.syn), copy(host.as_ref()).unwrap_or(default.host));
         if let (SynProof::Cookie, false, Some(at)) = (syn, host, written.syn.as_ref()) {
             self.add(at, "a cookie needs the listener, which is not on this host when `proof.host` is false");
         }
@@ -308,6 +338,94 @@ impl Faults {
         }
         // Joining an absolute path replaces the folder.
         let files = value_or(files, Vec::new()).iter().map(|file| folder.join(file)).collect();
-        ListInput { entries: prefixes, files }
+        ListInput { entries: prefixes, files, feeds: Vec::new() }
+    }
+
+    /// Resolves the feeds of a list; `names` are those of all feeds so far.
+    fn feeds(
+        &mut self,
+        written: Vec<Spanned<FeedFile>>,
+        folder: &Path,
+        names: &mut BTreeSet<FeedName>,
+    ) -> Vec<Feed> {
+        let mut feeds = Vec::new();
+        for written in written {
+            // A section has no bytes of its own but its header, where what is missing is reported.
+            let header = Spanned::new(written.span(), ());
+            let FeedFile { name, path, url, every, may_shrink } = written.into_inner();
+            let name = self.feed_name(&header, name, names);
+            let source = self.feed_source(&header, path, url, folder);
+            let every = self.feed_every(every);
+            if let (Some(name), Some(source)) = (name, source) {
+                feeds.push(Feed { name, source, every, may_shrink: value_or(may_shrink, false) });
+            }
+        }
+        feeds
+    }
+
+    fn feed_name(
+        &mut self,
+        header: &Spanned<()>,
+        written: Option<Spanned<String>>,
+        names: &mut BTreeSet<FeedName>,
+    ) -> Option<FeedName> {
+        let Some(written) = written else {
+            self.add(header, "a feed needs a `name`");
+            return None;
+        };
+        match written.get_ref().parse::<FeedName>() {
+            Ok(name) if !names.insert(name.clone()) => {
+                self.add(&written, format!("another feed is called {name}, too"));
+                None
+            }
+            Ok(name) if names.len() > MAX_FEEDS => {
+                self.add(&written, format!("{name} is one more than {MAX_FEEDS} feeds"));
+                None
+            }
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.add(&written, error);
+                None
+            }
+        }
+    }
+
+    fn feed_source(
+        &mut self,
+        header: &Spanned<()>,
+        path: Option<Spanned<PathBuf>>,
+        url: Option<Spanned<String>>,
+        folder: &Path,
+    ) -> Option<FeedSource> {
+        match (path, url) {
+            (Some(path), None) => Some(FeedSource::Path(folder.join(path.into_inner()))),
+            (None, Some(url)) => match url.get_ref().parse::<FeedUrl>() {
+                Ok(url) => Some(FeedSource::Url(url)),
+                Err(error) => {
+                    self.add(&url, error);
+                    None
+                }
+            },
+            (Some(_), Some(url)) => {
+                self.add(&url, "a feed has a `path` or a `url`, not both");
+                None
+            }
+            (None, None) => {
+                self.add(header, "a feed needs a `path` or a `url`");
+                None
+            }
+        }
+    }
+
+    fn feed_every(&mut self, written: Option<Spanned<String>>) -> Duration {
+        let Some(written) = written else { return FEED_EVERY_DEFAULT };
+        match parse_duration(written.get_ref()) {
+            Ok(every) if FEED_EVERY.contains(&every) => return every,
+            Ok(_) => {
+                self.add(&written, format!("{:?} is not from 1m to 30d", written.get_ref()));
+            }
+            Err(error) => self.add(&written, error),
+        }
+        FEED_EVERY_DEFAULT
     }
 }

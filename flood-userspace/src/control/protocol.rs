@@ -6,8 +6,12 @@
 //! | `GET /v1/stats` | | [`Stats`] |
 //! | `GET /v1/sources?limit=N` | | [`Sources`] |
 //! | `GET /v1/lists/{block,allow}` | | [`ListReply`] |
+//! | `GET /v1/lists/{block,allow}?covering=ADDRESS` | | [`ListReply`] |
 //! | `POST /v1/lists/{block,allow}` | [`AddRequest`] | [`AddReply`] |
 //! | `DELETE /v1/lists/{block,allow}` | [`RemoveRequest`] | [`RemoveReply`] |
+//! | `GET /v1/feeds` | | [`Feeds`] |
+//! | `POST /v1/feeds/refresh` | [`RefreshRequest`] | [`Feeds`], when they have been read |
+//! | `POST /v1/reload` | | [`ReloadReply`] |
 //! | `GET /v1/limits` | | [`Limits`] |
 //! | `PATCH /v1/limits` | [`LimitChange`] | [`Limits`] |
 //! | `PUT /v1/mode` | [`ModeChange`] | [`Status`] |
@@ -62,6 +66,9 @@ pub struct Status {
     pub proof: ProofStatus,
     /// The source that is being traced.
     pub trace: Option<IpAddr>,
+    /// The feeds of both lists.
+    #[serde(default)]
+    pub feeds: Vec<FeedStatus>,
     /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
     pub warnings: Vec<String>,
 }
@@ -253,7 +260,7 @@ pub struct ListReply {
 pub struct ListEntry {
     /// What it covers.
     pub prefix: IpNet,
-    /// `operator`, `config`, or `file NAME`.
+    /// `operator`, `config`, `file NAME`, or `feed NAME`; several feeds with commas between them.
     pub origin: String,
     /// Why it is there.
     pub reason: Option<String>,
@@ -316,6 +323,64 @@ pub struct RemoveReply {
     pub missing: Vec<IpNet>,
     /// Entries that still cover a removed prefix.
     pub still_covered_by: Vec<IpNet>,
+    /// Prefixes that stay because feeds carry them, with the names of the feeds.
+    #[serde(default)]
+    pub in_feeds: BTreeMap<IpNet, Vec<String>>,
+}
+
+/// The feeds of both lists.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Feeds {
+    /// In the order of the configuration.
+    pub feeds: Vec<FeedStatus>,
+}
+
+/// A feed.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct FeedStatus {
+    /// `block` or `allow`.
+    pub list: String,
+    /// Its name.
+    pub name: String,
+    /// Its path or URL, without what may be secret.
+    pub source: String,
+    /// How often it is read, seconds.
+    pub every_s: u64,
+    /// Entries that it carries.
+    pub entries: u64,
+    /// Lines and prefixes of it that were left out.
+    pub left_out: u64,
+    /// The first of them.
+    pub problems: Vec<String>,
+    /// When it was last read, or found unchanged; seconds since 1970.
+    pub last_success: Option<u64>,
+    /// How often reading it has failed since the start.
+    pub errors: u64,
+    /// What is wrong with it now.
+    pub error: Option<String>,
+    /// Seconds until it is read again; none while it is being read.
+    pub next_s: Option<u64>,
+}
+
+/// Feeds to read now.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct RefreshRequest {
+    /// Their names; none for all.
+    pub names: Vec<String>,
+    /// Believe them even if they list nothing, or almost nothing.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What reading the configuration again has changed. Feeds are read afterwards.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ReloadReply {
+    /// In the allow list.
+    pub allow: AddReply,
+    /// In the block list.
+    pub block: AddReply,
+    /// Lines that were left out, and what takes effect only at the next start.
+    pub warnings: Vec<String>,
 }
 
 /// The limits in force.

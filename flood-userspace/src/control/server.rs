@@ -1,6 +1,7 @@
 //! The daemon's side of the control socket, and the metrics over TCP.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -21,13 +22,14 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     bpf::BpfError,
-    daemon::{Engine, Refused},
+    daemon::{Engine, FeedKeeper, Refused, Reloader},
     lists::ListKind,
     metrics,
 };
 
 use super::protocol::{
-    AddRequest, DetachRequest, Failure, LimitChange, ModeChange, RemoveRequest, TraceRequest,
+    AddRequest, DetachRequest, Failure, Feeds, LimitChange, ModeChange, RefreshRequest, ReloadReply,
+    RemoveRequest, TraceRequest,
 };
 
 /// Room for a request: a list of a million prefixes has some 30 MB.
@@ -40,6 +42,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[derive(Clone)]
 pub struct Server {
     engine: Arc<Mutex<Engine>>,
+    feeds: Arc<FeedKeeper>,
+    reloader: Arc<Reloader>,
     /// Told when nothing is left to guard.
     ended: Arc<Notify>,
 }
@@ -48,8 +52,13 @@ type Reply<T> = Result<Json<T>, Failed>;
 
 impl Server {
     /// Makes a server for this daemon.
-    pub fn new(engine: Arc<Mutex<Engine>>, ended: Arc<Notify>) -> Self {
-        Self { engine, ended }
+    pub fn new(
+        engine: Arc<Mutex<Engine>>,
+        feeds: Arc<FeedKeeper>,
+        reloader: Arc<Reloader>,
+        ended: Arc<Notify>,
+    ) -> Self {
+        Self { engine, feeds, reloader, ended }
     }
 
     /// All routes, for the control socket.
@@ -59,6 +68,9 @@ impl Server {
             .route("/v1/stats", get(|State(server): State<Self>| server.read(Engine::stats)))
             .route("/v1/sources", get(sources))
             .route("/v1/lists/{list}", get(entries).post(add).delete(remove))
+            .route("/v1/feeds", get(feeds))
+            .route("/v1/feeds/refresh", post(refresh))
+            .route("/v1/reload", post(reload))
             .route(
                 "/v1/limits",
                 get(|State(server): State<Self>| server.read(|engine| Ok::<_, Refused>(engine.limits())))
@@ -174,8 +186,37 @@ async fn sources(
     server.run(move |engine| engine.sources(&debtors, query.limit.unwrap_or(USUAL))).await.map(Json)
 }
 
-async fn entries(State(server): State<Server>, Path(list): Path<List>) -> Reply<super::protocol::ListReply> {
-    server.read(move |engine| Ok::<_, Refused>(engine.entries(list.kind()))).await
+#[derive(Deserialize)]
+struct EntriesQuery {
+    covering: Option<IpAddr>,
+}
+
+async fn entries(
+    State(server): State<Server>,
+    Path(list): Path<List>,
+    Query(query): Query<EntriesQuery>,
+) -> Reply<super::protocol::ListReply> {
+    server.read(move |engine| Ok::<_, Refused>(engine.entries(list.kind(), query.covering))).await
+}
+
+async fn feeds(State(server): State<Server>) -> Reply<Feeds> {
+    server.read(|engine| Ok::<_, Refused>(Feeds { feeds: engine.feeds() })).await
+}
+
+async fn refresh(State(server): State<Server>, request: Input<RefreshRequest>) -> Reply<Feeds> {
+    let Json(RefreshRequest { names, force }) = request?;
+    server.feeds.refresh(&names, force).await?;
+    let Json(Feeds { mut feeds }) = feeds(State(server)).await?;
+    feeds.retain(|feed| names.is_empty() || names.contains(&feed.name));
+    Ok(Json(Feeds { feeds }))
+}
+
+async fn reload(State(server): State<Server>) -> Reply<ReloadReply> {
+    // It goes on to its end even if nobody waits for it any more.
+    let reload = tokio::spawn(async move { server.reloader.reload().await });
+    let outcome = reload.await;
+    let reply = outcome.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(Json(reply?))
 }
 
 async fn add(

@@ -1,5 +1,7 @@
 //! The daemon's state, and every operation on it. One lock guards it all; nothing here waits for the network.
 
+mod feeds;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -24,11 +26,15 @@ use crate::{
     },
     config::{CellName, Config, Mode, Proof, RateLimit},
     control::protocol::{
-        AddReply, AddRequest, Attached, BusySource, DetachReply, InterfaceStats, InterfaceStatus,
-        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, RemoveReply,
-        ProofStatus, SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
+        AddReply, AddRequest, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, InterfaceStatus,
+        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus,
+        ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
     },
-    lists::{Book, Edit, Entry, ListKind, Note, Origin, configured::Configured, guard},
+    lists::{
+        Book, Carriers, Edit, Entry, ListKind, Note, Origin,
+        configured::{Configured, reloaded},
+        guard,
+    },
 };
 
 use super::{
@@ -37,6 +43,9 @@ use super::{
     proof::{self, Syncookies},
     trace::Trace,
 };
+
+pub(super) use feeds::FeedError;
+use feeds::FeedState;
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -73,6 +82,10 @@ pub struct Engine {
     trace: Trace,
     traced: Option<IpAddr>,
     started: Instant,
+    /// The feeds of both lists.
+    feeds: Vec<FeedState>,
+    /// What they carry, by list.
+    carriers: [Carriers; 2],
     /// Interfaces that have disappeared.
     gone: Vec<String>,
     /// Dropped packets, and when, at the last look.
@@ -93,8 +106,8 @@ impl Watch {
 }
 
 impl Engine {
-    /// Loads the filter with the limits, mode and lists of the configuration. It guards nothing yet.
-    pub fn new(config: &Config, allow: Configured, block: Configured) -> Result<Self, BpfError> {
+    /// Loads the filter with the limits and mode of the configuration. Its lists are empty, and it guards nothing yet.
+    pub fn new(config: &Config) -> Result<Self, BpfError> {
         let mut filter = Filter::load(&FilterOptions::from(config))?;
         let limits = Limits { limits: config.limits.clone(), protected: config.protected_limits };
         filter.change_settings(|settings| {
@@ -103,7 +116,7 @@ impl Engine {
             settings.sample_every = 1;
         });
         let trace = Trace::new(&mut filter)?;
-        let mut engine = Self {
+        Ok(Self {
             filter,
             mode: config.mode,
             limits,
@@ -114,16 +127,48 @@ impl Engine {
             trace,
             traced: None,
             started: Instant::now(),
+            feeds: Vec::new(),
+            carriers: [Carriers::default(), Carriers::default()],
             gone: Vec::new(),
             dropped_before: (0, Instant::now()),
-        };
-        for (kind, configured) in [(ListKind::Allow, allow), (ListKind::Block, block)] {
-            for problem in &configured.problems {
-                warn!("{} list: left out: {problem}", kind.label());
-            }
-            engine.insert(kind, configured.edit)?;
+        })
+    }
+
+    /// Puts what the configuration says into a list.
+    pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
+        for problem in &configured.problems {
+            warn!("{} list: left out: {problem}", kind.label());
         }
-        Ok(engine)
+        self.filter.edit_list(kind, configured.edit)?;
+        Ok(())
+    }
+
+    /// Exchanges what one configuration has put into the lists for what another says, and takes over its feeds. If
+    /// one list has no room, both stay as they are.
+    pub fn reload(
+        &mut self,
+        before: &Config,
+        after: &Config,
+        allow: Edit,
+        block: Edit,
+    ) -> Result<ReloadReply, BpfError> {
+        let edit = |engine: &Self, kind, edit: &Edit| {
+            let edit = reloaded(engine.list(kind), &before.list(kind).files, edit);
+            engine.taking_out(kind, edit)
+        };
+        let allow = edit(self, ListKind::Allow, &allow);
+        let undo = self.filter.edit_list(ListKind::Allow, allow)?;
+        let allow = self.count(ListKind::Allow, &undo);
+        let block = edit(self, ListKind::Block, &block);
+        let block = match self.insert(ListKind::Block, block) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.filter.edit_list(ListKind::Allow, undo)?;
+                return Err(error);
+            }
+        };
+        self.set_feeds(after)?;
+        Ok(ReloadReply { allow, block, warnings: Vec::new() })
     }
 
     /// Attaches the filter to an interface.
@@ -141,6 +186,11 @@ impl Engine {
     /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
     fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
         let undo = self.filter.edit_list(kind, edit)?;
+        Ok(self.count(kind, &undo))
+    }
+
+    /// What became of the entries in an edit, by the edit that undoes it.
+    fn count(&self, kind: ListKind, undo: &Edit) -> AddReply {
         let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
         for (prefix, before) in undo.changes() {
             if before.is_none() {
@@ -151,7 +201,7 @@ impl Engine {
                 reply.removed += 1;
             }
         }
-        Ok(reply)
+        reply
     }
 
     fn list(&self, kind: ListKind) -> &Book {
@@ -193,6 +243,7 @@ impl Engine {
             },
             proof: ProofStatus::of(self.filter.settings.read().proof, self.syncookies.is_raised()),
             trace: self.traced,
+            feeds: self.feeds(),
             warnings: Vec::new(),
         };
         status.warnings = warnings(&status);
@@ -282,22 +333,33 @@ impl Engine {
         })
     }
 
-    /// The entries of a list.
-    pub fn entries(&self, kind: ListKind) -> ListReply {
+    /// The entries of a list, or those that cover an address.
+    pub fn entries(&self, kind: ListKind, covering: Option<IpAddr>) -> ListReply {
+        let describe = |(prefix, entry)| self.describe(kind, prefix, entry);
+        let entries = match covering {
+            None => self.list(kind).iter().map(describe).collect(),
+            Some(address) => self.list(kind).cover(address.to_canonical().into()).map(describe).collect(),
+        };
+        ListReply { entries }
+    }
+
+    fn describe(&self, kind: ListKind, prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
         let now = SystemTime::now();
-        let entries = self.list(kind).iter().map(|(prefix, Entry { expires, note })| ListEntry {
+        let feeds: Vec<String> =
+            self.carriers[kind as usize].of(prefix).map(|name| format!("feed {name}")).collect();
+        ListEntry {
             prefix,
             origin: match &note.origin {
                 Origin::Operator => "operator".to_owned(),
                 Origin::Config => "config".to_owned(),
                 Origin::File(name) => format!("file {name}"),
+                Origin::Feed(_) => feeds.join(", "),
             },
             reason: note.reason.clone(),
             added_by: note.added_by.clone(),
             age_s: now.duration_since(note.added).unwrap_or_default().as_secs(),
             expires_in_s: expires.map(seconds_until),
-        });
-        ListReply { entries: entries.collect() }
+        }
     }
 
     /// Adds entries to a list: all of them, or none.
@@ -323,7 +385,11 @@ impl Engine {
             Note { origin, reason: request.reason.clone(), added: now, added_by: request.added_by.clone() };
         let entry = Entry { expires, note: Arc::new(note) };
         let put = Edit::put_alike(request.prefixes, &entry);
-        let edit = if request.replace { self.list(kind).leaving(&entry.note.origin).then(put) } else { put };
+        let edit = if request.replace {
+            self.taking_out(kind, self.list(kind).leaving(&entry.note.origin)).then(put)
+        } else {
+            put
+        };
         let reply = self.insert(kind, edit)?;
         info!(
             "{} list: {} added, {} replaced{}",
@@ -337,17 +403,29 @@ impl Engine {
 
     /// Removes entries from a list.
     pub fn remove(&mut self, kind: ListKind, prefixes: &[IpNet]) -> Result<RemoveReply, Refused> {
-        let undo = self.filter.edit_list(kind, Edit::take(prefixes.iter().copied()))?;
-        let (removed, missing): (Vec<_>, Vec<_>) =
-            undo.changes().iter().partition(|(_, before)| before.is_some());
+        let edit = self.taking_out(kind, Edit::take(prefixes.iter().copied()));
+        let undo = self.filter.edit_list(kind, edit)?;
         let mut reply = RemoveReply {
-            removed: removed.len() as u64,
-            missing: missing.into_iter().map(|(prefix, _)| *prefix).collect(),
+            removed: 0,
+            missing: Vec::new(),
             still_covered_by: Vec::new(),
+            in_feeds: BTreeMap::new(),
         };
+        for (prefix, before) in undo.changes() {
+            match before.as_ref().map(|entry| &entry.note.origin) {
+                None => reply.missing.push(*prefix),
+                Some(Origin::Feed(_)) => {}
+                Some(Origin::Operator | Origin::Config | Origin::File(_)) => reply.removed += 1,
+            }
+            let feeds: Vec<String> =
+                self.carriers[kind as usize].of(*prefix).map(ToString::to_string).collect();
+            if !feeds.is_empty() {
+                reply.in_feeds.insert(*prefix, feeds);
+            }
+        }
         for prefix in prefixes {
             let covering = self.list(kind).cover(*prefix).map(|(covering, _)| covering);
-            reply.still_covered_by.extend(covering);
+            reply.still_covered_by.extend(covering.filter(|covering| !reply.in_feeds.contains_key(covering)));
         }
         reply.still_covered_by.sort_unstable();
         reply.still_covered_by.dedup();
@@ -436,9 +514,11 @@ impl Engine {
     pub fn tick(&mut self) -> Result<(), BpfError> {
         let now = SystemTime::now();
         for kind in ListKind::ALL {
+            self.hand_over(kind, now)?;
             let edit = self.list(kind).expired(now);
             if !edit.is_empty() {
                 info!("{} list: {} expired", kind.label(), edit.changes().len());
+                let edit = self.taking_out(kind, edit);
                 self.filter.edit_list(kind, edit)?;
             }
         }
@@ -537,6 +617,13 @@ fn warnings(status: &Status) -> Vec<String> {
             warnings.push(format!(
                 "{used} of {capacity} places for listed {what} are in use; what does not fit is refused: raise `{key}`"
             ));
+        }
+    }
+    for FeedStatus { list, name, source, error, last_success, .. } in &status.feeds {
+        if let Some(error) = error {
+            let kept =
+                if last_success.is_some() { "what it had stays in force" } else { "it has no entries yet" };
+            warnings.push(format!("{list} list, feed {name} ({source}): {error}; {kept}"));
         }
     }
     if status.mode == Mode::Monitor {

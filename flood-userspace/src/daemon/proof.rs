@@ -1,6 +1,10 @@
 //! Proof of origin: which means this host has, and the one setting of the kernel that they depend on.
 
-use std::{fs, path::PathBuf, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use flood_common::proof::means;
 use tracing::{info, warn};
@@ -44,7 +48,10 @@ fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
     let veth = attachments
         .iter()
         .find(|attachment| attachment.native && attachment.interface.kind.as_deref() == Some("veth"))?;
-    Some(format!("what {} sends by itself is lost unless its peer has an XDP program too", veth.interface.name))
+    Some(format!(
+        "what {} sends by itself is lost unless its peer has an XDP program too",
+        veth.interface.name
+    ))
 }
 
 fn read() -> Option<String> {
@@ -89,7 +96,8 @@ impl Syncookies {
     }
 
     fn raise(&mut self, now: Instant) {
-        let raised = fs::read_to_string(&self.file).and_then(|before| fs::write(&self.file, "2").map(|()| before));
+        let raised =
+            fs::read_to_string(&self.file).and_then(|before| fs::write(&self.file, "2").map(|()| before));
         match raised {
             Ok(before) => {
                 let before = before.trim().to_owned();
@@ -120,8 +128,7 @@ mod tests {
     fn setting(value: &str) -> (tempfile::NamedTempFile, Syncookies) {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), value).unwrap();
-        let syncookies =
-            Syncookies { file: file.path().into(), ..Syncookies::new(SyncookieControl::Raise) };
+        let syncookies = Syncookies { file: file.path().into(), ..Syncookies::new(SyncookieControl::Raise) };
         (file, syncookies)
     }
 

@@ -13,6 +13,8 @@ use std::time::SystemTime;
 use flood_common::lists::{CELL_LENGTH, LENGTH_STEP};
 use ipnet::IpNet;
 
+use crate::config::FeedName;
+
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,8 @@ pub enum Origin {
     Config,
     /// A list file, by its name.
     File(String),
+    /// A feed.
+    Feed(FeedName),
 }
 
 /// What is known about entries that came together.
@@ -74,7 +78,16 @@ impl Edit {
         Self::new(prefixes.into_iter().map(|prefix| (prefix.trunc(), None)).collect())
     }
 
-    fn new(mut changes: Vec<(IpNet, Option<Entry>)>) -> Self {
+    /// This edit, but where it takes something out that `entry` has an entry for, that is put in.
+    pub fn or_put(mut self, entry: impl Fn(IpNet) -> Option<Entry>) -> Self {
+        for (prefix, change) in self.0.iter_mut().filter(|(_, change)| change.is_none()) {
+            *change = entry(*prefix);
+        }
+        self
+    }
+
+    /// Puts these in or takes them out. Host bits must be cleared.
+    pub(super) fn new(mut changes: Vec<(IpNet, Option<Entry>)>) -> Self {
         // Stable, so that the later of two stays behind, and takes the place of the earlier.
         changes.sort_by_key(|(prefix, _)| *prefix);
         changes.dedup_by(|later, earlier| {
@@ -89,6 +102,11 @@ impl Edit {
 
     /// This edit, and then another, as one.
     pub fn then(self, other: Self) -> Self {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => return other,
+            (_, true) => return self,
+            (false, false) => {}
+        }
         Self::new([self.0, other.0].concat())
     }
 
@@ -140,7 +158,7 @@ impl Places {
 }
 
 /// How many entries there are of each length.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Lengths {
     ipv4: [usize; 33],
     ipv6: [usize; 129],
@@ -164,7 +182,7 @@ impl Lengths {
 }
 
 /// One list of entries, at most one per prefix.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Book {
     /// In the order of prefixes, what lies within a prefix follows it.
     entries: BTreeMap<IpNet, Entry>,

@@ -111,7 +111,8 @@ impl Site {
     }
 
     fn syncookies(&self) -> Result<String> {
-        self.server().within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?.trim().to_owned()))
+        self.server()
+            .within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?.trim().to_owned()))
     }
 }
 
@@ -145,7 +146,9 @@ fn fetch_large(mut stream: impl Read + Write) -> Result<()> {
 fn connect(address: SocketAddr, prepare: impl FnOnce(&Socket) -> std::io::Result<()>) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     prepare(&socket)?;
-    socket.connect_timeout(&address.into(), patience()).with_context(|| format!("connecting to {address}"))?;
+    socket
+        .connect_timeout(&address.into(), patience())
+        .with_context(|| format!("connecting to {address}"))?;
     socket.set_read_timeout(Some(patience()))?;
     Ok(socket)
 }
@@ -163,7 +166,9 @@ fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Resu
     ensure!(status.proof.syn == SynProof::Cookie && status.proof.sockets, "{:?}", status.proof);
     for build in [from(ATTACKER).tcp(40_000, 80, SYN), from(ATTACKER6).tcp(40_000, 80, SYN)] {
         site.under(&build, || {
-            eventually("net.ipv4.tcp_syncookies is raised", || site.syncookies().is_ok_and(|value| value == "2"))?;
+            eventually("net.ipv4.tcp_syncookies is raised", || {
+                site.syncookies().is_ok_and(|value| value == "2")
+            })?;
             site.visitor().within(|| {
                 for ip in addresses(Role::Server) {
                     for _ in 0..5 {

@@ -78,7 +78,11 @@ fn what_belongs_to_a_connection_passes_and_nothing_else_does() -> Result<()> {
                 ("an ACK to no listener", tcp(attacker, [other, port ^ 1], ACK), NoConnection),
                 ("a SYN-ACK that nobody asked for", tcp(attacker, [port, other], SYN_ACK), NoConnection),
                 ("a SYN to no listener", tcp(attacker, [other, port ^ 1], SYN), NoListener),
-                ("a later fragment", from(attacker).protocol(protocol::TCP).payload(1).fragment(5, false), TotalPackets),
+                (
+                    "a later fragment",
+                    from(attacker).protocol(protocol::TCP).payload(1).fragment(5, false),
+                    TotalPackets,
+                ),
             ];
             for (why, build, expected) in cases {
                 let reason = send(rig, &build);
@@ -99,7 +103,10 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
             rig.sockets.listeners = vec![port];
             rig.sockets.cookies = true;
             for size in [Some(536), Some(1_220), Some(1_300), Some(1_440), Some(1_460), Some(8_960), None] {
-                for build in [tcp(attacker, [40_000, port], SYN), tcp(attacker, [40_000, port], SYN).vlan().service_vlan()] {
+                for build in [
+                    tcp(attacker, [40_000, port], SYN),
+                    tcp(attacker, [40_000, port], SYN).vlan().service_vlan(),
+                ] {
                     let build = with_size(build, size);
                     let why = format!("{server}, segment size {size:?}");
                     ensure!(send(rig, &build) == Some(Answered), "{why}");
@@ -107,14 +114,31 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                     let answer = run(rig, &frame)?;
                     let transport = build.transport_offset();
                     ensure!(answer.len() == transport + 24, "{why}: {} bytes", answer.len());
-                    ensure!(answer[..6] == frame[6..12] && answer[6..12] == frame[..6], "{why}: MAC addresses");
-                    ensure!(answer[12..build.ip_offset()] == frame[12..build.ip_offset()], "{why}: VLAN tags");
+                    ensure!(
+                        answer[..6] == frame[6..12] && answer[6..12] == frame[..6],
+                        "{why}: MAC addresses"
+                    );
+                    ensure!(
+                        answer[12..build.ip_offset()] == frame[12..build.ip_offset()],
+                        "{why}: VLAN tags"
+                    );
                     let tcp_header = &answer[transport..];
-                    ensure!(tcp_header[..4] == [&frame[transport + 2..transport + 4], &frame[transport..transport + 2]].concat()[..]);
-                    ensure!(tcp_header[13] == SYN_ACK && tcp_header[8..12] == [0, 0, 0, 8], "{why}: {tcp_header:?}");
+                    ensure!(
+                        tcp_header[..4]
+                            == [&frame[transport + 2..transport + 4], &frame[transport..transport + 2]]
+                                .concat()[..]
+                    );
+                    ensure!(
+                        tcp_header[13] == SYN_ACK && tcp_header[8..12] == [0, 0, 0, 8],
+                        "{why}: {tcp_header:?}"
+                    );
                     let headers = if server.is_ipv4() { 40 } else { 60 };
                     // The sizes that a cookie has room for (`msstab` in net/ipv4/syncookies.c and net/ipv6/syncookies.c).
-                    let sizes = if server.is_ipv4() { [536, 1_300, 1_440, 1_460] } else { [1_220, 1_420, 1_440, 8_940] };
+                    let sizes = if server.is_ipv4() {
+                        [536, 1_300, 1_440, 1_460]
+                    } else {
+                        [1_220, 1_420, 1_440, 8_940]
+                    };
                     let largest = sizes.into_iter().rfind(|fits| size.is_some_and(|size| size >= *fits));
                     let wanted = largest.unwrap_or(sizes[0]).min(1_500 - headers);
                     ensure!(tcp_header[22..24] == wanted.to_be_bytes(), "{why}: {:?}", &tcp_header[20..]);
@@ -129,13 +153,20 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                     ensure!(send(rig, &bring(cookie)) == Some(Proven), "{why}: brought back");
                     rig.sockets.right_cookie = false;
                     for wrong in [cookie ^ 1 << 24, cookie ^ 1 << 20, 0] {
-                        ensure!(send(rig, &bring(wrong)) == Some(WrongCookie), "{why}: {wrong:#x} for {cookie:#x}");
+                        ensure!(
+                            send(rig, &bring(wrong)) == Some(WrongCookie),
+                            "{why}: {wrong:#x} for {cookie:#x}"
+                        );
                     }
                 }
             }
             let hard = [
                 ("IP options", tcp(attacker, [40_000, port], SYN).options(1), server.is_ipv4()),
-                ("extension headers", tcp(attacker, [40_000, port], SYN).extension(protocol::DESTINATION_OPTIONS, 0), server.is_ipv6()),
+                (
+                    "extension headers",
+                    tcp(attacker, [40_000, port], SYN).extension(protocol::DESTINATION_OPTIONS, 0),
+                    server.is_ipv6(),
+                ),
             ];
             for (why, build, _) in hard.into_iter().filter(|(_, _, applies)| *applies) {
                 rig.sockets.cookies = false;

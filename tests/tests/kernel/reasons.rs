@@ -376,7 +376,16 @@ fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
     produced.extend([Blocked, Allowed, Unaccounted]);
     // In `proof`.
-    produced.extend([Proven, QueueHasRoom, Answered, NoConnection, NoListener, WrongCookie, FirstSyn, NoSocket]);
+    produced.extend([
+        Proven,
+        QueueHasRoom,
+        Answered,
+        NoConnection,
+        NoListener,
+        WrongCookie,
+        FirstSyn,
+        NoSocket,
+    ]);
     for scope in Scope::ALL {
         produced.extend([false, true].map(|bits| Reason::exceeding(Cell::new(scope, Class::Any), bits)));
     }

@@ -1,0 +1,222 @@
+//! Keeps the feeds: one task for each reads it when its time has come or when it is told to.
+//!
+//! Reading and parsing happen without the engine's lock, and the start waits for none of it: until a feed has been
+//! read, its last good copy is in force.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use crate::{
+    config::{Config, Feed, FeedName},
+    feeds::{Content, Copies, Copy, Fetched, Stamp, fetch, schedule::delay},
+    lists::ListKind,
+};
+
+use super::{
+    engine::{Engine, FeedError, Refused},
+    locked,
+};
+
+/// How many feeds are read at once. Each may take 64 MiB while it is.
+const AT_ONCE: usize = 4;
+
+/// How many orders a feed may have waiting; whoever gives more waits.
+const ORDERS: usize = 16;
+
+/// Keeps the feeds.
+pub struct FeedKeeper {
+    engine: Arc<Mutex<Engine>>,
+    copies: Copies,
+    at_once: Arc<Semaphore>,
+    kept: Mutex<BTreeMap<FeedName, Kept>>,
+}
+
+/// A feed that is kept, as long as this is there.
+struct Kept {
+    kind: ListKind,
+    feed: Feed,
+    orders: mpsc::Sender<Order>,
+}
+
+/// Read it now.
+struct Order {
+    /// Believe it even if it lists almost nothing.
+    force: bool,
+    /// Told when it is done.
+    done: oneshot::Sender<()>,
+}
+
+impl FeedKeeper {
+    /// Keeps none yet. `state` is the folder of what is kept over a restart.
+    pub fn new(engine: Arc<Mutex<Engine>>, state: &Path) -> Self {
+        Self {
+            engine,
+            copies: Copies::within(state),
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            kept: Mutex::default(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<FeedName, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the last good copies in force. Returns what they are copies of.
+    pub fn load_copies(&self, config: &Config) -> BTreeMap<FeedName, Stamp> {
+        let mut stamps = BTreeMap::new();
+        for (kind, feed) in feeds(config) {
+            let accept = |Copy { bytes, stamp, good_at }| {
+                // It was believed when it came.
+                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), true, good_at)?;
+                Ok(stamp)
+            };
+            let loaded = self.copies.load(kind, feed).map_err(FeedError::from);
+            match loaded.and_then(|copy| copy.map(accept).transpose()) {
+                Ok(stamp) => stamps.extend(stamp.map(|stamp| (feed.name.clone(), stamp))),
+                Err(error) => locked(&self.engine).fail_feed(kind, feed, &error),
+            }
+        }
+        stamps
+    }
+
+    /// Keeps the feeds of a configuration and no others; the engine must have taken them over. Each is read now.
+    /// `stamps` says what is known of those that are new.
+    pub fn keep(self: &Arc<Self>, config: &Config, mut stamps: BTreeMap<FeedName, Stamp>) {
+        let mut kept = self.kept();
+        kept.retain(|name, kept| {
+            let same = |(kind, feed): (ListKind, &Feed)| kind == kept.kind && feed.name == *name;
+            let stays = feeds(config).any(same);
+            if !stays && let Err(error) = self.copies.remove(kept.kind, name) {
+                warn!("feed {name}: {error}");
+            }
+            stays
+        });
+        for (kind, feed) in feeds(config) {
+            let same = |kept: &&Kept| kept.kind == kind && kept.feed == *feed;
+            if let Some(Kept { orders, .. }) = kept.get(&feed.name).filter(same) {
+                // Where there is no room for it, it has been ordered already.
+                let _ = orders.try_send(Order { force: false, done: oneshot::channel().0 });
+                continue;
+            }
+            let (orders, inbox) = mpsc::channel(ORDERS);
+            let stamp = stamps.remove(&feed.name);
+            tokio::spawn(Arc::clone(self).keep_one(kind, feed.clone(), stamp, inbox));
+            kept.insert(feed.name.clone(), Kept { kind, feed: feed.clone(), orders });
+        }
+    }
+
+    /// Reads feeds now, all of them if none is named, and returns when that is done.
+    pub async fn refresh(&self, names: &[String], force: bool) -> Result<(), Refused> {
+        let mut orders = Vec::new();
+        {
+            let kept = self.kept();
+            for name in names {
+                if !kept.keys().any(|have| have.as_str() == name) {
+                    let have: Vec<&str> = kept.keys().map(FeedName::as_str).collect();
+                    let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+                    return Err(Refused::NotFound(format!("there is no feed {name}; there are {have}")));
+                }
+            }
+            let is_named = |name: &FeedName| names.is_empty() || names.iter().any(|n| n == name.as_str());
+            orders
+                .extend(kept.iter().filter(|(name, _)| is_named(name)).map(|(_, kept)| kept.orders.clone()));
+        }
+        let mut waiting = Vec::new();
+        for feed in orders {
+            let (done, is_done) = oneshot::channel();
+            // A feed that has gone in the meantime needs no reading.
+            if feed.send(Order { force, done }).await.is_ok() {
+                waiting.push(is_done);
+            }
+        }
+        for is_done in waiting {
+            let _ = is_done.await; // likewise
+        }
+        Ok(())
+    }
+
+    /// Reads a feed again and again, until nobody can give orders any more.
+    async fn keep_one(
+        self: Arc<Self>,
+        kind: ListKind,
+        feed: Feed,
+        mut stamp: Option<Stamp>,
+        mut orders: mpsc::Receiver<Order>,
+    ) {
+        let mut failures = 0_u32;
+        let mut order: Option<Order> = None;
+        loop {
+            let force = order.as_ref().is_some_and(|order| order.force);
+            match self.visit(kind, &feed, stamp.clone(), force).await {
+                Ok(state) => (stamp, failures) = (Some(state), 0),
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    locked(&self.engine).fail_feed(kind, &feed, &error);
+                }
+            }
+            let delay = delay(feed.every, failures, getrandom::u32().unwrap_or(0));
+            locked(&self.engine).schedule_feed(kind, &feed, delay);
+            if let Some(Order { done, .. }) = order.take() {
+                let _ = done.send(()); // who asked may have gone
+            }
+            tokio::select! {
+                next = orders.recv() => match next {
+                    Some(next) => order = Some(next),
+                    None => return,
+                },
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// Reads a feed once; returns which state of it is in force now.
+    async fn visit(
+        self: &Arc<Self>,
+        kind: ListKind,
+        feed: &Feed,
+        known: Option<Stamp>,
+        force: bool,
+    ) -> Result<Stamp, FeedError> {
+        let _permit = self.at_once.acquire().await; // the semaphore is never closed
+        let (keeper, feed) = (Arc::clone(self), feed.clone());
+        let visit = move || keeper.read(kind, &feed, known, force);
+        tokio::task::spawn_blocking(visit).await.map_err(|error| FeedError::Panic(error.to_string()))?
+    }
+
+    fn read(
+        &self,
+        kind: ListKind,
+        feed: &Feed,
+        known: Option<Stamp>,
+        force: bool,
+    ) -> Result<Stamp, FeedError> {
+        let known = known.filter(|_| !force);
+        let now = SystemTime::now();
+        let (stamp, copied) = match (fetch(&feed.source, known.as_ref())?, known) {
+            (Fetched::New { bytes, stamp }, _) => {
+                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, now)?;
+                let copied = self.copies.store(kind, &feed.name, &bytes, &stamp);
+                (stamp, copied)
+            }
+            (Fetched::Unchanged, known) => {
+                locked(&self.engine).confirm_feed(kind, feed, now);
+                let stamp = known.unwrap_or_else(|| Stamp::of(&feed.source));
+                (stamp, self.copies.confirm(kind, &feed.name))
+            }
+        };
+        // The feed is in force; without a copy only the next start lacks it. The next time writes one.
+        copied?;
+        Ok(stamp)
+    }
+}
+
+fn feeds(config: &Config) -> impl Iterator<Item = (ListKind, &Feed)> {
+    ListKind::ALL.into_iter().flat_map(|kind| config.list(kind).feeds.iter().map(move |feed| (kind, feed)))
+}

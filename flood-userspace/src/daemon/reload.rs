@@ -1,0 +1,92 @@
+//! Reading the configuration again: its lists are exchanged, and what else has changed in it is named.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, ConfigError, ListInput},
+    control::protocol::ReloadReply,
+    lists::{
+        ListKind,
+        configured::{Configured, ListFileError, configured},
+    },
+};
+
+use super::{
+    engine::{Engine, Refused},
+    feeds::FeedKeeper,
+    locked,
+};
+
+/// Reads the configuration again.
+pub struct Reloader {
+    path: PathBuf,
+    engine: Arc<Mutex<Engine>>,
+    feeds: Arc<FeedKeeper>,
+    /// The configuration in force, as it was written.
+    written: tokio::sync::Mutex<Config>,
+}
+
+impl From<ConfigError> for Refused {
+    fn from(error: ConfigError) -> Self {
+        let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+        Self::Bad(format!("nothing is changed: {error}{cause}"))
+    }
+}
+
+impl From<ListFileError> for Refused {
+    fn from(error: ListFileError) -> Self {
+        Self::Bad(format!("nothing is changed: {error}"))
+    }
+}
+
+impl Reloader {
+    /// For the configuration at `path`, which was `written` when the daemon started.
+    pub fn new(path: PathBuf, written: Config, engine: Arc<Mutex<Engine>>, feeds: Arc<FeedKeeper>) -> Self {
+        Self { path, engine, feeds, written: tokio::sync::Mutex::new(written) }
+    }
+
+    /// Reads it, exchanges the lists, and has all feeds read. A configuration with a fault changes nothing.
+    pub async fn reload(&self) -> Result<ReloadReply, Refused> {
+        let mut written = self.written.lock().await;
+        let (path, engine, before) = (self.path.clone(), Arc::clone(&self.engine), written.clone());
+        let work = move || -> Result<(Config, ReloadReply), Refused> {
+            let config = Config::load(&path)?;
+            let (allow, block) = (configured(&config.allow)?, configured(&config.block)?);
+            let mut warnings: Vec<String> = [(ListKind::Allow, &allow), (ListKind::Block, &block)]
+                .into_iter()
+                .flat_map(|(kind, Configured { problems, .. })| {
+                    problems.iter().map(move |problem| format!("{} list: left out: {problem}", kind.label()))
+                })
+                .collect();
+            if elsewhere(&before) != elsewhere(&config) {
+                warnings.push(
+                    "the configuration has changed outside of [block] and [allow]; that takes effect when floodgate is \
+                     started again"
+                        .into(),
+                );
+            }
+            let reply = locked(&engine).reload(&before, &config, allow.edit, block.edit)?;
+            Ok((config, ReloadReply { warnings, ..reply }))
+        };
+        let outcome = tokio::task::spawn_blocking(work).await;
+        let (config, reply) = outcome.map_err(|error| Refused::Bad(error.to_string()))??;
+        info!("reloaded {}", self.path.display());
+        for warning in &reply.warnings {
+            warn!("{warning}");
+        }
+        self.feeds.keep(&config, BTreeMap::new());
+        *written = config;
+        Ok(reply)
+    }
+}
+
+/// What a reload leaves as it is.
+fn elsewhere(config: &Config) -> Config {
+    Config { block: ListInput::default(), allow: ListInput::default(), ..config.clone() }
+}

@@ -1,0 +1,172 @@
+//! What a feed says, and whether it can be believed.
+//!
+//! A feed is not under the operator's control, so its mistakes must neither shut the host nor open the gate: a line
+//! that cannot be read is left out, a prefix that covers half the Internet too, and an answer that is no list, or
+//! suddenly lists almost nothing, is refused as a whole.
+
+use std::fmt::Display;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::lists::{
+    guard::{Refusal, check_breadth},
+    import::{self, BadLine, Import},
+};
+
+/// How many of the things that were left out are described.
+const MAX_DESCRIBED: usize = 10;
+
+/// The share of the entries that it had with which a feed is still believed: one in so many.
+const BELIEVED_SHARE: usize = 10;
+
+/// What a feed lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Sorted, no prefix twice, host bits cleared.
+    pub prefixes: Vec<IpNet>,
+    /// How many lines and prefixes were left out.
+    pub left_out: u64,
+    /// The first of them, for people.
+    pub problems: Vec<String>,
+    /// The first line that cannot be read, and how many there are.
+    bad: Option<(BadLine, u64)>,
+}
+
+/// Why what a feed lists is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Doubt {
+    /// It is something else.
+    #[error("this is no list: {bad} lines cannot be read, {entries} can; {first}")]
+    NoList {
+        /// Lines that cannot be read.
+        bad: u64,
+        /// Entries.
+        entries: usize,
+        /// The first of the lines.
+        first: BadLine,
+    },
+    /// It lists nothing, or almost nothing, all of a sudden.
+    #[error(
+        "it lists {entries} entries, and had {before}: if that is right, say `may_shrink = true` in its section, or \
+         `floodgate feed refresh --force` once"
+    )]
+    Shrunk {
+        /// Entries now.
+        entries: usize,
+        /// Entries before.
+        before: usize,
+    },
+}
+
+impl Content {
+    /// Reads what a feed answered.
+    pub fn read(bytes: &[u8]) -> Self {
+        let Import { mut prefixes, bad, bad_lines, lines: _ } = import::parse(bytes);
+        let mut problems: Vec<String> = Vec::new();
+        let mut describe = |problem: &dyn Display| {
+            if problems.len() < MAX_DESCRIBED {
+                problems.push(problem.to_string());
+            }
+        };
+        bad.iter().for_each(|line| describe(line));
+        let read = prefixes.len();
+        prefixes.retain(|prefix| match check_breadth(*prefix) {
+            Ok(()) => true,
+            Err(Refusal::TooBroad { prefix, broadest }) => {
+                describe(&format_args!("{prefix} covers more than a /{broadest}"));
+                false
+            }
+            Err(refusal) => {
+                describe(&refusal);
+                false
+            }
+        });
+        let left_out = bad_lines + (read - prefixes.len()) as u64;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes.shrink_to_fit();
+        let bad = bad.into_iter().next().map(|line| (line, bad_lines));
+        Self { prefixes, left_out, problems, bad }
+    }
+
+    /// Whether it can be believed of a feed that had `before` entries. A feed that may shrink is believed with any
+    /// number of entries, but not when it is no list.
+    pub fn check(&self, before: usize, may_shrink: bool) -> Result<(), Doubt> {
+        let entries = self.prefixes.len();
+        match &self.bad {
+            Some((first, bad)) if *bad > entries as u64 => {
+                return Err(Doubt::NoList { bad: *bad, entries, first: first.clone() });
+            }
+            _ => {}
+        }
+        let few = entries == 0 || entries * BELIEVED_SHARE < before;
+        if few && !may_shrink { Err(Doubt::Shrunk { entries, before }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_broken_or_too_broad_is_left_out_and_counted() {
+        let text =
+            "192.0.2.9\nnonsense\n0.0.0.0/0\n192.0.2.1\n192.0.2.9\n2001::/15\n::/0 # all\n10.0.0.0/8\n";
+        let content = Content::read(text.as_bytes());
+        let shown: Vec<_> = content.prefixes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.9/32"]);
+        assert_eq!(content.left_out, 4);
+        assert!(content.problems[0].starts_with("line 2: "), "{:?}", content.problems);
+        assert_eq!(
+            content.problems[1..],
+            [
+                "0.0.0.0/0 covers more than a /8",
+                "2000::/15 covers more than a /16",
+                "::/0 covers more than a /16"
+            ]
+        );
+        assert_eq!(content.check(3, false), Ok(()));
+    }
+
+    #[test]
+    fn what_is_described_is_bounded() {
+        let content = Content::read("x\n0.0.0.0/0\n".repeat(1_000).as_bytes());
+        assert_eq!((content.left_out, content.problems.len()), (2_000, MAX_DESCRIBED));
+    }
+
+    #[test]
+    fn an_answer_is_believed_unless_it_is_no_list_or_lists_almost_nothing() {
+        let list = |entries: u32| (0..entries).map(|n| format!("10.0.0.{n}\n")).collect::<String>();
+        let page = "<html>\n<p>\nplease log in\n".to_owned();
+        let cases = [
+            ("the first of all", list(1), 0, false, true),
+            ("as many as before", list(20), 20, false, true),
+            ("a tenth", list(2), 20, false, true),
+            ("less than a tenth", list(1), 20, false, false),
+            ("less than a tenth, as it may", list(1), 20, true, true),
+            ("nothing", list(0), 20, false, false),
+            ("nothing at the first time", list(0), 0, false, false),
+            ("nothing, as it may", list(0), 20, true, true),
+            ("a page", page.clone(), 0, false, false),
+            ("a page is no list, however small it may be", page.clone(), 20, true, false),
+            ("a page with an address", page.clone() + "10.0.0.1", 1, false, false),
+            ("a list with some rubbish", page + &list(3), 3, false, true),
+        ];
+        for (why, text, before, may_shrink, expected) in cases {
+            let check = Content::read(text.as_bytes()).check(before, may_shrink);
+            assert_eq!(check.is_ok(), expected, "{why}: {check:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_says_what_to_do() {
+        let page = Content::read(b"<html>\n").check(0, false).unwrap_err().to_string();
+        assert!(
+            page.starts_with("this is no list: 1 lines cannot be read") && page.contains("<html>"),
+            "{page}"
+        );
+        let empty = Content::read(b"").check(7, false).unwrap_err().to_string();
+        assert!(empty.contains("had 7") && empty.contains("--force"), "{empty}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The last good copy of each feed, on disk.
+//!
+//! A copy is the feed as it came, behind one line of remarks that says where and when it came from, so that
+//! `floodgate block import` can read it as well. It is written beside the last one and takes its place in one step:
+//! whenever the power goes, a whole copy is there.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    config::{Feed, FeedName},
+    lists::ListKind,
+};
+
+use super::fetch::{LARGEST_FEED, Stamp};
+
+/// What the line of remarks begins with.
+const MARK: &str = "# floodgate feed ";
+
+/// Room for that line.
+const LONGEST_MARK: u64 = 64 << 10;
+
+/// Where copies are.
+#[derive(Debug, Clone)]
+pub struct Copies {
+    folder: PathBuf,
+}
+
+/// A copy that cannot be read or written.
+#[derive(Debug, Error)]
+#[error("{what} the copy {path}: {source}", path = path.display())]
+pub struct CopyError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// What the feed was when it came.
+    pub bytes: Vec<u8>,
+    /// Which state of the feed that is.
+    pub stamp: Stamp,
+    /// When the feed was last known to be like this.
+    pub good_at: SystemTime,
+}
+
+/// The line of remarks.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    list: String,
+    name: String,
+    stamp: Stamp,
+}
+
+impl Copies {
+    /// Those in a folder for what is kept over a restart.
+    pub fn within(state: &Path) -> Self {
+        Self { folder: state.join("feeds") }
+    }
+
+    fn path(&self, kind: ListKind, name: &FeedName) -> PathBuf {
+        self.folder.join(format!("{}.{name}", kind.label()))
+    }
+
+    /// The copy of a feed; none if there is none of this very source.
+    pub fn load(&self, kind: ListKind, feed: &Feed) -> Result<Option<Copy>, CopyError> {
+        let path = self.path(kind, &feed.name);
+        let read = || -> io::Result<Option<Copy>> {
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            let good_at = file.metadata()?.modified()?;
+            let mut bytes = Vec::new();
+            file.take(LARGEST_FEED + LONGEST_MARK).read_to_end(&mut bytes)?;
+            let end = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
+            let mark = bytes[..end].strip_prefix(MARK.as_bytes()).unwrap_or_default();
+            let Mark { stamp, .. } = serde_json::from_slice(mark)?;
+            if !stamp.is_of(&feed.source) {
+                return Ok(None);
+            }
+            let bytes = bytes.split_off((end + 1).min(bytes.len()));
+            Ok(Some(Copy { bytes, stamp, good_at }))
+        };
+        read().map_err(|source| CopyError { what: "reading", path: path.clone(), source })
+    }
+
+    /// Keeps what has just come.
+    pub fn store(
+        &self,
+        kind: ListKind,
+        name: &FeedName,
+        bytes: &[u8],
+        stamp: &Stamp,
+    ) -> Result<(), CopyError> {
+        let path = self.path(kind, name);
+        let new = self.folder.join(format!(".{}.{name}.new", kind.label()));
+        let write = || -> io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+            let mark = Mark { list: kind.label().to_owned(), name: name.to_string(), stamp: stamp.clone() };
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(format!("{MARK}{}\n", serde_json::to_string(&mark)?).as_bytes())?;
+            file.write_all(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|source| CopyError { what: "writing", path: path.clone(), source })
+    }
+
+    /// Notes that a feed has just been found to be as its copy is.
+    pub fn confirm(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
+        let path = self.path(kind, name);
+        let touch = || File::options().write(true).open(&path)?.set_modified(SystemTime::now());
+        touch().map_err(|source| CopyError { what: "confirming", path: path.clone(), source })
+    }
+
+    /// Forgets a feed.
+    pub fn remove(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
+        let path = self.path(kind, name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(CopyError { what: "removing", path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::FeedSource;
+
+    fn feed(url: &str) -> Feed {
+        Feed {
+            name: "drop".parse().unwrap(),
+            source: FeedSource::Url(url.parse().unwrap()),
+            every: Duration::from_secs(60),
+            may_shrink: false,
+        }
+    }
+
+    fn stamp(feed: &Feed) -> Stamp {
+        Stamp { etag: Some("\"one\ntwo\"".into()), ..Stamp::of(&feed.source) }
+    }
+
+    #[test]
+    fn a_copy_is_what_came_and_belongs_to_its_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let copies = Copies::within(folder.path());
+        let feed = feed("http://example.net/drop");
+        assert_eq!(copies.load(ListKind::Block, &feed).unwrap(), None);
+        let stamp = stamp(&feed);
+        for bytes in ["192.0.2.1\n", "", "192.0.2.2"] {
+            copies.store(ListKind::Block, &feed.name, bytes.as_bytes(), &stamp).unwrap();
+            let copy = copies.load(ListKind::Block, &feed).unwrap().unwrap();
+            assert_eq!((copy.bytes.as_slice(), &copy.stamp), (bytes.as_bytes(), &stamp));
+        }
+        assert_eq!(copies.load(ListKind::Allow, &feed).unwrap(), None);
+        assert_eq!(copies.load(ListKind::Block, &self::feed("http://example.net/other")).unwrap(), None);
+        copies.remove(ListKind::Block, &feed.name).unwrap();
+        copies.remove(ListKind::Block, &feed.name).unwrap();
+        assert_eq!(copies.load(ListKind::Block, &feed).unwrap(), None);
+        assert_eq!(fs::read_dir(folder.path().join("feeds")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_can_be_imported() {
+        let folder = tempfile::tempdir().unwrap();
+        let copies = Copies::within(folder.path());
+        let feed = feed("http://example.net/drop");
+        copies.store(ListKind::Block, &feed.name, b"\xEF\xBB\xBF192.0.2.1\n", &stamp(&feed)).unwrap();
+        let import = crate::lists::import::load(&folder.path().join("feeds/block.drop")).unwrap();
+        assert_eq!((import.prefixes.len(), import.bad_lines), (1, 0));
+    }
+
+    #[test]
+    fn a_broken_copy_is_an_error_and_not_a_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let copies = Copies::within(folder.path());
+        fs::create_dir(folder.path().join("feeds")).unwrap();
+        for text in ["", "192.0.2.1\n", "# floodgate feed {\"list\":", "# floodgate feed {}\n192.0.2.1\n"] {
+            fs::write(folder.path().join("feeds/block.drop"), text).unwrap();
+            let error = copies.load(ListKind::Block, &feed("http://example.net/drop")).unwrap_err();
+            assert!(error.to_string().contains("feeds/block.drop"), "{text:?}: {error}");
+        }
+    }
+}

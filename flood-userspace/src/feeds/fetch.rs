@@ -1,0 +1,364 @@
+//! Getting the bytes of a feed: from a file, or from a web server that may be slow, broken or hostile.
+//!
+//! Everything is bounded: size, time, redirects. What has not changed since the last time is not read again.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use hyper::{StatusCode, header};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use ureq::{
+    Agent,
+    http::Response,
+    tls::{RootCerts, TlsConfig},
+};
+
+use crate::config::{FeedSource, FeedUrl};
+
+/// The largest feed that is read: a million lines have 20 MB, so this is room for three million.
+pub const LARGEST_FEED: u64 = 64 << 20;
+
+/// How often a server may send us on.
+const MAX_REDIRECTS: u32 = 5;
+
+/// How long looking up a name may take, and connecting.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a server may think.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+
+/// How long all of it may take.
+const WHOLE: Duration = Duration::from_secs(300);
+
+/// Longest validator that is kept; a hostile server may send any.
+const MAX_VALIDATOR_BYTES: usize = 1024;
+
+/// Which state of a feed was read, as far as its source can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// What was read.
+    pub source: String,
+    /// The server's name for it (RFC 9110, 8.8.3).
+    pub etag: Option<String>,
+    /// When the server says that it was changed (RFC 9110, 8.8.2).
+    pub last_modified: Option<String>,
+    /// Of a file: its device, number, size, and times of change.
+    pub file: Option<String>,
+}
+
+impl Stamp {
+    /// The stamp of a source that cannot tell its states apart.
+    pub fn of(source: &FeedSource) -> Self {
+        Self { source: source.identity(), etag: None, last_modified: None, file: None }
+    }
+
+    /// Whether this very source was read.
+    pub fn is_of(&self, source: &FeedSource) -> bool {
+        self.source == source.identity()
+    }
+}
+
+/// What a source answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// Nothing has changed.
+    Unchanged,
+    /// All of it.
+    New {
+        /// As it came.
+        bytes: Vec<u8>,
+        /// Which state this is.
+        stamp: Stamp,
+    },
+}
+
+/// Why a feed could not be read.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// Reading the file.
+    #[error("{0}")]
+    File(#[from] io::Error),
+    /// Something that may never end, or that has no lines.
+    #[error("it is no file")]
+    NoFile,
+    /// Too long.
+    #[error("it has more than {} MiB: this is not a list", .0 >> 20)]
+    TooLarge(u64),
+    /// The server has no list for us.
+    #[error("the server answers {0}")]
+    Status(StatusCode),
+    /// The server sends what we have not asked for.
+    #[error("the server sends it encoded as {0:?}, which was not asked for")]
+    Encoded(String),
+    /// The server sends us from TLS to plain text.
+    #[error("the server redirects from https to http, which anyone on the way could forge")]
+    Unprotected,
+    /// The network, or what goes through it.
+    #[error("{0}")]
+    Network(String),
+}
+
+impl From<ureq::Error> for FetchError {
+    fn from(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::RequireHttpsOnly(_) => Self::Unprotected,
+            // Both would show the URL, which may hold secrets.
+            ureq::Error::BadUri(_) => Self::Network("a URL on the way there cannot be read".into()),
+            ureq::Error::TooManyRedirects => Self::Network(format!("more than {MAX_REDIRECTS} redirects")),
+            ureq::Error::HostNotFound => Self::Network("there is no host of this name".into()),
+            ureq::Error::Io(error) => Self::Network(error.to_string()),
+            error => Self::Network(error.to_string()),
+        }
+    }
+}
+
+/// Reads a feed, unless it is still as `known` says.
+pub fn fetch(source: &FeedSource, known: Option<&Stamp>) -> Result<Fetched, FetchError> {
+    fetch_at_most(LARGEST_FEED, source, known)
+}
+
+fn fetch_at_most(largest: u64, source: &FeedSource, known: Option<&Stamp>) -> Result<Fetched, FetchError> {
+    let known = known.filter(|stamp| stamp.is_of(source));
+    match source {
+        FeedSource::Path(path) => read(largest, path, source, known),
+        FeedSource::Url(url) => download(largest, url, source, known),
+    }
+}
+
+fn read(
+    largest: u64,
+    path: &Path,
+    source: &FeedSource,
+    known: Option<&Stamp>,
+) -> Result<Fetched, FetchError> {
+    // Opening a pipe would wait for its writer.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(FetchError::NoFile);
+    }
+    let stamp = Stamp { file: Some(state(&metadata)), ..Stamp::of(source) };
+    if known == Some(&stamp) {
+        return Ok(Fetched::Unchanged);
+    }
+    Ok(Fetched::New { bytes: all(largest, file)?, stamp })
+}
+
+fn state(metadata: &Metadata) -> String {
+    format!(
+        "{} {} {} {}.{} {}.{}",
+        metadata.dev(),
+        metadata.ino(),
+        metadata.size(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    )
+}
+
+fn all(largest: u64, from: impl Read) -> Result<Vec<u8>, FetchError> {
+    let mut bytes = Vec::new();
+    from.take(largest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > largest { Err(FetchError::TooLarge(largest)) } else { Ok(bytes) }
+}
+
+fn download(
+    largest: u64,
+    url: &FeedUrl,
+    source: &FeedSource,
+    known: Option<&Stamp>,
+) -> Result<Fetched, FetchError> {
+    let agent: Agent = Agent::config_builder()
+        .https_only(url.is_secure())
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .user_agent(concat!("floodgate/", env!("CARGO_PKG_VERSION")))
+        .http_status_as_error(false)
+        .max_redirects(MAX_REDIRECTS)
+        .timeout_resolve(Some(CONNECT))
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(FIRST_BYTE))
+        .timeout_global(Some(WHOLE))
+        .build()
+        .into();
+    let mut request = agent.get(url.as_str()).header(header::ACCEPT_ENCODING.as_str(), "identity");
+    let validators = known.map(|stamp| (&stamp.etag, &stamp.last_modified));
+    if let Some((etag, last_modified)) = validators {
+        for (name, value) in [(header::IF_NONE_MATCH, etag), (header::IF_MODIFIED_SINCE, last_modified)] {
+            if let Some(value) = value {
+                request = request.header(name.as_str(), value);
+            }
+        }
+    }
+    let asked = validators.is_some_and(|(etag, last_modified)| etag.is_some() || last_modified.is_some());
+    let response = request.call()?;
+    match response.status() {
+        StatusCode::NOT_MODIFIED if asked => return Ok(Fetched::Unchanged),
+        StatusCode::OK => {}
+        status => return Err(FetchError::Status(status)),
+    }
+    match text_of(&response, &header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => return Err(FetchError::Encoded(encoding)),
+        _ => {}
+    }
+    let stamp = Stamp {
+        etag: text_of(&response, &header::ETAG),
+        last_modified: text_of(&response, &header::LAST_MODIFIED),
+        ..Stamp::of(source)
+    };
+    let bytes = match all(largest, response.into_body().into_reader()) {
+        Err(FetchError::File(error)) => return Err(FetchError::Network(error.to_string())),
+        bytes => bytes?,
+    };
+    Ok(Fetched::New { bytes, stamp })
+}
+
+fn text_of<T>(response: &Response<T>, name: &header::HeaderName) -> Option<String> {
+    let value = response.headers().get(name)?.to_str().ok()?;
+    (value.len() <= MAX_VALIDATOR_BYTES).then(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{BufRead, BufReader, Write},
+        net::{SocketAddr, TcpListener},
+        thread,
+    };
+
+    use super::*;
+
+    /// A server that gives one answer after the other, each on a connection of its own, and then is gone. Returns
+    /// where it is, and what becomes of it: the requests.
+    fn server(answers: Vec<String>) -> (SocketAddr, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = move || {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let request: Vec<String> =
+                    lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                requests.push(request.join("\n").to_lowercase());
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            requests
+        };
+        (address, thread::spawn(serve))
+    }
+
+    fn ok(headers: &str, body: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn source(address: SocketAddr, path: &str) -> FeedSource {
+        FeedSource::Url(format!("http://{address}{path}").parse().unwrap())
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_sent_again() {
+        let not_modified = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n".to_owned();
+        let first = ok("ETag: \"v1\"\r\nLast-Modified: Tue, 27 Feb 2024 00:00:00 GMT\r\n", "192.0.2.1\n");
+        let (address, server) = server(vec![first, not_modified.clone(), not_modified]);
+        let source = source(address, "/drop.txt?key=k");
+        let Fetched::New { bytes, stamp } = fetch(&source, None).unwrap() else { panic!("not new") };
+        assert_eq!(bytes, b"192.0.2.1\n");
+        assert_eq!(fetch(&source, Some(&stamp)).unwrap(), Fetched::Unchanged);
+        // Nobody has asked whether it has changed.
+        let error = fetch(&source, Some(&Stamp::of(&source))).unwrap_err();
+        assert!(matches!(error, FetchError::Status(StatusCode::NOT_MODIFIED)), "{error}");
+        let requests = server.join().unwrap();
+        assert!(requests[0].starts_with("get /drop.txt?key=k http/1.1\n"), "{}", requests[0]);
+        assert!(!requests[0].contains("\nif-") && !requests[2].contains("\nif-"), "{requests:?}");
+        assert!(requests[1].contains("\nif-none-match: \"v1\""), "{}", requests[1]);
+        assert!(requests[1].contains("\nif-modified-since: tue, 27 feb 2024"), "{}", requests[1]);
+    }
+
+    #[test]
+    fn a_stamp_of_another_source_is_not_used() {
+        let (address, server) = server(vec![ok("", "a")]);
+        let other = Stamp { etag: Some("\"v1\"".into()), ..Stamp::of(&source(address, "/other")) };
+        fetch(&source(address, "/"), Some(&other)).unwrap();
+        assert!(!server.join().unwrap()[0].contains("if-none-match"));
+    }
+
+    #[test]
+    fn answers_that_cannot_be_right_are_errors() {
+        let truncated =
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n192.0.2.1\n".to_owned();
+        let chunk =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\n1.2.3\r\n";
+        let endless = ok("", &"x".repeat(2_000));
+        let cases = [
+            ("truncated", truncated, ""),
+            ("without its last chunk", chunk.to_owned(), ""),
+            ("too large", endless, "MiB"),
+            ("not there", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into(), "404"),
+            ("broken", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".into(), "503"),
+            ("a part", "HTTP/1.1 206 Partial Content\r\nContent-Length: 0\r\n\r\n".into(), "206"),
+            ("compressed", ok("Content-Encoding: gzip\r\n", "a"), "gzip"),
+            ("not HTTP", "SSH-2.0-OpenSSH_9.2\r\n".into(), ""),
+            ("nothing", String::new(), ""),
+        ];
+        for (why, answer, expected) in cases {
+            let (address, server) = server(vec![answer]);
+            let error = fetch_at_most(1_000, &source(address, "/"), None).expect_err(why).to_string();
+            assert!(error.contains(expected), "{why}: {error}");
+            server.join().unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = source(listener.local_addr().unwrap(), "/");
+        drop(listener);
+        assert!(matches!(fetch(&nobody, None), Err(FetchError::Network(_))));
+    }
+
+    #[test]
+    fn redirects_are_followed_within_bounds() {
+        let moved =
+            "HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let (address, once) = server(vec![moved.to_owned(), ok("", "192.0.2.1\n")]);
+        let fetched = fetch(&source(address, "/"), None).unwrap();
+        assert!(matches!(fetched, Fetched::New { bytes, .. } if bytes == b"192.0.2.1\n"));
+        assert!(once.join().unwrap()[1].starts_with("get /there "));
+        let (address, _circle) = server(vec![moved.to_owned(); MAX_REDIRECTS as usize + 1]);
+        let error = fetch(&source(address, "/"), None).unwrap_err().to_string();
+        assert!(error.contains("redirects"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        let source = FeedSource::Path(path.clone());
+        assert!(matches!(fetch(&source, None), Err(FetchError::File(_))));
+        fs::write(&path, "192.0.2.1\n").unwrap();
+        let Fetched::New { stamp, .. } = fetch(&source, None).unwrap() else { panic!("not new") };
+        assert_eq!(fetch(&source, Some(&stamp)).unwrap(), Fetched::Unchanged);
+        let new = folder.path().join("new");
+        fs::write(&new, "192.0.2.2\n").unwrap();
+        fs::rename(new, &path).unwrap();
+        let fetched = fetch(&source, Some(&stamp)).unwrap();
+        assert!(matches!(fetched, Fetched::New { bytes, .. } if bytes == b"192.0.2.2\n"));
+        let error = fetch_at_most(9, &source, None).unwrap_err();
+        assert!(matches!(error, FetchError::TooLarge(9)), "{error}");
+    }
+
+    #[test]
+    fn what_never_ends_is_no_file() {
+        for path in ["/dev/zero", "/"] {
+            let error = fetch(&FeedSource::Path(path.into()), None).unwrap_err();
+            assert!(matches!(error, FetchError::NoFile), "{path}: {error}");
+        }
+    }
+}
