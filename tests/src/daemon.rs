@@ -113,6 +113,16 @@ impl Daemon {
         socket(&self.folder)
     }
 
+    /// Writes another configuration in the place of the one it was started with.
+    pub fn rewrite(&self, config: &str) -> Result<()> {
+        Ok(fs::write(self.folder.path().join("floodgate.toml"), config)?)
+    }
+
+    /// Has it read its configuration again, by SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(libc::SIGHUP);
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(&self.folder)).unwrap_or_else(|error| error.to_string())

@@ -6,6 +6,8 @@ mod attached;
 mod bench;
 #[path = "e2e/commands.rs"]
 mod commands;
+#[path = "e2e/feeds.rs"]
+mod feeds;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/replay.rs"]

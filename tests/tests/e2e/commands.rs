@@ -17,20 +17,20 @@ use floodgate_tests::{
 use super::traffic::dropped;
 
 /// A guarded server and an attacker.
-struct Guarded {
-    lab: Lab,
-    daemon: Daemon,
+pub(crate) struct Guarded {
+    pub(crate) lab: Lab,
+    pub(crate) daemon: Daemon,
 }
 
 impl Guarded {
-    fn new(config: &str) -> Result<Self> {
+    pub(crate) fn new(config: &str) -> Result<Self> {
         let lab = Lab::new()?;
         let daemon = Daemon::start(lab.host(Role::Server), config, "eth0")?;
         Ok(Self { lab, daemon })
     }
 
     /// Sends a frame to the server, from the attacker's interface.
-    fn send(&self, build: &Build) -> Result<()> {
+    pub(crate) fn send(&self, build: &Build) -> Result<()> {
         let attacker = self.lab.host(Role::Attacker);
         let interface = attacker.index("eth0")?;
         let mut frame = build.bytes();
