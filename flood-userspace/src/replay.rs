@@ -8,9 +8,10 @@ use thiserror::Error;
 use crate::{
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::Frame,
-    config::{Config, ListInput},
+    config::Config,
+    feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
-        ListKind,
+        Carriers, ListKind,
         configured::{ListFileError, configured},
     },
 };
@@ -33,6 +34,9 @@ pub enum ReplayError {
     /// A list file of the configuration cannot be read.
     #[error(transparent)]
     List(#[from] ListFileError),
+    /// The copy of a feed cannot be read.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 /// What became of a frame.
@@ -63,8 +67,9 @@ impl Replay {
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
         let mut filter = Filter::load(&FilterOptions { virtual_clock: true, ..FilterOptions::from(config) })?;
         filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
-        fill(&mut filter, ListKind::Allow, &config.allow)?;
-        fill(&mut filter, ListKind::Block, &config.block)?;
+        for kind in ListKind::ALL {
+            fill(&mut filter, kind, config)?;
+        }
         let counters = filter.counters.interface(SLOT)?;
         let mut replay = Self { filter, counters, now_ns: 0, begun: None, swept_ns: 0 };
         replay.begin_capture();
@@ -123,7 +128,16 @@ impl Replay {
     }
 }
 
-fn fill(filter: &mut Filter, kind: ListKind, input: &ListInput) -> Result<(), ReplayError> {
-    filter.edit_list(kind, configured(input)?.edit)?;
+/// Puts into a list what the configuration says, and the last good copies of its feeds.
+fn fill(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), ReplayError> {
+    filter.edit_list(kind, configured(config.list(kind))?.edit)?;
+    let copies = Copies::within(&config.state);
+    for feed in &config.list(kind).feeds {
+        if let Some(Copy { bytes, good_at, .. }) = copies.load(kind, feed)? {
+            let Content { prefixes, .. } = Content::read(&bytes);
+            let edit = Carriers::default().exchange(filter.lists.book(kind), &feed.name, &prefixes, good_at);
+            filter.edit_list(kind, edit)?;
+        }
+    }
     Ok(())
 }

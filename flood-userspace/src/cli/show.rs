@@ -128,7 +128,10 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
     for feed in &feeds.feeds {
         text += &feeds_of(std::slice::from_ref(feed));
         let FeedStatus { source, every_s, next_s, problems, errors, error, .. } = feed;
-        let next = next_s.map_or_else(|| "now".to_owned(), |next| format!("in {}", duration(next)));
+        let next = match next_s {
+            None | Some(0) => "now".to_owned(),
+            Some(next) => format!("in {}", duration(*next)),
+        };
         _ = writeln!(text, "  from {source}, every {}, next {next}", duration(*every_s));
         for problem in problems {
             _ = writeln!(text, "  left out: {problem}");

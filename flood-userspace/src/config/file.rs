@@ -394,9 +394,10 @@ section! {
     /// at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`. The format
     /// is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
     ///
-    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /8 (/16 in IPv6). If there
-    /// are more such lines than entries, it is not a list, and refused. After any error what the feed had last stays
-    /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network.
+    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /8 (/16 in IPv6). What has
+    /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays
+    /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network, and by
+    /// `floodgate replay`.
     /// `floodgate feed list` shows how old it is and what is wrong. An entry that is also in `entries` or `files`, or
     /// was added by hand, is none of the feed's, and one that several feeds have stays until all have lost it.
     FeedFile at "LIST.feed" {
@@ -405,7 +406,7 @@ section! {
         /// The file to read. A relative path is relative to the folder of this file.
         path: PathBuf, unset "none; either this or `url` has to be written", accepts "a path";
         /// The URL to fetch. Certificates are those that the system trusts. At most 64 MiB are read, in at most five
-        /// minutes; of five redirects none leads from `https` to `http`. What has not changed is not sent again, if
+        /// minutes, by way of at most five redirects and none from `https` to `http`. What has not changed is not sent again, if
         /// the server knows ETag or Last-Modified. Proxies are taken from the environment.
         url: String, unset "none; either this or `path` has to be written", accepts "an `http` or `https` URL";
         /// How often it is read; a tenth less at random, so that hosts do not ask all at once. After an error it is

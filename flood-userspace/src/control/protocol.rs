@@ -358,7 +358,7 @@ pub struct FeedStatus {
     pub errors: u64,
     /// What is wrong with it now.
     pub error: Option<String>,
-    /// Seconds until it is read again; none while it is being read.
+    /// Seconds until it is read again; 0 while it is being read, none before it has been.
     pub next_s: Option<u64>,
 }
 

@@ -154,15 +154,25 @@ impl FeedKeeper {
         let mut order: Option<Order> = None;
         loop {
             let force = order.as_ref().is_some_and(|order| order.force);
-            match self.visit(kind, &feed, stamp.clone(), force).await {
-                Ok(state) => (stamp, failures) = (Some(state), 0),
+            let error = match self.visit(kind, &feed, stamp.clone(), force).await {
+                Ok(state) => {
+                    (stamp, failures) = (Some(state), 0);
+                    None
+                }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    locked(&self.engine).fail_feed(kind, &feed, &error);
+                    Some(error)
                 }
-            }
+            };
             let delay = delay(feed.every, failures, getrandom::u32().unwrap_or(0));
-            locked(&self.engine).schedule_feed(kind, &feed, delay);
+            // Another feed may hold the engine for a second.
+            tokio::task::block_in_place(|| {
+                let mut engine = locked(&self.engine);
+                if let Some(error) = &error {
+                    engine.fail_feed(kind, &feed, error);
+                }
+                engine.schedule_feed(kind, &feed, delay);
+            });
             if let Some(Order { done, .. }) = order.take() {
                 let _ = done.send(()); // who asked may have gone
             }

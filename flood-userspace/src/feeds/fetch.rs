@@ -337,6 +337,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_does_not_speak_tls_is_not_talked_to_without() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let source = format!("https://{}/", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(ok("", "192.0.2.1\n").as_bytes()).unwrap();
+            let mut first = [0];
+            stream.read_exact(&mut first).unwrap();
+            first[0]
+        });
+        let fetched = fetch(&FeedSource::Url(source.parse().unwrap()), None);
+        assert!(matches!(fetched, Err(FetchError::Network(_))), "{fetched:?}");
+        // The type of the first TLS record (RFC 8446, 5.1: handshake).
+        assert_eq!(server.join().unwrap(), 22);
+    }
+
+    #[test]
     fn a_file_is_read_again_when_it_has_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
