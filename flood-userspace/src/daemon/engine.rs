@@ -149,17 +149,17 @@ impl Engine {
         &mut self,
         before: &Config,
         after: &Config,
-        allow: Edit,
-        block: Edit,
+        allow: &Edit,
+        block: &Edit,
     ) -> Result<ReloadReply, BpfError> {
         let edit = |engine: &Self, kind, edit: &Edit| {
             let edit = reloaded(engine.list(kind), &before.list(kind).files, edit);
             engine.taking_out(kind, edit)
         };
-        let allow = edit(self, ListKind::Allow, &allow);
+        let allow = edit(self, ListKind::Allow, allow);
         let undo = self.filter.edit_list(ListKind::Allow, allow)?;
         let allow = self.count(ListKind::Allow, &undo);
-        let block = edit(self, ListKind::Block, &block);
+        let block = edit(self, ListKind::Block, block);
         let block = match self.insert(ListKind::Block, block) {
             Ok(reply) => reply,
             Err(error) => {
@@ -524,7 +524,7 @@ impl Engine {
         }
         self.take_samples()?;
         let counters = self.counters()?;
-        self.adapt_sampling(sum(&counters, |reason| reason.is_drop()));
+        self.adapt_sampling(sum(&counters, Reason::is_drop));
         self.syncookies.look(sum(&counters, is_open_question), Instant::now());
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;

@@ -71,7 +71,7 @@ impl Reloader {
                         .into(),
                 );
             }
-            let reply = locked(&engine).reload(&before, &config, allow.edit, block.edit)?;
+            let reply = locked(&engine).reload(&before, &config, &allow.edit, &block.edit)?;
             Ok((config, ReloadReply { warnings, ..reply }))
         };
         let outcome = tokio::task::spawn_blocking(work).await;
