@@ -18,8 +18,8 @@ use super::{
     e2e::{FIRST_SOURCE, Site},
 };
 
-/// Budgets for the whole host, far above what the visitor needs; a flood exceeds each of them at once. The visitor is one
-/// address, so there is no limit for a source.
+/// Budgets for the whole host, below what the visitor needs, so that he has to prove himself as well: with each packet. He
+/// is one address, so there is no limit for a source.
 pub(super) const CONFIG: &str = "
     [proof]
     syn = \"cookie\"
@@ -27,15 +27,15 @@ pub(super) const CONFIG: &str = "
     [limit]
     source.packets = \"off\"
     source.syn.packets = \"off\"
-    total.syn.packets = \"5k/s\"
-    total.synack.packets = \"2k/s\"
-    total.rst_fin.packets = \"20k/s\"
-    total.tcp.packets = \"50k/s\"
-    total.udp.packets = \"5k/s\"
-    total.amplification.packets = \"1k/s\"
-    total.icmp.packets = \"1k/s\"
-    total.fragment.packets = \"1k/s\"
-    total.other.packets = \"1k/s\"
+    total.syn = { packets = \"500/s\", packets_burst = \"50\" }
+    total.synack = { packets = \"500/s\", packets_burst = \"50\" }
+    total.rst_fin = { packets = \"500/s\", packets_burst = \"50\" }
+    total.tcp = { packets = \"500/s\", packets_burst = \"50\" }
+    total.udp = { packets = \"500/s\", packets_burst = \"50\" }
+    total.amplification = { packets = \"500/s\", packets_burst = \"50\" }
+    total.icmp = { packets = \"500/s\", packets_burst = \"50\" }
+    total.fragment = { packets = \"500/s\", packets_burst = \"50\" }
+    total.other = { packets = \"500/s\", packets_burst = \"50\" }
 ";
 
 /// Sources: a /8 of IPv4.
