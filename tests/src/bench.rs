@@ -137,7 +137,12 @@ impl Selection {
         let vectors = words.is_empty() || named(VECTORS);
         let no_cases = (named(END_TO_END) || named(VECTORS)) && cases.is_empty() && families.is_empty();
         let all_if_none = |cases: Vec<Case>| if cases.is_empty() { Case::ALL.to_vec() } else { cases };
-        Ok(Self { cases: if no_cases { Vec::new() } else { all_if_none(cases) }, families, end_to_end, vectors })
+        Ok(Self {
+            cases: if no_cases { Vec::new() } else { all_if_none(cases) },
+            families,
+            end_to_end,
+            vectors,
+        })
     }
 }
 

@@ -9,13 +9,17 @@ use std::fmt::Display;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::lists::{
-    guard::{Refusal, check_breadth},
-    import::{self, BadLine, Import},
-};
+use crate::lists::import::{self, BadLine, Import};
 
 /// How many of the things that were left out are described.
 const MAX_DESCRIBED: usize = 10;
+
+/// The broadest IPv4 prefix of a feed. Lists of countries have joined prefixes up to /6, those of addresses that nobody
+/// has been given 224.0.0.0/3.
+const BROADEST_IPV4: u8 = 3;
+
+/// The broadest IPv6 prefix of a feed: more than a regional registry holds (/12).
+const BROADEST_IPV6: u8 = 8;
 
 /// The share of the entries that it had with which a feed is still believed: one in so many.
 const BELIEVED_SHARE: usize = 10;
@@ -71,16 +75,16 @@ impl Content {
         };
         bad.iter().for_each(|line| describe(line));
         let read = prefixes.len();
-        prefixes.retain(|prefix| match check_breadth(*prefix) {
-            Ok(()) => true,
-            Err(Refusal::TooBroad { prefix, broadest }) => {
+        prefixes.retain(|prefix| {
+            let broadest = match prefix {
+                IpNet::V4(_) => BROADEST_IPV4,
+                IpNet::V6(_) => BROADEST_IPV6,
+            };
+            let is_meant = prefix.prefix_len() >= broadest;
+            if !is_meant {
                 describe(&format_args!("{prefix} covers more than a /{broadest}"));
-                false
             }
-            Err(refusal) => {
-                describe(&refusal);
-                false
-            }
+            is_meant
         });
         let left_out = bad_lines + (read - prefixes.len()) as u64;
         prefixes.sort_unstable();
@@ -111,19 +115,18 @@ mod tests {
 
     #[test]
     fn what_is_broken_or_too_broad_is_left_out_and_counted() {
-        let text =
-            "192.0.2.9\nnonsense\n0.0.0.0/0\n192.0.2.1\n192.0.2.9\n2001::/15\n::/0 # all\n10.0.0.0/8\n";
+        let text = "192.0.2.9\nnonsense\n0.0.0.0/0\n192.0.2.1\n192.0.2.9\n2000::/7\n128.0.0.0/2 # all\n224.0.0.0/3\n";
         let content = Content::read(text.as_bytes());
         let shown: Vec<_> = content.prefixes.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.9/32"]);
+        assert_eq!(shown, ["192.0.2.1/32", "192.0.2.9/32", "224.0.0.0/3"]);
         assert_eq!(content.left_out, 4);
         assert!(content.problems[0].starts_with("line 2: "), "{:?}", content.problems);
         assert_eq!(
             content.problems[1..],
             [
-                "0.0.0.0/0 covers more than a /8",
-                "2000::/15 covers more than a /16",
-                "::/0 covers more than a /16"
+                "0.0.0.0/0 covers more than a /3",
+                "2000::/7 covers more than a /8",
+                "128.0.0.0/2 covers more than a /3"
             ]
         );
         assert_eq!(content.check(3, false), Ok(()));

@@ -61,8 +61,7 @@ pub fn check_allow(prefix: IpNet) -> Result<(), Refusal> {
     check_breadth(prefix)
 }
 
-/// Is this prefix one that somebody may mean?
-pub(crate) fn check_breadth(prefix: IpNet) -> Result<(), Refusal> {
+fn check_breadth(prefix: IpNet) -> Result<(), Refusal> {
     let broadest = match prefix {
         IpNet::V4(_) => BROADEST_IPV4,
         IpNet::V6(_) => BROADEST_IPV6,

@@ -119,7 +119,8 @@ fn row(sites: &[Site; 2], vector: &'static str, builds: &[Build], duration: Dura
 
 impl Display for VectorRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vector, flood_mpps, passed, requests_per_second, failed, ideal_requests_per_second } = self;
+        let Self { vector, flood_mpps, passed, requests_per_second, failed, ideal_requests_per_second } =
+            self;
         write!(
             f,
             "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",

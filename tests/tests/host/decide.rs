@@ -83,11 +83,9 @@ impl Tables for Oracle {
 
 fn settings(lists: u32) -> Settings {
     let mut settings = Settings { lists, ..Settings::default() };
-    let config = Config::parse(
-        "[limit]\nsource.syn.packets = \"off\"\ntotal.syn.packets = \"off\"",
-        Path::new(""),
-    )
-    .expect("a right one");
+    let config =
+        Config::parse("[limit]\nsource.syn.packets = \"off\"\ntotal.syn.packets = \"off\"", Path::new(""))
+            .expect("a right one");
     set_limits(&mut settings, &config.limits, &config.protected_limits);
     settings
 }
