@@ -4,12 +4,15 @@
 //! memory, and compares *all* counters before and after: exactly one reason may have counted, once, with the length
 //! of the frame, and it must be the twin's. So every test that sends a frame is also a differential test.
 //!
-//! Time stands still until [`Rig::advance`]. No interface is touched, so tests run side by side.
+//! Time stands still until [`Rig::advance`]. No interface is touched, so tests run side by side. Each test has a rig of
+//! its own, but for emulated processors, which need seconds to verify a program: there a [`Loan`] is used again.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    ops::{Deref, DerefMut},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -36,11 +39,17 @@ use flood_userspace::{
 };
 use ipnet::IpNet;
 
-use crate::{bench::pin, packet::describe};
+use crate::{bench::pin, lab::slowness, packet::describe};
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.
 const LOOPBACK: u32 = 1;
 const SLOT: u32 = 1;
+
+/// Rigs whose tests have passed.
+static USED: Mutex<Vec<Rig>> = Mutex::new(Vec::new());
+
+/// Longer than a debt of any test.
+const LONGEST_DEBT: Duration = Duration::from_secs(200);
 
 /// Where time begins: far enough from 0 that nothing is special about it.
 const START_NS: u64 = 1_000_000_000_000;
@@ -81,13 +90,16 @@ pub struct Rig {
     /// What the twin believes of this host's sockets.
     pub sockets: HostSockets,
     settings: Settings,
+    /// What it began with.
+    unlimited: Settings,
     now_ns: u64,
     counters: InterfaceCounters,
 }
 
 impl Rig {
-    /// Loads a filter with the default configuration.
-    pub fn new() -> Self {
+    /// A filter with the default configuration.
+    #[expect(clippy::new_ret_no_self, reason = "a rig is lent, and goes back")]
+    pub fn new() -> Loan {
         let config = Config::default();
         let mut rig = Self::without_limits();
         set_limits(&mut rig.settings, &config.limits, &config.protected_limits);
@@ -95,8 +107,13 @@ impl Rig {
         rig
     }
 
-    /// Loads a filter that limits nothing.
-    pub fn without_limits() -> Self {
+    /// A filter that limits nothing.
+    pub fn without_limits() -> Loan {
+        let used = USED.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Loan(Some(used.map_or_else(Self::load, Self::renew)))
+    }
+
+    fn load() -> Self {
         let options = FilterOptions { virtual_clock: true, ..FilterOptions::default() };
         let filter = Filter::load(&options).unwrap_or_else(|error| panic!("loading the filter: {error}"));
         let mut settings = filter.settings.read();
@@ -108,12 +125,28 @@ impl Rig {
             twin,
             sockets: HostSockets::default(),
             settings,
+            unlimited: settings,
             now_ns: START_NS,
             counters: InterfaceCounters::default(),
         };
         rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
         rig
+    }
+
+    /// A used rig as if it were new: all debts have ended, and nothing is on a list.
+    fn renew(mut self) -> Self {
+        for kind in [ListKind::Allow, ListKind::Block] {
+            let entries: Vec<IpNet> =
+                self.filter.lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
+            self.edit(kind, Edit::take(entries));
+        }
+        self.recount();
+        self.advance(LONGEST_DEBT);
+        self.sockets = HostSockets::default();
+        self.settings = Settings { lists: self.settings.lists, ..self.unlimited };
+        self.publish();
+        self
     }
 
     fn publish(&mut self) {
@@ -274,9 +307,28 @@ impl Rig {
     }
 }
 
-impl Default for Rig {
-    fn default() -> Self {
-        Self::new()
+/// A rig, until the test ends.
+pub struct Loan(Option<Rig>);
+
+impl Deref for Loan {
+    type Target = Rig;
+
+    fn deref(&self) -> &Rig {
+        self.0.as_ref().expect("it is there until it goes back")
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut Rig {
+        self.0.as_mut().expect("it is there until it goes back")
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(rig) = self.0.take().filter(|_| slowness() > 1 && !thread::panicking()) {
+            USED.lock().unwrap_or_else(PoisonError::into_inner).push(rig);
+        }
     }
 }
 

@@ -39,6 +39,16 @@ macro_rules! needs_root {
     };
 }
 
+/// Leaves a test that says nothing about the kernel where it runs for the sake of another kernel.
+#[macro_export]
+macro_rules! same_on_every_kernel {
+    () => {
+        if !$crate::skip::needs_no_other_kernel($crate::skip::test_name(|| {})) {
+            return $crate::skip::Outcome::skipped();
+        }
+    };
+}
+
 /// What a test function returns.
 pub trait Outcome {
     /// What it returns when it is skipped.
@@ -77,6 +87,16 @@ pub fn can_measure(test: &str) -> bool {
         skip(test, "measures, and the processor is emulated");
     }
     real
+}
+
+/// Whether a test runs that says nothing about the kernel; skips it in a machine of `cargo xtask vm`, where it would say
+/// what it has said outside.
+pub fn needs_no_other_kernel(test: &str) -> bool {
+    let outside = env::var_os("FLOODGATE_VM").is_none();
+    if !outside {
+        skip(test, "says nothing about the kernel, and runs natively");
+    }
+    outside
 }
 
 /// Major and minor number of the running kernel.

@@ -6,7 +6,7 @@ use flood_userspace::control::protocol::{Attached, Stats, Status};
 use floodgate_tests::{
     daemon::{Daemon, Said},
     lab::{Namespace, command, eventually, send_frames},
-    needs_root,
+    needs_root, same_on_every_kernel,
     packet::{VISITOR, from},
     programs::Programs,
     skip::{test_name, wired_cards},
@@ -267,6 +267,7 @@ fn another_program_is_named_and_replaced_only_on_request() -> Result<()> {
 
 #[test]
 fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let cables = Cables::new()?;
     let daemon = Daemon::start(&cables.here, "", "eth0")?;

@@ -10,7 +10,7 @@ use flood_userspace::control::protocol::{Limits, ListReply, Sources, Stats, Stat
 use floodgate_tests::{
     daemon::{Daemon, floodgate, run},
     lab::{Lab, Role, eventually, send_frames},
-    needs_root,
+    needs_root, same_on_every_kernel,
     packet::{ATTACKER, ATTACKER6, Build, VISITOR, from},
 };
 
@@ -41,6 +41,7 @@ impl Guarded {
 
 #[test]
 fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let guarded = Guarded::new("")?;
     let ask = |words: &str| guarded.daemon.ask(words);
@@ -91,6 +92,7 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
 
 #[test]
 fn the_address_that_one_is_logged_in_from_is_not_blocked_without_force() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let guarded = Guarded::new("")?;
     let mut block = guarded.daemon.command("block add 198.51.100.0/24")?;
@@ -118,6 +120,7 @@ nonsense here
 300.1.1.1
 ";
 
+    same_on_every_kernel!();
     needs_root!();
     let guarded = Guarded::new("")?;
     let folder = tempfile::tempdir()?;
@@ -154,6 +157,7 @@ nonsense here
 
 #[test]
 fn limits_are_changed_at_once_and_a_wrong_one_changes_nothing() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let guarded = Guarded::new("")?;
     let text = guarded.daemon.tell("limit show")?;
@@ -248,6 +252,7 @@ fn a_trace_of_a_flood_says_how_much_it_leaves_out() -> Result<()> {
     /// More than the burst of lines that the kernel writes.
     const FRAMES: usize = 2_000;
 
+    same_on_every_kernel!();
     needs_root!();
     let guarded = Guarded::new("[block]\nentries = [\"198.51.100.66\"]\n")?;
     let mut trace = guarded
@@ -292,6 +297,7 @@ fn a_trace_of_a_flood_says_how_much_it_leaves_out() -> Result<()> {
 
 #[test]
 fn metrics_are_served_where_the_configuration_says() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let config = "[control]\nmetrics = \"127.0.0.1:9472\"\n[block]\nentries = [\"198.51.100.66\"]\n";
     let guarded = Guarded::new(config)?;
@@ -331,6 +337,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
 
 #[test]
 fn without_a_daemon_a_verb_says_how_to_start_one() -> Result<()> {
+    same_on_every_kernel!();
     let said = floodgate("--socket /nowhere/floodgate.sock status")?;
     ensure!(said.code == 3, "{said:?}");
     ensure!(said.stderr.contains("no floodgate answers at /nowhere/floodgate.sock"), "{said:?}");

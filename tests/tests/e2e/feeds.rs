@@ -17,7 +17,7 @@ use flood_userspace::control::protocol::{FeedStatus, Feeds, ListReply, Status};
 use floodgate_tests::{
     daemon::{Daemon, run},
     lab::{Lab, Namespace, Role, eventually},
-    needs_root,
+    needs_root, same_on_every_kernel,
     packet::{ATTACKER, VISITOR, from},
     skip::{can_measure, test_name},
 };
@@ -121,6 +121,7 @@ fn feed(daemon: &Daemon, name: &str) -> Result<FeedStatus> {
 fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     const FIRST: &str = "# ours\n192.0.2.1\n198.51.100.66 ; SBL1\nnonsense\n2001:db8:bad::/48\n0.0.0.0/1\n";
 
+    same_on_every_kernel!();
     needs_root!();
     let lab = Lab::new()?;
     let state = tempfile::tempdir()?;
@@ -211,6 +212,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
 
 #[test]
 fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let folder = tempfile::tempdir()?;
     let [one, two, file] = ["one", "two", "file"].map(|name| folder.path().join(name));
@@ -295,6 +297,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
 
 #[test]
 fn a_feed_that_does_not_fit_is_refused_whole() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let folder = tempfile::tempdir()?;
     // Room for 393,216 addresses; each of these has 128.
@@ -315,6 +318,7 @@ fn a_feed_that_does_not_fit_is_refused_whole() -> Result<()> {
 
 #[test]
 fn a_million_lines_are_imported_within_seconds_and_in_force() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     if !can_measure(test_name(|| {})) {
         return Ok(());

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Result, ensure};
 use floodgate_tests::{
     daemon::floodgate,
-    needs_root,
+    needs_root, same_on_every_kernel,
     packet::{ATTACKER, VISITOR, from},
 };
 use serde_json::{Value, json};
@@ -84,6 +84,7 @@ fn each_packet_gets_a_line_and_the_last_line_sums_up() -> Result<()> {
 
 #[test]
 fn a_table_for_people_explains_the_reasons() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let folder = folder()?;
     let (flood, limits) = (path(&folder, "flood.pcap"), path(&folder, "limits.toml"));
@@ -101,6 +102,7 @@ fn a_table_for_people_explains_the_reasons() -> Result<()> {
 
 #[test]
 fn a_capture_that_cannot_be_read_to_its_end_is_named_and_ends_with_2() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let folder = folder()?;
     let cases = [

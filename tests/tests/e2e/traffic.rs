@@ -16,7 +16,7 @@ use floodgate_tests::{
     daemon::{Daemon, floodgate, run},
     flood::Flood,
     lab::{Lab, Role, eventually, fetch, send_frames, serve_http, slowness},
-    needs_root,
+    needs_root, same_on_every_kernel,
     packet::{ATTACKER, ATTACKER6, Build, from},
     programs::Sources as FloodSources,
     skip,
@@ -99,6 +99,7 @@ fn a_blocked_visitor_gets_no_page_until_he_is_unblocked() -> Result<()> {
 
 #[test]
 fn a_temporary_ban_ends_by_itself() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let site = Site::new()?;
     let daemon = site.guard("")?;
@@ -112,6 +113,7 @@ fn a_temporary_ban_ends_by_itself() -> Result<()> {
 
 #[test]
 fn in_monitor_mode_the_visitor_is_served_and_the_drops_are_counted() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let site = Site::new()?;
     let daemon = site.guard("mode = \"monitor\"\n[block]\nentries = [\"203.0.113.7\"]\n")?;
@@ -182,6 +184,7 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
 
 #[test]
 fn a_source_in_debt_is_named_with_its_rate() -> Result<()> {
+    same_on_every_kernel!();
     needs_root!();
     let site = Site::new()?;
     let daemon = site.guard("[limit.source]\npackets = \"1k/s\"\n")?;

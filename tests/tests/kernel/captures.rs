@@ -61,12 +61,16 @@ fn host_and_kernel_agree_on_every_frame_of_every_capture() -> Result<()> {
     needs_root!();
     let mut frames = 0;
     for class in ["attacks", "legit", "torture"] {
+        let paths = skip::captures(TEST, class);
+        if paths.is_empty() {
+            continue;
+        }
         let mut rig = Rig::new();
         rig.block("192.168.0.0/17");
         rig.allow("192.168.1.0/24");
         rig.block("fe80::/10");
         rig.allow("2001:db8::/33");
-        for path in skip::captures(TEST, class) {
+        for path in paths {
             frames += compare(&mut rig, &path).with_context(|| path.display().to_string())?;
         }
     }
@@ -92,8 +96,12 @@ fn replay(replay: &mut Replay, path: &Path) -> Result<Verdicts> {
 #[test]
 fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
     needs_root!();
+    let paths = skip::captures("ordinary_traffic_is_left_alone_by_the_default_configuration", "legit");
+    if paths.is_empty() {
+        return Ok(());
+    }
     let mut filter = Replay::new(&Config::default())?;
-    for path in skip::captures("ordinary_traffic_is_left_alone_by_the_default_configuration", "legit") {
+    for path in paths {
         let verdicts = replay(&mut filter, &path).with_context(|| path.display().to_string())?;
         let mut dropped: Vec<(Reason, u64)> = verdicts
             .into_iter()
@@ -112,9 +120,12 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
 #[test]
 fn what_is_broken_on_purpose_is_judged_and_never_aborts() -> Result<()> {
     needs_root!();
+    let captures = skip::captures("what_is_broken_on_purpose_is_judged_and_never_aborts", "torture");
+    if captures.is_empty() {
+        return Ok(());
+    }
     let mut filter = Replay::new(&Config::default())?;
     let mut all = Verdicts::new();
-    let captures = skip::captures("what_is_broken_on_purpose_is_judged_and_never_aborts", "torture");
     for path in &captures {
         // `Replay::run` fails when the program returns anything but pass and drop, or counts no reason.
         match replay(&mut filter, path) {
@@ -126,9 +137,7 @@ fn what_is_broken_on_purpose_is_judged_and_never_aborts() -> Result<()> {
             Err(error) => ensure!(error.is::<CaptureError>(), "{}: {error:#}", path.display()),
         }
     }
-    if !captures.is_empty() {
-        ensure!(all.contains_key(&Some(Reason::IpLength)) && all.contains_key(&None), "{all:?}");
-    }
+    ensure!(all.contains_key(&Some(Reason::IpLength)) && all.contains_key(&None), "{all:?}");
     println!("{all:?}");
     Ok(())
 }

@@ -5,7 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use fastrand::Rng;
 use flood_common::{proof::means, reason::Reason};
-use floodgate_tests::{lab::Namespace, needs_root, packet::generate, rig::Rig};
+use floodgate_tests::{
+    lab::{Namespace, slowness},
+    needs_root,
+    packet::generate,
+    rig::Rig,
+};
 
 /// Tight enough, each in its way, that all of them are exceeded now and then.
 const LIMITS: &str = r#"
@@ -28,7 +33,7 @@ const LIMITS: &str = r#"
     bits = "4Mbit/s"
 "#;
 
-/// Generated frames in all.
+/// Generated frames in all, on a real processor; fewer on a slow one.
 const FRAMES: u64 = 120_000;
 
 /// Reasons for which a frame alone is not enough: a full bucket, or a socket.
@@ -56,16 +61,17 @@ fn compare_generated_frames() {
 
     let mut seen = std::collections::BTreeMap::new();
     let mut refused = 0_u64;
-    for seed in 0..FRAMES {
+    let frames = FRAMES / u64::from(slowness());
+    for seed in 0..frames {
         let mut random = Rng::with_seed(seed);
         if random.u8(..4) == 0 {
             rig.advance(Duration::from_micros(random.u64(..1_000)));
         }
-        if seed == FRAMES / 4 {
+        if seed == frames / 4 {
             rig.prove(means::COOKIES | means::SOCKETS, 1);
-        } else if seed == FRAMES / 2 {
+        } else if seed == frames / 2 {
             rig.monitor(true);
-        } else if seed == FRAMES * 3 / 4 {
+        } else if seed == frames * 3 / 4 {
             rig.prove(means::RETRANSMISSION, 1);
         }
         match rig.send(&generate::frame(&mut random)) {
@@ -75,6 +81,9 @@ fn compare_generated_frames() {
     }
     assert_eq!(refused, 0, "every generated frame has an Ethernet header");
     println!("{seen:?}");
+    if frames < FRAMES {
+        return; // the rarest may be missing
+    }
     for reason in Reason::ALL {
         assert!(
             seen.contains_key(reason) || NEED_MORE.contains(reason),
