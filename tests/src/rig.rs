@@ -137,8 +137,7 @@ impl Rig {
     /// A used rig as if it were new: all debts have ended, and nothing is on a list.
     fn renew(mut self) -> Self {
         for kind in [ListKind::Allow, ListKind::Block] {
-            let entries: Vec<IpNet> =
-                self.filter.lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
+            let entries: Vec<IpNet> = self.filter.lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
             self.edit(kind, Edit::take(entries));
         }
         self.recount();

@@ -6,9 +6,10 @@ use flood_userspace::control::protocol::{Attached, Stats, Status};
 use floodgate_tests::{
     daemon::{Daemon, Said},
     lab::{Namespace, command, eventually, send_frames},
-    needs_root, same_on_every_kernel,
+    needs_root,
     packet::{VISITOR, from},
     programs::Programs,
+    same_on_every_kernel,
     skip::{test_name, wired_cards},
 };
 

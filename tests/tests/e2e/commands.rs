@@ -10,8 +10,9 @@ use flood_userspace::control::protocol::{Limits, ListReply, Sources, Stats, Stat
 use floodgate_tests::{
     daemon::{Daemon, floodgate, run},
     lab::{Lab, Role, eventually, send_frames},
-    needs_root, same_on_every_kernel,
+    needs_root,
     packet::{ATTACKER, ATTACKER6, Build, VISITOR, from},
+    same_on_every_kernel,
 };
 
 use super::traffic::dropped;

@@ -17,8 +17,9 @@ use flood_userspace::control::protocol::{FeedStatus, Feeds, ListReply, Status};
 use floodgate_tests::{
     daemon::{Daemon, run},
     lab::{Lab, Namespace, Role, eventually},
-    needs_root, same_on_every_kernel,
+    needs_root,
     packet::{ATTACKER, VISITOR, from},
+    same_on_every_kernel,
     skip::{can_measure, test_name},
 };
 

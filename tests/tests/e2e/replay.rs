@@ -5,8 +5,9 @@ use std::{fs, path::PathBuf};
 use anyhow::{Result, ensure};
 use floodgate_tests::{
     daemon::floodgate,
-    needs_root, same_on_every_kernel,
+    needs_root,
     packet::{ATTACKER, VISITOR, from},
+    same_on_every_kernel,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -16,10 +16,10 @@ use floodgate_tests::{
     daemon::{Daemon, floodgate, run},
     flood::Flood,
     lab::{Lab, Role, eventually, fetch, send_frames, serve_http, slowness},
-    needs_root, same_on_every_kernel,
+    needs_root,
     packet::{ATTACKER, ATTACKER6, Build, from},
     programs::Sources as FloodSources,
-    skip,
+    same_on_every_kernel, skip,
 };
 use serde::Deserialize;
 

@@ -42,12 +42,7 @@ fn a_daemon_that_cannot_start_says_why_and_what_to_do() -> Result<()> {
 
     let cases: [Case; 8] = [
         ("no interface", "run", 2, &["no interface to guard: name one (`floodgate run eth0`)"]),
-        (
-            "no such interface",
-            "run eth7",
-            2,
-            &["there is no interface eth7. There are: lo, eth1, eth0"],
-        ),
+        ("no such interface", "run eth7", 2, &["there is no interface eth7. There are: lo, eth1, eth0"]),
         ("a name that cannot be", "run a/b", 2, &["a/b"]),
         ("no such configuration", "run --config FOLDER/none.toml eth0", 2, &["none.toml", "No such file"]),
         (

@@ -235,11 +235,8 @@ fn machine(cache: &Path, kernel: &Kernel) -> CommandLine {
     qemu.push_str(CABLE);
     let processors = processors.to_string();
     let image = kernel.image.display().to_string();
-    line.args(&["--disable-microvm", "--verbose", "--run", &image, "--cpus", &processors, "--memory", "2G"]).args(&[
-        "--append",
-        KERNEL_ARGUMENTS,
-        &format!("--qemu-opts={qemu}"),
-    ])
+    line.args(&["--disable-microvm", "--verbose", "--run", &image, "--cpus", &processors, "--memory", "2G"])
+        .args(&["--append", KERNEL_ARGUMENTS, &format!("--qemu-opts={qemu}")])
 }
 
 fn has_virtualisation() -> bool {
