@@ -13,10 +13,11 @@ use crate::{
     meter::{self, Limit},
     place::Seeds,
     reason::REASON_SLOTS,
+    solicit::SolicitSeeds,
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -30,7 +31,8 @@ pub mod map {
     pub const DEBTS: &str = "DEBTS";
     /// Words of the host-wide budgets and totals, mmapable.
     pub const BUDGETS: &str = "BUDGETS";
-    /// Set of the UDP ports of mirrors: [`PORT_WORDS`](crate::reflector::PORT_WORDS) words.
+    /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
+    /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
     /// Words of the gates of the lists, mmapable: those of IPv4, of IPv6, and the one for all of IPv6
     /// ([`lists`](crate::lists)).
@@ -39,6 +41,8 @@ pub mod map {
     pub const LISTED: &str = "LISTED";
     /// Listed IPv6 prefixes ([`Prefix`](crate::lists::Prefix)) -> a word for each list.
     pub const PREFIXES: &str = "PREFIXES";
+    /// Buckets of what was asked for, mmapable ([`solicit`](crate::solicit)).
+    pub const SOLICITED: &str = "SOLICITED";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The programs that the filter calls, by [`next`](super::next).
@@ -85,6 +89,15 @@ pub mod list {
     pub const V6: u32 = 1 << 1;
 }
 
+/// Bits of `Settings::solicited`: by what is told whether UDP from a mirror's port was asked for. Where neither is set,
+/// nobody knows, and the limits of `amplification` are all that holds.
+pub mod solicited {
+    /// By what the egress program has noted.
+    pub const NOTED: u32 = 1 << 0;
+    /// By the host's sockets: what no socket is open for was not asked for.
+    pub const SOCKETS: u32 = 1 << 1;
+}
+
 /// Cells that a packet is charged to at most: two in each scope.
 pub const MAX_CELLS: usize = 2 * Scope::ALL.len();
 
@@ -128,11 +141,17 @@ pub struct Settings {
     pub retransmissions: Limit,
     /// The smallest MTU of the interfaces, bytes.
     pub mtu: u64,
+    /// Bits of [`solicited`].
+    pub solicited: u32,
+    /// Unused.
+    pub solicited_reserved: u32,
+    /// Secrets of the table of what was asked for.
+    pub solicit_seeds: SolicitSeeds,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 232 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 320 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.

@@ -1,18 +1,21 @@
 //! The verdict: from the facts about a packet to the reason why it passes or is dropped.
 //!
 //! The order is the policy. What keeps the host reachable comes first, within its own budget; then the allow list,
-//! which wins over everything that has a source; then defects, the block list, and the limits of the source.
+//! which wins over everything that has a source; then defects, the block list, for answers whether they were asked for,
+//! and the limits.
 //!
 //! Lookups are lazy, since each costs: [`Tables`] is asked only for what the packet has come to.
 
 use crate::{
-    abi::{MAX_CELLS, Settings, list},
+    abi::{MAX_CELLS, Settings, list, solicited},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell, Class},
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Vital},
+    proof::Receiver,
     reason::Reason,
+    solicit::Flow,
     verifier::opaque,
 };
 
@@ -22,6 +25,10 @@ pub trait Tables {
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed;
     /// Whether UDP from this port may be a mirror's answer.
     fn is_reflector(&self, port: u16) -> bool;
+    /// Whether something has gone out of which this flow is the answer.
+    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool;
+    /// What sockets say to a datagram of the flow.
+    fn receiver(&self, flow: &Flow) -> Receiver;
     /// Charges a cell that counts by address; `network` is the [network](Address::network) by which it counts.
     fn charge_network(
         &self,
@@ -58,7 +65,8 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
     // through all that comes now.
     let class = forget(settings, packet.class as u64);
-    let port = forget(settings, packet.ports.map_or(0, |ports| ports.source.into()));
+    let [port, to] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination].map(u64::from));
+    let (port, to) = (forget(settings, port) as u16, forget(settings, to) as u16);
     let defect = forget(settings, packet.defect.map_or(0, |defect| defect.number().into()));
     let family = match packet.source {
         Address::V4(_) => list::V4,
@@ -78,10 +86,46 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Blocked {
         return Reason::Blocked;
     }
-    let is_reflected =
-        settings.reflectors != 0 && class == Class::Udp as u64 && tables.is_reflector(port as u16);
-    let class = if is_reflected { Class::Amplification as u64 } else { class };
+    let is_reflected = settings.reflectors | settings.solicited != 0
+        && class == Class::Udp as u64
+        && tables.is_reflector(port);
+    let class = if is_reflected {
+        let flow =
+            Flow { remote: packet.source, local: packet.destination, remote_port: port, local_port: to };
+        match answer(&flow, settings, now_ns, tables) {
+            Answer::Solicited => class,
+            Answer::Unsolicited => return Reason::Unsolicited,
+            Answer::Unknown => Class::Amplification as u64,
+        }
+    } else {
+        class
+    };
     limit(packet, forget(settings, class) as usize, settings, now_ns, tables)
+}
+
+/// What UDP from the port of a mirror is.
+enum Answer {
+    /// It was asked for.
+    Solicited,
+    /// Nobody here can have asked for it.
+    Unsolicited,
+    /// Nobody knows.
+    Unknown,
+}
+
+#[inline(always)]
+fn answer<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> Answer {
+    if settings.solicited & solicited::NOTED != 0 && tables.is_solicited(settings, flow, now_ns) {
+        return Answer::Solicited;
+    }
+    if settings.solicited & solicited::SOCKETS == 0 {
+        return Answer::Unknown;
+    }
+    match tables.receiver(flow) {
+        Receiver::NoSocket => Answer::Unsolicited,
+        Receiver::Anybodys => Answer::Unknown,
+        Receiver::Connected => Answer::Solicited,
+    }
 }
 
 /// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.

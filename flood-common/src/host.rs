@@ -3,11 +3,7 @@
 //! The lists of [`HostTables`] are scanned naively, so that they can serve as the model; the debt table, and the lists
 //! of [`ListMemory`], are the real code over atomics.
 
-use std::{
-    array,
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{array, collections::HashMap, sync::atomic::AtomicU64};
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
@@ -19,20 +15,9 @@ use crate::{
     packet::{Packet, Vital},
     place::Place,
     proof::{Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn},
-    reflector::{PORT_WORDS, REFLECTORS, port_bit, port_set, port_word},
+    reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
+    solicit::{Flow, SOLICIT_BITS, is_noted, lifetime, note},
 };
-
-impl Slot for AtomicU64 {
-    fn load(&self) -> u64 {
-        Self::load(self, Ordering::Relaxed)
-    }
-
-    fn compare_swap(&self, expected: u64, new: u64) -> u64 {
-        match self.compare_exchange(expected, new, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(seen) | Err(seen) => seen,
-        }
-    }
-}
 
 /// A list entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,16 +44,40 @@ impl Entry {
     }
 }
 
+/// A UDP socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenSocket {
+    /// Where it listens; `None` for every address of both families.
+    pub local: Option<Address>,
+    /// Its port.
+    pub port: u16,
+    /// Whom it is connected to.
+    pub peer: Option<(Address, u16)>,
+}
+
+impl OpenSocket {
+    /// Whether packets of a flow come to it.
+    fn takes(&self, flow: &Flow) -> bool {
+        self.port == flow.local_port
+            && self.local.is_none_or(|local| local == flow.local)
+            && self.peer.is_none_or(|peer| peer == (flow.remote, flow.remote_port))
+    }
+}
+
 /// Tables in memory.
 pub struct HostTables {
     /// The allow list.
     pub allow: Vec<Entry>,
     /// The block list.
     pub block: Vec<Entry>,
+    /// The UDP sockets of the host.
+    pub sockets: Vec<OpenSocket>,
+    /// Buckets of what was asked for.
+    pub solicited: Vec<[AtomicU64; WAYS]>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
     leases: [std::cell::Cell<u64>; CLASS_SLOTS],
-    reflectors: [u64; PORT_WORDS],
+    reflectors: [u64; 2 * PORT_WORDS],
     budgets: [AtomicU64; BUDGETS as usize],
 }
 
@@ -78,12 +87,28 @@ impl HostTables {
         Self {
             allow: Vec::new(),
             block: Vec::new(),
+            sockets: Vec::new(),
+            solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
             leases: Default::default(),
-            reflectors: port_set(REFLECTORS.iter().map(|reflector| reflector.port)),
+            reflectors: port_sets(REFLECTORS.iter().map(|reflector| reflector.port)),
             budgets: Default::default(),
         }
+    }
+
+    /// What the egress program does with a packet that leaves the host: notes it if it is a question to a mirror. See
+    /// [`Flow::is_question`] for `client`.
+    pub fn ask(&self, settings: &Settings, flow: &Flow, now_ns: u64, client: bool) {
+        if self.is_reflector(flow.remote_port) && flow.is_question(client) {
+            let place = flow.place(&settings.solicit_seeds);
+            note(&self.solicited[place.bucket as usize], place.tag, now_ns, self.lifetime(flow));
+        }
+    }
+
+    fn lifetime(&self, flow: &Flow) -> u32 {
+        let sessions = self.reflectors[PORT_WORDS + port_word(flow.remote_port)];
+        lifetime(flow.remote_port, sessions & port_bit(flow.remote_port) != 0)
     }
 }
 
@@ -101,6 +126,22 @@ impl Tables for HostTables {
 
     fn is_reflector(&self, port: u16) -> bool {
         self.reflectors[port_word(port)] & port_bit(port) != 0
+    }
+
+    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool {
+        let place = flow.place(&settings.solicit_seeds);
+        is_noted(&self.solicited[place.bucket as usize], place.tag, now_ns, || self.lifetime(flow))
+    }
+
+    fn receiver(&self, flow: &Flow) -> Receiver {
+        let found = || self.sockets.iter().filter(|socket| socket.takes(flow));
+        if found().any(|socket| socket.peer.is_some()) {
+            Receiver::Connected
+        } else if found().next().is_some() {
+            Receiver::Anybodys
+        } else {
+            Receiver::NoSocket
+        }
     }
 
     fn charge_network(

@@ -6,7 +6,7 @@
 //!
 //! The way of a packet through this crate: [`wire`] views headers, [`packet`] parses them into a summary,
 //! [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits and [`lists`]
-//! the lists that `decide` asks about, and [`abi`] is what both sides of the kernel border agree on.
+//! the lists that `decide` asks about, [`solicit`] knows what the host asked for, and [`abi`] is what both sides of the kernel border agree on.
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
@@ -27,5 +27,6 @@ pub mod place;
 pub mod proof;
 pub mod reason;
 pub mod reflector;
+pub mod solicit;
 pub mod verifier;
 pub mod wire;

@@ -11,6 +11,9 @@
 //!
 //! Invariant: whoever is in debt by more than half of his tolerance is never removed to make room for another.
 
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
@@ -135,6 +138,20 @@ pub trait Slot {
     fn load(&self) -> u64;
     /// Writes `new` if the word is `expected`; returns what was there.
     fn compare_swap(&self, expected: u64, new: u64) -> u64;
+}
+
+/// A word in memory that others may write at the same time.
+#[cfg(not(target_arch = "bpf"))]
+impl Slot for AtomicU64 {
+    fn load(&self) -> u64 {
+        Self::load(self, Ordering::Relaxed)
+    }
+
+    fn compare_swap(&self, expected: u64, new: u64) -> u64 {
+        match self.compare_exchange(expected, new, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(seen) | Err(seen) => seen,
+        }
+    }
 }
 
 /// The debt that a word stands for at `now_ns`: 0 for a free slot.

@@ -81,6 +81,7 @@ drop_reasons! {
     WrongCookie = 28, "wrong_cookie", "TCP beyond a limit, to a listener, without a right SYN cookie.";
     FirstSyn = 29, "first_syn", "A SYN beyond a limit, for the first time: a client sends it again.";
     NoSocket = 30, "no_socket", "UDP beyond a limit, to a port without a socket.";
+    Unsolicited = 31, "unsolicited", "UDP from the port of a service that attackers use as a mirror, which nothing here has asked for: no socket is open on the port that it is sent to.";
 }
 
 impl Reason {

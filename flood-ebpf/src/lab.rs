@@ -1,13 +1,13 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
 //! `flood` sends (a live-frames test run of it on one end of a veth pair), `switch` joins veth pairs, `pass` and
-//! `drop` are the two ends of doing nothing, `pass_one` is the filter that one wishes for, and `harness` gives each
+//! `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `pass_one` is the filter that one wishes for, and `harness` gives each
 //! run of another program a source of its own, so that a test run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
 #![expect(
     clippy::needless_pass_by_value,
-    reason = "the `xdp` macro calls programs with the context by value"
+    reason = "the `xdp` and `classifier` macros call programs with the context by value"
 )]
 
 mod object;
@@ -16,9 +16,9 @@ mod window;
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_store_bytes},
-    macros::{map, xdp},
+    macros::{classifier, map, xdp},
     maps::{Array, PerCpuArray, ProgramArray},
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use flood_common::{
     packet::{Parsed, parse},
@@ -60,6 +60,12 @@ fn drop(_: XdpContext) -> u32 {
 #[xdp(frags)]
 fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Stands on the way out and leaves every packet to whoever comes next (`TCX_NEXT`).
+#[classifier]
+fn leave(_: TcContext) -> i32 {
+    -1
 }
 
 /// Passes the first of the sources over IPv4 and drops the rest: a filter that knows who the visitor is.

@@ -10,7 +10,7 @@ use crate::{
     maps::{CELL_BITS, GATES, LISTED, LISTED_BITS, PREFIXES},
 };
 
-impl ListTables for MapTables {
+impl ListTables for MapTables<'_> {
     type Word = Word;
 
     #[inline(always)]

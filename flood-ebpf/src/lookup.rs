@@ -5,7 +5,7 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
 };
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, programs::XdpContext};
 use flood_common::{
     abi::{BUDGET_TOTALS, DebtPlace, Settings},
     address::{Address, Network},
@@ -14,10 +14,15 @@ use flood_common::{
     lists::{Listed, look_up},
     meter::{Charge, Price, Slot, charge, charge_budget, charge_leased},
     packet::Vital,
-    reflector::{port_bit, port_word},
+    proof::Receiver,
+    reflector::{PORT_WORDS, port_bit, port_word},
+    solicit::{Flow, is_noted, lifetime},
 };
 
-use crate::maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS};
+use crate::{
+    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS, SOLICITED},
+    prove::receiver,
+};
 
 /// A word in a map that every processor and user space may write.
 #[repr(transparent)]
@@ -47,10 +52,19 @@ impl Slot for Word {
     }
 }
 
-/// The maps of this program.
-pub(crate) struct MapTables;
+/// The maps of this program, and the sockets of the host that it runs on.
+pub(crate) struct MapTables<'a> {
+    ctx: &'a XdpContext,
+}
 
-impl Tables for MapTables {
+impl<'a> MapTables<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Tables for MapTables<'_> {
     #[inline(always)]
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed {
         look_up(self, &settings.list_seeds, address, now_ns)
@@ -58,7 +72,20 @@ impl Tables for MapTables {
 
     #[inline(always)]
     fn is_reflector(&self, port: u16) -> bool {
-        REFLECTORS.get(port_word(port) as u32).is_some_and(|word| word & port_bit(port) != 0)
+        is_reflector(port)
+    }
+
+    #[inline(always)]
+    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool {
+        let place = flow.place(&settings.solicit_seeds);
+        SOLICITED
+            .get(place.bucket)
+            .is_some_and(|bucket| is_noted(bucket, place.tag, now_ns, || lifetime_of(flow)))
+    }
+
+    #[inline(always)]
+    fn receiver(&self, flow: &Flow) -> Receiver {
+        receiver(self.ctx, [flow.remote, flow.local], [flow.remote_port, flow.local_port])
     }
 
     // VERIFIER: one map for all tables. With two, the compiler merges their lookups into one call, which the kernel
@@ -105,4 +132,18 @@ pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
         Some(bucket) => charge_budget(&bucket[0], now_ns, price),
         None => Charge::Unaccounted,
     }
+}
+
+/// Whether UDP from this port may be a mirror's.
+#[inline(always)]
+pub(crate) fn is_reflector(port: u16) -> bool {
+    REFLECTORS.get(port_word(port) as u32).is_some_and(|word| word & port_bit(port) != 0)
+}
+
+/// How long a note of the flow lasts.
+#[inline(always)]
+pub(crate) fn lifetime_of(flow: &Flow) -> u32 {
+    let port = flow.remote_port;
+    let sessions = REFLECTORS.get((PORT_WORDS + port_word(port)) as u32);
+    lifetime(port, sessions.is_some_and(|word| word & port_bit(port) != 0))
 }

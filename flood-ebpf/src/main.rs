@@ -1,17 +1,18 @@
-//! The XDP program `floodgate`: glue between the kernel and `flood-common`.
+//! The XDP program `floodgate`, and `floodgate_egress` on the way out: glue between the kernel and `flood-common`.
 //!
 //! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
-//! that counts, samples, traces and returns the action; `prove` looks once more at packets beyond a limit; `maps` names what is shared with user space. There is
+//! that counts, samples, traces and returns the action; `prove` looks once more at packets beyond a limit; `egress` is the way out; `maps` names what is shared with user space. There is
 //! nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(
     clippy::needless_pass_by_value,
-    reason = "the `xdp` macro calls programs with the context by value"
+    reason = "the `xdp` and `classifier` macros call programs with the context by value"
 )]
 #![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
+mod egress;
 mod finish;
 mod lists;
 mod lookup;
@@ -41,7 +42,7 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = XdpWindow::new(&ctx);
     let parsed = parse(window);
-    let reason = decide(&parsed, settings, now_ns, &MapTables);
+    let reason = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp | Parsed::Broken(_) => window.length(),

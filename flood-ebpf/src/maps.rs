@@ -13,6 +13,7 @@ use flood_common::{
     place::MIN_BUCKET_BITS,
     proof::SYN_BUCKET_BITS,
     reflector::PORT_WORDS,
+    solicit::SOLICIT_BITS,
 };
 
 use crate::lookup::Word;
@@ -73,9 +74,13 @@ pub(crate) static DEBTS: Array<Bucket> =
 #[map]
 pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS, BPF_F_MMAPABLE);
 
-/// The UDP ports of mirrors, a bit each. Written by the daemon.
+/// The UDP ports of mirrors, a bit each, then those with which one has sessions. Written by the daemon.
 #[map]
-pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, BPF_F_MMAPABLE);
+pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS as u32, BPF_F_MMAPABLE);
+
+/// What was asked for. Written per question, and a few times in the life of a note by its answers.
+#[map]
+pub(crate) static SOLICITED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, BPF_F_MMAPABLE);
 
 /// Gates of both address families. Written by the daemon.
 #[map]

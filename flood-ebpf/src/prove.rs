@@ -228,6 +228,21 @@ impl HostSockets<'_> {
     }
 }
 
+/// What sockets say to a UDP datagram between these.
+#[inline(always)]
+pub(crate) fn receiver(ctx: &XdpContext, addresses: [Address; 2], ports: [u16; 2]) -> Receiver {
+    let socket = HostSockets { ctx }.look_up(protocol::UDP, addresses, ports);
+    if socket.is_null() {
+        return Receiver::NoSocket;
+    }
+    // SAFETY: the socket is held until it is released; volatile as below. Only a connected socket has a peer.
+    unsafe {
+        let peer = (&raw const (*socket).dst_port).read_volatile();
+        release(socket);
+        if peer == 0 { Receiver::Anybodys } else { Receiver::Connected }
+    }
+}
+
 /// # Safety
 /// The socket must be held.
 #[inline(always)]
@@ -280,16 +295,8 @@ impl Sockets for HostSockets<'_> {
 
     #[inline(always)]
     fn receive(&self, packet: &Packet) -> Receiver {
-        let socket = self.receiver(protocol::UDP, packet);
-        if socket.is_null() {
-            return Receiver::NoSocket;
-        }
-        // SAFETY: the socket is held until it is released; volatile as above. Only a connected socket has a peer.
-        unsafe {
-            let peer = (&raw const (*socket).dst_port).read_volatile();
-            release(socket);
-            if peer == 0 { Receiver::Anybodys } else { Receiver::Connected }
-        }
+        let ports = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination]);
+        receiver(self.ctx, [packet.source, packet.destination], ports)
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@
 mod clock;
 mod counters;
 mod debts;
+mod egress;
 pub mod error;
 pub mod interface;
 pub mod limit;
@@ -16,11 +17,14 @@ mod load;
 mod mapped;
 mod plain;
 mod settings;
+mod solicited;
 
 pub use clock::Clock;
 pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family, Side};
+pub use egress::Hook;
 pub use error::BpfError;
 pub use lists::ListMaps;
-pub use load::{Attachment, Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};
+pub use load::{Attachment, Filter, FilterOptions, Noting, OBJECT, RunOutcome, SHORTEST_FRAME};
 pub use settings::SettingsPage;
+pub use solicited::SolicitTable;

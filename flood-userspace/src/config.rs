@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use flood_common::reflector::REFLECTORS;
 use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
@@ -28,7 +29,7 @@ mod tests;
 mod validate;
 
 pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
-pub use file::{AttachMode, ConfigFile, Mode, SynProof, SyncookieControl};
+pub use file::{AttachMode, ConfigFile, Mode, SolicitedBy, SynProof, SyncookieControl};
 pub use interface::InterfaceName;
 pub use limit::{
     BitLimit, CellLimit, CellLimits, CellName, LimitError, LimitOrigin, PacketLimit, ProtectedLimits,
@@ -88,6 +89,8 @@ pub struct Proof {
     pub retransmissions: PacketLimit,
     /// Whether the kernel's own setting may be changed.
     pub syncookies: SyncookieControl,
+    /// By what is told whether UDP from the port of a mirror was asked for.
+    pub solicited: SolicitedBy,
 }
 
 /// The memory of sources.
@@ -103,6 +106,19 @@ pub struct Sources {
     pub ipv6_network: u8,
     /// UDP ports of mirrors besides those that are known.
     pub reflectors: Vec<u16>,
+    /// Ports of known mirrors that are none here.
+    pub reflectors_off: Vec<u16>,
+}
+
+impl Sources {
+    /// The UDP ports of mirrors.
+    pub fn reflector_ports(&self) -> Vec<u16> {
+        let known = REFLECTORS.iter().map(|known| known.port);
+        known
+            .filter(|port| !self.reflectors_off.contains(port))
+            .chain(self.reflectors.iter().copied())
+            .collect()
+    }
 }
 
 /// The memory of the lists.
@@ -143,6 +159,7 @@ impl Default for Config {
                 host: true,
                 retransmissions: PacketLimit::of_rate(PacketRate(10_000)),
                 syncookies: SyncookieControl::Keep,
+                solicited: SolicitedBy::Auto,
             },
             sources: Sources {
                 table: 524_288,
@@ -150,6 +167,7 @@ impl Default for Config {
                 ipv4_network: 24,
                 ipv6_network: 48,
                 reflectors: Vec::new(),
+                reflectors_off: Vec::new(),
             },
             lists: ListRoom { ipv4: 1_572_864, ipv6: 262_144 },
             block: ListInput::default(),

@@ -112,6 +112,15 @@ fn register_tables(registry: &mut Registry, status: &Status) {
         slots,
     );
 
+    for (name, help, value) in [
+        ("solicited_flows", "Flows to mirrors that were asked for", status.solicited.used),
+        ("solicited_places", "Flows to mirrors that there is room for", status.solicited.capacity),
+    ] {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+
     let entries = Gauges::<List>::default();
     for (list, size) in [("block", status.blocked), ("allow", status.allowed)] {
         set(&entries, &List { list, family: "ipv4" }, size.ipv4);

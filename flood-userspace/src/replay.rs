@@ -2,13 +2,18 @@
 //!
 //! No interface is touched, time is what the capture says, and so the result is the same on every machine.
 
-use flood_common::{abi::InterfaceCounters, reason::Reason};
+use flood_common::{
+    abi::{InterfaceCounters, solicited},
+    reason::Reason,
+    solicit::outgoing,
+    wire::{self, Ethernet, Window},
+};
 use thiserror::Error;
 
 use crate::{
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::Frame,
-    config::Config,
+    config::{Config, SolicitedBy},
     feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
         Carriers, ListKind,
@@ -65,8 +70,13 @@ pub struct Replay {
 impl Replay {
     /// Loads a filter with this configuration. It always enforces, whatever the configured mode.
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
-        let mut filter = Filter::load(&FilterOptions { virtual_clock: true, ..FilterOptions::from(config) })?;
+        // Notes are made from the capture, by no program.
+        let options = FilterOptions { virtual_clock: true, solicited: SolicitedBy::Off, ..config.into() };
+        let mut filter = Filter::load(&options)?;
         filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
+        if config.proof.solicited != SolicitedBy::Off {
+            filter.tell_solicited_by(solicited::NOTED);
+        }
         for kind in ListKind::ALL {
             fill(&mut filter, kind, config)?;
         }
@@ -94,6 +104,7 @@ impl Replay {
         if self.now_ns - self.swept_ns > SWEEP_NS {
             self.sweep();
         }
+        self.ask(frame.bytes);
         match self.filter.run(frame.bytes)? {
             RunOutcome::Pass => Ok(Verdict::Pass(self.counted()?)),
             RunOutcome::Drop => Ok(Verdict::Drop(self.counted()?)),
@@ -104,6 +115,16 @@ impl Replay {
             RunOutcome::Other(code) => {
                 Err(BpfError::WrongObject { what: format!("it returned {code} for a packet") })
             }
+        }
+    }
+
+    /// Notes what a frame asks for. Whether it left a host or came to one the capture does not say, and need not: whoever
+    /// answers it was asked.
+    fn ask(&self, frame: &[u8]) {
+        let window = wire::Frame(frame);
+        let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
+        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
+            self.filter.solicited.ask(&self.filter.settings.read(), &flow, false);
         }
     }
 

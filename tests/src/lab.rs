@@ -4,16 +4,20 @@
 //! be in a namespace is moved there by [`Namespace::enter`]; the process itself stays where it is.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -331,6 +335,25 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Sends back every UDP packet that comes to an address of a namespace, until the process ends. Returns how many came from
+/// each port.
+pub fn serve_udp(server: &Namespace, address: SocketAddr) -> Result<Arc<Mutex<BTreeMap<u16, u64>>>> {
+    let socket = server.within(|| Ok(UdpSocket::bind(address)?))?;
+    let counts = Arc::new(Mutex::new(BTreeMap::new()));
+    let counted = Arc::clone(&counts);
+    thread::spawn(move || {
+        let mut packet = [0; 2_048];
+        // What fails is what the other side makes fail (port unreachable).
+        loop {
+            if let Ok((length, peer)) = socket.recv_from(&mut packet) {
+                *counted.lock().expect("nobody panics with it").entry(peer.port()).or_default() += 1;
+                let _ = socket.send_to(&packet[..length], peer);
+            }
+        }
+    });
+    Ok(counts)
 }
 
 /// Sends frames out of an interface of this thread's namespace, exactly as they are (packet(7)).

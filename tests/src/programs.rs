@@ -4,7 +4,10 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ProgramArray},
-    programs::{ProgramFd, Xdp},
+    programs::{
+        LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp,
+        tc::{NlOptions, TcAttachOptions},
+    },
 };
 
 /// The loaded laboratory.
@@ -40,6 +43,23 @@ impl Programs {
             program.load().with_context(|| format!("loading {name}"))?;
         }
         Ok(program)
+    }
+
+    /// Puts the program `leave` on the way out of an interface of this thread's namespace, for as long as this lives: into
+    /// `clsact`, or as a link of its own.
+    pub fn stand_on_the_way_out(&mut self, interface: &str, clsact: bool) -> Result<()> {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut("leave").context("no program leave")?.try_into()?;
+        program.load().context("loading leave")?;
+        let options = if clsact {
+            TcAttachOptions::Netlink(NlOptions::default())
+        } else {
+            TcAttachOptions::TcxOrder(LinkOrder::default())
+        };
+        program
+            .attach_with_options(interface, TcAttachType::Egress, options)
+            .with_context(|| format!("attaching to {interface}"))?;
+        Ok(())
     }
 
     /// Says where `harness` and `flood` take sources from.

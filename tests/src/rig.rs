@@ -8,25 +8,26 @@
 //! its own, but for emulated processors, which need seconds to verify a program: there a [`Loan`] is used again.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     ops::{Deref, DerefMut},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
     time::{Duration, SystemTime},
 };
 
 use flood_common::{
-    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings},
+    abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, solicited},
     class::{CELLS, Cell, Class, Scope},
     decide::decide,
-    host::{self, HostSockets, HostTables},
-    meter::Limit,
-    packet::{Parsed, parse},
+    host::{self, HostSockets, HostTables, OpenSocket},
+    meter::{Limit, WAYS},
+    packet::{Packet, Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::{FIRST_ACTION, Reason},
-    wire::{Frame, Window, WireType},
+    solicit::{Flow, outgoing},
+    wire::{Ethernet, Frame, Window, WireType},
 };
 use flood_userspace::{
     bpf::{
@@ -39,7 +40,11 @@ use flood_userspace::{
 };
 use ipnet::IpNet;
 
-use crate::{bench::pin, lab::slowness, packet::describe};
+use crate::{
+    bench::pin,
+    lab::{command, slowness},
+    packet::{SERVER, SERVER6, describe},
+};
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.
 const LOOPBACK: u32 = 1;
@@ -94,7 +99,20 @@ pub struct Rig {
     unlimited: Settings,
     now_ns: u64,
     counters: InterfaceCounters,
+    open: Vec<UdpSocket>,
 }
+
+/// How a socket is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// For anybody, at every address of both families.
+    ForAll,
+    /// At the server's address of the peer's family, connected to the peer.
+    To(SocketAddr),
+}
+
+/// What the egress program returns for every packet: `TCX_NEXT`, or `TC_ACT_UNSPEC`.
+const NEXT: i32 = -1;
 
 impl Rig {
     /// A filter with the default configuration.
@@ -128,6 +146,7 @@ impl Rig {
             unlimited: settings,
             now_ns: START_NS,
             counters: InterfaceCounters::default(),
+            open: Vec::new(),
         };
         rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
@@ -143,6 +162,8 @@ impl Rig {
         self.recount();
         self.advance(LONGEST_DEBT);
         self.sockets = HostSockets::default();
+        self.open.clear();
+        self.twin.sockets.clear();
         self.settings = Settings { lists: self.settings.lists, ..self.unlimited };
         self.publish();
         self
@@ -184,6 +205,89 @@ impl Rig {
         self.settings.retransmissions = budget;
         self.settings.mtu = 1500;
         self.publish();
+    }
+
+    /// Has answers told by what the host asks ([`ask`](Self::ask)) and by its sockets ([`open`](Self::open)), of which there
+    /// are none yet: this thread moves into a network namespace of its own.
+    pub fn tell_answers(&mut self) {
+        // SAFETY: no pointers, and this thread breaks nobody's assumptions but its own.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        assert!(moved, "leaving the network namespace: {}", std::io::Error::last_os_error());
+        for line in [
+            "link set lo up".to_owned(),
+            format!("address add {SERVER}/32 dev lo"),
+            format!("address add {SERVER6}/128 dev lo nodad"),
+            "route add default dev lo".to_owned(),
+            "-6 route add default dev lo".to_owned(),
+        ] {
+            command(&format!("ip {line}")).unwrap_or_else(|error| panic!("{error}"));
+        }
+        self.tell_by(solicited::NOTED | solicited::SOCKETS);
+    }
+
+    /// Sets by what answers are told: bits of [`solicited`].
+    pub fn tell_by(&mut self, bits: u32) {
+        self.settings.solicited = bits;
+        self.publish();
+    }
+
+    /// Opens a UDP socket on a port.
+    pub fn open(&mut self, port: u16, how: Open) {
+        let (local, peer) = match how {
+            Open::ForAll => (IpAddr::from([0_u16; 8]), None),
+            Open::To(peer) => (if peer.is_ipv4() { SERVER } else { SERVER6 }, Some(peer)),
+        };
+        let socket = UdpSocket::bind((local, port)).unwrap_or_else(|error| panic!("port {port}: {error}"));
+        if let Some(peer) = peer {
+            socket.connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
+        }
+        self.open.push(socket);
+        self.sockets.datagrams.push((port, peer.map(|peer| peer.port())));
+        self.twin.sockets.push(OpenSocket {
+            local: peer.map(|_| local.into()),
+            port,
+            peer: peer.map(|peer| (peer.ip().into(), peer.port())),
+        });
+    }
+
+    /// Closes all sockets.
+    pub fn close(&mut self) {
+        self.open.clear();
+        self.sockets.datagrams.clear();
+        self.twin.sockets.clear();
+    }
+
+    /// Lets a frame leave the host, from a socket that is not connected; none that the kernel does not run.
+    ///
+    /// # Panics
+    /// When the twin has noted something else, or the program does anything to the frame.
+    pub fn ask(&mut self, frame: &[u8]) {
+        let action =
+            self.filter.run_egress(frame).unwrap_or_else(|error| panic!("{error}\n{}", describe(frame)));
+        if action.is_none() {
+            return;
+        }
+        assert_eq!(action, Some(NEXT), "{}", describe(frame));
+        let window = Frame(frame);
+        let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
+        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
+            self.twin.ask(&self.settings, &flow, self.now_ns, false);
+            self.compare_notes(&flow, frame);
+        }
+    }
+
+    /// Compares the bucket of a flow.
+    fn compare_notes(&self, flow: &Flow, frame: &[u8]) {
+        let bucket = flow.place(&self.settings.solicit_seeds).bucket as usize;
+        let [kernel, twin] =
+            [&self.filter.solicited.words().as_chunks::<WAYS>().0[bucket], &self.twin.solicited[bucket]]
+                .map(|words| words.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        assert_eq!(kernel, twin, "notes of kernel and host differ after\n{}", describe(frame));
+    }
+
+    /// How many flows are noted.
+    pub fn noted(&self) -> u64 {
+        self.filter.solicited.noted()
     }
 
     /// Changes to monitor mode, or back.
@@ -274,6 +378,9 @@ impl Rig {
             _ => RunOutcome::Pass,
         };
         assert_eq!(outcome, action, "{expected:?} with the wrong action\n{}", describe(frame));
+        if let Some(flow) = flow_of(&parsed) {
+            self.compare_notes(&flow, frame);
+        }
         Some(expected)
     }
 
@@ -329,6 +436,20 @@ impl Drop for Loan {
             USED.lock().unwrap_or_else(PoisonError::into_inner).push(rig);
         }
     }
+}
+
+/// The flow of a packet that comes in.
+fn flow_of(parsed: &Parsed) -> Option<Flow> {
+    let Parsed::Packet(Packet { source, destination, class: Class::Udp, ports: Some(ports), .. }) = parsed
+    else {
+        return None;
+    };
+    Some(Flow {
+        remote: *source,
+        local: *destination,
+        remote_port: ports.source,
+        local_port: ports.destination,
+    })
 }
 
 /// An entry of a list.

@@ -1,5 +1,7 @@
 //! The binary as its users run it: real interfaces, real clients, real captures.
 
+#[path = "e2e/answers.rs"]
+mod answers;
 #[path = "e2e/attached.rs"]
 mod attached;
 #[path = "e2e/bench.rs"]

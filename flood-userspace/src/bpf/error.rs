@@ -126,6 +126,18 @@ pub enum BpfError {
         cause: String,
     },
 
+    /// The egress program is insisted on, and cannot be attached.
+    #[error(
+        "{interface}: the program that notes what the host asks for cannot be attached to the way out: {cause}. \
+         `proof.solicited = \"auto\"` does without it where it has to"
+    )]
+    Egress {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: String,
+    },
+
     /// Too many interfaces.
     #[error("{interface} would be one too many: a daemon guards at most {limit} interfaces")]
     TooManyInterfaces {

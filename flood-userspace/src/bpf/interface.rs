@@ -1,4 +1,4 @@
-//! What the kernel says about network interfaces, and taking somebody else's XDP program off one.
+//! What the kernel says about network interfaces, and taking off one what another program, or nobody any more, needs.
 
 use std::{io, os::fd::RawFd};
 
@@ -8,6 +8,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+    tc::{TcAttribute, TcHandle, TcMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -43,9 +44,10 @@ pub struct XdpProgram {
 /// All interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let links = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
         .map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
-    Ok(links.into_iter().map(Interface::from_link).collect())
+    let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
+    Ok(answers.into_iter().filter_map(link).map(Interface::from_link).collect())
 }
 
 /// The interface with this name.
@@ -83,6 +85,25 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
         }
         Err(error) => Err(attach_error(error)),
     }
+}
+
+/// Takes the queueing discipline `clsact` off an interface, unless a filter is in it.
+pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
+    let about = |handle, parent| {
+        let mut message = TcMessage::with_index(index.cast_signed());
+        (message.header.handle, message.header.parent) = (handle, parent);
+        message
+    };
+    for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+        let request = about(TcHandle::UNSPEC, TcHandle { minor, ..TcHandle::CLSACT });
+        let filters = exchange(RouteNetlinkMessage::GetTrafficFilter(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+        if filters.iter().any(|answer| matches!(answer, RouteNetlinkMessage::NewTrafficFilter(_))) {
+            return Ok(());
+        }
+    }
+    let mut request = about(TcHandle { minor: 0, ..TcHandle::CLSACT }, TcHandle::CLSACT);
+    request.attributes.push(TcAttribute::Kind("clsact".to_owned()));
+    exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
 }
 
 impl XdpProgram {
@@ -134,8 +155,8 @@ impl XdpProgram {
     }
 }
 
-/// Sends a request and collects the links in the answer.
-fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
+/// Sends a request and collects what is in the answer.
+fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -146,7 +167,7 @@ fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMess
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
-    let mut links = Vec::new();
+    let mut answers = Vec::new();
     let mut buffer = vec![0; RECEIVE_BYTES];
     loop {
         let received = socket.recv(&mut &mut buffer[..], 0)?;
@@ -155,13 +176,13 @@ fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMess
             let answer =
                 NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
             match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(links),
+                NetlinkPayload::Done(_) => return Ok(answers),
                 NetlinkPayload::Error(error) => {
                     return error
                         .code
-                        .map_or(Ok(links), |code| Err(io::Error::from_raw_os_error(-code.get())));
+                        .map_or(Ok(answers), |code| Err(io::Error::from_raw_os_error(-code.get())));
                 }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+                NetlinkPayload::InnerMessage(message) => answers.push(message),
                 _ => {}
             }
             let length = (answer.header.length as usize).next_multiple_of(4);

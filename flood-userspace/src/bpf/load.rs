@@ -5,21 +5,24 @@ use std::{sync::Arc, time::SystemTime};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, PerCpuArray, ProgramArray, RingBuf},
-    programs::{TestRun, TestRunOptions, Xdp, XdpMode, xdp::XdpLinkId},
+    programs::{
+        Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode,
+        xdp::XdpLinkId,
+    },
     util::KernelVersion,
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, INTERFACE_SLOTS, Sample, Settings, list, next},
+    abi::{self, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
     lists::gate_words,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
-    reflector::{PORT_WORDS, REFLECTORS, port_set},
+    reflector::port_sets,
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
-    config::{AttachMode, Config},
+    config::{AttachMode, Config, SolicitedBy},
     lists::{
         Book, Edit, ListKind, Lists,
         tables::{Layout, Moment, Tables},
@@ -27,7 +30,8 @@ use crate::{
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, ListMaps, SettingsPage, clock,
+    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, SettingsPage, SolicitTable, clock,
+    egress::{EGRESS_PROGRAM, Egress},
     error::{chain, errno},
     interface::{self, Interface},
     mapped::MappedArray,
@@ -45,7 +49,7 @@ const CLOCK_PROGRAM: &str = "floodgate_clock";
 /// The program that it calls for packets beyond a limit.
 const PROVE_PROGRAM: &str = "floodgate_prove";
 
-/// All programs in the object.
+/// All XDP programs in the object.
 const PROGRAMS: [&str; 4] = [PROGRAM, PROVE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
 
 /// The object, as it was built along with this binary.
@@ -70,8 +74,14 @@ pub struct FilterOptions {
     pub ipv4_network: u8,
     /// Length of the prefix that makes a network, IPv6.
     pub ipv6_network: u8,
-    /// UDP ports of mirrors besides those that are known.
+    /// UDP ports of mirrors.
     pub reflectors: Vec<u16>,
+    /// By what is told whether UDP from those was asked for.
+    pub solicited: SolicitedBy,
+    /// Whether the host's sockets say for whom packets are: it does not forward.
+    pub host: bool,
+    /// By which hook questions are noted; the kernel's better one if none is said.
+    pub hook: Option<Hook>,
     /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
     pub listed_ipv4: u64,
     /// IPv6 prefixes that the lists have room for; rounded up to a power of two.
@@ -93,7 +103,10 @@ impl From<&Config> for FilterOptions {
             ipv6_prefix: config.sources.ipv6_prefix,
             ipv4_network: config.sources.ipv4_network,
             ipv6_network: config.sources.ipv6_network,
-            reflectors: config.sources.reflectors.clone(),
+            reflectors: config.sources.reflector_ports(),
+            solicited: config.proof.solicited,
+            host: config.proof.host,
+            hook: None,
             listed_ipv4: config.lists.ipv4.into(),
             listed_ipv6: config.lists.ipv6.into(),
             virtual_clock: false,
@@ -105,6 +118,17 @@ impl FilterOptions {
     fn bucket_bits(&self) -> u32 {
         let buckets = self.sources.div_ceil(WAYS as u64).next_power_of_two();
         buckets.ilog2().clamp(MIN_BUCKET_BITS, MAX_BUCKET_BITS)
+    }
+
+    fn notes(&self) -> bool {
+        matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Egress)
+    }
+
+    /// The bits of [`solicited`], where questions are noted on some interface or on none.
+    fn solicited_bits(&self, noted: bool) -> u32 {
+        let by_sockets = self.host && matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Socket);
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        bit(noted, solicited::NOTED) | bit(by_sockets, solicited::SOCKETS)
     }
 
     fn network_mask_v4(&self) -> u32 {
@@ -152,7 +176,21 @@ pub struct Attachment {
     pub slot: u32,
     /// Whether the driver runs the filter.
     pub native: bool,
+    /// Whether what goes out of it is noted.
+    pub noting: Noting,
     link: XdpLinkId,
+    egress: Option<Egress>,
+}
+
+/// Whether what is asked for through an interface is noted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Noting {
+    /// It is.
+    By(Hook),
+    /// It should be, but the kernel refuses.
+    Refused(String),
+    /// Nobody wants it.
+    Unwanted,
 }
 
 /// The filter in the kernel.
@@ -166,6 +204,11 @@ pub struct Filter {
     pub debts: Arc<DebtTables>,
     /// The lists.
     pub lists: Lists<ListMaps>,
+    /// What was asked for.
+    pub solicited: SolicitTable,
+    options: FilterOptions,
+    /// Whether the egress program could be loaded, or why not.
+    egress: Result<(), String>,
     clock: Arc<Clock>,
     samples: RingBuf<MapData>,
     /// Must live as long as the filter, which looks up in it the programs that it calls.
@@ -178,7 +221,7 @@ impl Filter {
     pub fn load(options: &FilterOptions) -> Result<Self, BpfError> {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
-        let seeds = draw_seeds()?;
+        let seeds: Seeds = draw_seeds()?;
         let layout = options.lists(draw_seeds()?);
         check_memory((WAYS as u64) << bucket_bits, layout.bytes(), available_memory())?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
@@ -194,14 +237,18 @@ impl Filter {
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, CLOCK_PROGRAM] {
-            program(&mut ebpf, name)?.load().map_err(|error| BpfError::load(&error))?;
+            let program: &mut Xdp = program(&mut ebpf, name)?;
+            program.load().map_err(|error| BpfError::load(&error))?;
         }
+        // Here and not when it is attached: the loader closes maps that it has given away.
+        let egress = if options.notes() { load_egress(&mut ebpf) } else { Ok(()) };
         let next = typed(&mut ebpf, abi::map::NEXT, ProgramArray::try_from)?;
 
         let mut settings = SettingsPage::new(take(&mut ebpf, abi::map::SETTINGS)?)?;
         settings.publish(&Settings {
             seeds,
             list_seeds: layout.seeds,
+            solicit_seeds: draw_seeds()?,
             masks_v4: [u32::MAX, options.network_mask_v4()],
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             ..Settings::default()
@@ -212,13 +259,11 @@ impl Filter {
         );
         let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
-        let reflectors = REFLECTORS.iter().map(|reflector| reflector.port);
-        MappedArray::new(
-            abi::map::REFLECTORS,
-            &take(&mut ebpf, abi::map::REFLECTORS)?,
-            PORT_WORDS * size_of::<u64>(),
-        )?
-        .write(&port_set(reflectors.chain(options.reflectors.iter().copied())));
+        let ports = Box::new(port_sets(options.reflectors.iter().copied()));
+        let reflectors = take(&mut ebpf, abi::map::REFLECTORS)?;
+        MappedArray::new(abi::map::REFLECTORS, &reflectors, size_of_val(&*ports))?.write(&*ports);
+        let solicited = take(&mut ebpf, abi::map::SOLICITED)?;
+        let solicited = SolicitTable::new(&solicited, ports, Arc::clone(&clock))?;
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
         let maps = ListMaps::new(&layout, &gates, &listed, &take(&mut ebpf, abi::map::PREFIXES)?)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
@@ -228,6 +273,9 @@ impl Filter {
             counters,
             debts: Arc::new(debts),
             lists: Lists::new(Tables::new(maps, layout)),
+            solicited,
+            options: options.clone(),
+            egress,
             clock,
             samples,
             next,
@@ -247,7 +295,7 @@ impl Filter {
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
     pub fn set_clock(&mut self) -> Result<(), BpfError> {
-        let program = program(&mut self.ebpf, CLOCK_PROGRAM)?;
+        let program: &mut Xdp = program(&mut self.ebpf, CLOCK_PROGRAM)?;
         // The clocks move together, so one that stands still while the other is read gives the exact distance.
         loop {
             let before = clock::monotonic_ns();
@@ -273,23 +321,62 @@ impl Filter {
         }
         let slot = self.free_slot(name)?;
         self.counters.reset(slot)?;
+        // Questions are noted before answers are judged.
+        let (noting, egress) = self.note_questions(&interface)?;
         // The slot is there before the first packet is.
-        self.change_settings(|settings| settings.interfaces[slot as usize] = interface.index);
-        let (link, native) = match self.link(&interface, mode) {
-            Ok(attached) => attached,
-            Err(error) => {
-                self.change_settings(|settings| settings.interfaces[slot as usize] = 0);
-                return Err(error);
+        let noted = egress.is_some() || self.notes_questions();
+        self.enter_interface(slot, interface.index, noted);
+        match self.link(&interface, mode) {
+            Ok((link, native)) => {
+                self.attachments.push(Attachment { interface, slot, native, noting, link, egress });
+                let mtu =
+                    self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
+                self.change_settings(|settings| settings.mtu = mtu.min(u16::MAX.into()).into());
+                Ok(&self.attachments[self.attachments.len() - 1])
             }
-        };
-        self.attachments.push(Attachment { interface, slot, native, link });
-        let mtu = self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
-        self.change_settings(|settings| settings.mtu = mtu.min(u16::MAX.into()).into());
-        Ok(&self.attachments[self.attachments.len() - 1])
+            Err(error) => {
+                self.enter_interface(slot, 0, self.notes_questions());
+                if let Some(egress) = egress {
+                    // Why attaching failed matters more.
+                    let _ = egress.detach(program(&mut self.ebpf, EGRESS_PROGRAM)?, &interface);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches the program on the way out, as far as it is wanted.
+    fn note_questions(&mut self, interface: &Interface) -> Result<(Noting, Option<Egress>), BpfError> {
+        if !self.options.notes() {
+            return Ok((Noting::Unwanted, None));
+        }
+        let hook = self.options.hook.unwrap_or_else(Hook::of_kernel);
+        let program = program(&mut self.ebpf, EGRESS_PROGRAM)?;
+        match self.egress.clone().and_then(|()| Egress::attach(program, interface, hook)) {
+            Ok(egress) => Ok((Noting::By(hook), Some(egress))),
+            Err(cause) if self.options.solicited == SolicitedBy::Egress => {
+                Err(BpfError::Egress { interface: interface.name.clone(), cause })
+            }
+            Err(cause) => Ok((Noting::Refused(cause), None)),
+        }
+    }
+
+    /// Whether questions are noted on any interface.
+    fn notes_questions(&self) -> bool {
+        self.attachments.iter().any(|attachment| attachment.egress.is_some())
+    }
+
+    /// Says which interface has a slot of the counters, and by what answers are told from now on.
+    fn enter_interface(&mut self, slot: u32, index: u32, noted: bool) {
+        let bits = self.options.solicited_bits(noted);
+        self.change_settings(|settings| {
+            settings.interfaces[slot as usize] = index;
+            settings.solicited = bits;
+        });
     }
 
     fn link(&mut self, interface: &Interface, mode: AttachMode) -> Result<(XdpLinkId, bool), BpfError> {
-        let program = program(&mut self.ebpf, PROGRAM)?;
+        let program: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
         let native = match mode {
             AttachMode::Generic => None,
             AttachMode::Native | AttachMode::NativeOrGeneric => {
@@ -322,10 +409,17 @@ impl Filter {
         else {
             return Ok(false);
         };
-        let Attachment { slot, link, .. } = self.attachments.remove(position);
-        let detached = program(&mut self.ebpf, PROGRAM)?.detach(link);
-        self.change_settings(|settings| settings.interfaces[slot as usize] = 0);
+        let Attachment { interface, slot, link, egress, native: _, noting: _ } =
+            self.attachments.remove(position);
+        let xdp: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
+        let detached = xdp.detach(link);
+        self.enter_interface(slot, 0, self.notes_questions());
+        let egress = egress.map_or(Ok(()), |egress| {
+            let program = program(&mut self.ebpf, EGRESS_PROGRAM).map_err(|error| error.to_string())?;
+            egress.detach(program, &interface)
+        });
         detached.map_err(|error| BpfError::Other { what: "detaching the filter", cause: chain(&error) })?;
+        egress.map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })?;
         Ok(true)
     }
 
@@ -379,7 +473,8 @@ impl Filter {
     /// Runs the filter once on a frame that touches no interface.
     pub fn run(&mut self, frame: &[u8]) -> Result<RunOutcome, BpfError> {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
-        match program(&mut self.ebpf, PROGRAM)?.test_run(options) {
+        let program: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
+        match program.test_run(options) {
             Ok(result) => Ok(match result.return_value {
                 XDP_DROP => RunOutcome::Drop,
                 XDP_PASS => RunOutcome::Pass,
@@ -391,6 +486,23 @@ impl Filter {
                 Some(libc::EINVAL | libc::ENOMEM | libc::E2BIG) => Ok(RunOutcome::Refused),
                 _ => Err(BpfError::load(&error)),
             },
+        }
+    }
+
+    /// Sets by what answers are told, for a filter that is attached to nothing: bits of [`solicited`].
+    pub fn tell_solicited_by(&mut self, bits: u32) {
+        self.change_settings(|settings| settings.solicited = bits);
+    }
+
+    /// Runs the egress program once on a frame that leaves by no interface. `None` for a frame of more than the kernel
+    /// test-runs on the way out, a page.
+    pub fn run_egress(&mut self, frame: &[u8]) -> Result<Option<i32>, BpfError> {
+        let program: &mut SchedClassifier = program(&mut self.ebpf, EGRESS_PROGRAM)?;
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        match program.test_run(options) {
+            Ok(result) => Ok(Some(result.return_value.cast_signed())),
+            Err(error) if errno(&error) == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(BpfError::load(&error)),
         }
     }
 
@@ -407,7 +519,7 @@ impl Filter {
     }
 
     fn load_next(&mut self, name: &str, index: u32) -> Result<(), BpfError> {
-        let program = program(&mut self.ebpf, name)?;
+        let program: &mut Xdp = program(&mut self.ebpf, name)?;
         if program.fd().is_ok() {
             return Ok(());
         }
@@ -421,11 +533,15 @@ impl Filter {
         self.load_tracer()?;
         self.load_prover()?;
         let mut counts = Vec::new();
+        let mut add = |name, info: Result<ProgramInfo, ProgramError>| {
+            let info = info.map_err(|error| BpfError::load(&error))?;
+            counts.push((name, info.verified_instruction_count().unwrap_or(0))); // told since 5.16
+            Ok::<(), BpfError>(())
+        };
         for name in PROGRAMS {
-            let info = program(&mut self.ebpf, name)?.info().map_err(|error| BpfError::load(&error))?;
-            let count = info.verified_instruction_count().unwrap_or(0); // told since 5.16
-            counts.push((name, count));
+            add(name, program::<Xdp>(&mut self.ebpf, name)?.info())?;
         }
+        add(EGRESS_PROGRAM, program::<SchedClassifier>(&mut self.ebpf, EGRESS_PROGRAM)?.info())?;
         Ok(counts)
     }
 
@@ -435,10 +551,18 @@ impl Filter {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, BpfError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| BpfError::WrongObject { what: format!("it has no XDP program {name}") })
+        .ok_or_else(|| BpfError::WrongObject { what: format!("it has no program {name} of its kind") })
+}
+
+fn load_egress(ebpf: &mut Ebpf) -> Result<(), String> {
+    let program: &mut SchedClassifier = program(ebpf, EGRESS_PROGRAM).map_err(|error| error.to_string())?;
+    program.load().map_err(|error| BpfError::load(&error).to_string())
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
@@ -465,7 +589,7 @@ fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool
     interface::remove_program(interface, program)
 }
 
-fn native_error(interface: &Interface, error: &aya::programs::ProgramError) -> BpfError {
+fn native_error(interface: &Interface, error: &ProgramError) -> BpfError {
     match errno(error) {
         Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
         Some(number @ libc::EOPNOTSUPP) => BpfError::NoNativeXdp {
@@ -519,9 +643,9 @@ fn available_memory() -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn draw_seeds() -> Result<Seeds, BpfError> {
-    let mut seeds = Seeds::default();
-    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut seeds)).map_err(|error| BpfError::Other {
+fn draw_seeds<T: IntoBytes + FromBytes>() -> Result<T, BpfError> {
+    let mut seeds = T::new_zeroed();
+    getrandom::fill(seeds.as_mut_bytes()).map_err(|error| BpfError::Other {
         what: "drawing the secrets of the tables",
         cause: error.to_string(),
     })?;

@@ -10,8 +10,8 @@ use flood_common::reason::Reason;
 use crate::{
     config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit, SynProof},
     control::protocol::{
-        Attached, BusySource, DroppedSource, FeedStatus, Feeds, InterfaceStats, Limits, ListPlaces,
-        ListReply, ListSize, PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
+        AnswersBy, Attached, BusySource, DroppedSource, FeedStatus, Feeds, InterfaceStats, Limits,
+        ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
     },
 };
 
@@ -53,7 +53,13 @@ pub(super) fn status(status: &Status) -> String {
             (true, Attached::Native) => "native (in the driver)",
             (true, Attached::Generic) => "generic (behind the driver)",
         };
-        _ = writeln!(text, "interface    {:<15} {attached}", interface.name);
+        let answers = match interface.answers {
+            AnswersBy::Tcx => "notes (tcx)",
+            AnswersBy::Clsact => "notes (clsact)",
+            AnswersBy::Sockets => "sockets",
+            AnswersBy::Nothing => "limits alone",
+        };
+        _ = writeln!(text, "interface    {:<15} {attached}; UDP answers told by {answers}", interface.name);
     }
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));
@@ -70,6 +76,12 @@ pub(super) fn status(status: &Status) -> String {
         grouped(sources.ipv6),
         sources.ipv6_prefix,
         grouped(sources.capacity)
+    );
+    _ = writeln!(
+        text,
+        "asked for    {} flows to mirrors, of at most {}",
+        grouped(status.solicited.used),
+        grouped(status.solicited.capacity)
     );
     let every = match status.samples.every {
         1 => "every dropped packet".to_owned(),

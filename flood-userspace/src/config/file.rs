@@ -6,6 +6,7 @@
 //! ([`Spanned`]) for `validate`.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -61,6 +62,20 @@ pub enum SyncookieControl {
     Raise,
 }
 
+/// By what is told whether UDP from the port of a mirror was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolicitedBy {
+    /// By what the host was seen to ask where that can be had, and by its sockets.
+    Auto,
+    /// By what the host was seen to ask alone.
+    Egress,
+    /// By its sockets alone.
+    Socket,
+    /// By nothing.
+    Off,
+}
+
 /// A section of the file, for the reference.
 #[derive(Debug)]
 pub(super) struct Section {
@@ -102,6 +117,25 @@ impl Section {
     /// Whether its name is that of one section, rather than a pattern.
     pub(super) fn is_one(&self) -> bool {
         self.name == self.name.to_ascii_lowercase()
+    }
+}
+
+/// A known service, as it is named.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum PortOrName {
+    /// By its port.
+    Port(u16),
+    /// By its name.
+    Name(String),
+}
+
+impl fmt::Display for PortOrName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "{port}"),
+            Self::Name(name) => write!(f, "{name:?}"),
+        }
     }
 }
 
@@ -259,7 +293,10 @@ section! {
     /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
     /// 500 of ICMP, with bursts of two seconds: several times what a network of a thousand people behind one address
     /// needs. All sources together may send 20,000 SYNs a second; those beyond have to prove their origin (`[proof]`).
-    /// Other totals have no default, since only you know what your host can take.
+    /// UDP from the ports of mirrors that was not asked for (`amplification`) may come with 1,000 packets a second from a
+    /// source, 2,000 from its network, and 5,000 in all: eight times what a player sends who has such a port by chance, and
+    /// no more than 60 Mbit/s of an attack on a port where a service listens. Other totals have no default, since only you
+    /// know what your host can take.
     ScopeLimitFile at "limit.SCOPE" {
         /// Packets per second.
         packets: OrOff<PacketRate>, unset "`\"20k/s\"` for `source`, off elsewhere", accepts "`1/s` to `100M/s`, or `\"off\"`";
@@ -288,11 +325,11 @@ section! {
 section! {
     /// A limit on one class of packets in a scope, as `[limit.source.syn]`; it holds besides that of all packets. The
     /// classes are `syn`, `synack`, `rst_fin` and `tcp` (any other TCP), `udp`, `amplification` (UDP from the port of a
-    /// service that attackers use as a mirror), `icmp` (both versions), `fragment`, and `other`. Where a class of TCP has
+    /// service that attackers use as a mirror, unless it was asked for), `icmp` (both versions), `fragment`, and `other`. Where a class of TCP has
     /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`.
     ClassLimitFile at "limit.SCOPE.CLASS" {
         /// Packets per second.
-        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, `\"20k/s\"` for `total.syn`, off elsewhere",
+        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, `\"20k/s\"` for `total.syn`, for `amplification` `\"1k/s\"` in `source`, `\"2k/s\"` in `source_prefix` and `\"5k/s\"` in `total`, off elsewhere",
             accepts "`1/s` to `100M/s`, or `\"off\"`";
         /// Packets that may come at once after a silence.
         packets_burst: Packets, unset "two seconds at the rate of `packets`",
@@ -322,7 +359,8 @@ section! {
     /// dropped: TCP of a known connection passes, UDP to a socket that is connected to the sender passes, ICMP errors
     /// about the host's own packets pass, and SYNs are dealt with as `syn` says. So a flood from invented addresses fills
     /// a total and does not keep real clients out. Below the limits, none of this happens, and nothing is dropped that
-    /// the limit alone would have passed.
+    /// the limit alone would have passed. Answers are another matter: whether they were asked for (`solicited`) is looked at
+    /// before the limits.
     ProofFile at "proof" {
         /// How a SYN beyond a limit proves its origin. `cookie`: the filter answers it with a SYN cookie of the listener,
         /// and the client's next packet passes when it brings that back; the network stack sees nothing of a flood. Such a
@@ -332,13 +370,24 @@ section! {
         /// path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
         /// Whether the sockets of this host tell what is wanted. Say `false` on a router, a bridge, or a host that passes
-        /// the attacked ports on to containers or virtual machines: their sockets cannot be seen from here.
+        /// the attacked ports on to containers or virtual machines: their sockets cannot be seen from here. Nor can those
+        /// that are bound to another interface than the guarded one, a VLAN or bridge on it.
         host: bool, default true, accepts "`true` or `false`";
         /// How many SYNs that came again may pass in a second, all together.
         retransmissions: PacketRate, default "10k/s", accepts "`1/s` to `100M/s`";
         /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs beyond the limit pass.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
+        /// By what is told whether UDP from the port of a mirror (see `sources.reflectors`) was asked for. What was has the
+        /// limits of `udp`. What was not is dropped, if no socket is open on the port that it is sent to, and has the
+        /// limits of `amplification` otherwise.
+        ///
+        /// `auto`: a small program on the way out of each interface notes for 10 seconds (DNS), 16 seconds (other services
+        /// that answer a question) or a minute (QUIC, VPNs and others with sessions) whom the host asks; traffic renews the
+        /// note. A connected socket counts as having asked, too. Where the program cannot be attached, the sockets alone
+        /// tell. `egress` insists on the program, and never drops by sockets. `socket` does without the program. `off` does
+        /// without both, so that only the limits of `amplification` hold. `floodgate status` shows what is in force.
+        solicited: SolicitedBy, default "auto", accepts "`\"auto\"`, `\"egress\"`, `\"socket\"` or `\"off\"`";
     }
 }
 
@@ -357,8 +406,11 @@ section! {
         ipv4_network: u8, default 24, accepts "`8` to `31`";
         /// The length of the prefix that counts as one IPv6 network.
         ipv6_network: u8, default 48, accepts "`16` to `63`";
-        /// UDP ports whose packets are of the class `amplification`, besides those of the services that are known.
+        /// UDP ports of mirrors, besides those of the services that are [known](reflectors.md).
         reflectors: Vec<u16>, default [], accepts "port numbers";
+        /// Known services that are no mirrors here, so that packets from their ports are like any other UDP. A public NTP
+        /// server writes `["ntp"]`, as many clients ask it from port 123.
+        reflectors_off: Vec<Spanned<PortOrName>>, default [], accepts "names or ports of known services, as `\"ntp\"` or `123`";
     }
 }
 

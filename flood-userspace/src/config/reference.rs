@@ -1,4 +1,10 @@
-//! `docs/configuration.md`, rendered from the sections and keys of [`super::file`].
+//! `docs/configuration.md`, rendered from the sections and keys of [`super::file`], and `docs/reflectors.md`, from the
+//! list of mirrors.
+
+use flood_common::{
+    reflector::{REFLECTORS, Reflector},
+    solicit::{ANSWER_S, DNS_S, SESSION_S},
+};
 
 use super::file::{DefaultValue, Key, Section, sections};
 use super::limit::{BitLimit, CellLimit, CellName, PacketLimit, RateLimit, default_limits};
@@ -34,6 +40,38 @@ pub fn reference() -> String {
         page += &render_section(section);
     }
     page
+}
+
+const REFLECTORS_PREFACE: &str = "\
+# Mirrors
+
+<!-- Rendered from flood-common/src/reflector.rs; change it there. -->
+
+UDP services that attackers use as mirrors: a small request with the victim's address as its source, a large answer to
+the victim. UDP that comes in from these ports passes as any other when it was asked for; how that is told says
+[`proof.solicited`](configuration.md#solicited). `sources.reflectors` adds ports, `sources.reflectors_off` takes services
+out by name or port.
+
+The factor is how many bytes of answer come for a byte of request. The time is for how long an answer is waited for after
+the last packet in either direction. TA14-017A is a US-CERT alert. Two have no fixed port and are not here: Kad, and SSDP
+that answers from another port than its own, as many devices do.
+
+| service | port | factor | time | source |
+|---|---:|---|---:|---|
+";
+
+/// The page on mirrors, in Markdown.
+pub fn reflectors() -> String {
+    let row = |known: &Reflector| {
+        let Reflector { name, port, factor, source, is_session } = known;
+        let seconds = match (*port, is_session) {
+            (53, _) => DNS_S,
+            (_, true) => SESSION_S,
+            (_, false) => ANSWER_S,
+        };
+        format!("| `{name}` | {port} | {factor} | {seconds} s | {source} |\n")
+    };
+    REFLECTORS.iter().map(row).fold(REFLECTORS_PREFACE.to_owned(), |page, row| page + &row)
 }
 
 /// A configuration file in which every key with a default has it.
@@ -105,12 +143,14 @@ mod tests {
 
     #[test]
     fn the_page_in_the_repository_is_this_one() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
-        if std::env::var_os("FLOODGATE_RENDER").is_some() {
-            std::fs::write(&path, reference()).unwrap();
+        for (name, rendered) in [("configuration.md", reference()), ("reflectors.md", reflectors())] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+            if std::env::var_os("FLOODGATE_RENDER").is_some() {
+                std::fs::write(&path, &rendered).unwrap();
+            }
+            let page = std::fs::read_to_string(&path).unwrap();
+            assert!(page == rendered, "{} is old: FLOODGATE_RENDER=1 cargo test renders it", path.display());
         }
-        let page = std::fs::read_to_string(&path).unwrap();
-        assert!(page == reference(), "{} is old: FLOODGATE_RENDER=1 cargo test renders it", path.display());
     }
 
     /// What serde expects in a section, told by its error on a key that does not exist.

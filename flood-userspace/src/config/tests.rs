@@ -52,6 +52,7 @@ fn a_full_file_is_read() {
         host = false
         retransmissions = "7k/s"
         syncookies = "raise"
+        solicited = "socket"
 
         [sources]
         table = 32768
@@ -59,6 +60,7 @@ fn a_full_file_is_read() {
         ipv4_network = 22
         ipv6_network = 40
         reflectors = [7777]
+        reflectors_off = ["ntp", 27015]
 
         [lists]
         ipv4 = 10000000
@@ -87,7 +89,15 @@ fn a_full_file_is_read() {
         let limit = RateLimit { packets, bits };
         (name.parse().unwrap(), CellLimit { limit, origin: LimitOrigin::Configuration })
     };
-    let [icmp, total_syn] = ["source.icmp", "total.syn"].map(|name| name.parse::<CellName>().unwrap());
+    let by_default = [
+        "source.icmp",
+        "total.syn",
+        "source.amplification",
+        "source_prefix.amplification",
+        "total.amplification",
+    ]
+    .map(|name| name.parse().unwrap())
+    .map(|name: CellName| (name, Config::default().limits[&name]));
     let expected = Config {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
@@ -97,7 +107,7 @@ fn a_full_file_is_read() {
             socket: "/tmp/floodgate.sock".into(),
             metrics: Some((IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 9750).into()),
         },
-        limits: CellLimits::from([
+        limits: CellLimits::from_iter(by_default.into_iter().chain([
             written(
                 "source",
                 Some(PacketLimit { rate: PacketRate(5_000), burst: Packets(1_000) }),
@@ -105,9 +115,7 @@ fn a_full_file_is_read() {
             ),
             written("source.syn", None, None),
             written("total.udp", None, Some(BitLimit::of_rate(BitRate(1_000_000_000)))),
-            (icmp, Config::default().limits[&icmp]),
-            (total_syn, Config::default().limits[&total_syn]),
-        ]),
+        ])),
         protected_limits: ProtectedLimits {
             neighbour_discovery: PacketLimit { rate: PacketRate(2_000), burst: Packets(4_000) },
             path_mtu: PacketLimit { rate: PacketRate(3_000), burst: Packets(6_000) },
@@ -117,6 +125,7 @@ fn a_full_file_is_read() {
             host: false,
             retransmissions: PacketLimit { rate: PacketRate(7_000), burst: Packets(14_000) },
             syncookies: SyncookieControl::Raise,
+            solicited: SolicitedBy::Socket,
         },
         sources: Sources {
             table: 32_768,
@@ -124,6 +133,7 @@ fn a_full_file_is_read() {
             ipv4_network: 22,
             ipv6_network: 40,
             reflectors: vec![7_777],
+            reflectors_off: vec![123, 27_015],
         },
         lists: ListRoom { ipv4: 10_000_000, ipv6: 1_000 },
         block: ListInput {
@@ -151,6 +161,35 @@ fn a_full_file_is_read() {
         },
     };
     assert_eq!(config.unwrap(), expected);
+}
+
+#[test]
+fn known_mirrors_are_switched_off_one_by_one() {
+    let ports = |text: &str| parse(text).unwrap().sources.reflector_ports();
+    let all = ports("");
+    assert!(all.contains(&123) && !all.contains(&7_777));
+    let some = ports("[sources]\nreflectors = [7777]\nreflectors_off = [\"ntp\", 27015]");
+    assert_eq!(some.len(), all.len() - 2 + 1);
+    assert!(!some.contains(&123) && !some.contains(&27_015) && some.contains(&7_777));
+    for (text, expected) in [
+        (
+            "reflectors_off = [\"nfs\"]",
+            "2:19: sources.reflectors_off: \"nfs\" is no service that is known as a mirror",
+        ),
+        (
+            "reflectors_off = [7777]",
+            "2:19: sources.reflectors_off: 7777 is no service that is known as a mirror",
+        ),
+        (
+            "reflectors = [53]\nreflectors_off = [\"dns\"]",
+            "3:19: sources.reflectors_off: 53 is among `reflectors`, too",
+        ),
+    ] {
+        let refusal = refusal(&format!("[sources]\n{text}"));
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    let refusal = refusal("[proof]\nsolicited = \"maybe\"");
+    assert!(refusal.contains("2:13: proof.solicited:") && refusal.contains("`auto`"), "{refusal}");
 }
 
 #[test]

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flood_common::class::{Class, Scope};
+use flood_common::reflector::REFLECTORS;
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile, ListsFile, ProofFile,
-    ProtectedLimitFile, ScopeLimitFile, SourcesFile,
+    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile, ListsFile,
+    PortOrName, ProofFile, ProtectedLimitFile, ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
@@ -255,7 +256,7 @@ impl Faults {
     }
 
     fn proof(&mut self, written: &ProofFile, default: Proof) -> Proof {
-        let ProofFile { syn, host, retransmissions, syncookies } = written;
+        let ProofFile { syn, host, retransmissions, syncookies, solicited } = written;
         let (syn, host) =
             (copy(syn.as_ref()).unwrap_or(default.syn), copy(host.as_ref()).unwrap_or(default.host));
         if let (SynProof::Cookie, false, Some(at)) = (syn, host, written.syn.as_ref()) {
@@ -266,6 +267,7 @@ impl Faults {
             host,
             retransmissions: self.budget(retransmissions.as_ref(), default.retransmissions),
             syncookies: copy(syncookies.as_ref()).unwrap_or(default.syncookies),
+            solicited: copy(solicited.as_ref()).unwrap_or(default.solicited),
         }
     }
 
@@ -276,7 +278,8 @@ impl Faults {
     }
 
     fn sources(&mut self, written: &SourcesFile, default: Sources) -> Sources {
-        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, reflectors } = written;
+        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, reflectors, reflectors_off } =
+            written;
         if let Some(size) = table
             && !(TABLE.contains(size.get_ref()) && size.get_ref().is_power_of_two())
         {
@@ -297,13 +300,45 @@ impl Faults {
                 self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
             }
         }
+        let reflectors = reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone());
+        let reflectors_off = reflectors_off.as_ref().map_or(default.reflectors_off, |known| {
+            known.get_ref().iter().filter_map(|known| self.known_reflector(known, &reflectors)).collect()
+        });
         Sources {
             table: copy(table.as_ref()).unwrap_or(default.table),
             ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
             ipv4_network: copy(ipv4_network.as_ref()).unwrap_or(default.ipv4_network),
             ipv6_network: copy(ipv6_network.as_ref()).unwrap_or(default.ipv6_network),
-            reflectors: reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone()),
+            reflectors,
+            reflectors_off,
         }
+    }
+
+    /// The port of a known mirror, which must not be among those that are `added`.
+    fn known_reflector(&mut self, written: &Spanned<PortOrName>, added: &[u16]) -> Option<u16> {
+        let is_meant = |name: &str, port: u16| match written.get_ref() {
+            PortOrName::Port(meant) => *meant == port,
+            PortOrName::Name(meant) => meant == name,
+        };
+        let Some(known) = REFLECTORS.iter().find(|known| is_meant(known.name, known.port)) else {
+            let names: Vec<_> = REFLECTORS.iter().map(|known| known.name).collect();
+            self.add(
+                written,
+                format!(
+                    "{} is no service that is known as a mirror; these are: {}",
+                    written.get_ref(),
+                    names.join(", ")
+                ),
+            );
+            return None;
+        };
+        if added.contains(&known.port) {
+            self.add(
+                written,
+                format!("{} is among `reflectors`, too: remove it from one of them", known.port),
+            );
+        }
+        Some(known.port)
     }
 
     fn lists(&mut self, written: &ListsFile, default: ListRoom) -> ListRoom {

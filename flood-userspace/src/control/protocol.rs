@@ -60,6 +60,9 @@ pub struct Status {
     pub sources: TableStatus,
     /// Destinations in debt.
     pub destinations: TableStatus,
+    /// Flows to mirrors that were asked for.
+    #[serde(default)]
+    pub solicited: PlaceStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
     /// How packets beyond a limit prove their origin.
@@ -109,6 +112,27 @@ pub struct InterfaceStatus {
     pub attached: Attached,
     /// Whether the interface is still there.
     pub present: bool,
+    /// By what is told whether answers that come in by it were asked for.
+    #[serde(default)]
+    pub answers: AnswersBy,
+    /// Why that is not by what was noted, where it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unnoted: Option<String>,
+}
+
+/// By what is told whether UDP from the port of a mirror was asked for.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswersBy {
+    /// By what a program on the way out has noted, a link of its own; and by sockets where the configuration has it.
+    Tcx,
+    /// The same, as a filter in the queueing discipline `clsact`.
+    Clsact,
+    /// By the host's sockets.
+    Sockets,
+    /// By nothing: the limits of `amplification` are all that holds.
+    #[default]
+    Nothing,
 }
 
 /// Where the filter runs.
@@ -140,7 +164,7 @@ pub struct ListPlaces {
 }
 
 /// How full a table is.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct PlaceStatus {
     /// Places that entries take.
     pub used: u64,

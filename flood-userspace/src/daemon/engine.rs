@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use flood_common::{
-    abi::{Count, InterfaceCounters},
+    abi::{Count, InterfaceCounters, solicited},
     address::Address,
     reason::Reason,
 };
@@ -21,14 +21,16 @@ use tracing::{info, warn};
 
 use crate::{
     bpf::{
-        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side, interface,
+        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
+        interface,
         limit::{budget, set_limits, set_mode},
     },
     config::{CellName, Config, Mode, Proof, RateLimit},
     control::protocol::{
-        AddReply, AddRequest, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, InterfaceStatus,
-        LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus,
-        ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until,
+        AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
+        InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
+        ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
+        seconds_until,
     },
     lists::{
         Book, Carriers, Edit, Entry, ListKind, Note, Origin,
@@ -173,7 +175,11 @@ impl Engine {
 
     /// Attaches the filter to an interface.
     pub fn attach(&mut self, name: &str, config: &Config, replace: bool) -> Result<(), BpfError> {
-        let Attachment { interface, native, .. } = self.filter.attach(name, config.attach, replace)?;
+        let Attachment { interface, native, noting, .. } =
+            self.filter.attach(name, config.attach, replace)?;
+        if let Noting::Refused(cause) = noting {
+            warn!("{}", unnoted_warning(name, cause));
+        }
         if *native {
             info!("guarding {name} (index {}) in its driver {}", interface.index, interface.driver());
         } else {
@@ -212,7 +218,18 @@ impl Engine {
     pub fn status(&self) -> Result<Status, BpfError> {
         let horizon = self.filter.settings.read().horizon_ns();
         let state = self.filter.counters.state()?;
+        let by_sockets = self.filter.settings.read().solicited & solicited::SOCKETS != 0;
         let interfaces = self.filter.attachments().iter().map(|attachment| InterfaceStatus {
+            answers: match attachment.noting {
+                Noting::By(Hook::Tcx) => AnswersBy::Tcx,
+                Noting::By(Hook::Clsact) => AnswersBy::Clsact,
+                Noting::Refused(_) | Noting::Unwanted if by_sockets => AnswersBy::Sockets,
+                Noting::Refused(_) | Noting::Unwanted => AnswersBy::Nothing,
+            },
+            unnoted: match &attachment.noting {
+                Noting::Refused(cause) => Some(cause.clone()),
+                Noting::By(_) | Noting::Unwanted => None,
+            },
             name: attachment.interface.name.clone(),
             index: attachment.interface.index,
             attached: if attachment.native { Attached::Native } else { Attached::Generic },
@@ -236,6 +253,10 @@ impl Engine {
             list_places: self.list_places(),
             sources: table(Side::Sources),
             destinations: table(Side::Destinations),
+            solicited: PlaceStatus {
+                used: self.filter.solicited.noted(),
+                capacity: self.filter.solicited.capacity(),
+            },
             samples: SampleStatus {
                 every: self.filter.settings.read().sample_every,
                 taken: state.sampled,
@@ -585,6 +606,13 @@ fn generic_warning(interface: &str) -> String {
     format!("{interface} is guarded in generic mode, behind the driver: slowly, and a flood still costs much")
 }
 
+fn unnoted_warning(interface: &str, cause: &str) -> String {
+    format!(
+        "what is asked for through {interface} is not noted ({cause}): UDP answers are told by the host's sockets and the \
+         limits of `amplification`"
+    )
+}
+
 fn gone_warning(interface: &str) -> String {
     format!("{interface} has disappeared, and the filter with it; when it is back, start floodgate again")
 }
@@ -596,6 +624,9 @@ fn warnings(status: &Status) -> Vec<String> {
             warnings.push(gone_warning(&interface.name));
         } else if interface.attached == Attached::Generic {
             warnings.push(generic_warning(&interface.name));
+        }
+        if let (true, Some(cause)) = (interface.present, &interface.unnoted) {
+            warnings.push(unnoted_warning(&interface.name, cause));
         }
     }
     for (side, table) in [("sources", status.sources), ("destinations", status.destinations)] {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use fastrand::Rng;
 use flood_common::wire::{ethertype, protocol};
 
-use super::{Build, ETHERNET, from, not_ip};
+use super::{Build, ETHERNET, SERVER, SERVER6, from, not_ip};
 
 /// A random frame.
 pub fn frame(random: &mut Rng) -> Vec<u8> {
@@ -29,6 +29,19 @@ pub fn frame(random: &mut Rng) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+/// A question of the server's to one of those that [`frame`] is from.
+pub fn question(random: &mut Rng) -> Vec<u8> {
+    let v4 = random.bool();
+    let server = if v4 { SERVER } else { SERVER6 };
+    let port = [53, 4_000, 40_000][random.usize(..3)];
+    from(server).to(source(random, v4)).udp(port, mirror(random)).payload(30).bytes()
+}
+
+/// The port of a mirror, of few.
+fn mirror(random: &mut Rng) -> u16 {
+    [53, 123, 443][random.usize(..3)]
 }
 
 fn packet(random: &mut Rng) -> Vec<u8> {
@@ -83,7 +96,8 @@ fn transport(random: &mut Rng, build: Build) -> Build {
     let port = random.u16(..);
     match random.u8(..8) {
         0 | 1 => build.tcp(port, 443, random.u8(..)),
-        2 | 3 => build.udp(port, 53),
+        2 => build.udp(port, 53),
+        3 => build.udp(mirror(random), [53, 4_000, 40_000][random.usize(..3)]),
         4 => build.echo_request(),
         5 => build.icmp([1, 2, 3, 133, 134, 135, 136, 137][random.usize(..8)], [0, 4][random.usize(..2)]),
         6 => build

@@ -3,14 +3,16 @@
 use std::{cell::RefCell, path::Path};
 
 use flood_common::{
-    abi::{Settings, list},
+    abi::{Settings, list, solicited},
     address::{Address, Network},
     class::{Cell, Class},
     decide::{Tables, decide},
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Ports, Vital},
+    proof::Receiver,
     reason::Reason::{self, *},
+    solicit::Flow,
 };
 use flood_userspace::{
     bpf::limit::set_limits,
@@ -30,12 +32,22 @@ struct Oracle {
     /// The name of the only limit that is exceeded.
     exceeded: Option<&'static str>,
     vital: Option<Charge>,
+    is_noted: bool,
+    socket: Option<Receiver>,
     asked: RefCell<Vec<&'static str>>,
 }
 
 impl Default for Oracle {
     fn default() -> Self {
-        Self { listed: Listed::Nothing, source: None, exceeded: None, vital: None, asked: RefCell::default() }
+        Self {
+            listed: Listed::Nothing,
+            source: None,
+            exceeded: None,
+            vital: None,
+            is_noted: false,
+            socket: None,
+            asked: RefCell::default(),
+        }
     }
 }
 
@@ -64,6 +76,16 @@ impl Tables for Oracle {
 
     fn is_reflector(&self, port: u16) -> bool {
         port == MIRROR
+    }
+
+    fn is_solicited(&self, _: &Settings, flow: &Flow, _: u64) -> bool {
+        assert_eq!(*flow, Flow { remote: SOURCE, local: DESTINATION, remote_port: MIRROR, local_port: 9 });
+        self.note("notes", self.is_noted)
+    }
+
+    fn receiver(&self, flow: &Flow) -> Receiver {
+        assert_eq!((flow.remote_port, flow.local_port), (MIRROR, 9));
+        self.note("sockets", self.socket.expect("the case says what is open"))
     }
 
     fn charge_network(&self, _: &Settings, cell: Cell, network: Network, _: u64, _: &Price) -> Charge {
@@ -286,5 +308,86 @@ fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_fir
         let reason = decide(&Parsed::Packet(Packet { class, ports, ..plain }), &settings, 1, &tables);
         assert_eq!(reason, expected, "{why}");
         assert_eq!(*tables.asked.borrow(), charged, "{why}");
+    }
+}
+
+/// Why, what answers are told by, whether it is noted, what is open, the port that it is from, the reason, what was asked.
+type AnswerCase = (&'static str, u32, bool, Option<Receiver>, u16, Reason, &'static [&'static str]);
+
+#[test]
+fn an_answer_passes_as_it_was_asked_for() {
+    const BOTH: u32 = solicited::NOTED | solicited::SOCKETS;
+    let cases: [AnswerCase; 9] = [
+        ("noted", BOTH, true, None, MIRROR, Conforming, &["notes", "source.udp"]),
+        (
+            "connected",
+            BOTH,
+            false,
+            Some(Receiver::Connected),
+            MIRROR,
+            Conforming,
+            &["notes", "sockets", "source.udp"],
+        ),
+        (
+            "a service listens",
+            BOTH,
+            false,
+            Some(Receiver::Anybodys),
+            MIRROR,
+            Conforming,
+            &["notes", "sockets", "source.amplification"],
+        ),
+        (
+            "nobody is there",
+            BOTH,
+            false,
+            Some(Receiver::NoSocket),
+            MIRROR,
+            Unsolicited,
+            &["notes", "sockets"],
+        ),
+        (
+            "sockets do not tell",
+            solicited::NOTED,
+            false,
+            None,
+            MIRROR,
+            Conforming,
+            &["notes", "source.amplification"],
+        ),
+        (
+            "nothing is noted",
+            solicited::SOCKETS,
+            true,
+            Some(Receiver::NoSocket),
+            MIRROR,
+            Unsolicited,
+            &["sockets"],
+        ),
+        (
+            "sockets alone",
+            solicited::SOCKETS,
+            true,
+            Some(Receiver::Connected),
+            MIRROR,
+            Conforming,
+            &["sockets", "source.udp"],
+        ),
+        ("nothing tells", 0, true, None, MIRROR, Conforming, &["source.amplification"]),
+        ("no mirror", BOTH, false, None, 54, Conforming, &["source.udp"]),
+    ];
+    for (why, told_by, is_noted, socket, from, expected, asked) in cases {
+        let text = "[limit.source.udp]\npackets = \"100/s\"\n[limit.source]\npackets = \"off\"\n";
+        let mut config = Config::parse(text, Path::new("")).expect(why);
+        config.limits.retain(|name, _| name.to_string().starts_with("source."));
+        let mut settings = Settings { solicited: told_by, ..Settings::default() };
+        set_limits(&mut settings, &config.limits, &config.protected_limits);
+        let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
+        let ports = Some(Ports { source: from, destination: 9 });
+        let tables = Oracle { source: Some(Charge::Conforming), is_noted, socket, ..Oracle::default() };
+        let reason =
+            decide(&Parsed::Packet(Packet { class: Class::Udp, ports, ..plain }), &settings, 1, &tables);
+        assert_eq!(reason, expected, "{why}");
+        assert_eq!(*tables.asked.borrow(), asked, "{why}");
     }
 }

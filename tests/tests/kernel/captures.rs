@@ -4,14 +4,24 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use flood_common::reason::Reason;
+use flood_common::{
+    abi::solicited,
+    address::Address,
+    packet::{Packet, Parsed, Part, parse},
+    reason::Reason,
+    wire::{self, protocol},
+};
 use flood_userspace::{
     bpf::{RunOutcome, SHORTEST_FRAME},
     capture::{Capture, CaptureError},
     config::Config,
     replay::{Replay, Verdict},
 };
-use floodgate_tests::{needs_root, rig::Rig, skip};
+use floodgate_tests::{
+    needs_root,
+    rig::{Open, Rig},
+    skip,
+};
 
 /// Verdicts by reason; `None` for frames that the kernel does not run.
 type Verdicts = BTreeMap<Option<Reason>, u64>;
@@ -36,6 +46,9 @@ fn compare(rig: &mut Rig, path: &Path) -> Result<u64> {
             Ok(Some(frame)) => {
                 // Debts end now and then, as a full bucket is where kernel and twin throw dice of their own.
                 rig.advance(Duration::from_micros(10));
+                if frame.bytes.len() >= SHORTEST_FRAME {
+                    rig.ask(frame.bytes);
+                }
                 let verdict = rig.send(frame.bytes);
                 ensure!(
                     verdict.is_some() || frame.bytes.len() < SHORTEST_FRAME || frame.bytes.len() > 4_000,
@@ -66,6 +79,10 @@ fn host_and_kernel_agree_on_every_frame_of_every_capture() -> Result<()> {
             continue;
         }
         let mut rig = Rig::new();
+        rig.tell_answers();
+        for port in [53, 80, 5_353] {
+            rig.open(port, Open::ForAll);
+        }
         rig.block("192.168.0.0/17");
         rig.allow("192.168.1.0/24");
         rig.block("fe80::/10");
@@ -113,6 +130,82 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
             dropped.retain(|(dropped, _)| dropped != reason);
         }
         ensure!(dropped.is_empty(), "{}: {dropped:?}", path.display());
+    }
+    Ok(())
+}
+
+/// A capture of a reflection attack, and which of its packets are the attack.
+type Attack = (&'static str, fn(&Packet) -> bool);
+
+/// See `attack_filter` in the captures' manifest.
+const ATTACKS: [Attack; 5] = [
+    ("nladc_booter_ssdp_reflection.a.pcap", |packet| to(packet, 80) && packet.destination == BOOTED),
+    ("stopddos_udp_amp_bacnet_dvr.a.pcap", |packet| {
+        comes_from(packet, &[47_808, 37_810, 30_120]) || packet.protocol == protocol::ICMP
+    }),
+    ("stopddos_udp_amp_dns_rrsig_frag.a.pcap", |packet| {
+        (comes_from(packet, &[53]) && to(packet, 22)) || packet.part == Part::Later
+    }),
+    ("stopddos_udp_amp_ike_natt.a.pcap", |_| true),
+    ("stopddos_udp_amp_snmp.a.pcap", |_| true),
+];
+
+/// 172.31.28.132, the victim of the first.
+const BOOTED: Address = Address::V4(0xac1f_1c84);
+
+fn comes_from(packet: &Packet, ports: &[u16]) -> bool {
+    packet.protocol == protocol::UDP && packet.ports.is_some_and(|found| ports.contains(&found.source))
+}
+
+fn to(packet: &Packet, port: u16) -> bool {
+    packet.protocol == protocol::UDP && packet.ports.is_some_and(|found| found.destination == port)
+}
+
+/// How much of each reflection attack is stopped by the default configuration: where no socket is open on the ports that
+/// it is aimed at, and where one is on each, which is what `floodgate replay` takes for granted.
+#[test]
+fn mirrors_in_captures_are_stopped() -> Result<()> {
+    needs_root!();
+    let captures = skip::captures("mirrors_in_captures_are_stopped", "attacks");
+    println!("| capture | attack packets | stopped, no socket | stopped, sockets | other packets dropped |");
+    println!("|---|---:|---:|---:|---:|");
+    for (file, is_attack) in ATTACKS {
+        let Some(path) = captures.iter().find(|path| name(path) == file) else {
+            ensure!(captures.is_empty(), "{file} is not among the captures");
+            return Ok(());
+        };
+        let (mut attack, mut others) = (0_u64, 0);
+        let mut stopped = [0_u64; 2];
+        for (stopped, bits) in
+            stopped.iter_mut().zip([solicited::NOTED | solicited::SOCKETS, solicited::NOTED])
+        {
+            let mut rig = Rig::new();
+            rig.tell_answers();
+            rig.tell_by(bits);
+            (attack, others) = (0, 0);
+            let mut capture = Capture::open(path)?;
+            let mut begun = None;
+            let mut now_ns = 0;
+            while let Some(frame) = capture.next_frame()? {
+                let since = frame.time_ns.saturating_sub(*begun.get_or_insert(frame.time_ns));
+                rig.advance(Duration::from_nanos(since.saturating_sub(now_ns)));
+                now_ns = now_ns.max(since);
+                rig.ask(frame.bytes);
+                let reason = rig.send(frame.bytes).context("a frame that is not run")?;
+                match parse(wire::Frame(frame.bytes)) {
+                    Parsed::Packet(packet) if is_attack(&packet) => {
+                        attack += 1;
+                        *stopped += u64::from(reason.is_drop());
+                    }
+                    _ => others += u64::from(reason.is_drop()),
+                }
+            }
+        }
+        let percent = |count: u64| format!("{:.1} %", count as f64 * 100.0 / attack as f64);
+        println!("| `{file}` | {attack} | {} | {} | {others} |", percent(stopped[0]), percent(stopped[1]));
+        // Mirrors that answer from a port of their own choice, fragments and ICMP are other limits' to stop.
+        ensure!(stopped[0] * 10 >= attack * 4, "{file}: {} of {attack}", stopped[0]);
+        ensure!(others == 0, "{file}: {others} packets of others are dropped");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use floodgate_tests::{
     lab::{Namespace, slowness},
     needs_root,
     packet::generate,
-    rig::Rig,
+    rig::{Open, Rig},
 };
 
 /// Tight enough, each in its way, that all of them are exceeded now and then.
@@ -33,6 +33,9 @@ const LIMITS: &str = r#"
     bits = "4Mbit/s"
 "#;
 
+/// Ports that a socket is open on.
+const OPEN: [u16; 1] = [53];
+
 /// Generated frames in all, on a real processor; fewer on a slow one.
 const FRAMES: u64 = 120_000;
 
@@ -52,7 +55,11 @@ fn host_and_kernel_agree_on_generated_frames() -> Result<()> {
 
 fn compare_generated_frames() {
     let mut rig = Rig::new();
+    rig.tell_answers();
     rig.limits(LIMITS);
+    for port in OPEN {
+        rig.open(port, Open::ForAll);
+    }
     rig.block("198.51.100.4/30");
     rig.block("2001:db8:0:5::/64");
     rig.block("2001:db8:0:c::/62");
@@ -66,6 +73,9 @@ fn compare_generated_frames() {
         let mut random = Rng::with_seed(seed);
         if random.u8(..4) == 0 {
             rig.advance(Duration::from_micros(random.u64(..1_000)));
+        }
+        if random.u8(..16) == 0 {
+            rig.ask(&generate::question(&mut random));
         }
         if seed == frames / 4 {
             rig.prove(means::COOKIES | means::SOCKETS, 1);

@@ -374,7 +374,7 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
 #[test]
 fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
-    produced.extend([Blocked, Allowed, Unaccounted]);
+    produced.extend([Blocked, Allowed, Unaccounted, Unsolicited]);
     // In `proof`.
     produced.extend([
         Proven,

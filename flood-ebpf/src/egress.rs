@@ -1,0 +1,84 @@
+//! The program on the way out: notes questions to mirrors, so that their answers are let in.
+//!
+//! It looks at no more than headers, changes nothing and drops nothing, and leaves every packet to whoever comes next. What
+//! is not UDP costs a few loads.
+
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
+use flood_common::{
+    solicit::{note, outgoing},
+    wire::{Window, WireType},
+};
+
+use crate::{
+    lookup::{is_reflector, lifetime_of},
+    maps::SOLICITED,
+    now_ns, settings_in_force,
+};
+
+/// `TCX_NEXT`, and the same number for the hook of older kernels, `TC_ACT_UNSPEC`: whoever comes next decides.
+const NEXT: i32 = -1;
+
+/// Notes a question. With segments that are still to be cut, the headers are those that each of them will have.
+#[classifier]
+fn floodgate_egress(ctx: TcContext) -> i32 {
+    let window = SkbWindow::new(&ctx);
+    // SAFETY: the context is the one that the program was called with. The field is in network byte order, and inside the
+    // VLAN tag that is kept beside the frame.
+    let kind = u16::from_be(unsafe { (*window.ctx).protocol } as u16);
+    if let Some(flow) = outgoing(window, kind)
+        && is_reflector(flow.remote_port)
+        && flow.is_question(window.is_from_client())
+        && let Some(page) = crate::maps::SETTINGS.get_ptr(0)
+    {
+        // SAFETY: array values live as long as the program; user space never writes the slot in force.
+        let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
+        let place = flow.place(&settings.solicit_seeds);
+        if let Some(bucket) = SOLICITED.get(place.bucket) {
+            note(bucket, place.tag, now_ns, lifetime_of(&flow));
+        }
+    }
+    NEXT
+}
+
+/// The part of a packet that lies in one piece, between the pointers that the kernel gives. Headers do.
+#[derive(Clone, Copy)]
+struct SkbWindow {
+    start: usize,
+    end: usize,
+    ctx: *mut __sk_buff,
+}
+
+impl SkbWindow {
+    #[inline(always)]
+    fn new(ctx: &TcContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.skb.skb }
+    }
+
+    /// Whether the packet is from a connected socket, or from none of this host's.
+    #[inline(always)]
+    fn is_from_client(self) -> bool {
+        // SAFETY: the context is the one that the program was called with, and the kernel holds the socket of a packet.
+        unsafe {
+            let socket = (*self.ctx).__bindgen_anon_2.sk;
+            socket.is_null() || (*socket).dst_port != 0
+        }
+    }
+}
+
+impl<'a> Window<'a> for SkbWindow {
+    #[inline(always)]
+    fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
+        // VERIFIER: in the very form that `XdpWindow` has. Offsets here are at most that of UDP behind IPv4 options.
+        if offset > 0x7f || self.start + offset + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: as for `XdpWindow`.
+        Some(unsafe { &*((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn length(self) -> u32 {
+        // SAFETY: the context is the one that the program was called with.
+        unsafe { (*self.ctx).len }
+    }
+}
