@@ -7,7 +7,7 @@ use flood_common::{
     packet::Vital,
 };
 
-use crate::config::{CellLimits, Mode, PacketLimit, ProtectedLimits, RateLimit};
+use crate::config::{CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -18,11 +18,28 @@ const LARGEST_FRAME: u64 = 65_575 + 22;
 pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &ProtectedLimits) {
     let mut cells = [Limit::default(); CELLS];
     for (name, limit) in limits {
-        cells[name.cell().number()] = rate_limit(&limit.limit);
+        cells[name.cell().number()] = rate_limit(&in_force(*name, limit, limits));
     }
     settings.set_limits(cells);
     settings.vital[Vital::NeighbourDiscovery as usize] = budget(&protected.neighbour_discovery);
     settings.vital[Vital::PathMtu as usize] = budget(&protected.path_mtu);
+}
+
+/// A limit as it is enforced. A default is never looser than what somebody has set for the class around it: who limits
+/// UDP, or TCP, to less means all of it.
+fn in_force(name: CellName, limit: &CellLimit, limits: &CellLimits) -> RateLimit {
+    let around = name.class.parent().and_then(|class| limits.get(&CellName { class, ..name }));
+    match around {
+        Some(around) if limit.origin == LimitOrigin::Default && around.origin != LimitOrigin::Default => {
+            let packets = [limit.limit.packets, around.limit.packets].into_iter().flatten();
+            let bits = [limit.limit.bits, around.limit.bits].into_iter().flatten();
+            RateLimit {
+                packets: packets.min_by_key(|packets| packets.rate),
+                bits: bits.min_by_key(|bits| bits.rate),
+            }
+        }
+        _ => limit.limit,
+    }
 }
 
 /// Writes the mode into the settings.
@@ -93,6 +110,30 @@ mod tests {
         assert_eq!((limit.packet_cost_ns, limit.bit_tolerance_ns), (0, 500_000_000));
         // 1,476 bytes and 24 of wire overhead are 12,000 bits: 12 us at 1 Gbit/s.
         assert_eq!(limit.price(1_476).cost_ns, 12_000);
+    }
+
+    #[test]
+    fn a_default_is_no_looser_than_what_is_set_around_it() {
+        let packets = |rate| Some(PacketLimit::of_rate(PacketRate(rate)));
+        let bits = Some(BitLimit::of_rate(BitRate(8_000_000)));
+        let set = LimitOrigin::Configuration;
+        let cases = [
+            ("tighter", packets(10), None, set, (packets(10), None)),
+            ("looser", packets(5_000), None, set, (packets(1_000), None)),
+            ("in bits", None, bits, set, (packets(1_000), bits)),
+            ("a default as well", packets(10), None, LimitOrigin::Default, (packets(1_000), None)),
+        ];
+        let [udp, mirrors] = ["source.udp", "source.amplification"].map(|name| name.parse().unwrap());
+        for (why, packets, bits, origin, expected) in cases {
+            let mut limits = crate::config::Config::default().limits;
+            limits.insert(udp, CellLimit { limit: RateLimit { packets, bits }, origin });
+            let RateLimit { packets, bits } = in_force(mirrors, &limits[&mirrors], &limits);
+            assert_eq!((packets, bits), expected, "{why}");
+        }
+        let own = CellLimit { limit: RateLimit { packets: packets(9_000), bits: None }, origin: set };
+        let mut limits = CellLimits::from([(mirrors, own)]);
+        limits.insert(udp, CellLimit { limit: RateLimit { packets: packets(10), bits: None }, origin: set });
+        assert_eq!(in_force(mirrors, &own, &limits), own.limit, "what is set for it holds");
     }
 
     #[test]

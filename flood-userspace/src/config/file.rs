@@ -326,7 +326,8 @@ section! {
     /// A limit on one class of packets in a scope, as `[limit.source.syn]`; it holds besides that of all packets. The
     /// classes are `syn`, `synack`, `rst_fin` and `tcp` (any other TCP), `udp`, `amplification` (UDP from the port of a
     /// service that attackers use as a mirror, unless it was asked for), `icmp` (both versions), `fragment`, and `other`. Where a class of TCP has
-    /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`.
+    /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`; where it has a default, the
+    /// stricter of the two.
     ClassLimitFile at "limit.SCOPE.CLASS" {
         /// Packets per second.
         packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, `\"20k/s\"` for `total.syn`, for `amplification` `\"1k/s\"` in `source`, `\"2k/s\"` in `source_prefix` and `\"5k/s\"` in `total`, off elsewhere",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use etherparse::{
-    LaxNetSlice, LaxSlicedPacket, TransportSlice,
+    EtherType, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice,
     err::{Layer, ipv6_exts::HeaderError, packet::SliceError},
 };
 use fastrand::Rng;
@@ -47,6 +47,19 @@ fn ours(packet: &Packet) -> Theirs {
     }
 }
 
+/// Whether an EtherType is that of a second tag as it was before 802.1ad.
+fn has_old_double_tag(sliced: &LaxSlicedPacket<'_>) -> bool {
+    let in_frame = match &sliced.link {
+        Some(LinkSlice::Ethernet2(ethernet)) => Some(ethernet.ether_type()),
+        _ => None,
+    };
+    let in_tags = sliced.link_exts.iter().map(|tag| match tag {
+        LaxLinkExtSlice::Vlan(tag) => Some(tag.ether_type()),
+        LaxLinkExtSlice::Macsec(_) => None,
+    });
+    in_tags.chain([in_frame]).any(|kind| kind == Some(EtherType::VLAN_DOUBLE_TAGGED_FRAME))
+}
+
 /// How a frame came out: agreed, or the reason why not; `None` when there is none.
 fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str> {
     let (packet, theirs) = match (parsed, theirs(sliced)) {
@@ -58,6 +71,9 @@ fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str
         }
         (Parsed::Broken(Reason::IpVersion), Some(_)) => {
             return Some("it believes the version in the IP header, not the EtherType");
+        }
+        (Parsed::NotIp, Some(_)) if has_old_double_tag(sliced) => {
+            return Some("it knows a VLAN EtherType from before 802.1ad");
         }
         _ => return None,
     };

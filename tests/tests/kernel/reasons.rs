@@ -307,9 +307,9 @@ fn a_limit_on_a_class_leaves_the_others_alone() {
         for (class, build) in &builds {
             let frame = build.bytes();
             let dropped = (0..100).any(|_| rig.send(&frame) == Some(SourcePackets));
-            // A limit on TCP, or UDP, holds for the classes within it that have none.
+            // A limit on TCP, or UDP, holds for the classes within it that have none, or only a default.
             let within = match *class {
-                "synack" | "rst_fin" => "tcp",
+                "syn" | "synack" | "rst_fin" => "tcp",
                 "amplification" => "udp",
                 other => other,
             };
