@@ -7,7 +7,9 @@ use flood_common::{
     packet::Vital,
 };
 
-use crate::config::{CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit};
+use crate::config::{
+    CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit,
+};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 

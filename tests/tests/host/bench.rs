@@ -139,7 +139,7 @@ fn the_json_has_the_keys_that_others_read() {
         keys.sort();
         keys.join(" ")
     };
-    assert_eq!(keys(&json), "cases commit cpu e2e kernel ratios");
+    assert_eq!(keys(&json), "cases commit cpu e2e kernel ratios vectors");
     assert_eq!(keys(&json["cases"][0]), "case cores family floor_ns ns ns_quartiles sources");
     assert_eq!(
         keys(&json["e2e"][0]),
@@ -173,13 +173,14 @@ fn words_select_what_is_measured() {
         one == other
     };
     let all_cases = Case::ALL.map(Case::label);
-    let cases: [(&str, &[&str], &[&str], bool); 6] = [
+    let cases: [(&str, &[&str], &[&str], bool); 7] = [
         ("one family is not both", &["ipv4"], &["ipv4", "ipv6"], false),
         ("every case is as good as none", &[&all_cases[..], &["ipv4"]].concat(), &["ipv4"], true),
         ("a case goes without the end-to-end part", &["parse"], &["parse", "e2e"], false),
         ("a family does, too", &["ipv4"], &["ipv4", "e2e"], false),
         ("the end-to-end part alone has no cases", &["e2e"], &[], false),
-        ("nothing is everything", &[], &[&all_cases[..], &["e2e"]].concat(), true),
+        ("nothing is everything", &[], &[&all_cases[..], &["e2e", "vectors"]].concat(), true),
+        ("floods of each kind alone have no cases", &["vectors"], &["vectors", "e2e"], false),
     ];
     for (why, one, other, expected) in cases {
         assert_eq!(same(one, other), expected, "{why}");
