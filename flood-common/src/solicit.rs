@@ -305,7 +305,7 @@ mod tests {
             remote_port: 53,
             local_port: 40_000,
         };
-        let mut places = vec![
+        let mut places = [
             flow(1, 2, 53, 40_000),
             flow(2, 1, 53, 40_000),
             flow(1 << 32, 2, 53, 40_000),
