@@ -122,11 +122,11 @@ impl HostSockets<'_> {
     fn look_up(&self, protocol: u8, [source, destination]: [Address; 2], ports: [u16; 2]) -> *mut bpf_sock {
         let ports = ports.map(u16::to_be);
         let ctx = self.ctx.ctx.cast();
-        // SAFETY: the context is the program's, and the tuple as long as it is said to be.
         match (source, destination) {
             (Address::V4(source), Address::V4(destination)) => {
                 let mut tuple = TupleV4 { addresses: [source, destination].map(u32::to_be), ports };
                 let tuple = (&raw mut tuple).cast();
+                // SAFETY: the context is the program's, and the tuple as long as it is said to be.
                 unsafe {
                     if protocol == protocol::TCP {
                         bpf_skc_lookup_tcp(ctx, tuple, TUPLE_V4, THIS_NAMESPACE, 0)
@@ -139,6 +139,7 @@ impl HostSockets<'_> {
                 let addresses = [source, destination].map(|address| address.halves().map(u64::to_be));
                 let mut tuple = TupleV6 { addresses, ports, padding: 0 };
                 let tuple = (&raw mut tuple).cast();
+                // SAFETY: the context is the program's, and the tuple as long as it is said to be.
                 unsafe {
                     if protocol == protocol::TCP {
                         bpf_skc_lookup_tcp(ctx, tuple, TUPLE_V6, THIS_NAMESPACE, 0)
@@ -164,16 +165,17 @@ impl HostSockets<'_> {
         let tcp = core::ptr::from_ref(tcp).cast_mut().cast();
         let length = size_of::<Tcp>() as u32;
         let listener = listener.cast();
-        // SAFETY: the socket is held, and the headers lie within the packet.
         let result = match packet.source {
             Address::V4(_) => {
                 let Some(ip) = window.view::<Ipv4>(packet.network_at) else { return false };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
+                // SAFETY: the socket is held, and the headers lie within the packet.
                 unsafe { bpf_tcp_check_syncookie(listener, ip, size_of::<Ipv4>() as u32, tcp, length) }
             }
             Address::V6 { .. } => {
                 let Some(ip) = window.view::<Ipv6>(packet.network_at) else { return false };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
+                // SAFETY: the socket is held, and the headers lie within the packet.
                 unsafe { bpf_tcp_check_syncookie(listener, ip, size_of::<Ipv6>() as u32, tcp, length) }
             }
         };
@@ -195,11 +197,12 @@ impl HostSockets<'_> {
         let tcp = (&raw mut tcp).cast();
         let (at, length) = (packet.transport_at as u32, header as u32);
         let listener = listener.cast();
-        // SAFETY: the buffer is as long as the longest header; the socket is held; the IP header lies within the packet.
         let result = match packet.source {
             Address::V4(_) => {
                 let Some(ip) = window.view::<Ipv4>(packet.network_at) else { return Opening::Unable };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
+                // SAFETY: the buffer has room for the longest header; the socket is held; the IP header lies within the
+                // packet.
                 unsafe {
                     if bpf_xdp_load_bytes(self.ctx.ctx, at, tcp, length) != 0 {
                         return Opening::Unable;
@@ -210,6 +213,8 @@ impl HostSockets<'_> {
             Address::V6 { .. } => {
                 let Some(ip) = window.view::<Ipv6>(packet.network_at) else { return Opening::Unable };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
+                // SAFETY: the buffer has room for the longest header; the socket is held; the IP header lies within the
+                // packet.
                 unsafe {
                     if bpf_xdp_load_bytes(self.ctx.ctx, at, tcp, length) != 0 {
                         return Opening::Unable;
