@@ -46,8 +46,8 @@ const LISTEN: u32 = 10;
 
 const ENOENT: i64 = -2;
 
-/// The longest TCP header, bytes.
-const MAX_TCP: usize = 60;
+/// The shortest TCP header, bytes.
+const MIN_TCP: u64 = size_of::<Tcp>() as u64;
 
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
 /// place.
@@ -187,21 +187,20 @@ impl HostSockets<'_> {
     fn make_cookie(&self, listener: *mut bpf_sock, packet: &Packet) -> Opening {
         let window = XdpWindow::new(self.ctx);
         let Some((clients, header)) = answerable(packet, window) else { return Opening::Unable };
-        // VERIFIER: the bounds are learnt from this comparison, and not computed away before it.
-        let header = opaque(header as u64, packet.length.into()) as usize;
-        if !(size_of::<Tcp>()..=MAX_TCP).contains(&header) {
-            return Opening::Unable;
-        }
+        // The parser accepts no shorter header, and the kernel looks again whether the length is the header's.
+        // VERIFIER: bounds by arithmetic, which kernels before 6.18 keep when the number moves to another register. The
+        // compiler, which knows them already, must not compute them away.
+        let length = (opaque(header as u64, packet.length.into()).wrapping_sub(MIN_TCP) & 63) + MIN_TCP;
+        let (at, length) = (packet.transport_at as u32, length as u32);
         // A copy, as the kernel wants all of the header at once, and the verifier a constant length in the packet.
-        let mut tcp = [0u64; MAX_TCP.div_ceil(8)];
+        let mut tcp = [0u64; (MIN_TCP as usize + 63).div_ceil(8)];
         let tcp = (&raw mut tcp).cast();
-        let (at, length) = (packet.transport_at as u32, header as u32);
         let listener = listener.cast();
         let result = match packet.source {
             Address::V4(_) => {
                 let Some(ip) = window.view::<Ipv4>(packet.network_at) else { return Opening::Unable };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
-                // SAFETY: the buffer has room for the longest header; the socket is held; the IP header lies within the
+                // SAFETY: the buffer has room for the longest length; the socket is held; the IP header lies within the
                 // packet.
                 unsafe {
                     if bpf_xdp_load_bytes(self.ctx.ctx, at, tcp, length) != 0 {
@@ -213,7 +212,7 @@ impl HostSockets<'_> {
             Address::V6 { .. } => {
                 let Some(ip) = window.view::<Ipv6>(packet.network_at) else { return Opening::Unable };
                 let ip = core::ptr::from_ref(ip).cast_mut().cast();
-                // SAFETY: the buffer has room for the longest header; the socket is held; the IP header lies within the
+                // SAFETY: the buffer has room for the longest length; the socket is held; the IP header lies within the
                 // packet.
                 unsafe {
                     if bpf_xdp_load_bytes(self.ctx.ctx, at, tcp, length) != 0 {
