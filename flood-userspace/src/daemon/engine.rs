@@ -186,7 +186,13 @@ impl Engine {
             warn!("{}", generic_warning(name));
         }
         let means = proof::resolve(&self.proof, self.filter.attachments());
-        self.filter.set_proof(means, budget(&self.proof.retransmissions))
+        // A kernel whose verifier refuses the second look is guarded without it.
+        if let Err(error) = self.filter.set_proof(means, budget(&self.proof.retransmissions)) {
+            let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+            warn!("no proof of origin on this kernel, so what exceeds a limit is dropped: {first_line}");
+            self.filter.set_proof(0, budget(&self.proof.retransmissions))?;
+        }
+        Ok(())
     }
 
     /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
