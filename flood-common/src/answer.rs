@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
+    packet::Ports,
     proof::Cookie,
     wire::{Be16, Ipv4, Ipv6, Tcp, protocol},
 };
@@ -48,13 +49,13 @@ pub struct AnswerV6 {
 
 impl Segment {
     #[inline(always)]
-    fn answering(syn: &Tcp, cookie: &Cookie, mtu: u16, headers: u16) -> Self {
+    fn answering(syn: Ports, cookie: &Cookie, mtu: u16, headers: u16) -> Self {
         // A path may carry less than this host's link; the client's own size has been through it.
         let size = cookie.segment.min(mtu.saturating_sub(headers + size_of::<Tcp>() as u16));
         Self {
             tcp: Tcp {
-                source: syn.destination,
-                destination: syn.source,
+                source: Be16::new(syn.destination),
+                destination: Be16::new(syn.source),
                 sequence: cookie.sequence.to_be_bytes(),
                 acknowledgement: cookie.clients.wrapping_add(1).to_be_bytes(),
                 offset: (SEGMENT / 4) as u8 * 16,
@@ -70,9 +71,9 @@ impl Segment {
 }
 
 impl AnswerV4 {
-    /// Answers a SYN, on a link with this MTU (bytes).
+    /// Answers a SYN from the first address to the second, on a link with this MTU (bytes).
     #[inline(always)]
-    pub fn new(ip: &Ipv4, syn: &Tcp, cookie: &Cookie, mtu: u16) -> Self {
+    pub fn new([client, host]: [u32; 2], syn: Ports, cookie: &Cookie, mtu: u16) -> Self {
         let mut answer = Self {
             ip: Ipv4 {
                 version_length: 0x45,
@@ -83,8 +84,8 @@ impl AnswerV4 {
                 ttl: TTL,
                 protocol: protocol::TCP,
                 checksum: Be16::new(0),
-                source: ip.destination,
-                destination: ip.source,
+                source: host.to_be_bytes(),
+                destination: client.to_be_bytes(),
             },
             segment: Segment::answering(syn, cookie, mtu, size_of::<Ipv4>() as u16),
         };
@@ -97,17 +98,18 @@ impl AnswerV4 {
 }
 
 impl AnswerV6 {
-    /// Answers a SYN, on a link with this MTU (bytes).
+    /// Answers a SYN from the first address to the second, each as its [halves](crate::address::Address::halves), on a
+    /// link with this MTU (bytes).
     #[inline(always)]
-    pub fn new(ip: &Ipv6, syn: &Tcp, cookie: &Cookie, mtu: u16) -> Self {
+    pub fn new([client, host]: [[u64; 2]; 2], syn: Ports, cookie: &Cookie, mtu: u16) -> Self {
         let mut answer = Self {
             ip: Ipv6 {
                 version_class_flow: [0x60, 0, 0, 0],
                 payload_length: Be16::new(SEGMENT),
                 next_header: protocol::TCP,
                 hop_limit: TTL,
-                source: ip.destination,
-                destination: ip.source,
+                source: host.map(u64::to_be_bytes),
+                destination: client.map(u64::to_be_bytes),
             },
             segment: Segment::answering(syn, cookie, mtu, size_of::<Ipv6>() as u16),
         };
@@ -143,11 +145,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn syn(ports: [u16; 2]) -> Tcp {
-        let [source, destination] = ports.map(Be16::new);
-        Tcp { source, destination, ..Tcp::read_from_bytes(&[0; 20]).unwrap() }
-    }
-
     /// A packet with a right checksum adds up to ones.
     fn adds_up(sum: u32) -> bool {
         checksum(sum) == 0
@@ -156,40 +153,34 @@ mod tests {
     proptest! {
         #[test]
         fn checksums_are_right(
-            source: [u8; 16], destination: [u8; 16], ports: [u16; 2], sequence: u32, clients: u32, segment: u16, mtu: u16
+            v4: [u32; 2], v6: [[u64; 2]; 2], source: u16, destination: u16,
+            sequence: u32, clients: u32, segment: u16, mtu: u16
         ) {
             let cookie = Cookie { sequence, clients, segment };
-            let mut v4 = Ipv4::read_from_bytes(&[0; 20]).unwrap();
-            v4.source.copy_from_slice(&source[..4]);
-            v4.destination.copy_from_slice(&destination[..4]);
-            let answer = AnswerV4::new(&v4, &syn(ports), &cookie, mtu);
+            let syn = Ports { source, destination };
+            let answer = AnswerV4::new(v4, syn, &cookie, mtu);
             prop_assert!(adds_up(words(answer.ip.as_bytes())));
-            let pseudo = words(&source[..4]) + words(&destination[..4]) + 6 + 24;
+            let pseudo = words(v4.map(u32::to_be).as_bytes()) + 6 + 24;
             prop_assert!(adds_up(pseudo + words(answer.segment.as_bytes())));
 
-            let mut v6 = Ipv6::read_from_bytes(&[0; 40]).unwrap();
-            v6.source = zerocopy::transmute!(source);
-            v6.destination = zerocopy::transmute!(destination);
-            let answer = AnswerV6::new(&v6, &syn(ports), &cookie, mtu);
-            let pseudo = words(&source) + words(&destination) + 6 + 24;
+            let answer = AnswerV6::new(v6, syn, &cookie, mtu);
+            let pseudo = words(v6.map(|halves| halves.map(u64::to_be)).as_bytes()) + 6 + 24;
             prop_assert!(adds_up(pseudo + words(answer.segment.as_bytes())));
         }
     }
 
     #[test]
     fn an_answer_goes_back_with_the_smaller_segment_size() {
-        let v4 = Ipv4 {
-            source: [192, 0, 2, 1],
-            destination: [198, 51, 100, 2],
-            ..Ipv4::read_from_bytes(&[0; 20]).unwrap()
-        };
+        let addresses = [[192, 0, 2, 1], [198, 51, 100, 2]];
+        let [client_bytes, host_bytes] = addresses;
+        let syn = Ports { source: 40_000, destination: 80 };
         for (client, mtu, wanted) in
             [(536, 1500, 536), (8_960, 1500, 1_460), (1_460, 1_420, 1_380), (1_460, 9_000, 1_460)]
         {
             let cookie = Cookie { sequence: 1, clients: u32::MAX, segment: client };
-            let answer = AnswerV4::new(&v4, &syn([40_000, 80]), &cookie, mtu);
+            let answer = AnswerV4::new(addresses.map(u32::from_be_bytes), syn, &cookie, mtu);
             assert_eq!(answer.segment.size.get(), wanted, "{client} at MTU {mtu}");
-            assert_eq!((answer.ip.source, answer.ip.destination), (v4.destination, v4.source));
+            assert_eq!((answer.ip.source, answer.ip.destination), (host_bytes, client_bytes));
             let tcp = answer.segment.tcp;
             assert_eq!((tcp.source.get(), tcp.destination.get()), (80, 40_000));
             assert_eq!(tcp.acknowledgement, [0; 4], "one more than the client's number");

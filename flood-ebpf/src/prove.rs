@@ -337,17 +337,14 @@ impl Sockets for HostSockets<'_> {
 /// places. `None` if it cannot be done; the packet is to be dropped then.
 #[inline(always)]
 fn answer(ctx: &XdpContext, packet: &Packet, settings: &Settings, cookie: &Cookie) -> Option<()> {
-    let window = XdpWindow::new(ctx);
     let mtu = settings.mtu as u16;
-    let syn = window.view::<Tcp>(packet.transport_at)?;
-    match packet.source {
-        Address::V4(_) => {
-            let answer = AnswerV4::new(window.view(packet.network_at)?, syn, cookie, mtu);
-            store(ctx, packet, answer)
+    let syn = packet.ports?;
+    match (packet.source, packet.destination) {
+        (Address::V4(client), Address::V4(host)) => {
+            store(ctx, packet, AnswerV4::new([client, host], syn, cookie, mtu))
         }
-        Address::V6 { .. } => {
-            let answer = AnswerV6::new(window.view(packet.network_at)?, syn, cookie, mtu);
-            store(ctx, packet, answer)
+        (client, host) => {
+            store(ctx, packet, AnswerV6::new([client, host].map(Address::halves), syn, cookie, mtu))
         }
     }
 }
