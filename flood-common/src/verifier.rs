@@ -1,4 +1,4 @@
-//! What is said to the kernel's verifier only, and means nothing anywhere else.
+//! What is said to the kernel's verifier, or to the compiler for its sake, and means nothing anywhere else.
 
 /// Returns `value`, of which the verifier afterwards knows no more than of `unknown`.
 ///
@@ -26,5 +26,22 @@ pub fn opaque(value: u64, unknown: u64) -> u64 {
     };
     #[cfg(not(target_arch = "bpf"))]
     let _ = unknown;
+    value
+}
+
+/// Returns `value`, of which the compiler afterwards knows nothing, so that it computes no bound away that the verifier
+/// needs.
+#[inline(always)]
+#[must_use]
+pub fn unknown(value: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    let value = {
+        let mut value = value;
+        // SAFETY: a register that keeps its value.
+        unsafe {
+            core::arch::asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack, preserves_flags))
+        };
+        value
+    };
     value
 }

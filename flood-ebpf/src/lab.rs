@@ -5,6 +5,8 @@
 //! run of another program a source of its own, so that a test run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "`window` asks whether an offset is a constant")]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "the `xdp` and `classifier` macros call programs with the context by value"

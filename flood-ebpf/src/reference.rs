@@ -5,6 +5,8 @@
 //! to their advantage.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "`window` asks whether an offset is a constant")]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "the `xdp` macro calls programs with the context by value"

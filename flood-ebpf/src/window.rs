@@ -1,8 +1,11 @@
 //! The packet as the verifier wants it looked at.
 
+use core::intrinsics::is_val_statically_known;
+
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flood_common::{
     packet::MAX_HEADER_OFFSET,
+    verifier::unknown,
     wire::{Window, WireType},
 };
 
@@ -24,9 +27,13 @@ impl XdpWindow {
 impl<'a> Window<'a> for XdpWindow {
     #[inline(always)]
     fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
-        // VERIFIER: a bound on the offset before it meets the packet pointer, and the comparison with the packet's
-        // end in this very form; a slice over the packet is rejected ("invalid access to packet", 6.18).
-        if offset > MAX_HEADER_OFFSET || self.start + offset + size_of::<T>() > self.end {
+        // VERIFIER: a bound on the offset before it meets the packet pointer; no offset is larger. By arithmetic that
+        // the compiler cannot compute away, as kernels before 6.18 forget what a comparison taught them when the number
+        // is read from the stack once more. The comparison with the packet's end in this very form; a slice over the
+        // packet is rejected ("invalid access to packet", 6.18).
+        let offset =
+            if is_val_statically_known(offset) { offset } else { unknown(offset) & MAX_HEADER_OFFSET };
+        if self.start + offset + size_of::<T>() > self.end {
             return None;
         }
         // SAFETY: the range lies within the packet, which outlives the program's run; a `WireType` has alignment 1
