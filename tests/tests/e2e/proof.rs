@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use flood_userspace::{config::SynProof, control::protocol::Status};
 use floodgate_tests::{
     daemon::Daemon,
@@ -303,14 +303,18 @@ fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
     ensure!(status.proof.syn == SynProof::Retransmission, "{:?}", status.proof);
     ensure!(daemon.log().contains("unless its peer has an XDP program"), "{}", daemon.log());
     site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
-        site.visitor().within(|| {
-            let first = SocketAddr::new(Role::Server.address(), 80);
-            // Now and then a visitor is early enough for the total, as its lease of his processor is not used up.
-            (0..3).try_for_each(|_| fetch(first, 2 * patience()))
-        })
+        // Now and then a visitor is early enough for the total: as its lease of his processor is not used up, or the
+        // flood of a slow machine has pauses.
+        for _ in 0..20 {
+            let web = SocketAddr::new(Role::Server.address(), 80);
+            site.visitor().within(|| fetch(web, 2 * patience()))?;
+            if eth0(&daemon)?.passed.get("proven").is_some_and(|volume| volume.packets > 0) {
+                return Ok(());
+            }
+        }
+        bail!("no SYN had to come twice: {:?}", eth0(&daemon)?)
     })?;
     let stats = eth0(&daemon)?;
     ensure!(stats.dropped.get("first_syn").is_some_and(|volume| volume.packets > 1_000), "{stats:?}");
-    ensure!(stats.passed.get("proven").is_some_and(|volume| volume.packets > 0), "{stats:?}");
     Ok(())
 }
