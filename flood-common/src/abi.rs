@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -29,6 +29,8 @@ pub mod map {
     pub const CPU_STATE: &str = "CPU_STATE";
     /// Buckets of who is in debt, mmapable: IPv4 sources, then as many IPv6 ones, IPv4 destinations, IPv6 ones.
     pub const DEBTS: &str = "DEBTS";
+    /// For each processor, the words of its [`sketch`](crate::sketch).
+    pub const SKETCH: &str = "SKETCH";
     /// Words of the host-wide budgets and totals, mmapable.
     pub const BUDGETS: &str = "BUDGETS";
     /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
@@ -55,6 +57,8 @@ pub mod global {
     pub const ABI: &str = "ABI";
     /// `u32`: binary logarithm of the number of buckets for each address family.
     pub const BUCKET_BITS: &str = "BUCKET_BITS";
+    /// `u32`: [`sketch::shift`](crate::sketch::shift), 0 without sketch.
+    pub const SKETCH_SHIFT: &str = "SKETCH_SHIFT";
     /// `u64`: nanoseconds in a tick of the kernel, 0 for the virtual clock in the settings page.
     pub const TICK_NS: &str = "TICK_NS";
     /// `u32`: binary logarithm of the number of buckets of listed IPv4 addresses.

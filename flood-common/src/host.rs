@@ -16,6 +16,7 @@ use crate::{
     place::Place,
     proof::{Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn},
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
+    sketch,
     solicit::{Flow, SOLICIT_BITS, is_noted, lifetime, note},
 };
 
@@ -74,6 +75,8 @@ pub struct HostTables {
     pub sockets: Vec<OpenSocket>,
     /// Buckets of what was asked for.
     pub solicited: Vec<[AtomicU64; WAYS]>,
+    /// The sketch of the one processor, where there is one: its [`shift`](sketch::shift), and its words.
+    pub sketch: Option<(u32, Vec<std::cell::Cell<u32>>)>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
     leases: [std::cell::Cell<u64>; CLASS_SLOTS],
@@ -89,6 +92,7 @@ impl HostTables {
             block: Vec::new(),
             sockets: Vec::new(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
+            sketch: None,
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
             leases: Default::default(),
@@ -109,6 +113,16 @@ impl HostTables {
     fn lifetime(&self, flow: &Flow) -> u32 {
         let sessions = self.reflectors[PORT_WORDS + port_word(flow.remote_port)];
         lifetime(flow.remote_port, sessions & port_bit(flow.remote_port) != 0)
+    }
+}
+
+impl sketch::Word for std::cell::Cell<u32> {
+    fn load(&self) -> u32 {
+        self.get()
+    }
+
+    fn store(&self, value: u32) {
+        self.set(value);
     }
 }
 
@@ -153,6 +167,12 @@ impl Tables for HostTables {
         price: &Price,
     ) -> Charge {
         let DebtPlace { bucket, owner } = settings.debt_place(cell, network, self.bucket_bits);
+        if let Some((shift, words)) = &self.sketch
+            && !cell.is_by_destination()
+            && sketch::admits(&words[sketch::word_of(bucket, owner)], now_ns, price, *shift)
+        {
+            return Charge::Conforming;
+        }
         // A host test never fills a bucket by chance; 1 is a throw that does not admit.
         charge(&self.debts[bucket as usize], owner, now_ns, price, || 1)
     }

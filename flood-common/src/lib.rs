@@ -27,6 +27,7 @@ pub mod place;
 pub mod proof;
 pub mod reason;
 pub mod reflector;
+pub mod sketch;
 pub mod solicit;
 pub mod verifier;
 pub mod wire;

@@ -5,7 +5,10 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
 };
 
-use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, programs::XdpContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id},
+    programs::XdpContext,
+};
 use flood_common::{
     abi::{BUDGET_TOTALS, DebtPlace, Settings},
     address::{Address, Network},
@@ -16,11 +19,12 @@ use flood_common::{
     packet::Vital,
     proof::Receiver,
     reflector::{PORT_WORDS, port_bit, port_word},
+    sketch,
     solicit::{Flow, is_noted, lifetime},
 };
 
 use crate::{
-    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS, SOLICITED},
+    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS, SKETCH, SKETCH_SHIFT, SOLICITED},
     prove::receiver,
 };
 
@@ -49,6 +53,27 @@ impl Slot for Word {
             )
         };
         seen
+    }
+}
+
+/// A word of a processor's sketch.
+#[repr(transparent)]
+pub(crate) struct SketchWord(UnsafeCell<u32>);
+
+// SAFETY: only one processor reads and writes the word, and a program is not interrupted by itself on a processor.
+unsafe impl Sync for SketchWord {}
+
+impl sketch::Word for SketchWord {
+    #[inline(always)]
+    fn load(&self) -> u32 {
+        // SAFETY: the word is in a map value; an aligned 32-bit load is whole.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(value) }
     }
 }
 
@@ -100,6 +125,17 @@ impl Tables for MapTables<'_> {
         price: &Price,
     ) -> Charge {
         let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
+        let shift = SKETCH_SHIFT.load();
+        // Destinations are few, and each is sent much. A processor that was not there when the filter was loaded has no
+        // words.
+        if shift != 0
+            && !cell.is_by_destination()
+            // SAFETY: no arguments, no conditions.
+            && let Some(words) = SKETCH.get(unsafe { bpf_get_smp_processor_id() })
+            && sketch::admits(&words[sketch::word_of(bucket, owner)], now_ns, price, shift)
+        {
+            return Charge::Conforming;
+        }
         let Some(bucket) = DEBTS.get(bucket) else {
             return Charge::Unaccounted;
         };

@@ -13,10 +13,11 @@ use flood_common::{
     place::MIN_BUCKET_BITS,
     proof::SYN_BUCKET_BITS,
     reflector::PORT_WORDS,
+    sketch::SKETCH_WORDS,
     solicit::SOLICIT_BITS,
 };
 
-use crate::lookup::Word;
+use crate::lookup::{SketchWord, Word};
 
 /// Eight slots, one cache line.
 pub(crate) type Bucket = [Word; WAYS];
@@ -38,6 +39,10 @@ pub(crate) static ABI: Global<u32> = Global::new(abi::VERSION);
 /// Binary logarithm of the number of buckets.
 #[unsafe(no_mangle)]
 pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
+
+/// How much more a packet weighs in the sketch; 0 without sketch.
+#[unsafe(no_mangle)]
+pub(crate) static SKETCH_SHIFT: Global<u32> = Global::new(0);
 
 /// Nanoseconds in a tick of the kernel; 0 takes the time from the settings page.
 #[unsafe(no_mangle)]
@@ -69,6 +74,10 @@ pub(crate) static CPU_STATE: PerCpuArray<CpuState> = PerCpuArray::with_max_entri
 #[map]
 pub(crate) static DEBTS: Array<Bucket> =
     Array::with_max_entries(abi::DEBT_TABLES * DEFAULT_BUCKETS, BPF_F_MMAPABLE);
+
+/// What sources far below their limits owe, for each processor. Written per conforming packet of such a source.
+#[map]
+pub(crate) static SKETCH: Array<[SketchWord; SKETCH_WORDS]> = Array::with_max_entries(1, 0);
 
 /// Host-wide budgets and totals, a cache line each. Written per vital message within its budget, and per lease.
 #[map]

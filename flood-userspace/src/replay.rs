@@ -71,7 +71,12 @@ impl Replay {
     /// Loads a filter with this configuration. It always enforces, whatever the configured mode.
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
         // Notes are made from the capture, by no program.
-        let options = FilterOptions { virtual_clock: true, solicited: SolicitedBy::Off, ..config.into() };
+        let options = FilterOptions {
+            virtual_clock: true,
+            solicited: SolicitedBy::Off,
+            processors: Vec::new(),
+            ..config.into()
+        };
         let mut filter = Filter::load(&options)?;
         filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
         if config.proof.solicited != SolicitedBy::Off {

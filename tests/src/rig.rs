@@ -8,6 +8,7 @@
 //! its own, but for emulated processors, which need seconds to verify a program: there a [`Loan`] is used again.
 
 use std::{
+    cell,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     ops::{Deref, DerefMut},
     path::Path,
@@ -26,6 +27,7 @@ use flood_common::{
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::{FIRST_ACTION, Reason},
+    sketch::{self, SKETCH_WORDS},
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
 };
@@ -131,8 +133,22 @@ impl Rig {
         Loan(Some(used.map_or_else(Self::load, Self::renew)))
     }
 
+    /// The same, with the sketch before the table of debts. The filter and its twin stay on one processor.
+    pub fn sketched() -> Self {
+        let mut rig = Self::load_on(FilterOptions::default().processors);
+        let processors =
+            u32::try_from(FilterOptions::default().processors.len()).expect("so many processors");
+        rig.twin.sketch = Some((sketch::shift(processors), vec![cell::Cell::new(0); SKETCH_WORDS]));
+        rig.stay();
+        rig
+    }
+
     fn load() -> Self {
-        let options = FilterOptions { virtual_clock: true, ..FilterOptions::default() };
+        Self::load_on(Vec::new())
+    }
+
+    fn load_on(processors: Vec<u32>) -> Self {
+        let options = FilterOptions { virtual_clock: true, processors, ..FilterOptions::default() };
         let filter = Filter::load(&options).unwrap_or_else(|error| panic!("loading the filter: {error}"));
         let mut settings = filter.settings.read();
         settings.sample_every = 1;

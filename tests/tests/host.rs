@@ -12,3 +12,5 @@ mod meter;
 mod oracle;
 #[path = "host/parse.rs"]
 mod parse;
+#[path = "host/sketch.rs"]
+mod sketch;

@@ -18,6 +18,7 @@ use flood_common::{
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
+    sketch::{self, SKETCH_WORDS},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -86,6 +87,9 @@ pub struct FilterOptions {
     pub listed_ipv4: u64,
     /// IPv6 prefixes that the lists have room for; rounded up to a power of two.
     pub listed_ipv6: u64,
+    /// Processors among which packets are spread, by the number of each; none do without the
+    /// [sketch](flood_common::sketch).
+    pub processors: Vec<u32>,
     /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
 }
@@ -109,6 +113,7 @@ impl From<&Config> for FilterOptions {
             hook: None,
             listed_ipv4: config.lists.ipv4.into(),
             listed_ipv6: config.lists.ipv6.into(),
+            processors: aya::util::online_cpus().unwrap_or_default(),
             virtual_clock: false,
         }
     }
@@ -118,6 +123,20 @@ impl FilterOptions {
     fn bucket_bits(&self) -> u32 {
         let buckets = self.sources.div_ceil(WAYS as u64).next_power_of_two();
         buckets.ilog2().clamp(MIN_BUCKET_BITS, MAX_BUCKET_BITS)
+    }
+
+    /// See [`sketch::shift`].
+    fn sketch_shift(&self) -> u32 {
+        match self.processors.len() {
+            0 => 0,
+            processors => sketch::shift(u32::try_from(processors).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Memory of the sketch, bytes.
+    fn sketch_bytes(&self) -> u64 {
+        let processors = self.processors.iter().max().map_or(1, |last| u64::from(*last) + 1);
+        processors * (SKETCH_WORDS * size_of::<u32>()) as u64
     }
 
     fn notes(&self) -> bool {
@@ -223,14 +242,20 @@ impl Filter {
         let bucket_bits = options.bucket_bits();
         let seeds: Seeds = draw_seeds()?;
         let layout = options.lists(draw_seeds()?);
-        check_memory((WAYS as u64) << bucket_bits, layout.bytes(), available_memory())?;
+        check_memory(
+            (WAYS as u64) << bucket_bits,
+            layout.bytes() + options.sketch_bytes(),
+            available_memory(),
+        )?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
         let mut ebpf = EbpfLoader::new()
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
+            .override_global(abi::global::SKETCH_SHIFT, &options.sketch_shift(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
             .override_global(abi::global::LISTED_BITS, &layout.bucket_bits, true)
             .override_global(abi::global::CELL_BITS, &layout.cell_bits, true)
             .map_max_entries(abi::map::DEBTS, abi::DEBT_TABLES << bucket_bits)
+            .map_max_entries(abi::map::SKETCH, options.processors.iter().max().map_or(1, |last| last + 1))
             .map_max_entries(abi::map::GATES, gate_words(layout.cell_bits))
             .map_max_entries(abi::map::LISTED, 1 << layout.bucket_bits)
             .map_max_entries(abi::map::PREFIXES, 1 << layout.cell_bits)

@@ -15,8 +15,8 @@ use floodgate_tests::{
 /// Tight enough, each in its way, that all of them are exceeded now and then.
 const LIMITS: &str = r#"
     [limit.source]
-    packets = "100/s"
-    packets_burst = "60"
+    packets = "40/s"
+    packets_burst = "40"
     bits = "1Mbit/s"
     bits_burst = "100kbit"
     [limit.source_prefix.udp]
@@ -54,7 +54,7 @@ fn host_and_kernel_agree_on_generated_frames() -> Result<()> {
 }
 
 fn compare_generated_frames() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::sketched();
     rig.tell_answers();
     rig.limits(LIMITS);
     for port in OPEN {

@@ -1,0 +1,58 @@
+//! A sketch before the table of debts: what is far below its limit needs no slot.
+//!
+//! One row of a count-min sketch (Cormode and Muthukrishnan 2005) whose counters are debts, so that they decay by
+//! themselves. All sources that share a word add to one debt, so nobody's own is ever larger. While that says "far below
+//! the limit", nobody is looked up in the table: in a flood from invented addresses, of which each sends little, the
+//! table is neither read nor filled. A processor has words of its own, few enough for its cache.
+//!
+//! A packet weighs [as often](shift) as there are processors, eight times: through the words of all of them together a
+//! source gets no more than an eighth of its limit. Whoever is looked up in the table has his word filled, so that he gets
+//! nothing more there as long as he goes on: at twice its limit a source gets just that.
+
+use crate::{meter::Price, place::TAG_BITS};
+
+/// Binary logarithm of the number of words of each processor: 512 KiB.
+pub const SKETCH_BITS: u32 = 17;
+
+/// Words of each processor.
+pub const SKETCH_WORDS: usize = 1 << SKETCH_BITS;
+
+/// Nanoseconds in the unit of a word, as a binary logarithm: 4 microseconds, and a word wraps after 4.9 hours.
+const UNIT: u32 = 12;
+
+/// Through the sketch goes one part in so many of a limit.
+const SHARE: u32 = 8;
+
+/// How much more a packet weighs here than in the table, as a binary logarithm, on so many processors.
+pub fn shift(processors: u32) -> u32 {
+    (SHARE * processors.max(1)).next_power_of_two().ilog2()
+}
+
+/// The word of whoever is charged in this [place](crate::abi::DebtPlace). Different limits of one source lie side by
+/// side.
+#[inline(always)]
+pub fn word_of(bucket: u32, owner: u32) -> usize {
+    (bucket ^ owner >> TAG_BITS) as usize % SKETCH_WORDS
+}
+
+/// A word that only this processor writes.
+pub trait Word {
+    /// Reads it.
+    fn load(&self) -> u32;
+    /// Writes it.
+    fn store(&self, value: u32);
+}
+
+/// Whether a packet conforms by what its word says, which it is then charged to; if not, the table has to be asked. For
+/// `shift` see [`shift`].
+#[inline(always)]
+pub fn admits(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
+    let now = (now_ns >> UNIT) as u32;
+    let ahead = u64::from(word.load().wrapping_sub(now));
+    // Further ahead is nobody's debt, but a word from long ago.
+    let debt = if ahead > price.horizon_ns >> UNIT { 0 } else { ahead };
+    let debt = debt + ((price.cost_ns << shift) >> UNIT) + 1;
+    let most = price.tolerance_ns >> UNIT;
+    word.store(now.wrapping_add(debt.min(most) as u32));
+    debt <= most
+}

@@ -1,0 +1,139 @@
+//! The sketch before the table: what comes through both together, against the limit.
+
+use std::{cell::Cell, sync::atomic::AtomicU64};
+
+use flood_common::{
+    meter::{self, Charge, Limit, Price, WAYS},
+    sketch::{self, SKETCH_BITS, SKETCH_WORDS, shift, word_of},
+};
+use flood_userspace::{
+    bpf::limit::rate_limit,
+    config::{PacketLimit, RateLimit},
+    quantity::{PacketRate, Packets},
+};
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Packets a second, and at once.
+const RATE: u64 = 10_000;
+
+/// After this time a word means something else.
+const WORD_WRAPS_NS: u64 = 1 << (32 + 12);
+
+fn price() -> Price {
+    let limit = PacketLimit { rate: PacketRate(RATE), burst: Packets(RATE) };
+    let limit: Limit = rate_limit(&RateLimit { packets: Some(limit), bits: None });
+    limit.price(60)
+}
+
+/// One word on each processor, and one bucket: all sources share them.
+struct Shared {
+    words: Vec<Cell<u32>>,
+    bucket: [AtomicU64; WAYS],
+}
+
+impl Shared {
+    fn new(processors: u32) -> Self {
+        Self { words: (0..processors).map(|_| Cell::new(0)).collect(), bucket: Default::default() }
+    }
+
+    fn send(&self, source: u32, processor: usize, now_ns: u64) -> Charge {
+        let (price, shift) = (price(), shift(self.words.len() as u32));
+        if sketch::admits(&self.words[processor], now_ns, &price, shift) {
+            return Charge::Conforming;
+        }
+        meter::charge(&self.bucket, source, now_ns, &price, || 1)
+    }
+
+    /// How many of so many packets a second in ten seconds conform, packets in turn on each processor.
+    fn ten_seconds_of(&self, rate: u64, start_ns: u64) -> u64 {
+        let gap_ns = SECOND / rate;
+        let turn = |packet: u64| packet as usize % self.words.len();
+        let send = |packet| self.send(1, turn(packet), start_ns + packet * gap_ns);
+        (0..10 * rate).filter(|packet| send(*packet) == Charge::Conforming).count() as u64
+    }
+}
+
+#[test]
+fn twice_the_limit_comes_down_to_the_limit_on_any_number_of_processors() {
+    for processors in [1, 2, 3, 8, 64] {
+        // A second's worth at once, and ten seconds at the rate.
+        let limit = 11 * RATE;
+        let passed = Shared::new(processors).ten_seconds_of(2 * RATE, 5 * SECOND);
+        assert!(
+            (limit..=limit * 102 / 100).contains(&passed),
+            "{passed} on {processors}, {limit} is the limit"
+        );
+    }
+}
+
+#[test]
+fn within_the_limit_nothing_is_lost_beside_a_heavy_source_in_the_same_word() {
+    for processors in [1, 2, 8] {
+        let shared = Shared::new(processors);
+        let mut lost = 0;
+        // The visitor at half his limit, and between his packets two hundred of somebody else.
+        for packet in 0..RATE {
+            let now_ns = 5 * SECOND + packet * 2 * SECOND / RATE;
+            let processor = packet as usize % shared.words.len();
+            for _ in 0..200 {
+                let _ = shared.send(2, processor, now_ns);
+            }
+            lost += u64::from(shared.send(1, processor, now_ns) != Charge::Conforming);
+        }
+        assert_eq!(lost, 0, "on {processors} processors");
+    }
+}
+
+#[test]
+fn many_light_sources_need_no_slot() {
+    let shared = Shared::new(2);
+    // All of them together send a sixteenth of what one may.
+    for packet in 0..RATE {
+        let charge = shared.send(packet as u32 + 1, 0, 5 * SECOND + packet * 16 * SECOND / RATE);
+        assert_eq!(charge, Charge::Conforming);
+    }
+    assert!(shared.bucket.iter().all(|slot| slot.load(std::sync::atomic::Ordering::Relaxed) == 0));
+}
+
+#[test]
+fn a_word_from_long_ago_is_nobodys_debt() {
+    for later in [WORD_WRAPS_NS / 2, WORD_WRAPS_NS - 20 * SECOND, WORD_WRAPS_NS - SECOND, WORD_WRAPS_NS] {
+        let shared = Shared::new(1);
+        assert!(shared.ten_seconds_of(2 * RATE, 5 * SECOND) > 0);
+        let passed = shared.ten_seconds_of(RATE / 2, 5 * SECOND + later);
+        assert_eq!(passed, 10 * RATE / 2, "{later} ns later");
+    }
+}
+
+#[test]
+fn limits_of_one_source_have_words_of_their_own_side_by_side() {
+    let words: Vec<usize> = (0..32).map(|cell| word_of(0x0040_0040, cell << 16 | 7)).collect();
+    assert!(words.iter().all(|word| *word < SKETCH_WORDS && word / 32 == words[0] / 32));
+    assert!((1..32).all(|cell| !words[..cell].contains(&words[cell])));
+    assert_eq!(word_of(1 << SKETCH_BITS, 0), 0, "a larger table shares the words");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is sent when, on which processor: an eighth more than the limit at most.
+    #[test]
+    fn an_eighth_more_than_the_limit_at_most(
+        processors in 1_u32..16,
+        trains in prop::collection::vec((0_u64..SECOND / 2, 0_u64..400_000, 1_u64..4_000, any::<usize>()), 1..40),
+    ) {
+        let shared = Shared::new(processors);
+        let (start, mut now_ns, mut passed) = (5 * SECOND, 5 * SECOND, 0);
+        for (pause_ns, gap_ns, packets, processor) in trains {
+            now_ns += pause_ns;
+            for _ in 0..packets {
+                now_ns += gap_ns;
+                passed += u64::from(shared.send(1, processor % shared.words.len(), now_ns) == Charge::Conforming);
+            }
+        }
+        let limit = RATE + 1 + (now_ns - start) * RATE / SECOND;
+        prop_assert!(passed <= limit * 9 / 8 + 1, "{passed} passed, {limit} is the limit");
+    }
+}
