@@ -15,8 +15,8 @@ use floodgate_tests::{
 /// Tight enough, each in its way, that all of them are exceeded now and then.
 const LIMITS: &str = r#"
     [limit.source]
-    packets = "40/s"
-    packets_burst = "40"
+    packets = "90/s"
+    packets_burst = "56"
     bits = "1Mbit/s"
     bits_burst = "100kbit"
     [limit.source_prefix.udp]
