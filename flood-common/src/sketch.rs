@@ -9,7 +9,7 @@
 //! source gets no more than an eighth of its limit. Whoever is looked up in the table has his word filled, so that he gets
 //! nothing more there as long as he goes on: at twice its limit a source gets just that.
 
-use crate::{meter::Price, place::TAG_BITS};
+use crate::{meter::Price, place::TAG_BITS, verifier::unknown};
 
 /// Binary logarithm of the number of words of each processor: 512 KiB.
 pub const SKETCH_BITS: u32 = 17;
@@ -32,7 +32,8 @@ pub fn shift(processors: u32) -> u32 {
 /// side.
 #[inline(always)]
 pub fn word_of(bucket: u32, owner: u32) -> usize {
-    (bucket ^ owner >> TAG_BITS) as usize % SKETCH_WORDS
+    // VERIFIER: the bound comes last, and the compiler must not move it.
+    unknown((bucket ^ owner >> TAG_BITS) as usize) % SKETCH_WORDS
 }
 
 /// A word that only this processor writes.
