@@ -13,6 +13,7 @@ use crate::{
     meter::{self, Limit},
     place::Seeds,
     reason::REASON_SLOTS,
+    sanity::Sanity,
     solicit::SolicitSeeds,
 };
 
@@ -149,13 +150,15 @@ pub struct Settings {
     pub solicited: u32,
     /// Unused.
     pub solicited_reserved: u32,
+    /// Which checks of sanity are made.
+    pub sanity: Sanity,
     /// Secrets of the table of what was asked for.
     pub solicit_seeds: SolicitSeeds,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 320 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 456 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.

@@ -67,7 +67,12 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     let class = forget(settings, packet.class as u64);
     let [port, to] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination].map(u64::from));
     let (port, to) = (forget(settings, port) as u16, forget(settings, to) as u16);
-    let defect = forget(settings, packet.defect.map_or(0, |defect| defect.number().into()));
+    let defect = match packet.defect {
+        None if settings.sanity.is_beyond_doubt(packet) => None,
+        None => settings.sanity.check(packet),
+        defect => defect,
+    };
+    let defect = forget(settings, defect.map_or(0, |defect| defect.number().into()));
     let family = match packet.source {
         Address::V4(_) => list::V4,
         Address::V6 { .. } => list::V6,

@@ -5,7 +5,7 @@
 //! cannot be pure lives in `flood-ebpf`, and is little.
 //!
 //! The way of a packet through this crate: [`wire`] views headers, [`packet`] parses them into a summary,
-//! [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits and [`lists`]
+//! [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits and [`lists`]
 //! the lists that `decide` asks about, [`solicit`] knows what the host asked for, and [`abi`] is what both sides of the kernel border agree on.
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
@@ -27,6 +27,7 @@ pub mod place;
 pub mod proof;
 pub mod reason;
 pub mod reflector;
+pub mod sanity;
 pub mod sketch;
 pub mod solicit;
 pub mod verifier;

@@ -13,7 +13,10 @@ use crate::{
     class::Class,
     reason::Reason,
     verifier,
-    wire::{Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol},
+    wire::{
+        Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol,
+        tcp_flags,
+    },
 };
 
 /// VLAN tags that are looked behind: a customer's tag inside a provider's (802.1ad). The kernel's own receive path
@@ -59,8 +62,12 @@ pub struct Packet {
     pub protocol: u8,
     /// Which part of a datagram this is.
     pub part: Part,
+    /// Where in its datagram it lies.
+    pub piece: Piece,
     /// Source and destination port, where there is a TCP or UDP header.
     pub ports: Option<Ports>,
+    /// Flags, where there is a TCP header.
+    pub tcp_flags: Option<u8>,
     /// Set when the packet must get through for the host to stay reachable.
     pub vital: Option<Vital>,
     /// What is wrong with the packet behind its addresses.
@@ -76,6 +83,19 @@ pub enum Part {
     First,
     /// A fragment without transport header.
     Later,
+}
+
+/// Where in its datagram a packet lies: a whole one is the only piece of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Where its data begin among those of the datagram, bytes.
+    pub start: u32,
+    /// Length of its data, bytes.
+    pub length: u32,
+    /// Where they end, bytes: with the header before them in IPv4, where that counts to the longest packet.
+    pub end: u32,
+    /// Whether no other follows.
+    pub is_last: bool,
 }
 
 /// Ports, host byte order.
@@ -163,7 +183,9 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         transport_at: offset + header,
         protocol: ip.protocol,
         part: cut.part(),
+        piece: cut.piece(total - header, header),
         ports: transport.ports,
+        tcp_flags: transport.tcp_flags,
         vital: if path_mtu { Some(Vital::PathMtu) } else { None },
         defect: transport.defect,
     })
@@ -191,7 +213,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     let chain = walk_extensions(window, end, length, remaining, ip.next_header);
     let transport = match chain.defect {
         None => parse_transport(window, end - chain.remaining, chain.remaining, chain.protocol, chain.cut),
-        defect => Transport { ports: None, icmp: None, class: Class::Other, defect },
+        defect => Transport { defect, ..Transport::NONE },
     };
 
     let vital = match transport.icmp {
@@ -210,7 +232,9 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         transport_at: end - chain.remaining,
         protocol: chain.protocol,
         part: chain.cut.part(),
+        piece: chain.cut.piece(chain.behind_cut, 0),
         ports: transport.ports,
+        tcp_flags: transport.tcp_flags,
         vital,
         defect: transport.defect,
     })
@@ -221,6 +245,8 @@ struct Chain {
     remaining: usize,
     protocol: u8,
     cut: Cut,
+    /// Bytes behind the last fragment header, or behind the IP header where there is none.
+    behind_cut: usize,
     defect: Option<Reason>,
 }
 
@@ -242,7 +268,8 @@ fn walk_extensions<'a, W: Window<'a>>(
     remaining: usize,
     next_header: u8,
 ) -> Chain {
-    let mut chain = Chain { remaining, protocol: next_header, cut: Cut(0), defect: None };
+    let mut chain =
+        Chain { remaining, protocol: next_header, cut: Cut(0), behind_cut: remaining, defect: None };
     for _ in 0..MAX_IPV6_EXTENSIONS {
         if !is_extension(chain.protocol) {
             return chain;
@@ -264,6 +291,7 @@ fn walk_extensions<'a, W: Window<'a>>(
                 return Chain { defect: Some(Reason::Truncated), ..chain };
             };
             chain.cut = chain.cut.and(Cut::from_ipv6(fragment.offset_more.get()));
+            chain.behind_cut = opaque(chain.remaining - size, length);
         }
         chain.protocol = extension.next_header;
         chain.remaining = opaque(chain.remaining - size, length);
@@ -327,6 +355,12 @@ impl Cut {
     }
 
     #[inline(always)]
+    fn piece(self, length: usize, header: usize) -> Piece {
+        let (start, length) = (u32::from(self.0 & Self::OFFSET) * 8, length as u32);
+        Piece { start, length, end: header as u32 + start + length, is_last: self.0 & Self::MORE == 0 }
+    }
+
+    #[inline(always)]
     fn part(self) -> Part {
         if self.is_later() {
             Part::Later
@@ -341,10 +375,16 @@ impl Cut {
 /// What the transport header said.
 struct Transport {
     ports: Option<Ports>,
+    tcp_flags: Option<u8>,
     /// Type and code of a whole ICMP or ICMPv6 message.
     icmp: Option<(u8, u8)>,
     class: Class,
     defect: Option<Reason>,
+}
+
+impl Transport {
+    /// None that says anything.
+    const NONE: Self = Self { ports: None, tcp_flags: None, icmp: None, class: Class::Other, defect: None };
 }
 
 /// Reads the transport header at `offset`, of which the IP header says that `remaining` bytes are there.
@@ -356,7 +396,7 @@ fn parse_transport<'a, W: Window<'a>>(
     number: u8,
     cut: Cut,
 ) -> Transport {
-    let nothing = Transport { ports: None, icmp: None, class: Class::Other, defect: None };
+    let nothing = Transport::NONE;
     if cut.is_later() {
         return nothing;
     }
@@ -368,7 +408,8 @@ fn parse_transport<'a, W: Window<'a>>(
         _ => return nothing,
     };
     if remaining < needed {
-        return Transport { defect: Some(Reason::TransportHeader), ..nothing };
+        // The rest of the header may be in another fragment; whether that is right is a question of sanity.
+        return if whole { Transport { defect: Some(Reason::TransportHeader), ..nothing } } else { nothing };
     }
     let beyond = Transport { defect: Some(Reason::Truncated), ..nothing };
     match number {
@@ -380,6 +421,7 @@ fn parse_transport<'a, W: Window<'a>>(
             let wrong = header < size_of::<Tcp>() || (whole && header > remaining);
             Transport {
                 ports: Some(Ports { source: tcp.source.get(), destination: tcp.destination.get() }),
+                tcp_flags: Some(tcp.flags),
                 class: tcp_class(tcp.flags),
                 defect: if wrong { Some(Reason::TransportHeader) } else { None },
                 ..nothing
@@ -412,10 +454,7 @@ fn parse_transport<'a, W: Window<'a>>(
 
 #[inline(always)]
 fn tcp_class(flags: u8) -> Class {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
+    use tcp_flags::{ACK, FIN, RST, SYN};
     if flags & (RST | FIN) != 0 {
         Class::RstFin
     } else if flags & SYN == 0 {

@@ -82,6 +82,18 @@ drop_reasons! {
     FirstSyn = 29, "first_syn", "A SYN beyond a limit, for the first time: a client sends it again.";
     NoSocket = 30, "no_socket", "UDP beyond a limit, to a port without a socket.";
     Unsolicited = 31, "unsolicited", "UDP from the port of a service that attackers use as a mirror, which nothing here has asked for: no socket is open on the port that it is sent to.";
+    Land = 32, "land", "The source is the destination.";
+    LoopbackSource = 33, "loopback_source", "The source is an address that a host has for itself (127.0.0.0/8, ::1).";
+    MulticastSource = 34, "multicast_source", "The source is a multicast or broadcast address.";
+    ReservedSource = 35, "reserved_source", "The source is of a range that nobody has (0.0.0.0/8, 240.0.0.0/4, ::/96, ::ffff:0:0/96).";
+    BogonSource = 36, "bogon_source", "The source is an address that no network on the Internet has.";
+    TcpNoFlags = 37, "tcp_no_flags", "TCP without any flag.";
+    TcpImpossibleFlags = 38, "tcp_impossible_flags", "TCP with flags that do not go together, or without ACK where it has to be.";
+    ZeroPort = 39, "zero_port", "TCP from or to port 0, or UDP to port 0.";
+    TinyFragment = 40, "tiny_fragment", "A first fragment that is too short for the TCP or UDP header.";
+    FragmentOffset = 41, "fragment_offset", "A fragment beyond the longest packet, or one that is not the last and has no multiple of 8 bytes.";
+    FragmentOverlap = 42, "fragment_overlap", "A later fragment of TCP that would write over the header in the first.";
+    RefusedProtocol = 43, "refused_protocol", "Of an IP protocol that the configuration refuses.";
 }
 
 impl Reason {

@@ -11,7 +11,8 @@ pub fn opaque(value: u64, unknown: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     let value = {
         let mut value = value;
-        // The verifier does not know that the same number twice cancels out.
+        // The verifier does not know that the same number twice cancels out. Not `pure`, as the compiler would put it off
+        // until the value is used, after the ways that are to be one (the program on the way out: 60,839 instead of 2,351).
         // SAFETY: arithmetic on a register.
         unsafe {
             core::arch::asm!(
@@ -19,7 +20,7 @@ pub fn opaque(value: u64, unknown: u64) -> u64 {
                 "{value} ^= {unknown}",
                 value = inout(reg) value,
                 unknown = in(reg) unknown,
-                options(pure, nomem, nostack, preserves_flags)
+                options(nomem, nostack, preserves_flags)
             );
         }
         value

@@ -267,3 +267,19 @@ pub mod protocol {
     /// IPv6 destination options.
     pub const DESTINATION_OPTIONS: u8 = 60;
 }
+
+/// Flags of TCP (RFC 9293 section 3.1).
+pub mod tcp_flags {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Opens a connection.
+    pub const SYN: u8 = 0x02;
+    /// Breaks a connection off.
+    pub const RST: u8 = 0x04;
+    /// Wants to be handed over at once.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 0x20;
+}

@@ -5,12 +5,16 @@
 //! run time too), `validate` makes the one stage from the other, `reference` renders
 //! `docs/configuration.md`. A `Config` is always complete and right: whoever has one need not check it again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use flood_common::reflector::REFLECTORS;
+use flood_common::{
+    reflector::REFLECTORS,
+    sanity::{self, CHECKS},
+};
 use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
@@ -59,6 +63,8 @@ pub struct Config {
     pub protected_limits: ProtectedLimits,
     /// How packets beyond a limit prove their origin.
     pub proof: Proof,
+    /// What no packet should be.
+    pub sanity: Sanity,
     /// The memory of sources.
     pub sources: Sources,
     /// The memory of the lists.
@@ -91,6 +97,30 @@ pub struct Proof {
     pub syncookies: SyncookieControl,
     /// By what is told whether UDP from the port of a mirror was asked for.
     pub solicited: SolicitedBy,
+}
+
+/// What no packet should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sanity {
+    /// Which checks are made, by the labels of their reasons.
+    #[serde(flatten)]
+    pub checks: BTreeMap<&'static str, bool>,
+    /// Protocols that are not wanted, by number.
+    pub refuse_protocols: Vec<u8>,
+}
+
+impl Default for Sanity {
+    fn default() -> Self {
+        let checks = CHECKS.iter().map(|(reason, is_made)| (reason.label(), *is_made)).collect();
+        Self { checks, refuse_protocols: Vec::new() }
+    }
+}
+
+impl From<&Sanity> for sanity::Sanity {
+    fn from(config: &Sanity) -> Self {
+        let made = CHECKS.iter().map(|(reason, _)| *reason).filter(|reason| config.checks[reason.label()]);
+        Self::new(made, &config.refuse_protocols)
+    }
 }
 
 /// The memory of sources.
@@ -161,6 +191,7 @@ impl Default for Config {
                 syncookies: SyncookieControl::Keep,
                 solicited: SolicitedBy::Auto,
             },
+            sanity: Sanity::default(),
             sources: Sources {
                 table: 524_288,
                 ipv6_prefix: 64,

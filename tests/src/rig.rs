@@ -27,6 +27,7 @@ use flood_common::{
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::{FIRST_ACTION, Reason},
+    sanity::Sanity,
     sketch::{self, SKETCH_WORDS},
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
@@ -209,6 +210,12 @@ impl Rig {
         let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
         set_limits(&mut self.settings, &config.limits, &config.protected_limits);
         self.stay();
+        self.publish();
+    }
+
+    /// Makes these checks, and refuses the protocols with these numbers.
+    pub fn check(&mut self, checks: impl IntoIterator<Item = Reason>, protocols: &[u8]) {
+        self.settings.sanity = Sanity::new(checks, protocols);
         self.publish();
     }
 

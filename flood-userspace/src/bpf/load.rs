@@ -18,6 +18,7 @@ use flood_common::{
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
+    sanity::Sanity,
     sketch::{self, SKETCH_WORDS},
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -81,6 +82,8 @@ pub struct FilterOptions {
     pub solicited: SolicitedBy,
     /// Whether the host's sockets say for whom packets are: it does not forward.
     pub host: bool,
+    /// Which checks of sanity are made.
+    pub sanity: Sanity,
     /// By which hook questions are noted; the kernel's better one if none is said.
     pub hook: Option<Hook>,
     /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
@@ -110,6 +113,7 @@ impl From<&Config> for FilterOptions {
             reflectors: config.sources.reflector_ports(),
             solicited: config.proof.solicited,
             host: config.proof.host,
+            sanity: (&config.sanity).into(),
             hook: None,
             listed_ipv4: config.lists.ipv4.into(),
             listed_ipv6: config.lists.ipv6.into(),
@@ -274,6 +278,7 @@ impl Filter {
             seeds,
             list_seeds: layout.seeds,
             solicit_seeds: draw_seeds()?,
+            sanity: options.sanity,
             masks_v4: [u32::MAX, options.network_mask_v4()],
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             ..Settings::default()

@@ -11,7 +11,8 @@ use crate::{
     config::{BitLimit, CellLimit, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit, SynProof},
     control::protocol::{
         AnswersBy, Attached, BusySource, DroppedSource, FeedStatus, Feeds, InterfaceStats, Limits,
-        ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, Sources, Stats, Status, Volume,
+        ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, SanityStatus, Sources, Stats, Status,
+        Volume,
     },
 };
 
@@ -94,6 +95,7 @@ pub(super) fn status(status: &Status) -> String {
         grouped(status.samples.lost)
     );
     _ = writeln!(text, "proof        {}", proof(&status.proof));
+    _ = writeln!(text, "sanity       {}", sanity(&status.sanity));
     if let Some(address) = status.trace {
         _ = writeln!(text, "tracing      {address}");
     }
@@ -112,6 +114,18 @@ fn proof(proof: &ProofStatus) -> String {
     let sockets = if proof.sockets { "the rest by sockets" } else { "the rest not at all" };
     let raised = if proof.syncookies_raised { "; net.ipv4.tcp_syncookies is raised" } else { "" };
     format!("{syn}, {sockets}{raised}")
+}
+
+fn sanity(SanityStatus { off, refused_protocols }: &SanityStatus) -> String {
+    let mut text = "all checks".to_owned();
+    if !off.is_empty() {
+        _ = write!(text, " but {}", off.join(", "));
+    }
+    if !refused_protocols.is_empty() {
+        let numbers: Vec<_> = refused_protocols.iter().map(u8::to_string).collect();
+        _ = write!(text, "; protocols refused: {}", numbers.join(", "));
+    }
+    text
 }
 
 /// A line for each feed.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use flood_common::class::Class;
+use flood_common::{class::Class, reason::Reason, sanity::CHECKS};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -98,6 +98,25 @@ impl ScopeLimitFile {
             (Class::Icmp, &self.icmp),
             (Class::Fragment, &self.fragment),
             (Class::Other, &self.other),
+        ]
+    }
+}
+
+impl SanityFile {
+    /// The checks that are written, by their reasons.
+    pub(super) fn checks(&self) -> [(Reason, Option<&Spanned<bool>>); CHECKS.len()] {
+        [
+            (Reason::Land, self.land.as_ref()),
+            (Reason::LoopbackSource, self.loopback_source.as_ref()),
+            (Reason::MulticastSource, self.multicast_source.as_ref()),
+            (Reason::ReservedSource, self.reserved_source.as_ref()),
+            (Reason::BogonSource, self.bogon_source.as_ref()),
+            (Reason::TcpNoFlags, self.tcp_no_flags.as_ref()),
+            (Reason::TcpImpossibleFlags, self.tcp_impossible_flags.as_ref()),
+            (Reason::ZeroPort, self.zero_port.as_ref()),
+            (Reason::TinyFragment, self.tiny_fragment.as_ref()),
+            (Reason::FragmentOffset, self.fragment_offset.as_ref()),
+            (Reason::FragmentOverlap, self.fragment_overlap.as_ref()),
         ]
     }
 }
@@ -251,6 +270,7 @@ section! {
         control: ControlFile,
         limit: LimitFile,
         proof: ProofFile,
+        sanity: SanityFile,
         sources: SourcesFile,
         lists: ListsFile,
         block: BlockFile,
@@ -389,6 +409,60 @@ section! {
         /// tell. `egress` insists on the program, and never drops by sockets. `socket` does without the program. `off` does
         /// without both, so that only the limits of `amplification` hold. `floodgate status` shows what is in force.
         solicited: SolicitedBy, default "auto", accepts "`\"auto\"`, `\"egress\"`, `\"socket\"` or `\"off\"`";
+    }
+}
+
+section! {
+    /// What no packet on a wire should be. Each check is named like the reason under which it drops, and can be switched
+    /// off. They are made before the limits and after the allow list, and cost a packet that passes them next to nothing.
+    /// Messages that keep the host reachable (`[limit.protected]`) pass without them. A frame with a broken header or with
+    /// wrong lengths is dropped in any case.
+    SanityFile at "sanity" {
+        /// The source is the destination. What a host sends to itself does not leave it, so the source is invented
+        /// (RFC 2827); hosts have answered such packets to themselves without end (CERT CA-1997-28, "LAND").
+        land: bool, default true, accepts "`true` or `false`";
+        /// The source is in 127.0.0.0/8, or is ::1. They must not appear outside of a host (RFC 1122 section 3.2.1.3,
+        /// RFC 4291 section 2.5.3). Switch it off, and `land`, where the interface `lo` is guarded.
+        loopback_source: bool, default true, accepts "`true` or `false`";
+        /// The source is in 224.0.0.0/4 or ff00::/8, or is 255.255.255.255. Neither a multicast nor a broadcast address
+        /// may be a source (RFC 1122 section 3.2.1.3, RFC 1112 section 7.2, RFC 4291 section 2.7).
+        multicast_source: bool, default true, accepts "`true` or `false`";
+        /// The source is in 0.0.0.0/8 (RFC 1122 section 3.2.1.3) or 240.0.0.0/4 (RFC 1112 section 4), or it is :: or has an
+        /// IPv4 address in it, ::/96 or ::ffff:0:0/96 (RFC 4291 section 2.5, RFC 6890). Who has no address yet may use
+        /// 0.0.0.0 for DHCP, from port 68 to 67 (RFC 2131 section 4.1), and IGMP (RFC 3376 section 4.2.13), and :: for ICMPv6
+        /// (RFC 4861 section 4, RFC 3590).
+        reserved_source: bool, default true, accepts "`true` or `false`";
+        /// The source is one that no network on the Internet has: private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, RFC
+        /// 1918), behind a provider's translator (100.64.0.0/10, RFC 6598), link-local (169.254.0.0/16, RFC 3927), for
+        /// protocols (192.0.0.0/24, RFC 6890), for documents (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24, RFC 5737) or
+        /// for benchmarks (198.18.0.0/15, RFC 2544). In IPv6 it is outside of 2000::/3 (RFC 4291 section 2.4, fc00::/7 by RFC
+        /// 4193), or for documents (2001:db8::/32, RFC 3849; 3fff::/20, RFC 9637) or benchmarks (2001:2::/48, RFC 5180).
+        /// Neighbours on the link (fe80::/10) pass, and what a translator makes (64:ff9b::/96, RFC 6052; 64:ff9b:1::/48,
+        /// RFC 8215). Off by default: behind a load balancer, a translator or a VPN such sources are the visitors.
+        bogon_source: bool, default false, accepts "`true` or `false`";
+        /// TCP without any of FIN, SYN, RST, PSH, ACK and URG. What neither opens nor breaks off a connection has ACK set
+        /// (RFC 9293 section 3.1), and no state takes it without (section 3.10.7).
+        tcp_no_flags: bool, default true, accepts "`true` or `false`";
+        /// TCP with two or three of SYN, FIN and RST, or without ACK where it has neither SYN nor RST. No state knows what
+        /// to do with these (RFC 9293 section 3.10.7). T/TCP had SYN with FIN, and is historic (RFC 6247).
+        tcp_impossible_flags: bool, default true, accepts "`true` or `false`";
+        /// TCP from or to port 0, or UDP to port 0, which is reserved (RFC 6335 section 6). UDP from port 0 passes: it wants
+        /// no answer (RFC 768).
+        zero_port: bool, default true, accepts "`true` or `false`";
+        /// A first fragment that does not hold the header of TCP or UDP, so that its ports or flags would be in the next (RFC
+        /// 1858 section 3, RFC 3128). No link is so narrow that it has to be. In IPv6 all headers are in the first (RFC 7112).
+        tiny_fragment: bool, default true, accepts "`true` or `false`";
+        /// A fragment that ends beyond the longest packet there is, 65,535 bytes, or that is not the last and whose length is
+        /// no multiple of eight. No datagram has such a fragment (RFC 791 section 3.1), and a host has to discard it (RFC 8200
+        /// section 4.5).
+        fragment_offset: bool, default true, accepts "`true` or `false`";
+        /// A later fragment of TCP at offset 8, which would write over the flags in the first (RFC 1858 section 4, RFC 3128;
+        /// in IPv6 no fragment may overlap another, RFC 5722).
+        fragment_overlap: bool, default true, accepts "`true` or `false`";
+        /// IP protocols that are not wanted here, as 47 (GRE), 132 (SCTP) or 4 (IPIP); in IPv6, the one behind the
+        /// extension headers. The numbers are those of IANA (`/etc/protocols`). Their packets are dropped as
+        /// `refused_protocol`.
+        refuse_protocols: Vec<Spanned<u8>>, default [], accepts "numbers from `0` to `255`, each once";
     }
 }
 

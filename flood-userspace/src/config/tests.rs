@@ -54,6 +54,11 @@ fn a_full_file_is_read() {
         syncookies = "raise"
         solicited = "socket"
 
+        [sanity]
+        land = false
+        bogon_source = true
+        refuse_protocols = [47, 132]
+
         [sources]
         table = 32768
         ipv6_prefix = 56
@@ -127,6 +132,14 @@ fn a_full_file_is_read() {
             syncookies: SyncookieControl::Raise,
             solicited: SolicitedBy::Socket,
         },
+        sanity: Sanity {
+            checks: Sanity::default()
+                .checks
+                .into_iter()
+                .chain([("land", false), ("bogon_source", true)])
+                .collect(),
+            refuse_protocols: vec![47, 132],
+        },
         sources: Sources {
             table: 32_768,
             ipv6_prefix: 56,
@@ -190,6 +203,30 @@ fn known_mirrors_are_switched_off_one_by_one() {
     }
     let refusal = refusal("[proof]\nsolicited = \"maybe\"");
     assert!(refusal.contains("2:13: proof.solicited:") && refusal.contains("`auto`"), "{refusal}");
+}
+
+#[test]
+fn each_check_of_sanity_is_switched_by_its_name() {
+    for (reason, is_default) in CHECKS {
+        let label = reason.label();
+        let made = |text: &str| sanity::Sanity::from(&parse(text).unwrap().sanity).makes(reason);
+        assert_eq!(made(""), is_default, "{label}");
+        assert!(made(&format!("[sanity]\n{label} = true")), "{label}");
+        assert!(!made(&format!("[sanity]\n{label} = false")), "{label}");
+        let refusal = refusal(&format!("[sanity]\n{label} = 1"));
+        assert!(refusal.contains(&format!("sanity.{label}: invalid type")), "{refusal}");
+    }
+    let config = parse("[sanity]\nrefuse_protocols = [47, 132]").unwrap();
+    let refused: Vec<_> = sanity::Sanity::from(&config.sanity).refused_protocols().collect();
+    assert_eq!(refused, [47, 132]);
+    for (text, expected) in [
+        ("refuse_protocols = [47, 47]", "2:25: sanity.refuse_protocols: protocol 47 is named twice"),
+        ("refuse_protocols = [256]", "2:21: sanity.refuse_protocols: invalid value"),
+        ("refuse_protocols = [\"gre\"]", "2:21: sanity.refuse_protocols: invalid type"),
+    ] {
+        let refusal = refusal(&format!("[sanity]\n{text}"));
+        assert!(refusal.contains(expected), "{refusal}");
+    }
 }
 
 #[test]

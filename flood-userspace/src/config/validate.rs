@@ -18,13 +18,13 @@ use toml::Spanned;
 
 use super::file::{
     AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile, ListsFile,
-    PortOrName, ProofFile, ProtectedLimitFile, ScopeLimitFile, SourcesFile,
+    PortOrName, ProofFile, ProtectedLimitFile, SanityFile, ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
     BitLimit, CellLimit, CellLimits, CellName, Config, Control, Feed, FeedName, FeedSource, FeedUrl,
-    InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sources,
-    SynProof,
+    InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sanity,
+    Sources, SynProof,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets, parse_duration};
@@ -66,8 +66,20 @@ pub(super) type Fault = (Range<usize>, String);
 
 /// Resolves a file into a configuration, or says all that is wrong with it.
 pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fault>> {
-    let ConfigFile { interfaces, mode, attach, state, control, limit, proof, sources, lists, block, allow } =
-        file;
+    let ConfigFile {
+        interfaces,
+        mode,
+        attach,
+        state,
+        control,
+        limit,
+        proof,
+        sanity,
+        sources,
+        lists,
+        block,
+        allow,
+    } = file;
     let BlockFile { entries: block_entries, files: block_files, feed: block_feeds } = block;
     let AllowFile { entries: allow_entries, files: allow_files, feed: allow_feeds } = allow;
 
@@ -83,6 +95,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         limits: faults.limits(&limit, default.limits),
         protected_limits: faults.protected_limits(&limit.protected, default.protected_limits),
         proof: faults.proof(&proof, default.proof),
+        sanity: faults.sanity(&sanity, default.sanity),
         sources: faults.sources(&sources, default.sources),
         lists: faults.lists(&lists, default.lists),
         block: ListInput {
@@ -269,6 +282,21 @@ impl Faults {
             syncookies: copy(syncookies.as_ref()).unwrap_or(default.syncookies),
             solicited: copy(solicited.as_ref()).unwrap_or(default.solicited),
         }
+    }
+
+    fn sanity(&mut self, written: &SanityFile, mut sanity: Sanity) -> Sanity {
+        for (reason, is_made) in written.checks() {
+            if let Some(is_made) = copy(is_made) {
+                sanity.checks.insert(reason.label(), is_made);
+            }
+        }
+        for number in written.refuse_protocols.iter().flat_map(Spanned::get_ref) {
+            if sanity.refuse_protocols.contains(number.get_ref()) {
+                self.add(number, format!("protocol {number} is named twice"));
+            }
+            sanity.refuse_protocols.push(*number.get_ref());
+        }
+        sanity
     }
 
     fn budget(&mut self, rate: Option<&Spanned<PacketRate>>, default: PacketLimit) -> PacketLimit {

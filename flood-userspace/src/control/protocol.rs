@@ -24,7 +24,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
-use flood_common::proof::means;
+use flood_common::{
+    proof::means,
+    sanity::{CHECKS, Sanity},
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +70,9 @@ pub struct Status {
     pub samples: SampleStatus,
     /// How packets beyond a limit prove their origin.
     pub proof: ProofStatus,
+    /// Which checks of sanity are made.
+    #[serde(default)]
+    pub sanity: SanityStatus,
     /// The source that is being traced.
     pub trace: Option<IpAddr>,
     /// The feeds of both lists.
@@ -98,6 +104,25 @@ impl ProofStatus {
             SynProof::Off
         };
         Self { syn, sockets: means & means::SOCKETS != 0, syncookies_raised }
+    }
+}
+
+/// Which checks of sanity are made.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct SanityStatus {
+    /// Those that are not, by the labels of their reasons.
+    pub off: Vec<String>,
+    /// Protocols that are refused, by number.
+    pub refused_protocols: Vec<u8>,
+}
+
+impl From<&Sanity> for SanityStatus {
+    fn from(sanity: &Sanity) -> Self {
+        let off = CHECKS.iter().filter(|(reason, _)| !sanity.makes(*reason));
+        Self {
+            off: off.map(|(reason, _)| reason.label().to_owned()).collect(),
+            refused_protocols: sanity.refused_protocols().collect(),
+        }
     }
 }
 

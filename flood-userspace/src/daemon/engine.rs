@@ -269,6 +269,7 @@ impl Engine {
                 lost: state.samples_lost,
             },
             proof: ProofStatus::of(self.filter.settings.read().proof, self.syncookies.is_raised()),
+            sanity: (&self.filter.settings.read().sanity).into(),
             trace: self.traced,
             feeds: self.feeds(),
             warnings: Vec::new(),

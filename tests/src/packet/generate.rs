@@ -77,8 +77,11 @@ fn packet(random: &mut Rng) -> Vec<u8> {
         .bytes()
 }
 
-/// Few enough sources that lists and limits are met.
+/// Few enough sources that lists and limits are met, and some that nobody has.
 fn source(random: &mut Rng, v4: bool) -> IpAddr {
+    if random.u8(..64) == 0 {
+        return odd_source(random, v4);
+    }
     let host = random.u8(..16);
     if v4 {
         [198, 51, 100, host].into()
@@ -87,15 +90,35 @@ fn source(random: &mut Rng, v4: bool) -> IpAddr {
     }
 }
 
+fn odd_source(random: &mut Rng, v4: bool) -> IpAddr {
+    if v4 {
+        let first = [0, 127, 224, 250, 255, 10][random.usize(..6)];
+        let rest = [0, 255][random.usize(..2)];
+        [first, rest, rest, rest].into()
+    } else {
+        let [first, last] = [[0, 0], [0, 1], [0xff02, 1], [0xfe80, 1], [0xfc00, 1]][random.usize(..5)];
+        [first, 0, 0, 0, 0, 0, 0, last].into()
+    }
+}
+
 fn fragment(random: &mut Rng, build: Build) -> Build {
     let offset = if random.bool() { 0 } else { random.u16(1..0x1fff) };
     build.fragment(offset, random.bool())
 }
 
+/// Mostly flags that go together.
+fn flags(random: &mut Rng) -> u8 {
+    if random.u8(..8) == 0 {
+        random.u8(..)
+    } else {
+        [0x02, 0x12, 0x10, 0x18, 0x11, 0x14, 0x04][random.usize(..7)]
+    }
+}
+
 fn transport(random: &mut Rng, build: Build) -> Build {
-    let port = random.u16(..);
+    let port = if random.u8(..32) == 0 { 0 } else { random.u16(..) };
     match random.u8(..8) {
-        0 | 1 => build.tcp(port, 443, random.u8(..)),
+        0 | 1 => build.tcp(port, 443, flags(random)),
         2 => build.udp(port, 53),
         3 => build.udp(mirror(random), [53, 4_000, 40_000][random.usize(..3)]),
         4 => build.echo_request(),

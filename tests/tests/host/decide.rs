@@ -9,7 +9,7 @@ use flood_common::{
     decide::{Tables, decide},
     lists::Listed,
     meter::{Charge, Price},
-    packet::{Packet, Parsed, Part, Ports, Vital},
+    packet::{Packet, Parsed, Part, Piece, Ports, Vital},
     proof::Receiver,
     reason::Reason::{self, *},
     solicit::Flow,
@@ -122,7 +122,9 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
         transport_at: 34,
         protocol: 6,
         part: Part::Whole,
+        piece: Piece { start: 0, length: 20, end: 40, is_last: true },
         ports: None,
+        tcp_flags: None,
         vital,
         defect,
     })

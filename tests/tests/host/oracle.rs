@@ -11,7 +11,7 @@ use flood_common::{
     address::Address,
     packet::{Packet, Parsed, Part, Ports, parse},
     reason::Reason,
-    wire::Frame,
+    wire::{Frame, protocol},
 };
 use floodgate_tests::packet::{describe, generate};
 
@@ -96,7 +96,8 @@ fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str
         return Some("it refuses an authentication header of eight bytes");
     }
     match packet {
-        Packet { part: Part::Later, source: Address::V6 { .. }, .. } => {
+        Packet { part: Part::Later, source: Address::V6 { .. }, .. }
+        | Packet { part: Part::Later, protocol: protocol::AUTHENTICATION, .. } => {
             Some("it takes the data of a later fragment for extension headers")
         }
         Packet { part: Part::First, .. } if ours == (Theirs { ports: ours.ports, ..theirs }) => {

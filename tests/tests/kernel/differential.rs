@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fastrand::Rng;
-use flood_common::{proof::means, reason::Reason};
+use flood_common::{proof::means, reason::Reason, sanity::CHECKS};
 use floodgate_tests::{
     lab::{Namespace, slowness},
     needs_root,
@@ -57,6 +57,10 @@ fn compare_generated_frames() {
     let mut rig = Rig::sketched();
     rig.tell_answers();
     rig.limits(LIMITS);
+    rig.check(
+        CHECKS.map(|(reason, _)| reason).into_iter().filter(|reason| *reason != Reason::BogonSource),
+        &[132],
+    );
     for port in OPEN {
         rig.open(port, Open::ForAll);
     }
@@ -94,7 +98,7 @@ fn compare_generated_frames() {
     if frames < FRAMES {
         return; // the rarest may be missing
     }
-    for reason in Reason::ALL {
+    for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::BogonSource) {
         assert!(
             seen.contains_key(reason) || NEED_MORE.contains(reason),
             "{reason:?}: the frames should vary enough: {seen:?}"

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use fastrand::Rng;
-use flood_common::reason::Reason;
+use flood_common::{reason::Reason, sanity::Sanity};
 use flood_userspace::{
     bpf::{Filter, FilterOptions, RunOutcome},
     feeds::Content,
@@ -34,7 +34,9 @@ const SLOT: u32 = 0;
 
 /// Room for a million entries.
 fn large() -> FilterOptions {
-    FilterOptions { listed_ipv4: 1_200_000, listed_ipv6: 262_144, ..FilterOptions::default() }
+    // Any address may be on a list here.
+    let sanity = Sanity::default();
+    FilterOptions { listed_ipv4: 1_200_000, listed_ipv6: 262_144, sanity, ..FilterOptions::default() }
 }
 
 fn frame(source: IpAddr) -> Vec<u8> {

@@ -10,6 +10,7 @@ use flood_common::{
     class::{Cell, Class, Scope},
     place::Place,
     reason::Reason::{self, *},
+    sanity::CHECKS,
     wire::{ethertype, protocol},
 };
 use flood_userspace::{
@@ -18,7 +19,7 @@ use flood_userspace::{
 };
 use floodgate_tests::{
     needs_root,
-    packet::{ATTACKER, ATTACKER6, Build, VISITOR, VISITOR6, from, not_ip},
+    packet::{ATTACKER, ATTACKER6, Build, SERVER, SERVER6, VISITOR, VISITOR6, from, not_ip},
     rig::Rig,
 };
 
@@ -78,7 +79,7 @@ fn frames() -> Vec<Case> {
         ),
         (
             "a first fragment with a TCP header that goes on elsewhere",
-            syn().patch(ipv4 + 32, &[0xf0]).fragment(0, true).bytes(),
+            syn().payload(4).patch(ipv4 + 32, &[0xf0]).fragment(0, true).bytes(),
             Conforming,
         ),
         ("a protocol that has no ports", from(VISITOR).protocol(47).payload(4).bytes(), Conforming),
@@ -91,7 +92,67 @@ fn frames() -> Vec<Case> {
         ("fragmentation needed", from(VISITOR).icmp(3, 4).payload(28).bytes(), Protected),
         ("another unreachable", from(VISITOR).icmp(3, 1).payload(28).bytes(), Conforming),
         ("packet too big", from(VISITOR6).icmp(2, 0).payload(48).bytes(), Protected),
+        ("the server's own address", from(SERVER).syn(443).bytes(), Land),
+        ("the server's own address, IPv6", from(SERVER6).syn(443).bytes(), Land),
+        ("loopback", of("127.0.0.1"), LoopbackSource),
+        ("loopback, IPv6", of("::1"), LoopbackSource),
+        ("multicast", of("224.0.0.1"), MulticastSource),
+        ("multicast, IPv6", of("ff02::1"), MulticastSource),
+        ("broadcast", of("255.255.255.255"), MulticastSource),
+        ("nobody", of("0.0.0.0"), ReservedSource),
+        ("nobody, IPv6", of("::"), ReservedSource),
+        ("an IPv4 address in IPv6", of("::ffff:203.0.113.7"), ReservedSource),
+        ("240.0.0.0/4", of("250.0.0.1"), ReservedSource),
+        ("who asks for an address", from(address("0.0.0.0")).udp(68, 67).bytes(), Conforming),
+        (
+            "who looks whether its address is free",
+            from(address("::")).neighbour_solicitation().hop_limit(254).bytes(),
+            Conforming,
+        ),
+        ("a private source", of("10.0.0.7"), Conforming),
+        ("a neighbour", of("fe80::7"), Conforming),
+        ("TCP without flags", from(VISITOR).tcp(40_000, 443, 0).bytes(), TcpNoFlags),
+        ("SYN and FIN", from(VISITOR6).tcp(40_000, 443, 0x03).bytes(), TcpImpossibleFlags),
+        ("FIN alone", from(VISITOR).tcp(40_000, 443, 0x01).bytes(), TcpImpossibleFlags),
+        ("a SYN with ECN", from(VISITOR).tcp(40_000, 443, 0xc2).bytes(), Conforming),
+        ("TCP from port 0", from(VISITOR).tcp(0, 443, 0x02).bytes(), ZeroPort),
+        ("UDP to port 0", from(VISITOR6).udp(4_000, 0).bytes(), ZeroPort),
+        ("UDP that wants no answer", from(VISITOR).udp(0, 4_000).bytes(), Conforming),
+        (
+            "a first fragment with half of a TCP header",
+            from(VISITOR).protocol(protocol::TCP).payload(16).fragment(0, true).bytes(),
+            TinyFragment,
+        ),
+        (
+            "the same in IPv6",
+            from(VISITOR6).fragment(0, true).protocol(protocol::TCP).payload(8).bytes(),
+            TinyFragment,
+        ),
+        (
+            "a fragment beyond the longest packet",
+            from(VISITOR).protocol(protocol::UDP).payload(64).fragment(0x1ffe, false).bytes(),
+            FragmentOffset,
+        ),
+        (
+            "an uneven one that is not the last",
+            from(VISITOR6).fragment(185, true).protocol(protocol::UDP).payload(7).bytes(),
+            FragmentOffset,
+        ),
+        (
+            "a fragment over the TCP header",
+            from(VISITOR).protocol(protocol::TCP).payload(64).fragment(1, true).bytes(),
+            FragmentOverlap,
+        ),
     ]
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A SYN from this address.
+fn of(source: &str) -> Vec<u8> {
+    from(address(source)).syn(443).bytes()
 }
 
 fn extension_beyond() -> Vec<u8> {
@@ -116,6 +177,41 @@ fn frames_get_the_documented_reason() {
 }
 
 #[test]
+fn each_check_of_sanity_has_a_switch() {
+    needs_root!();
+    let mut rig = Rig::new();
+    let gre = from(VISITOR).protocol(47).payload(4).bytes();
+    rig.check([], &[47]);
+    for (why, frame, expected) in frames() {
+        let is_check = CHECKS.iter().any(|(reason, _)| *reason == expected);
+        if is_check && frame != gre {
+            assert_eq!(rig.send(&frame), Some(Conforming), "{why}");
+        }
+    }
+    assert_eq!(rig.send(&gre), Some(RefusedProtocol));
+    rig.check([BogonSource], &[]);
+    assert_eq!(rig.send(&gre), Some(BogonSource), "of documents");
+    for (source, expected) in [
+        ("10.0.0.7", BogonSource),
+        ("8.8.8.8", Conforming),
+        ("fc00::7", BogonSource),
+        ("fe80::7", Conforming),
+    ] {
+        assert_eq!(rig.send(&of(source)), Some(expected), "{source}");
+    }
+}
+
+#[test]
+fn an_allowed_source_passes_the_checks_and_a_blocked_one_is_told_what_is_wrong() {
+    needs_root!();
+    let mut rig = Rig::new();
+    rig.allow("127.0.0.1/32");
+    rig.block("127.0.0.0/8");
+    assert_eq!(rig.send(&of("127.0.0.1")), Some(Allowed));
+    assert_eq!(rig.send(&of("127.0.0.2")), Some(LoopbackSource));
+}
+
+#[test]
 fn a_frame_without_an_ethernet_header_is_not_run() {
     needs_root!();
     let mut rig = Rig::new();
@@ -131,7 +227,7 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         ("VLAN", syn().vlan()),
         ("two VLANs", syn().service_vlan().vlan()),
         ("later fragment", from(source).protocol(protocol::TCP).payload(64).fragment(100, false)),
-        ("first fragment", syn().payload(64).fragment(0, true)),
+        ("first fragment", syn().payload(68).fragment(0, true)),
         ("another protocol", from(source).protocol(47).payload(8)),
         ("UDP", from(source).udp(53, 4_000)),
         ("ping", from(source).echo_request()),
@@ -148,7 +244,7 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         }
         disguises.push((
             "extension before a fragment",
-            from(source).extension(protocol::HOP_BY_HOP, 0).fragment(0, true).syn(443),
+            from(source).extension(protocol::HOP_BY_HOP, 0).fragment(0, true).syn(443).payload(4),
         ));
         disguises.push(("atomic fragment", from(source).fragment(0, false).syn(443)));
     }
@@ -298,7 +394,7 @@ fn a_limit_on_a_class_leaves_the_others_alone() {
         ("udp", from(ATTACKER).udp(50_000, 443).payload(9)),
         ("amplification", from(ATTACKER).udp(11_211, 443).payload(9)),
         ("icmp", from(ATTACKER).icmp(8, 0).payload(9)),
-        ("fragment", from(ATTACKER).tcp(50_000, 443, 0x10).fragment(185, true)),
+        ("fragment", from(ATTACKER).tcp(50_000, 443, 0x10).payload(4).fragment(185, true)),
     ];
     let mut rig = Rig::without_limits();
     for (limited, _) in &builds {
@@ -351,6 +447,8 @@ fn monitor_mode_counts_what_it_would_drop() {
 fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
     needs_root!();
     let mut rig = Rig::new();
+    // The sources that have these places may be any.
+    rig.check([], &[]);
     rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(1), burst: Packets(60) }),
         bits: None,
@@ -374,7 +472,7 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
 #[test]
 fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
-    produced.extend([Blocked, Allowed, Unaccounted, Unsolicited]);
+    produced.extend([Blocked, Allowed, Unaccounted, Unsolicited, BogonSource, RefusedProtocol]);
     // In `proof`.
     produced.extend([
         Proven,

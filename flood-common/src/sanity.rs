@@ -1,0 +1,325 @@
+//! What no packet on a wire should be: checks of a packet's own words, without a table and without memory.
+//!
+//! Each check is a [`Reason`] of its own and can be switched off. A check that fails is a defect like those that the
+//! parser finds, so the allow list can still speak for the source. What each finds, and which RFC says so, is in the
+//! section `[sanity]` of `docs/configuration.md`.
+//!
+//! Invariant: a packet that an RFC allows passes every check but [`Reason::BogonSource`] and
+//! [`Reason::RefusedProtocol`], which say what the operator does not expect.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    address::Address,
+    packet::{Packet, Part, Piece, Ports},
+    reason::Reason,
+    wire::{protocol, tcp_flags},
+};
+
+/// All checks that can be switched on and off, in the order of their numbers, and whether they are made without a word in
+/// the configuration.
+pub const CHECKS: [(Reason, bool); 11] = [
+    (Reason::Land, true),
+    (Reason::LoopbackSource, true),
+    (Reason::MulticastSource, true),
+    (Reason::ReservedSource, true),
+    (Reason::BogonSource, false),
+    (Reason::TcpNoFlags, true),
+    (Reason::TcpImpossibleFlags, true),
+    (Reason::ZeroPort, true),
+    (Reason::TinyFragment, true),
+    (Reason::FragmentOffset, true),
+    (Reason::FragmentOverlap, true),
+];
+
+/// A set of numbers of one byte.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct ByteSet {
+    words: [u64; 4],
+}
+const _: () = assert!(size_of::<ByteSet>() == 32);
+
+impl ByteSet {
+    /// The numbers for which `is_in` holds.
+    pub fn of(is_in: impl Fn(u8) -> bool) -> Self {
+        let mut set = Self::default();
+        for number in (0..=u8::MAX).filter(|number| is_in(*number)) {
+            set.words[usize::from(number >> 6)] |= 1 << (number & 63);
+        }
+        set
+    }
+
+    /// 1 if it has the number (its lowest byte), 0 if not: without a branch.
+    #[inline(always)]
+    pub fn has(&self, number: u64) -> u64 {
+        (self.words[(number >> 6 & 3) as usize] >> (number & 63)) & 1
+    }
+
+    /// The numbers in it.
+    pub fn numbers(&self) -> impl Iterator<Item = u8> {
+        (0..=u8::MAX).filter(|number| self.has((*number).into()) != 0)
+    }
+}
+
+/// Which checks are made.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Sanity {
+    /// The reasons for which a packet may be dropped: bits by their numbers.
+    checks: u64,
+    /// First bytes of IPv4 sources that are looked at more closely. Follows from `checks`, as the next two do.
+    sources_v4: ByteSet,
+    /// The same for IPv6.
+    sources_v6: ByteSet,
+    /// TCP flags that are looked at more closely.
+    flags: ByteSet,
+    /// Protocols that are refused, by number.
+    protocols: ByteSet,
+}
+const _: () = assert!(size_of::<Sanity>() == 136);
+
+const fn bit(reason: Reason) -> u64 {
+    1 << reason.number()
+}
+
+impl Sanity {
+    /// Makes these checks, and refuses the protocols with these numbers.
+    pub fn new(checks: impl IntoIterator<Item = Reason>, protocols: &[u8]) -> Self {
+        let checks = checks.into_iter().fold(0, |bits, reason| bits | bit(reason));
+        let checks = if protocols.is_empty() { checks } else { checks | bit(Reason::RefusedProtocol) };
+        let makes = |reason: Reason| checks & bit(reason) != 0;
+        Self {
+            checks,
+            sources_v4: ByteSet::of(|first| match first {
+                0 | 240..=254 => makes(Reason::ReservedSource),
+                127 => makes(Reason::LoopbackSource),
+                224..=239 => makes(Reason::MulticastSource),
+                255 => makes(Reason::MulticastSource) || makes(Reason::ReservedSource),
+                10 | 100 | 169 | 172 | 192 | 198 | 203 => makes(Reason::BogonSource),
+                _ => false,
+            }),
+            sources_v6: ByteSet::of(|first| {
+                let bogon = makes(Reason::BogonSource) && !(0x21..0x3f).contains(&first);
+                bogon
+                    || match first {
+                        0 => makes(Reason::ReservedSource) || makes(Reason::LoopbackSource),
+                        0xff => makes(Reason::MulticastSource),
+                        _ => false,
+                    }
+            }),
+            flags: ByteSet::of(|flags| wrong_flags(flags).is_some_and(makes)),
+            protocols: ByteSet::of(|number| protocols.contains(&number)),
+        }
+    }
+
+    /// Whether a check is made.
+    #[inline(always)]
+    pub fn makes(&self, reason: Reason) -> bool {
+        self.checks & bit(reason) != 0
+    }
+
+    /// The protocols that are refused, by number.
+    pub fn refused_protocols(&self) -> impl Iterator<Item = u8> {
+        self.protocols.numbers()
+    }
+
+    /// The first check that the packet fails.
+    #[inline(always)]
+    pub fn check(&self, packet: &Packet) -> Option<Reason> {
+        let [high, low] = packet.source.halves();
+        let land = if packet.source == packet.destination { bit(Reason::Land) } else { 0 };
+        let failed = land
+            | floodgate_failed(high, low, pack_transport(packet), pack_piece(&packet.piece))
+            | self.protocols.has(packet.protocol.into()) * bit(Reason::RefusedProtocol);
+        Reason::from_number((failed & self.checks).trailing_zeros())
+    }
+
+    /// Whether the packet fails no check, as far as a few instructions tell; they do of an ordinary one.
+    #[inline(always)]
+    pub fn is_beyond_doubt(&self, packet: &Packet) -> bool {
+        let unusual_source = match packet.source {
+            Address::V4(source) => self.sources_v4.has((source >> 24).into()),
+            Address::V6 { network, .. } => self.sources_v6.has(network >> 56),
+        };
+        // What has no ports and no flags is taken for something that has ordinary ones.
+        let [from, to] =
+            packet.ports.map_or([1; 2], |ports| [ports.source, ports.destination].map(u64::from));
+        let zero_port = (from.wrapping_sub(1) | to.wrapping_sub(1)) >> 63;
+        let flags = self.flags.has(packet.tcp_flags.unwrap_or(tcp_flags::ACK).into());
+        let protocol = self.protocols.has(packet.protocol.into());
+        unusual_source | zero_port | flags | protocol == 0
+            && packet.part == Part::Whole
+            && packet.source != packet.destination
+    }
+}
+
+/// What the transport header said, in one word. From the highest bits down: the IP version (4 bits), whether there are ports
+/// and whether there are flags (a bit each), the protocol, the flags, source and destination port.
+#[inline(always)]
+fn pack_transport(packet: &Packet) -> u64 {
+    let ports = packet.ports.map_or(0, |Ports { source, destination }| {
+        1 << 59 | u64::from(source) << 16 | u64::from(destination)
+    });
+    let flags = packet.tcp_flags.map_or(0, |flags| 1 << 58 | u64::from(flags) << 32);
+    u64::from(packet.source.version()) << 60 | ports | flags | u64::from(packet.protocol) << 40
+}
+
+/// A piece in one word: whether another follows (a bit), where it ends (24 bits), where it starts, and its length.
+#[inline(always)]
+fn pack_piece(piece: &Piece) -> u64 {
+    let Piece { start, length, end, is_last } = *piece;
+    u64::from(!is_last) << 63
+        | u64::from(end & 0xff_ffff) << 32
+        | u64::from(start & 0xffff) << 16
+        | u64::from(length & 0xffff)
+}
+
+/// All checks that a packet fails, as bits: those of its source, in halves, of its transport header and of it as a piece.
+///
+/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself (since Linux 5.6). Where it is
+/// inlined it is verified on each way that leads to it: 36,000 instructions more (6.18).
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+#[inline(never)]
+pub extern "C" fn floodgate_failed(high: u64, low: u64, transport: u64, piece: u64) -> u64 {
+    let facts = Facts {
+        source: match transport >> 60 {
+            4 => Address::V4(low as u32),
+            _ => Address::V6 { network: high, interface: low },
+        },
+        protocol: (transport >> 40) as u8,
+        ports: (transport >> 59 & 1 != 0)
+            .then_some(Ports { source: (transport >> 16) as u16, destination: transport as u16 }),
+        tcp_flags: (transport >> 58 & 1 != 0).then_some((transport >> 32) as u8),
+        piece: Piece {
+            is_last: piece >> 63 == 0,
+            end: (piece >> 32) as u32 & 0xff_ffff,
+            start: (piece >> 16) as u32 & 0xffff,
+            length: piece as u32 & 0xffff,
+        },
+    };
+    let found = [facts.wrong_source(), facts.wrong_flags(), facts.zero_port(), facts.wrong_fragment()];
+    found.into_iter().flatten().fold(0, |failed, reason| failed | bit(reason))
+}
+
+/// IGMP; a host that has no address yet reports its groups from 0.0.0.0 (RFC 3376 section 4.2.13).
+const IGMP: u8 = 2;
+
+/// From a client of DHCP to a server (RFC 2131 section 4.1).
+const DHCP: Ports = Ports { source: 68, destination: 67 };
+
+/// The longest IPv4 packet, and the most that can be behind the header of an IPv6 packet, bytes.
+const LONGEST: u32 = 65_535;
+
+/// What checks are about.
+struct Facts {
+    source: Address,
+    protocol: u8,
+    ports: Option<Ports>,
+    tcp_flags: Option<u8>,
+    piece: Piece,
+}
+
+impl Facts {
+    fn wrong_source(&self) -> Option<Reason> {
+        match self.source {
+            Address::V4(source) => self.wrong_source_v4(source),
+            Address::V6 { network, interface } => self.wrong_source_v6(network, interface),
+        }
+    }
+
+    fn wrong_source_v4(&self, source: u32) -> Option<Reason> {
+        let is_in =
+            |prefix: [u8; 4], length: u32| (source ^ u32::from_be_bytes(prefix)) >> (32 - length) == 0;
+        match source >> 24 {
+            0 => {
+                let is_dhcp = self.protocol == protocol::UDP && self.ports == Some(DHCP);
+                let may_be_nobody = source == 0 && (is_dhcp || self.protocol == IGMP);
+                (!may_be_nobody).then_some(Reason::ReservedSource)
+            }
+            127 => Some(Reason::LoopbackSource),
+            224..240 => Some(Reason::MulticastSource),
+            240.. if source == u32::MAX => Some(Reason::MulticastSource),
+            240.. => Some(Reason::ReservedSource),
+            _ => {
+                let is_bogon = is_in([10, 0, 0, 0], 8)
+                    || is_in([100, 64, 0, 0], 10)
+                    || is_in([169, 254, 0, 0], 16)
+                    || is_in([172, 16, 0, 0], 12)
+                    || is_in([192, 0, 0, 0], 24)
+                    || is_in([192, 0, 2, 0], 24)
+                    || is_in([192, 168, 0, 0], 16)
+                    || is_in([198, 18, 0, 0], 15)
+                    || is_in([198, 51, 100, 0], 24)
+                    || is_in([203, 0, 113, 0], 24);
+                is_bogon.then_some(Reason::BogonSource)
+            }
+        }
+    }
+
+    fn wrong_source_v6(&self, network: u64, interface: u64) -> Option<Reason> {
+        let is_in = |[first, second, third]: [u16; 3], length: u32| {
+            let prefix = u64::from(first) << 48 | u64::from(second) << 32 | u64::from(third) << 16;
+            (network ^ prefix) >> (64 - length) == 0
+        };
+        if network == 0 {
+            return match (interface, interface >> 32) {
+                (0, _) if self.protocol == protocol::ICMPV6 => None,
+                (1, _) => Some(Reason::LoopbackSource),
+                // Nothing, or an IPv4 address alone or behind ffff.
+                (_, 0 | 0xffff) => Some(Reason::ReservedSource),
+                _ => Some(Reason::BogonSource),
+            };
+        }
+        if is_in([0xff00, 0, 0], 8) {
+            return Some(Reason::MulticastSource);
+        }
+        let is_global = is_in([0x2000, 0, 0], 3)
+            && !is_in([0x2001, 0x0db8, 0], 32)
+            && !is_in([0x3fff, 0, 0], 20)
+            && !is_in([0x2001, 0x0002, 0], 48);
+        let is_translated =
+            (network, interface >> 32) == (0x0064_ff9b << 32, 0) || is_in([0x0064, 0xff9b, 0x0001], 48);
+        let is_neighbour = is_in([0xfe80, 0, 0], 10);
+        (!is_global && !is_translated && !is_neighbour).then_some(Reason::BogonSource)
+    }
+
+    fn wrong_flags(&self) -> Option<Reason> {
+        self.tcp_flags.and_then(wrong_flags)
+    }
+
+    fn zero_port(&self) -> Option<Reason> {
+        let Ports { source, destination } = self.ports?;
+        (destination == 0 || source == 0 && self.protocol == protocol::TCP).then_some(Reason::ZeroPort)
+    }
+
+    /// A whole packet is its only piece, with which nothing is wrong.
+    fn wrong_fragment(&self) -> Option<Reason> {
+        let Piece { start, length, end, is_last } = self.piece;
+        let has_ports = matches!(self.protocol, protocol::TCP | protocol::UDP);
+        match start {
+            0 if is_last => None,
+            0 if has_ports && self.ports.is_none() => Some(Reason::TinyFragment),
+            _ if end > LONGEST || !is_last && length % 8 != 0 => Some(Reason::FragmentOffset),
+            8 if self.protocol == protocol::TCP => Some(Reason::FragmentOverlap),
+            _ => None,
+        }
+    }
+}
+
+/// What is wrong with these flags of TCP.
+fn wrong_flags(flags: u8) -> Option<Reason> {
+    use tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+    // Of those that open, close and break off a connection, one at most.
+    let kind = flags & (SYN | FIN | RST);
+    if flags & (SYN | FIN | RST | PSH | ACK | URG) == 0 {
+        Some(Reason::TcpNoFlags)
+    } else if kind & kind.wrapping_sub(1) != 0 || flags & (SYN | RST | ACK) == 0 {
+        Some(Reason::TcpImpossibleFlags)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
