@@ -131,7 +131,7 @@ impl Sanity {
         let land = if packet.source == packet.destination { bit(Reason::Land) } else { 0 };
         let failed = land
             | floodgate_failed(high, low, pack_transport(packet), pack_piece(&packet.piece))
-            | self.protocols.has(packet.protocol.into()) * bit(Reason::RefusedProtocol);
+            | (self.protocols.has(packet.protocol.into()) * bit(Reason::RefusedProtocol));
         Reason::from_number((failed & self.checks).trailing_zeros())
     }
 

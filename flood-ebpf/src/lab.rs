@@ -158,7 +158,7 @@ fn write_source(ctx: &XdpContext) {
     match ethernet.ethertype.get() {
         ethertype::IPV4 => {
             if let Some(ip) = window.view::<Ipv4>(offset) {
-                let source = (*first as u32).wrapping_add((scatter(number) & *within) as u32);
+                let source = ordinary((*first as u32).wrapping_add((scatter(number) & *within) as u32));
                 // SAFETY: `view` has compared the range with the packet's end; packets may be written to.
                 unsafe { (&raw const ip.source).cast_mut().write(source.to_be_bytes()) };
             }
@@ -171,6 +171,15 @@ fn write_source(ctx: &XdpContext) {
             }
         }
         _ => {}
+    }
+}
+
+/// The address, or if no host can have it (0.0.0.0/8, 127.0.0.0/8, from 224.0.0.0 on) another one.
+#[inline(always)]
+fn ordinary(address: u32) -> u32 {
+    match address >> 24 {
+        0 | 127 | 224.. => address ^ 0x4000_0000,
+        _ => address,
     }
 }
 

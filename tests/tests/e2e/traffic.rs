@@ -226,7 +226,7 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         ("plain", syn()),
         ("VLAN", syn().vlan()),
         ("two VLANs", syn().service_vlan().vlan()),
-        ("a first fragment", syn().payload(64).fragment(0, true)),
+        ("a first fragment", syn().payload(68).fragment(0, true)),
         ("a later fragment", from(source).protocol(protocol::TCP).payload(64).fragment(100, false)),
         ("another protocol", from(source).protocol(47).payload(40)),
         ("a ping", from(source).echo_request().payload(40)),
@@ -241,7 +241,7 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         }
         disguises.push((
             "an extension header before a fragment",
-            from(source).extension(protocol::HOP_BY_HOP, 0).fragment(0, true).syn(80),
+            from(source).extension(protocol::HOP_BY_HOP, 0).fragment(0, true).syn(80).payload(4),
         ));
     }
     disguises

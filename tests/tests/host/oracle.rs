@@ -96,9 +96,11 @@ fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str
         return Some("it refuses an authentication header of eight bytes");
     }
     match packet {
-        Packet { part: Part::Later, source: Address::V6 { .. }, .. }
-        | Packet { part: Part::Later, protocol: protocol::AUTHENTICATION, .. } => {
+        Packet { part: Part::Later, source: Address::V6 { .. }, .. } => {
             Some("it takes the data of a later fragment for extension headers")
+        }
+        Packet { protocol: protocol::AUTHENTICATION, source: Address::V4(_), .. } => {
+            Some("it looks behind an authentication header in IPv4")
         }
         Packet { part: Part::First, .. } if ours == (Theirs { ports: ours.ports, ..theirs }) => {
             Some("it reads no ports in a first fragment")

@@ -15,8 +15,8 @@ use floodgate_tests::{
 /// Tight enough, each in its way, that all of them are exceeded now and then.
 const LIMITS: &str = r#"
     [limit.source]
-    packets = "90/s"
-    packets_burst = "56"
+    packets = "100/s"
+    packets_burst = "60"
     bits = "1Mbit/s"
     bits_burst = "100kbit"
     [limit.source_prefix.udp]
@@ -81,7 +81,12 @@ fn compare_generated_frames() {
         if random.u8(..16) == 0 {
             rig.ask(&generate::question(&mut random));
         }
-        if seed == frames / 4 {
+        if seed == frames / 16 {
+            // Packets weigh more than bits now.
+            rig.limits(&LIMITS.replacen("100/s", "40/s", 2));
+        } else if seed == frames / 8 {
+            rig.limits(LIMITS);
+        } else if seed == frames / 4 {
             rig.prove(means::COOKIES | means::SOCKETS, 1);
         } else if seed == frames / 2 {
             rig.monitor(true);
