@@ -112,8 +112,9 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
 
 /// Runs each kernel that is there, some machines at a time; results in the order of the series.
 ///
-/// Each executable gets a machine of its own, those of the first one before all others, so that all processors have
-/// something to do to the end. On a kernel that is refused there is too little to do for that.
+/// Each executable gets a machine of its own, those of the first one before all others and the newest kernel, which takes
+/// longest, before older ones, so that all processors have something to do to the end. On a kernel that is refused there is
+/// too little to do for that.
 fn run_all(
     fetched: &[(&'static Series, Availability)],
     executables: &[PathBuf],
@@ -121,7 +122,7 @@ fn run_all(
 ) -> Vec<Run> {
     let mut jobs: Vec<(usize, &[PathBuf])> = Vec::new();
     for executable in executables.chunks(1) {
-        let supported = fetched.iter().enumerate().filter(|(_, (series, _))| series.supported);
+        let supported = fetched.iter().enumerate().rev().filter(|(_, (series, _))| series.supported);
         jobs.extend(supported.map(|(index, _)| (index, executable)));
     }
     let refused = fetched.iter().enumerate().filter(|(_, (series, _))| !series.supported);

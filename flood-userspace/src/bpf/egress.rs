@@ -4,10 +4,7 @@
 use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        tc::{
-            NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError, qdisc_add_clsact,
-            qdisc_detach_program,
-        },
+        tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },
     util::KernelVersion,
 };
@@ -54,8 +51,7 @@ impl Egress {
         interface: &Interface,
         hook: Hook,
     ) -> Result<Self, String> {
-        let made_qdisc =
-            hook == Hook::Clsact && prepare_clsact(&interface.name).map_err(|error| chain(&error))?;
+        let made_qdisc = hook == Hook::Clsact && prepare_clsact(interface)?;
         let options = match hook {
             Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
             Hook::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
@@ -83,13 +79,21 @@ impl Egress {
 
 /// Sees to it that there is a `clsact` on the interface without a filter of ours: a daemon that was killed leaves both.
 /// Returns whether it is there for us.
-fn prepare_clsact(interface: &str) -> Result<bool, TcError> {
-    let made = match qdisc_add_clsact(interface) {
+fn prepare_clsact(interface: &Interface) -> Result<bool, String> {
+    let made = match qdisc_add_clsact(&interface.name) {
         Ok(()) => true,
         Err(error) if errno(&error) == Some(libc::EEXIST) => false,
-        Err(error) => return Err(error),
+        Err(error) => return Err(chain(&error)),
     };
+    if !made {
+        // The kernel takes a filter for the way out into `ingress`, too, and runs it on the way in.
+        let kind = interface::kind_in_place_of_clsact(interface.index).map_err(|error| error.to_string())?;
+        if let Some(kind) = kind.filter(|kind| kind != "clsact") {
+            return Err(format!("the queueing discipline {kind} has the place of clsact"));
+        }
+    }
     // Where there was none, there was no filter either. What else fails is seen when ours is attached.
-    let left_behind = !made && qdisc_detach_program(interface, TcAttachType::Egress, EGRESS_PROGRAM).is_ok();
+    let left_behind =
+        !made && qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok();
     Ok(made || left_behind)
 }

@@ -106,6 +106,23 @@ pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
     exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
 }
 
+/// The kind of the queueing discipline that has the place of `clsact` on an interface.
+pub(super) fn kind_in_place_of_clsact(index: u32) -> io::Result<Option<String>> {
+    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index.cast_signed()));
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(found)
+            if found.header.index == index.cast_signed() && found.header.parent == TcHandle::CLSACT =>
+        {
+            found.attributes.into_iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            })
+        }
+        _ => None,
+    }))
+}
+
 impl XdpProgram {
     fn mode_flag(self) -> u32 {
         // linux/if_link.h: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE

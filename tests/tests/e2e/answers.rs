@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use flood_common::reflector::REFLECTORS;
 use flood_userspace::{
     bpf::{Filter, FilterOptions, Hook, Noting},
@@ -197,7 +197,7 @@ fn refuse_egress(server: &Namespace) -> Result<Vec<Programs>> {
             }
             all.push(programs);
         }
-        anyhow::bail!("the kernel takes any number of programs on the way out")
+        bail!("the kernel takes any number of programs on the way out")
     })
 }
 
@@ -295,6 +295,11 @@ fn ask(namespace: &Namespace, to: IpAddr, segment: Option<libc::c_int>) -> Resul
     })
 }
 
+/// Before Linux 6.11 a datagram is cut only by a card that makes checksums; those of the laboratory do not.
+fn is_refused_by_a_card_without_checksums(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(libc::EIO)
+}
+
 #[test]
 fn by_either_hook_questions_are_noted_and_nothing_of_others_is_touched() -> Result<()> {
     needs_root!();
@@ -337,8 +342,19 @@ fn by_either_hook_questions_are_noted_and_nothing_of_others_is_touched() -> Resu
                     ("a VLAN, whose tag is beside the frame", IpAddr::from([192, 0, 2, 130]), None),
                 ];
                 let asked = asked.into_iter().take(if has_vlans { 3 } else { 2 });
-                for ((why, to, segment), noted) in asked.zip(1..) {
-                    ask(server, to, segment)?;
+                let mut noted = 0;
+                for (why, to, segment) in asked {
+                    match ask(server, to, segment) {
+                        Err(error) if segment.is_some() && is_refused_by_a_card_without_checksums(&error) => {
+                            skip::skip(
+                                "segments_that_the_card_would_cut_are_noted",
+                                "the kernel makes none here",
+                            );
+                            continue;
+                        }
+                        sent => sent?,
+                    }
+                    noted += 1;
                     ensure!(filter.solicited.noted() == noted, "{hook:?}: {why}");
                 }
                 ensure!(filter.detach("eth0")?);
@@ -353,6 +369,25 @@ fn by_either_hook_questions_are_noted_and_nothing_of_others_is_touched() -> Resu
     }
     ensure!(way_out(server)? == before);
     Ok(())
+}
+
+#[test]
+fn no_filter_for_the_way_out_is_put_on_the_way_in() -> Result<()> {
+    needs_root!();
+    let lab = Lab::new()?;
+    let server = lab.host(Role::Server);
+    command(&format!("tc -n {} qdisc add dev eth0 ingress", server.name()))?;
+    server.within(|| {
+        let options = FilterOptions { hook: Some(Hook::Clsact), ..FilterOptions::default() };
+        let mut filter = Filter::load(&options)?;
+        let Noting::Refused(why) = &filter.attach("eth0", AttachMode::Native, false)?.noting else {
+            bail!("it is attached")
+        };
+        ensure!(why.contains("ingress has the place of clsact"), "{why}");
+        let filters = command(&format!("tc -n {} filter show dev eth0 ingress", server.name()))?;
+        ensure!(filters.is_empty(), "{filters}");
+        Ok(())
+    })
 }
 
 #[test]
