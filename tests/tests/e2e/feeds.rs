@@ -176,7 +176,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
         warnings.iter().any(|warning| warning.contains("feed drop") && !warning.contains("hush")),
         "{warnings:?}"
     );
-    ensure!(daemon.log().matches("503").count() == 1, "an error is logged once:\n{}", daemon.log());
+    ensure!(daemon.log().matches("answers 503").count() == 1, "an error is logged once:\n{}", daemon.log());
     let mut curl = guarded.lab.host(Role::Server).command("curl")?;
     curl.args(["--silent", "--unix-socket"]).arg(daemon.socket()).arg("http://floodgate/metrics");
     let metrics = run(&mut curl)?.stdout;
