@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -46,6 +46,8 @@ pub mod map {
     pub const PREFIXES: &str = "PREFIXES";
     /// Buckets of what was asked for, mmapable ([`solicit`](crate::solicit)).
     pub const SOLICITED: &str = "SOLICITED";
+    /// Buckets of first fragments ([`fragments`](crate::fragments)).
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The programs that the filter calls, by [`next`](super::next).
@@ -152,7 +154,7 @@ pub struct Settings {
     pub solicited_reserved: u32,
     /// Which checks of sanity are made.
     pub sanity: Sanity,
-    /// Secrets of the table of what was asked for.
+    /// Secrets of the tables of what was asked for, and of first fragments.
     pub solicit_seeds: SolicitSeeds,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],

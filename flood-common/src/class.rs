@@ -3,7 +3,8 @@
 //! A limit is a [`Cell`]: one class in one scope. A packet belongs to exactly one class, and in each scope it is
 //! charged to at most two cells: that of its class, and the one for all classes together.
 
-/// The class of a packet, from the outside in: a fragment is a fragment whatever it carries.
+/// The class of a packet. A first fragment has that of what it carries; later ones have that of their first, where it is
+/// [known](crate::fragments).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Class {
@@ -21,7 +22,7 @@ pub enum Class {
     Amplification = 5,
     /// ICMP and ICMPv6.
     Icmp = 6,
-    /// A part of a datagram, the first one included.
+    /// A later part of a datagram whose first is not known, or a first one without the header that it should have.
     Fragment = 7,
     /// Any other protocol.
     Other = 8,

@@ -10,9 +10,10 @@ use crate::{
     abi::{MAX_CELLS, Settings, list, solicited},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell, Class},
+    fragments::{self, FragmentPlace, first},
     lists::Listed,
     meter::{Charge, Price},
-    packet::{Packet, Parsed, Vital},
+    packet::{Packet, Parsed, Part, Vital},
     proof::Receiver,
     reason::Reason,
     solicit::Flow,
@@ -27,6 +28,11 @@ pub trait Tables {
     fn is_reflector(&self, port: u16) -> bool;
     /// Whether something has gone out of which this flow is the answer.
     fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool;
+    /// What became of the first fragment of a datagram: a number of
+    /// [`first`].
+    fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64;
+    /// Notes what became of a first fragment.
+    fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64);
     /// What sockets say to a datagram of the flow.
     fn receiver(&self, flow: &Flow) -> Receiver;
     /// Charges a cell that counts by address; `network` is the [network](Address::network) by which it counts.
@@ -67,6 +73,15 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     let class = forget(settings, packet.class as u64);
     let [port, to] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination].map(u64::from));
     let (port, to) = (forget(settings, port) as u16, forget(settings, to) as u16);
+    let part = forget(settings, packet.part as u64);
+    let datagram = match packet.part {
+        Part::Whole => FragmentPlace::default(),
+        Part::First | Part::Later => fragments::place(packet, &settings.solicit_seeds),
+    };
+    let datagram = FragmentPlace {
+        bucket: forget(settings, datagram.bucket.into()) as u32,
+        tag: forget(settings, datagram.tag),
+    };
     let defect = match packet.defect {
         None if settings.sanity.is_beyond_doubt(packet) => None,
         None => settings.sanity.check(packet),
@@ -99,14 +114,34 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             Flow { remote: packet.source, local: packet.destination, remote_port: port, local_port: to };
         match answer(&flow, settings, now_ns, tables) {
             Answer::Solicited => class,
-            Answer::Unsolicited => return Reason::Unsolicited,
+            Answer::Unsolicited => UNWANTED,
             Answer::Unknown => Class::Amplification as u64,
+        }
+    } else if part == Part::Later as u64 {
+        match tables.first_fragment(datagram, now_ns) {
+            first::UNKNOWN => class,
+            first::DROPPED => return Reason::FragmentOfDropped,
+            first => first - 1,
         }
     } else {
         class
     };
-    limit(packet, forget(settings, class) as usize, settings, now_ns, tables)
+    let class = forget(settings, class);
+    let reason = if class == UNWANTED {
+        Reason::Unsolicited
+    } else {
+        limit(packet, class as usize, settings, now_ns, tables)
+    };
+    // What may prove its origin yet has no verdict so far.
+    if part == Part::First as u64 && !(settings.proof != 0 && reason.is_provable()) {
+        let first = if reason.is_drop() { first::DROPPED } else { class + 1 };
+        tables.note_first_fragment(datagram, first, now_ns);
+    }
+    reason
 }
+
+/// No class: what has it was not asked for.
+const UNWANTED: u64 = CLASS_SLOTS as u64;
 
 /// What UDP from the port of a mirror is.
 enum Answer {

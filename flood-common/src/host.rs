@@ -10,6 +10,7 @@ use crate::{
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
     packet::{Packet, Vital},
@@ -77,6 +78,7 @@ pub struct HostTables {
     pub solicited: Vec<[AtomicU64; WAYS]>,
     /// The sketch of the one processor, where there is one: its [`shift`](sketch::shift), and its words.
     pub sketch: Option<(u32, Vec<std::cell::Cell<u32>>)>,
+    fragments: Vec<[AtomicU64; WAYS]>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
     leases: [std::cell::Cell<u64>; CLASS_SLOTS],
@@ -93,6 +95,7 @@ impl HostTables {
             sockets: Vec::new(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             sketch: None,
+            fragments: (0..1 << FRAGMENT_BITS).map(|_| Default::default()).collect(),
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
             leases: Default::default(),
@@ -145,6 +148,14 @@ impl Tables for HostTables {
     fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool {
         let place = flow.place(&settings.solicit_seeds);
         is_noted(&self.solicited[place.bucket as usize], place.tag, now_ns, || self.lifetime(flow))
+    }
+
+    fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64 {
+        fragments::find(&self.fragments[datagram.bucket as usize], datagram.tag, now_ns)
+    }
+
+    fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64) {
+        fragments::note(&self.fragments[datagram.bucket as usize], datagram.tag, first, now_ns);
     }
 
     fn receiver(&self, flow: &Flow) -> Receiver {

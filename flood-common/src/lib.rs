@@ -18,6 +18,7 @@ pub mod address;
 pub mod answer;
 pub mod class;
 pub mod decide;
+pub mod fragments;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod lists;

@@ -62,6 +62,9 @@ pub struct Packet {
     pub protocol: u8,
     /// Which part of a datagram this is.
     pub part: Part,
+    /// The datagram, where this is a part of one: its identification, and in IPv4 its protocol above that (RFC 791 section
+    /// 3.2, RFC 8200 section 4.5).
+    pub datagram: u64,
     /// Where in its datagram it lies.
     pub piece: Piece,
     /// Source and destination port, where there is a TCP or UDP header.
@@ -76,13 +79,14 @@ pub struct Packet {
 
 /// Which part of a datagram a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Part {
     /// All of it.
-    Whole,
+    Whole = 0,
     /// The fragment with the transport header.
-    First,
+    First = 1,
     /// A fragment without transport header.
-    Later,
+    Later = 2,
 }
 
 /// Where in its datagram a packet lies: a whole one is the only piece of it.
@@ -177,12 +181,13 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     Parsed::Packet(Packet {
         source: Address::from_v4_bytes(&ip.source),
         destination: Address::from_v4_bytes(&ip.destination),
-        class: if cut.is_whole() { transport.class } else { Class::Fragment },
+        class: transport.class,
         length,
         network_at: offset,
         transport_at: offset + header,
         protocol: ip.protocol,
         part: cut.part(),
+        datagram: u64::from(ip.protocol) << 32 | u64::from(ip.identification.get()),
         piece: cut.piece(total - header, header),
         ports: transport.ports,
         tcp_flags: transport.tcp_flags,
@@ -226,12 +231,13 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
     Parsed::Packet(Packet {
         source: Address::from_v6_bytes(&ip.source),
         destination: Address::from_v6_bytes(&ip.destination),
-        class: if chain.cut.is_whole() { transport.class } else { Class::Fragment },
+        class: transport.class,
         length,
         network_at: offset,
         transport_at: end - chain.remaining,
         protocol: chain.protocol,
         part: chain.cut.part(),
+        datagram: chain.identification.into(),
         piece: chain.cut.piece(chain.behind_cut, 0),
         ports: transport.ports,
         tcp_flags: transport.tcp_flags,
@@ -247,6 +253,8 @@ struct Chain {
     cut: Cut,
     /// Bytes behind the last fragment header, or behind the IP header where there is none.
     behind_cut: usize,
+    /// That of the last fragment header.
+    identification: u32,
     defect: Option<Reason>,
 }
 
@@ -268,8 +276,14 @@ fn walk_extensions<'a, W: Window<'a>>(
     remaining: usize,
     next_header: u8,
 ) -> Chain {
-    let mut chain =
-        Chain { remaining, protocol: next_header, cut: Cut(0), behind_cut: remaining, defect: None };
+    let mut chain = Chain {
+        remaining,
+        protocol: next_header,
+        cut: Cut(0),
+        behind_cut: remaining,
+        identification: 0,
+        defect: None,
+    };
     for _ in 0..MAX_IPV6_EXTENSIONS {
         if !is_extension(chain.protocol) {
             return chain;
@@ -291,6 +305,7 @@ fn walk_extensions<'a, W: Window<'a>>(
                 return Chain { defect: Some(Reason::Truncated), ..chain };
             };
             chain.cut = chain.cut.and(Cut::from_ipv6(fragment.offset_more.get()));
+            chain.identification = u32::from_be_bytes(fragment.identification);
             chain.behind_cut = opaque(chain.remaining - size, length);
         }
         chain.protocol = extension.next_header;
@@ -397,8 +412,9 @@ fn parse_transport<'a, W: Window<'a>>(
     cut: Cut,
 ) -> Transport {
     let nothing = Transport::NONE;
+    let fragment = Transport { class: Class::Fragment, ..nothing };
     if cut.is_later() {
-        return nothing;
+        return fragment;
     }
     let whole = cut.is_whole();
     let needed = match number {
@@ -409,7 +425,7 @@ fn parse_transport<'a, W: Window<'a>>(
     };
     if remaining < needed {
         // The rest of the header may be in another fragment; whether that is right is a question of sanity.
-        return if whole { Transport { defect: Some(Reason::TransportHeader), ..nothing } } else { nothing };
+        return if whole { Transport { defect: Some(Reason::TransportHeader), ..nothing } } else { fragment };
     }
     let beyond = Transport { defect: Some(Reason::Truncated), ..nothing };
     match number {

@@ -94,6 +94,7 @@ drop_reasons! {
     FragmentOffset = 41, "fragment_offset", "A fragment beyond the longest packet, or one that is not the last and has no multiple of 8 bytes.";
     FragmentOverlap = 42, "fragment_overlap", "A later fragment of TCP that would write over the header in the first.";
     RefusedProtocol = 43, "refused_protocol", "Of an IP protocol that the configuration refuses.";
+    FragmentOfDropped = 44, "fragment_of_dropped", "A later fragment of a datagram whose first was dropped.";
 }
 
 impl Reason {

@@ -62,25 +62,31 @@ pub struct SolicitPlace {
     pub tag: u32,
 }
 
+/// Hashes two addresses and one word more, all bits of the result alike. Pair-multiply-shift (Dietzfelbinger 1996), by which
+/// two of them have the same upper half of the sum with a probability of 2^-32, and a multiplication that brings all of it
+/// up.
+#[inline(always)]
+pub(crate) fn hash(seeds: &SolicitSeeds, [one, other]: [Address; 2], word: u64) -> u64 {
+    let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9] = *seeds;
+    let pair = |word: u64, high: u64, low: u64| {
+        high.wrapping_add(word >> 32).wrapping_mul(low.wrapping_add(word & 0xffff_ffff))
+    };
+    let ([one_high, one_low], [other_high, other_low]) = (one.halves(), other.halves());
+    let mut x = pair(one_high, k0, k1)
+        .wrapping_add(pair(one_low, k2, k3))
+        .wrapping_add(pair(other_high, k4, k5))
+        .wrapping_add(pair(other_low, k6, k7))
+        .wrapping_add(word.wrapping_mul(k8));
+    x ^= x >> 32;
+    x.wrapping_mul(k9 | 1)
+}
+
 impl Flow {
-    /// Where the flow is noted. Pair-multiply-shift (Dietzfelbinger 1996), by which two flows have the same upper half of
-    /// the sum with a probability of 2^-32, and a multiplication that brings all of it into bucket and tag.
+    /// Where the flow is noted.
     #[inline(always)]
     pub fn place(&self, seeds: &SolicitSeeds) -> SolicitPlace {
-        let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9] = *seeds;
-        let pair = |word: u64, high: u64, low: u64| {
-            high.wrapping_add(word >> 32).wrapping_mul(low.wrapping_add(word & 0xffff_ffff))
-        };
-        let ([remote_high, remote_low], [local_high, local_low]) =
-            (self.remote.halves(), self.local.halves());
         let ports = (u64::from(self.remote_port) << 16) | u64::from(self.local_port);
-        let mut x = pair(remote_high, k0, k1)
-            .wrapping_add(pair(remote_low, k2, k3))
-            .wrapping_add(pair(local_high, k4, k5))
-            .wrapping_add(pair(local_low, k6, k7))
-            .wrapping_add(ports.wrapping_mul(k8));
-        x ^= x >> 32;
-        x = x.wrapping_mul(k9 | 1);
+        let x = hash(seeds, [self.remote, self.local], ports);
         SolicitPlace { bucket: (x >> (64 - SOLICIT_BITS)) as u32, tag: (x >> (32 - SOLICIT_BITS)) as u32 }
     }
 

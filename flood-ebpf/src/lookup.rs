@@ -14,6 +14,7 @@ use flood_common::{
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
     meter::{Charge, Price, Slot, charge, charge_budget, charge_leased},
     packet::Vital,
@@ -24,7 +25,7 @@ use flood_common::{
 };
 
 use crate::{
-    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, REFLECTORS, SKETCH, SKETCH_SHIFT, SOLICITED},
+    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, FRAGMENTS, REFLECTORS, SKETCH, SKETCH_SHIFT, SOLICITED},
     prove::receiver,
 };
 
@@ -109,6 +110,19 @@ impl Tables for MapTables<'_> {
     }
 
     #[inline(always)]
+    fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64 {
+        match FRAGMENTS.get(datagram.bucket) {
+            Some(bucket) => fragments::find(bucket, datagram.tag, now_ns),
+            None => fragments::first::UNKNOWN,
+        }
+    }
+
+    #[inline(always)]
+    fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64) {
+        floodgate_note(datagram.bucket, datagram.tag, first, now_ns);
+    }
+
+    #[inline(always)]
     fn receiver(&self, flow: &Flow) -> Receiver {
         receiver(self.ctx, [flow.remote, flow.local], [flow.remote_port, flow.local_port])
     }
@@ -159,6 +173,19 @@ impl Tables for MapTables<'_> {
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
         charge_host(vital as u32, now_ns, price)
     }
+}
+
+/// See [`fragments::note`].
+///
+/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself. Inlined it is verified on each way
+/// through the limits: 70,000 instructions more (6.18).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_note(bucket: u32, tag: u64, first: u64, now_ns: u64) -> u64 {
+    if let Some(bucket) = FRAGMENTS.get(bucket) {
+        fragments::note(bucket, tag, first, now_ns);
+    }
+    0
 }
 
 /// Charges one of the host-wide budgets.

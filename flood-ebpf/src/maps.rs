@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use flood_common::{
     abi::{self, CpuState, InterfaceCounters, SettingsPage},
+    fragments::FRAGMENT_BITS,
     lists::{self, Prefix},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
@@ -90,6 +91,10 @@ pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(2 * PORT_WORD
 /// What was asked for. Written per question, and a few times in the life of a note by its answers.
 #[map]
 pub(crate) static SOLICITED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, BPF_F_MMAPABLE);
+
+/// What became of first fragments. Written per first fragment.
+#[map]
+pub(crate) static FRAGMENTS: Array<Bucket> = Array::with_max_entries(1 << FRAGMENT_BITS, 0);
 
 /// Gates of both address families. Written by the daemon.
 #[map]

@@ -14,6 +14,7 @@ fn packet(source: &str, protocol: u8, ports: Option<(u16, u16)>) -> Packet {
     let source = address(source);
     let server = if source.version() == 4 { "192.0.2.1" } else { "2001:db8::1" };
     Packet {
+        datagram: 0,
         source,
         destination: address(server),
         class: Class::Other,

@@ -345,7 +345,8 @@ section! {
 section! {
     /// A limit on one class of packets in a scope, as `[limit.source.syn]`; it holds besides that of all packets. The
     /// classes are `syn`, `synack`, `rst_fin` and `tcp` (any other TCP), `udp`, `amplification` (UDP from the port of a
-    /// service that attackers use as a mirror, unless it was asked for), `icmp` (both versions), `fragment`, and `other`. Where a class of TCP has
+    /// service that attackers use as a mirror, unless it was asked for), `icmp` (both versions), `fragment` (parts of a
+    /// datagram whose first is not known; the first has the class of what it carries), and `other`. Where a class of TCP has
     /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`; where it has a default, the
     /// stricter of the two.
     ClassLimitFile at "limit.SCOPE.CLASS" {

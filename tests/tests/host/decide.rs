@@ -7,6 +7,7 @@ use flood_common::{
     address::{Address, Network},
     class::{Cell, Class},
     decide::{Tables, decide},
+    fragments::{FragmentPlace, first},
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Piece, Ports, Vital},
@@ -34,6 +35,9 @@ struct Oracle {
     vital: Option<Charge>,
     is_noted: bool,
     socket: Option<Receiver>,
+    /// What became of the first fragment, and what has been noted of one.
+    first: Option<u64>,
+    noted: std::cell::Cell<Option<u64>>,
     asked: RefCell<Vec<&'static str>>,
 }
 
@@ -46,6 +50,8 @@ impl Default for Oracle {
             vital: None,
             is_noted: false,
             socket: None,
+            first: None,
+            noted: Default::default(),
             asked: RefCell::default(),
         }
     }
@@ -81,6 +87,14 @@ impl Tables for Oracle {
     fn is_solicited(&self, _: &Settings, flow: &Flow, _: u64) -> bool {
         assert_eq!(*flow, Flow { remote: SOURCE, local: DESTINATION, remote_port: MIRROR, local_port: 9 });
         self.note("notes", self.is_noted)
+    }
+
+    fn first_fragment(&self, _: FragmentPlace, _: u64) -> u64 {
+        self.note("first fragment", self.first.expect("the case says what became of it"))
+    }
+
+    fn note_first_fragment(&self, _: FragmentPlace, first: u64, _: u64) {
+        self.noted.set(Some(first));
     }
 
     fn receiver(&self, flow: &Flow) -> Receiver {
@@ -122,6 +136,7 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
         transport_at: 34,
         protocol: 6,
         part: Part::Whole,
+        datagram: 0,
         piece: Piece { start: 0, length: 20, end: 40, is_last: true },
         ports: None,
         tcp_flags: None,
@@ -215,6 +230,39 @@ fn the_order_of_the_rules_is_the_policy() {
 }
 
 #[test]
+fn a_first_fragment_is_noted_and_a_later_one_has_its_class() {
+    let udp = |part| {
+        let Parsed::Packet(packet) = packet(None, None) else { unreachable!("it is one") };
+        let class = if part == Part::Later { Class::Fragment } else { Class::Udp };
+        Parsed::Packet(Packet { part, class, ..packet })
+    };
+    let limits = limited("source.udp source.fragment");
+    let noted = |exceeded| {
+        let tables = Oracle { exceeded: Some(exceeded), ..Oracle::default() };
+        let reason = decide(&udp(Part::First), &limits, 1, &tables);
+        (reason, tables.noted.get())
+    };
+    let passed = Class::Udp as u64 + 1;
+    assert_eq!(noted("source.fragment"), (Conforming, Some(passed)), "it has the class of what it carries");
+    assert_eq!(noted("source.udp"), (SourcePackets, Some(first::DROPPED)));
+    for (first, exceeded, expected) in [
+        (passed, "source.udp", SourcePackets),
+        (passed, "source.fragment", Conforming),
+        (first::DROPPED, "source.other", FragmentOfDropped),
+        (first::UNKNOWN, "source.udp", Conforming),
+        (first::UNKNOWN, "source.fragment", SourcePackets),
+    ] {
+        let tables = Oracle { first: Some(first), exceeded: Some(exceeded), ..Oracle::default() };
+        assert_eq!(decide(&udp(Part::Later), &limits, 1, &tables), expected, "{first}, {exceeded}");
+        assert_eq!(tables.noted.get(), None);
+    }
+    let proving = Settings { proof: 1, ..limited("total") };
+    let tables = Oracle { exceeded: Some("total"), ..Oracle::default() };
+    assert_eq!(decide(&udp(Part::First), &proving, 1, &tables), TotalPackets);
+    assert_eq!(tables.noted.get(), None, "it may prove its origin yet");
+}
+
+#[test]
 fn an_empty_list_and_an_unset_limit_are_not_asked() {
     let tables = Oracle { source: Some(Charge::Conforming), ..Oracle::default() };
     // The other family's lists have entries.
@@ -231,6 +279,16 @@ fn an_empty_list_and_an_unset_limit_are_not_asked() {
 /// charged in this order.
 type LimitCase =
     (&'static str, &'static str, (Class, u16), Option<&'static str>, Reason, &'static [&'static str]);
+
+/// Settings with these limits, and no other.
+fn limited(limits: &str) -> Settings {
+    let sections = limits.split(' ').map(|name| format!("[limit.{name}]\npackets = \"100/s\"\n"));
+    let mut config = Config::parse(&sections.collect::<String>(), Path::new("")).expect("right limits");
+    config.limits.retain(|name, _| limits.split(' ').any(|limit| limit == name.to_string()));
+    let mut settings = Settings::default();
+    set_limits(&mut settings, &config.limits, &config.protected_limits);
+    settings
+}
 
 #[test]
 fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_first() {
@@ -299,11 +357,7 @@ fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_fir
         ("TCP from its port is none", "total.amplification", (Class::Tcp, MIRROR), None, Conforming, &[]),
     ];
     for (why, limits, (class, port), exceeded, expected, charged) in cases {
-        let sections = limits.split(' ').map(|name| format!("[limit.{name}]\npackets = \"100/s\"\n"));
-        let mut config = Config::parse(&sections.collect::<String>(), Path::new("")).expect(why);
-        config.limits.retain(|name, _| limits.split(' ').any(|limit| limit == name.to_string()));
-        let mut settings = Settings::default();
-        set_limits(&mut settings, &config.limits, &config.protected_limits);
+        let settings = limited(limits);
         let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
         let ports = Some(Ports { source: port, destination: 9 });
         let tables = Oracle { source: Some(Charge::Conforming), exceeded, ..Oracle::default() };

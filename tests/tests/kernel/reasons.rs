@@ -327,6 +327,39 @@ fn a_source_that_sends_more_than_its_limit_loses_the_rest() {
 }
 
 #[test]
+fn later_fragments_have_the_verdict_of_their_first_or_are_limited() {
+    const BURST: usize = 2;
+    needs_root!();
+    for source in [ATTACKER, ATTACKER6] {
+        let named = |build: Build, name: u16| {
+            build.patch(if source.is_ipv4() { 18 } else { 60 }, &name.to_be_bytes()).bytes()
+        };
+        let first = |name| named(from(source).fragment(0, true).udp(4_000, 5_000).payload(64), name);
+        let later = |name| named(from(source).fragment(9, false).protocol(protocol::UDP).payload(64), name);
+        let mut rig = Rig::without_limits();
+        rig.limits(
+            "[limit.source]\npackets = \"off\"\nudp = { packets = \"1/s\", packets_burst = \"2\" }\n\
+             fragment = { packets = \"1/s\", packets_burst = \"1\" }",
+        );
+        for name in 0..BURST as u16 {
+            assert_eq!(rig.send(&first(name)), Some(Conforming), "{source}");
+        }
+        assert_eq!(rig.send(&later(0)), Some(SourcePackets), "{source}: no free pass behind one that passed");
+        assert_eq!(rig.send(&first(7)), Some(SourcePackets), "{source}");
+        for _ in 0..3 {
+            assert_eq!(rig.send(&later(7)), Some(FragmentOfDropped), "{source}");
+        }
+        assert_eq!(rig.send(&later(8)), Some(Conforming), "{source}: nobody knows its first");
+        assert_eq!(rig.send(&later(8)), Some(SourcePackets), "{source}: the limit of fragments");
+        rig.advance(Duration::from_secs(1));
+        assert_eq!(rig.send(&later(1)), Some(Conforming), "{source}: of a datagram that passes");
+        assert_eq!(rig.send(&later(7)), Some(FragmentOfDropped), "{source}");
+        rig.advance(Duration::from_secs(2));
+        assert_eq!(rig.send(&later(7)), Some(Conforming), "{source}: forgotten");
+    }
+}
+
+#[test]
 fn large_packets_meet_the_bit_limit_first() {
     needs_root!();
     let mut rig = Rig::new();
@@ -472,7 +505,15 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
 #[test]
 fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
-    produced.extend([Blocked, Allowed, Unaccounted, Unsolicited, BogonSource, RefusedProtocol]);
+    produced.extend([
+        Blocked,
+        Allowed,
+        Unaccounted,
+        Unsolicited,
+        BogonSource,
+        RefusedProtocol,
+        FragmentOfDropped,
+    ]);
     // In `proof`.
     produced.extend([
         Proven,

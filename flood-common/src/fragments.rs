@@ -1,0 +1,149 @@
+//! What became of the first fragment of a datagram, for those that come after it: only the first has ports.
+//!
+//! A note is a word, `tag:44 | first:4 | end:16`, in a table of buckets like that of debts; the place of a datagram in it is
+//! a hash with secret keys. `first` says that the first fragment was dropped, or of which class it was. A note lasts for two
+//! seconds: the fragments of a datagram leave their sender together.
+//!
+//! Invariant: a note decides about nothing but its own datagram, and without one a fragment is judged by the limits of its
+//! class. So a table that is full, which whoever sends many first fragments can achieve, harms nobody beyond those limits.
+
+use crate::{
+    meter::{Slot, WAYS},
+    packet::Packet,
+    solicit::{SolicitSeeds, hash},
+    verifier::opaque,
+};
+
+/// Binary logarithm of the number of buckets: 131,072 datagrams in 1 MiB.
+pub const FRAGMENT_BITS: u32 = 14;
+
+/// Nanoseconds in a unit of time are two to this power: 0.13 seconds.
+const UNIT_SHIFT: u32 = 27;
+
+/// Units for which a note lasts: 2 seconds. A host waits longer for what is missing (30 seconds in Linux), but a link that
+/// keeps the pieces of a datagram apart for seconds is none over which it arrives.
+const LIFETIME: u64 = 15;
+
+const TAG_SHIFT: u32 = 20;
+const FIRST_SHIFT: u32 = 16;
+
+/// What became of a first fragment, as a number in a word; any other is its class, plus one.
+pub mod first {
+    /// Nobody knows.
+    pub const UNKNOWN: u64 = 0;
+    /// It was dropped.
+    pub const DROPPED: u64 = 15;
+}
+
+/// A bucket and the tag of a datagram in it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FragmentPlace {
+    /// Number of the bucket.
+    pub bucket: u32,
+    /// Tells the datagrams in a bucket apart.
+    pub tag: u64,
+}
+
+/// Where the datagram is noted that a packet is a part of.
+#[inline(always)]
+pub fn place(packet: &Packet, seeds: &SolicitSeeds) -> FragmentPlace {
+    let x = hash(seeds, [packet.source, packet.destination], packet.datagram);
+    FragmentPlace { bucket: (x >> (64 - FRAGMENT_BITS)) as u32, tag: (x << FRAGMENT_BITS) >> TAG_SHIFT }
+}
+
+/// Units for which a word lasts; more than [`LIFETIME`] once it has ended.
+#[inline(always)]
+fn left(word: u64, now_ns: u64) -> u64 {
+    word.wrapping_sub(now_ns >> UNIT_SHIFT) & 0xffff
+}
+
+/// Whether a word is the note of the datagram with this tag.
+#[inline(always)]
+fn is_of(word: u64, tag: u64, now_ns: u64) -> bool {
+    (word >> TAG_SHIFT == tag) & (left(word, now_ns) <= LIFETIME)
+}
+
+/// What became of the first fragment of the datagram with this tag: a number of [`first`].
+#[inline(always)]
+pub fn find<S: Slot>(bucket: &[S; WAYS], tag: u64, now_ns: u64) -> u64 {
+    // VERIFIER: to the end, and without a branch, so that it is one way through the program. A datagram has one note.
+    bucket.iter().fold(first::UNKNOWN, |first, slot| {
+        let found = slot.load();
+        let is_here = u64::from(is_of(found, tag, now_ns));
+        opaque(first | (found >> FIRST_SHIFT & 0xf) * is_here, found)
+    })
+}
+
+/// Notes what became of the first fragment of a datagram: in its own word, or in that which ends first.
+///
+/// Of two first fragments the one that passed counts: by inventing one that is dropped nobody takes the rest of another's
+/// datagram away.
+#[inline(always)]
+pub fn note<S: Slot>(bucket: &[S; WAYS], tag: u64, first: u64, now_ns: u64) {
+    let end = (now_ns >> UNIT_SHIFT).wrapping_add(LIFETIME) & 0xffff;
+    // VERIFIER: without a branch, and the way in the low bits, as in the table of debts. The datagram's own word is 0, one
+    // that has ended 1.
+    let mut best = u64::MAX;
+    for (way, slot) in bucket.iter().enumerate() {
+        let found = slot.load();
+        let left = left(found, now_ns);
+        let rank = (1 + (left + 1) * u64::from(left <= LIFETIME)) * u64::from(!is_of(found, tag, now_ns));
+        best = opaque(best.min(rank * WAYS as u64 + way as u64), found);
+    }
+    let slot = &bucket[best as usize % WAYS];
+    let old = slot.load();
+    if first != first::DROPPED || !is_of(old, tag, now_ns) {
+        // A lost race is another first fragment's note.
+        slot.compare_swap(old, tag << TAG_SHIFT | first << FIRST_SHIFT | end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::class::Class;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 1_000 * SECOND;
+    const UDP: u64 = Class::Udp as u64 + 1;
+
+    #[test]
+    fn a_note_lasts_for_two_seconds_whenever_it_is_made() {
+        // The units wrap after 2.4 hours.
+        for now_ns in [0, NOW, (1 << 43) - SECOND, 1 << 43] {
+            let bucket: [AtomicU64; WAYS] = Default::default();
+            assert_eq!(find(&bucket, 5, now_ns), first::UNKNOWN);
+            note(&bucket, 5, UDP, now_ns);
+            for (later_ns, expected) in [(0, UDP), (1_800_000_000, UDP), (2_200_000_000, first::UNKNOWN)] {
+                assert_eq!(find(&bucket, 5, now_ns + later_ns), expected, "{later_ns} ns after {now_ns}");
+            }
+            assert_eq!(find(&bucket, 6, now_ns), first::UNKNOWN, "another datagram");
+        }
+    }
+
+    #[test]
+    fn of_two_first_fragments_the_one_that_passed_counts() {
+        let bucket: [AtomicU64; WAYS] = Default::default();
+        note(&bucket, 5, first::DROPPED, NOW);
+        assert_eq!(find(&bucket, 5, NOW), first::DROPPED);
+        note(&bucket, 5, UDP, NOW);
+        note(&bucket, 5, first::DROPPED, NOW);
+        assert_eq!(find(&bucket, 5, NOW), UDP);
+        note(&bucket, 5, first::DROPPED, NOW + 3 * SECOND);
+        assert_eq!(find(&bucket, 5, NOW + 3 * SECOND), first::DROPPED, "the other has ended");
+    }
+
+    #[test]
+    fn in_a_full_bucket_the_oldest_note_gives_way_and_is_unknown() {
+        let bucket: [AtomicU64; WAYS] = Default::default();
+        let tags = 100..100 + WAYS as u64 + 1;
+        for (tag, now_ns) in tags.clone().zip((NOW..).step_by(200_000_000)) {
+            note(&bucket, tag, first::DROPPED, now_ns);
+        }
+        let found: Vec<u64> = tags.map(|tag| find(&bucket, tag, NOW + 1_600_000_000)).collect();
+        assert_eq!(found[0], first::UNKNOWN);
+        assert!(found[1..].iter().all(|first| *first == first::DROPPED), "{found:?}");
+    }
+}
