@@ -70,7 +70,7 @@ pub fn find<S: Slot>(bucket: &[S; WAYS], tag: u64, now_ns: u64) -> u64 {
     bucket.iter().fold(first::UNKNOWN, |first, slot| {
         let found = slot.load();
         let is_here = u64::from(is_of(found, tag, now_ns));
-        opaque(first | (found >> FIRST_SHIFT & 0xf) * is_here, found)
+        opaque(first | ((found >> FIRST_SHIFT & 0xf) * is_here), found)
     })
 }
 

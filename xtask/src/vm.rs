@@ -90,7 +90,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let executables = build_executables()?;
     let runs = run_all(&fetched, &executables, |series, kernel, executables| {
-        let job = Job { series, kernel, executables, filter: arguments.filter.as_deref() };
+        let job = Job {
+            series,
+            kernel,
+            executables,
+            filter: arguments.filter.as_deref(),
+            record: arguments.record,
+        };
         machine::run(&cache, &job)
     });
     if arguments.record {

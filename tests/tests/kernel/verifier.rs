@@ -34,6 +34,9 @@ fn the_verifier_needs_about_what_it_did() -> Result<()> {
             writeln!(file, "{name}\t{instructions}\t{stack}")?;
         }
     }
+    if env::var_os("FLOODGATE_RECORD").is_some() {
+        return Ok(()); // these are what is compared with from now on
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/verifier.txt");
     let golden = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for (name, measured) in rows {
