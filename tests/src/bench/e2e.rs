@@ -170,7 +170,7 @@ impl Guard {
             Self::Nothing => Ok(Held::Nothing),
             Self::Floodgate => {
                 let config = format!(
-                    "[limit.source]\npackets = \"{LIMIT_PER_S}/s\"\n[block]\nentries = [\"{NETWORK}\"]\n"
+                    "[limit.source]\npackets = \"{LIMIT_PER_S}/s\"\nsyn.packets = \"off\"\n[block]\nentries = [\"{NETWORK}\"]\n"
                 );
                 Ok(Held::Daemon(Daemon::start(server, &config, "eth0")?))
             }
