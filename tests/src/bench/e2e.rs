@@ -12,7 +12,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +56,19 @@ pub(super) const FLOOD_PER_S: u64 = 400_000;
 
 /// No flood lasts longer, whatever happens.
 const LONGEST_FLOOD: Duration = Duration::from_secs(30);
+
+/// The MAC address that floods come from: no host of the laboratory has it, so that no host has to take in answers to
+/// invented addresses on the processors that are measured.
+const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
+
+/// How long a flood lasts of which is measured when it is held.
+const MITIGATED_FLOOD: Duration = Duration::from_millis(500);
+
+/// How often is looked meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A flood is not held yet while more than this share of it passes.
+const HELD: f64 = 0.01;
 
 /// The processor that sends the flood, and takes it in.
 const FLOOD_CORE: usize = 0;
@@ -295,7 +311,7 @@ impl Site {
     pub(super) fn flood(&self, build: &Build, sources: u64, rate: Option<u64>) -> Result<Flood> {
         let mut frame = build.bytes();
         frame[..6].copy_from_slice(&Role::Server.mac());
-        frame[6..12].copy_from_slice(&Role::Attacker.mac());
+        frame[6..12].copy_from_slice(&NOBODY);
         let first = if build.is_ipv4() { FIRST_SOURCE.to_bits().into() } else { FIRST_SOURCE_V6 };
         Ok(Flood {
             interface: self.lab.port(Role::Server)?,
@@ -330,9 +346,39 @@ impl Site {
         Ok(received as f64 / elapsed.as_secs_f64() / 1e6)
     }
 
+    /// When, after its first packet, the last of a flood passed but for what limits allow.
+    pub(super) fn mitigation(&self, flood: &Flood) -> Result<Duration> {
+        let flood = Flood { duration: MITIGATED_FLOOD, ..flood.clone() };
+        let rate = flood.rate.context("a flood of a fixed rate")? as f64;
+        let (started, starts) = mpsc::channel();
+        let flooding = move || {
+            self.lab.switch().within(|| {
+                pin(FLOOD_CORE)?;
+                let mut programs = flood.load()?;
+                started.send(Instant::now())?;
+                flood.send(&mut programs, || false)
+            })
+        };
+        thread::scope(|scope| {
+            let flooding = scope.spawn(flooding);
+            let begin = starts.recv_timeout(LONGEST_FLOOD)?;
+            let (mut before, mut at, mut last) = (self.passed()?, Duration::ZERO, Duration::ZERO);
+            while !flooding.is_finished() {
+                thread::sleep(LOOK_EVERY);
+                let (passed, now) = (self.passed()?, begin.elapsed());
+                if (passed - before) as f64 > rate * (now - at).as_secs_f64() * HELD {
+                    last = now;
+                }
+                (before, at) = (passed, now);
+            }
+            flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?;
+            Ok(last)
+        })
+    }
+
     /// What the visitor gets during floods that take turns, and million packets a second that they came to.
     pub(super) fn visit(&self, floods: &[Flood], duration: Duration) -> Result<(Visits, f64)> {
-        let turn = duration / u32::try_from(floods.len())?;
+        let turn = duration / u32::try_from(floods.len().max(1))?;
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let flooding = scope.spawn(|| {

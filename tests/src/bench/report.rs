@@ -110,8 +110,9 @@ impl Report {
         if !vectors.is_empty() {
             text.push_str(
                 "\nfloods of each kind from 16 million addresses, beyond limits for all of them together: the share that \
-                 reaches the\nnetwork stack, and what a visitor gets, beside the same behind an ideal filter\n\n\
-                 flood                 flood Mpps      passed requests/s  failed       ideal\n",
+                 reaches the\nnetwork stack, after how long no more does, and what a visitor gets, beside the same behind an \
+                 ideal filter\n\n\
+                 flood                 flood Mpps      passed end, ms requests/s  failed       ideal\n",
             );
         }
         for row in vectors {

@@ -4,18 +4,21 @@
 use std::{
     fmt::{self, Display},
     net::IpAddr,
-    time::Duration,
 };
 
 use anyhow::Result;
 use flood_common::wire::protocol;
 use serde::Serialize;
 
-use crate::packet::{self, ATTACKER6, Build};
+use crate::{
+    packet::{self, ATTACKER6, Build},
+    visitor::Visits,
+};
 
 use super::{
     Effort, Guard,
     e2e::{FIRST_SOURCE, Site},
+    measure::quantile,
 };
 
 /// Budgets for the whole host, below what the visitor needs, so that he has to prove himself as well: with each packet. He
@@ -50,7 +53,9 @@ pub struct VectorRow {
     pub flood_mpps: f64,
     /// The share of it that reached the network stack.
     pub passed: f64,
-    /// Pages, each over a connection of its own.
+    /// When the last of it came through beyond the budget, milliseconds after its beginning; only for a flood of one kind.
+    pub mitigated_ms: Option<f64>,
+    /// Pages, each over a connection of its own; median of the rounds.
     pub requests_per_second: f64,
     /// Attempts of the visitor that failed.
     pub failed: u64,
@@ -79,7 +84,7 @@ fn vectors() -> [(&'static str, Build); 12] {
     ]
 }
 
-/// Measures each kind of flood, and all of them in turn.
+/// Measures no flood, each kind of flood, and all of them in turn.
 pub(super) fn measure(
     effort: Effort,
     progress: &mut impl FnMut(&dyn Display) -> Result<()>,
@@ -87,43 +92,71 @@ pub(super) fn measure(
     let sites = [Site::new(Guard::Proof)?, Site::new(Guard::Ideal)?];
     let mut rows = Vec::new();
     let vectors = vectors();
+    let none: (_, &[Build]) = ("none", &[]);
     let each = vectors.iter().map(|(vector, build)| (*vector, std::slice::from_ref(build)));
     let builds: Vec<Build> = vectors.iter().map(|(_, build)| build.clone()).collect();
-    for (vector, builds) in each.chain([("in turn", builds.as_slice())]) {
-        let row = row(&sites, vector, builds, effort.visit * builds.len().min(4) as u32)?;
+    for (vector, builds) in [none].into_iter().chain(each).chain([("in turn", builds.as_slice())]) {
+        let row = row(&sites, vector, builds, effort)?;
         progress(&row)?;
         rows.push(row);
     }
     Ok(rows)
 }
 
-fn row(sites: &[Site; 2], vector: &'static str, builds: &[Build], duration: Duration) -> Result<VectorRow> {
-    let [guarded, ideal] = sites;
+fn row(
+    [guarded, ideal]: &[Site; 2],
+    vector: &'static str,
+    builds: &[Build],
+    effort: Effort,
+) -> Result<VectorRow> {
     let floods = |site: &Site| -> Result<Vec<_>> {
         builds.iter().map(|build| site.flood(build, SOURCES, Some(super::e2e::FLOOD_PER_S))).collect()
     };
-    let (passed, sent) = (guarded.passed()?, guarded.sent_by_visitor()?);
-    let (visits, flood_mpps) = guarded.visit(&floods(guarded)?, duration)?;
-    let of_flood = (guarded.passed()? - passed).saturating_sub(guarded.sent_by_visitor()? - sent);
-    let (best, _) = ideal.visit(&floods(ideal)?, duration)?;
-    let rate = |visits: &crate::visitor::Visits| visits.pages as f64 / visits.elapsed.as_secs_f64();
+    let mitigated_ms = match floods(guarded)?.as_slice() {
+        [flood] => Some(guarded.mitigation(flood)?.as_secs_f64() * 1e3),
+        _ => None,
+    };
+    let duration = effort.visit * builds.len().clamp(1, 4) as u32;
+    let rate = |visits: &Visits| visits.pages as f64 / visits.elapsed.as_secs_f64();
+    let (mut rates, mut best, mut flood_mpps) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut passed, mut offered, mut failed) = (0, 0.0, 0);
+    for _ in 0..effort.visits {
+        let before = guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64;
+        let (visits, mpps) = guarded.visit(&floods(guarded)?, duration)?;
+        passed += guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64 - before;
+        offered += mpps * 1e6 * visits.elapsed.as_secs_f64();
+        failed += visits.latencies.len() as u64 - visits.pages;
+        rates.push(rate(&visits));
+        flood_mpps.push(mpps);
+        best.push(rate(&ideal.visit(&floods(ideal)?, duration)?.0));
+    }
     Ok(VectorRow {
         vector,
-        flood_mpps,
-        passed: of_flood as f64 / (flood_mpps * 1e6 * visits.elapsed.as_secs_f64()),
-        requests_per_second: rate(&visits),
-        failed: visits.latencies.len() as u64 - visits.pages,
-        ideal_requests_per_second: rate(&best),
+        flood_mpps: quantile(flood_mpps, 0.5),
+        // What the visitor has sent and did not pass, as it was answered, makes it a little less than it was.
+        passed: if offered > 0.0 { passed.max(0) as f64 / offered } else { 0.0 },
+        mitigated_ms,
+        requests_per_second: quantile(rates, 0.5),
+        failed,
+        ideal_requests_per_second: quantile(best, 0.5),
     })
 }
 
 impl Display for VectorRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vector, flood_mpps, passed, requests_per_second, failed, ideal_requests_per_second } =
-            self;
+        let Self {
+            vector,
+            flood_mpps,
+            passed,
+            mitigated_ms,
+            requests_per_second,
+            failed,
+            ideal_requests_per_second,
+        } = self;
+        let mitigated_ms = mitigated_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.0}"));
         write!(
             f,
-            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
+            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {mitigated_ms:>7} {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
             passed * 100.0
         )
     }
