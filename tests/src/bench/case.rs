@@ -4,10 +4,12 @@ use std::{ops::RangeInclusive, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use flood_common::{
-    abi::Settings,
+    abi::{Settings, solicited},
     class::{CELLS, Cell, Class, Scope},
     meter::Limit,
+    proof::means,
     reason::{REASON_SLOTS, Reason},
+    sanity::Sanity,
 };
 use flood_userspace::{
     bpf::{
@@ -26,7 +28,7 @@ use crate::{
 
 use super::{
     block_list::BlockList,
-    family::Family,
+    family::{Family, UNUSED_PORT},
     measure::{share_of_action, slice},
     reference::Reference,
 };
@@ -37,6 +39,9 @@ const SAMPLE_EVERY: u32 = 2_500;
 /// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
 const LOOPBACK: u32 = 1;
 const SLOT: u32 = 1;
+
+/// The port of a mirror, DNS.
+const MIRROR_PORT: u16 = 53;
 
 /// The lengths of block lists.
 const THOUSAND: usize = 1_000;
@@ -84,6 +89,14 @@ const EVERYTHING: &str = r#"
     packets = "100M/s"
 "#;
 
+/// A limit of all packets together that leaves next to none.
+const BEYOND: &str = r#"
+    [limit]
+    source.packets = "off"
+    source.syn.packets = "off"
+    total.packets = "1/s"
+"#;
+
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Case {
@@ -105,6 +118,16 @@ pub enum Case {
     SourceLimit,
     /// The default configuration.
     Default,
+    /// [`Case::BlockList`] of no entries, without checks of sanity.
+    Unchecked,
+    /// An ACK beyond the limit of all, for which sockets are asked.
+    NoConnection,
+    /// UDP beyond the limit of all, for which sockets are asked.
+    NoSocket,
+    /// A SYN beyond the limit of all, which has to come twice.
+    FirstSyn,
+    /// UDP from the port of a mirror, for which the table of questions and sockets are asked.
+    Unsolicited,
     /// All that can be set at once: limits in every scope, both lists, a trace of another source.
     Everything,
     /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
@@ -115,7 +138,7 @@ pub enum Case {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
@@ -128,6 +151,11 @@ impl Case {
         Self::Exceeding,
         Self::SourceLimit,
         Self::Default,
+        Self::Unchecked,
+        Self::NoConnection,
+        Self::NoSocket,
+        Self::FirstSyn,
+        Self::Unsolicited,
         Self::Everything,
         Self::LruReference,
         Self::LpmReference(THOUSAND),
@@ -155,6 +183,11 @@ impl Case {
             Self::Exceeding => "exceeding",
             Self::SourceLimit => "source limit",
             Self::Default => "default",
+            Self::Unchecked => "no checks",
+            Self::NoConnection => "no connection",
+            Self::NoSocket => "no socket",
+            Self::FirstSyn => "first syn",
+            Self::Unsolicited => "unsolicited",
             Self::Everything => "everything",
             Self::LruReference => "lru reference",
             Self::LPM_REFERENCE_1M => "lpm reference 1M",
@@ -176,12 +209,17 @@ impl Case {
             | Self::SourceLimit
             | Self::Default
             | Self::Everything
+            | Self::FirstSyn
             | Self::LruReference => true,
             Self::Floor
             | Self::Parse
             | Self::Allowed
             | Self::Blocked
             | Self::BlockList(_)
+            | Self::Unchecked
+            | Self::NoConnection
+            | Self::NoSocket
+            | Self::Unsolicited
             | Self::LpmReference(_) => false,
         }
     }
@@ -225,11 +263,17 @@ impl Case {
                 horizon_ns: 20_000_000_000,
                 ..Limit::default()
             })),
+            Self::NoConnection | Self::NoSocket | Self::FirstSyn => {
+                let config = Config::parse(BEYOND, Path::new(""))?;
+                set_limits(settings, &config.limits, &config.protected_limits);
+            }
             Self::Floor
             | Self::Parse
             | Self::Allowed
             | Self::Blocked
             | Self::BlockList(_)
+            | Self::Unchecked
+            | Self::Unsolicited
             | Self::LruReference
             | Self::LpmReference(_) => {}
         }
@@ -237,7 +281,11 @@ impl Case {
     }
 
     fn filter(self, list: &BlockList) -> Result<Filter> {
-        let mut filter = Filter::load(&FilterOptions::from(&Config::default()))?;
+        let mut options = FilterOptions::from(&Config::default());
+        if self == Self::Unchecked {
+            options.sanity = Sanity::default();
+        }
+        let mut filter = Filter::load(&options)?;
         let mut limited = Ok(());
         filter.change_settings(|settings| {
             settings.sample_every = SAMPLE_EVERY;
@@ -253,8 +301,28 @@ impl Case {
             Self::Everything => filter.edit_list(ListKind::Allow, prefixes::put(somebody))?,
             _ => Default::default(),
         };
+        match self {
+            Self::NoConnection | Self::NoSocket => filter.set_proof(means::SOCKETS, Limit::default())?,
+            Self::FirstSyn => filter.set_proof(means::RETRANSMISSION, Limit::default())?,
+            Self::Unsolicited => filter.tell_solicited_by(solicited::NOTED | solicited::SOCKETS),
+            _ => {}
+        }
         filter.edit_list(ListKind::Block, prefixes::put(list.prefixes()))?;
         Ok(filter)
+    }
+
+    /// The frame that is sent, with room for a source.
+    fn frame(self, family: Family) -> Vec<u8> {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        const ORDINARY_PORT: u16 = 40_000;
+        let frame = match self {
+            Self::NoConnection => family.frame().tcp(ORDINARY_PORT, UNUSED_PORT, ACK),
+            Self::FirstSyn => family.frame().tcp(ORDINARY_PORT, UNUSED_PORT, SYN),
+            Self::Unsolicited => family.udp(MIRROR_PORT),
+            _ => family.udp(ORDINARY_PORT),
+        };
+        frame.bytes()
     }
 
     /// What must become of the packets.
@@ -266,6 +334,12 @@ impl Case {
             Self::Floor | Self::Parse => Some(Claim::Dropped(all)),
             Self::Allowed => Some(Claim::Reasons(&[Reason::Allowed], all)),
             Self::Blocked => Some(Claim::Reasons(&[Reason::Blocked], all)),
+            Self::Unchecked => Some(Claim::Reasons(&[Reason::Conforming], all)),
+            Self::NoConnection => Some(Claim::Reasons(&[Reason::NoConnection], nearly_all)),
+            Self::NoSocket => Some(Claim::Reasons(&[Reason::NoSocket], nearly_all)),
+            // Where the table is full, no SYN is noted.
+            Self::FirstSyn => Some(Claim::Reasons(&[Reason::FirstSyn, Reason::TotalPackets], nearly_all)),
+            Self::Unsolicited => Some(Claim::Reasons(&[Reason::Unsolicited], all)),
             Self::BlockList(_) => Some(Claim::Reasons(&[Reason::Blocked], about(list.share(sources)))),
             Self::Conforming => Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all)),
             Self::Exceeding if sources <= RETURNING => {
@@ -342,7 +416,7 @@ impl Subject {
         harness.set_target(&fd)?;
         harness.program("harness")?; // loaded now rather than in the first slice
         let sources = family.sources(1);
-        Ok(Self { case, harness, called, list, frame: family.frame(), sources, counted: Vec::new() })
+        Ok(Self { case, harness, called, list, frame: case.frame(family), sources, counted: Vec::new() })
     }
 
     /// Begins anew with so many sources.

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{packet, programs::Sources};
+use crate::{
+    packet::{self, Build},
+    programs::Sources,
+};
 
 /// What the harness multiplies the number of a source with, to strew sources over 32 bits (flood-ebpf/src/lab.rs).
 const SCATTER: u32 = 0x9e37_79b1;
@@ -11,7 +14,10 @@ const SCATTER: u32 = 0x9e37_79b1;
 const FIRST_V4: u32 = 0x0b00_0000;
 const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
 
-/// An address family. Its frame is the shortest UDP packet that Ethernet carries, with room for a source.
+/// A port on which nobody listens.
+pub(super) const UNUSED_PORT: u16 = 9;
+
+/// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// A source is an address.
@@ -32,12 +38,21 @@ impl Family {
         }
     }
 
-    pub(super) fn frame(self) -> Vec<u8> {
-        let (to, payload) = match self {
-            Self::Ipv4 => (packet::SERVER, 18),
-            Self::Ipv6 => (packet::SERVER6, 12),
+    /// What all frames begin with.
+    pub(super) fn frame(self) -> Build {
+        packet::from(self.address(0)).to(match self {
+            Self::Ipv4 => packet::SERVER,
+            Self::Ipv6 => packet::SERVER6,
+        })
+    }
+
+    /// The shortest UDP packet that Ethernet carries.
+    pub(super) fn udp(self, from_port: u16) -> Build {
+        let payload = match self {
+            Self::Ipv4 => 18,
+            Self::Ipv6 => 12,
         };
-        packet::from(self.address(0)).to(to).udp(40_000, 9).payload(payload).bytes()
+        self.frame().udp(from_port, UNUSED_PORT).payload(payload)
     }
 
     /// So many sources, strewn over the addresses.
