@@ -1,7 +1,8 @@
 //! The kernel side as user space sees it: the only module that names aya.
 //!
 //! [`Filter`] is the loaded program with its maps as typed handles: [`settings`](SettingsPage) to publish,
-//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to edit. [`interface`] looks at interfaces, [`error`] says what can go wrong in an operator's words.
+//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to edit. [`interface`] looks at interfaces, [`features`] at what their drivers can do,
+//! [`error`] says what can go wrong in an operator's words.
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
@@ -10,11 +11,13 @@ mod counters;
 mod debts;
 mod egress;
 pub mod error;
+pub mod features;
 pub mod interface;
 pub mod limit;
 mod lists;
 mod load;
 mod mapped;
+mod netlink;
 mod plain;
 mod settings;
 mod solicited;
@@ -25,6 +28,6 @@ pub use debts::{DebtTables, Debtor, Family, Side};
 pub use egress::Hook;
 pub use error::BpfError;
 pub use lists::ListMaps;
-pub use load::{Attachment, Filter, FilterOptions, Noting, OBJECT, RunOutcome, SHORTEST_FRAME};
+pub use load::{Attachment, Filter, FilterOptions, Noting, OBJECT, RunOutcome, SHORTEST_FRAME, occupied};
 pub use settings::SettingsPage;
 pub use solicited::SolicitTable;

@@ -31,6 +31,7 @@ use crate::{
         },
     },
     daemon::{self, Written},
+    doctor::{self, Verdict},
     lists::ListKind,
 };
 
@@ -99,6 +100,10 @@ enum Verb {
     },
     /// Shows what the filter would do with a capture, by running it through the real program.
     Replay(replay::Arguments),
+    /// Looks whether this host is fit for the filter: kernel, drivers, settings, lists. Attaches nothing.
+    ///
+    /// Ends with 1 if something is in the way of `floodgate run`.
+    Doctor(Doctor),
     /// Checks a configuration file; needs neither root nor a daemon.
     Check {
         /// The file.
@@ -126,6 +131,17 @@ struct Run {
     #[arg(long)]
     replace: bool,
     /// The interfaces to guard [default: those of the configuration]
+    interfaces: Vec<String>,
+}
+
+#[derive(Args)]
+struct Doctor {
+    /// The configuration [default: /etc/floodgate/floodgate.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
+    /// The interfaces to look at [default: those of the configuration, or else all]
     interfaces: Vec<String>,
 }
 
@@ -232,29 +248,34 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
         Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
         Verb::Check { file } => return check(&file),
+        Verb::Doctor(doctor) => return self::doctor(&doctor),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(&Client::new(&socket.unwrap_or_else(default_socket)), verb))
 }
 
-fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
-    let (path, mut config) = match &run.config {
-        Some(path) => (path.as_path(), Config::load(path)?),
-        None if Path::new(DEFAULT_PATH).exists() => {
-            (Path::new(DEFAULT_PATH), Config::load(Path::new(DEFAULT_PATH))?)
-        }
-        None => (Path::new(DEFAULT_PATH), Config::default()),
+/// The configuration that a verb is to go by: the file that is named, or the one in its usual place if it is there, with
+/// the interfaces that the command line names. What is written in the file comes with it.
+fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, Written), Failed> {
+    let usual = Path::new(DEFAULT_PATH);
+    let mut config = match path {
+        None if !usual.exists() => Config::default(),
+        path => Config::load(path.unwrap_or(usual))?,
     };
-    let written = Written { path: path.to_owned(), config: config.clone() };
-    if !run.interfaces.is_empty() {
-        config.interfaces = run
-            .interfaces
+    let written = Written { path: path.unwrap_or(usual).to_owned(), config: config.clone() };
+    if !interfaces.is_empty() {
+        config.interfaces = interfaces
             .iter()
             .map(|name| name.parse::<InterfaceName>().map_err(|error| Failed::usage(error.to_string())))
             .collect::<Result<_, _>>()?;
         config.interfaces.dedup();
     }
+    Ok((config, written))
+}
+
+fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    let (mut config, written) = configuration(run.config.as_deref(), &run.interfaces)?;
     config.control.socket = socket.unwrap_or(config.control.socket);
     config.attach = run.attach.map_or(config.attach, AttachMode::from);
     config.mode = run.mode.map_or(config.mode, Mode::from);
@@ -299,6 +320,14 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
         say(&format!("{}: right", file.display()))?;
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
+    let (config, _) = configuration(config.as_deref(), interfaces)?;
+    let findings = doctor::examine(&config);
+    say(&if *json { serde_json::to_string_pretty(&findings)? } else { show::findings(&findings) })?;
+    let is_fit = findings.iter().all(|finding| finding.verdict != Verdict::Fault);
+    Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Everything that a daemon is asked for.
@@ -347,7 +376,7 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             let end = if reply.ends { "; nothing is left, and the daemon ends" } else { "" };
             say(&format!("let go: {}{end}", reply.detached.join(", ")))?;
         }
-        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } => {} // asks no daemon
+        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } | Verb::Doctor(_) => {} // asks no daemon
     }
     Ok(ExitCode::SUCCESS)
 }

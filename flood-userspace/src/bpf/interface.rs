@@ -2,20 +2,14 @@
 
 use std::{io, os::fd::RawFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::error::BpfError;
-
-/// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
-const RECEIVE_BYTES: usize = 64 * 1024;
+use super::{error::BpfError, netlink::exchange};
 
 /// A network interface of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +22,8 @@ pub struct Interface {
     pub mtu: u32,
     /// The kind of a virtual interface (`veth`, `bridge`), if it is one.
     pub kind: Option<String>,
+    /// Number of the bridge or bond that it is a part of.
+    pub controller: Option<u32>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
 }
@@ -132,12 +128,19 @@ impl XdpProgram {
 
 impl Interface {
     fn from_link(link: LinkMessage) -> Self {
-        let mut interface =
-            Self { index: link.header.index, name: String::new(), mtu: 0, kind: None, xdp: None };
+        let mut interface = Self {
+            index: link.header.index,
+            name: String::new(),
+            mtu: 0,
+            kind: None,
+            controller: None,
+            xdp: None,
+        };
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+                LinkAttribute::Controller(index) => interface.controller = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
                     interface.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -169,42 +172,6 @@ impl XdpProgram {
         })?;
         let native = !attributes.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
         Some(Self { id, native })
-    }
-}
-
-/// Sends a request and collects what is in the answer.
-fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
-    message.header.flags = flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let mut answers = Vec::new();
-    let mut buffer = vec![0; RECEIVE_BYTES];
-    loop {
-        let received = socket.recv(&mut &mut buffer[..], 0)?;
-        let mut rest = &buffer[..received];
-        while !rest.is_empty() {
-            let answer =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(error) => {
-                    return error
-                        .code
-                        .map_or(Ok(answers), |code| Err(io::Error::from_raw_os_error(-code.get())));
-                }
-                NetlinkPayload::InnerMessage(message) => answers.push(message),
-                _ => {}
-            }
-            let length = (answer.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
     }
 }
 

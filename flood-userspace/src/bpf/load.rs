@@ -346,9 +346,7 @@ impl Filter {
     /// Attaches the filter to an interface; `replace` takes another XDP program off it.
     pub fn attach(&mut self, name: &str, mode: AttachMode, replace: bool) -> Result<&Attachment, BpfError> {
         let interface = interface::interface(name)?;
-        if let Some(program) = interface.xdp {
-            make_way(&interface, program, replace)?;
-        }
+        make_way(&interface, replace)?;
         let slot = self.free_slot(name)?;
         self.counters.reset(slot)?;
         // Questions are noted before answers are judged.
@@ -389,6 +387,11 @@ impl Filter {
             }
             Err(cause) => Ok((Noting::Refused(cause), None)),
         }
+    }
+
+    /// Why the egress program could not be loaded, if it is wanted and could not.
+    pub fn egress_error(&self) -> Option<&str> {
+        self.egress.as_ref().err().map(String::as_str)
     }
 
     /// Whether questions are noted on any interface.
@@ -608,15 +611,26 @@ fn typed<T>(
 }
 
 /// Deals with a program that is on the interface already.
-fn make_way(interface: &Interface, program: interface::XdpProgram, replace: bool) -> Result<(), BpfError> {
-    let name = interface::program_name(program.id);
-    if name == PROGRAM {
-        return Err(BpfError::AlreadyGuarded { interface: interface.name.clone(), id: program.id });
+/// Whose program is on an interface, as a refusal; `None` if there is none.
+pub fn occupied(interface: &Interface) -> Option<BpfError> {
+    let id = interface.xdp?.id;
+    let (program, interface) = (interface::program_name(id), interface.name.clone());
+    Some(if program == PROGRAM {
+        BpfError::AlreadyGuarded { interface, id }
+    } else {
+        BpfError::Occupied { interface, program, id }
+    })
+}
+
+/// Takes another program off an interface, if that is wanted.
+fn make_way(interface: &Interface, replace: bool) -> Result<(), BpfError> {
+    match (occupied(interface), interface.xdp) {
+        (Some(BpfError::Occupied { .. }), Some(program)) if replace => {
+            interface::remove_program(interface, program)
+        }
+        (Some(error), _) => Err(error),
+        (None, _) => Ok(()),
     }
-    if !replace {
-        return Err(BpfError::Occupied { interface: interface.name.clone(), program: name, id: program.id });
-    }
-    interface::remove_program(interface, program)
 }
 
 fn native_error(interface: &Interface, error: &ProgramError) -> BpfError {

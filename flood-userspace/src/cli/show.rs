@@ -14,6 +14,7 @@ use crate::{
         ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, SanityStatus, Sources, Stats, Status,
         Volume,
     },
+    doctor::{Finding, Verdict},
 };
 
 /// A number with its thousands apart.
@@ -102,6 +103,25 @@ pub(super) fn status(status: &Status) -> String {
     for warning in &status.warnings {
         _ = writeln!(text, "warning: {warning}");
     }
+    text
+}
+
+/// What was found, and a last line that sums up.
+pub(super) fn findings(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { subject, verdict, text: found } in findings {
+        let verdict = match verdict {
+            Verdict::Good => "good",
+            Verdict::Note => "note",
+            Verdict::Fault => "FAULT",
+        };
+        _ = writeln!(text, "{verdict:<5} {subject:<15} {found}");
+    }
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    text += &match count(Verdict::Fault) {
+        0 => format!("\nnothing is in the way of `floodgate run`; notes: {}", count(Verdict::Note)),
+        faults => format!("\nin the way of `floodgate run`: {faults}"),
+    };
     text
 }
 

@@ -2,9 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{loaded_links, loaded_programs};
-use flood_userspace::control::protocol::{Attached, Stats, Status};
+use flood_userspace::{
+    control::protocol::{Attached, Stats, Status},
+    doctor::{Finding, Verdict},
+};
 use floodgate_tests::{
-    daemon::{Daemon, Said},
+    daemon::{Daemon, Said, binary, run},
     lab::{Namespace, command, eventually, send_frames},
     needs_root,
     packet::{VISITOR, from},
@@ -266,6 +269,76 @@ fn another_program_is_named_and_replaced_only_on_request() -> Result<()> {
     Ok(())
 }
 
+/// What the doctor finds in a namespace, and whether nothing is in the way.
+fn examine(namespace: &Namespace, interfaces: &str) -> Result<(Vec<Finding>, bool)> {
+    let mut command = namespace.command(binary()?)?;
+    let said = run(command.args(["doctor", "--json"]).args(interfaces.split_whitespace()))?;
+    ensure!([0, 1].contains(&said.code), "{said:?}");
+    Ok((serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?, said.code == 0))
+}
+
+#[test]
+fn the_doctor_says_what_is_in_the_way_and_attaches_nothing() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let here = &cables.here;
+    here.ip("link add br0 type bridge")?;
+    here.ip("link set eth1 master br0")?;
+    // Drivers tell what they can do since 6.3.
+    let drivers_tell = kernel_series()? >= (6, 3);
+    let is_told = |findings: &[Finding], subject: &str, verdict: Verdict, text: &str| {
+        let told = |finding: &Finding| {
+            finding.subject == subject && finding.verdict == verdict && finding.text.contains(text)
+        };
+        ensure!(findings.iter().any(told), "{subject}, {verdict:?}, {text}: {findings:?}");
+        Ok(())
+    };
+
+    let (findings, is_fit) = examine(here, "eth0 eth1")?;
+    ensure!(is_fit, "{findings:?}");
+    is_told(&findings, "filter", Verdict::Good, "with its tables")?;
+    is_told(&findings, "eth0", Verdict::Note, "veth")?;
+    is_told(&findings, "eth1", Verdict::Note, "it is a part of br0 (bridge)")?;
+    is_told(&findings, "SYN cookies", Verdict::Note, "net.ipv4.tcp_syncookies is 1")?;
+    ensure!(program_on(here, "eth0")?.is_none(), "something is attached");
+
+    let (findings, is_fit) = examine(here, "nowhere0")?;
+    ensure!(!is_fit, "{findings:?}");
+    is_told(&findings, "nowhere0", Verdict::Fault, "there is no interface nowhere0. There are: ")?;
+
+    let (findings, is_fit) = examine(here, "br0")?;
+    let (verdict, text) = if drivers_tell {
+        (Verdict::Fault, "the driver bridge has no native XDP")
+    } else {
+        (Verdict::Note, "this kernel does not tell")
+    };
+    is_told(&findings, "br0", verdict, text)?;
+    ensure!(is_fit != drivers_tell, "{findings:?}");
+    let (findings, is_fit) = examine(here, "")?;
+    ensure!(is_fit, "no interface is named, so none need be fit: {findings:?}");
+    is_told(&findings, "eth0", Verdict::Note, "veth")?;
+
+    for (setting, value) in [("ip_forward", "1"), ("tcp_syncookies", "2")] {
+        here.within(|| Ok(std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value)?))?;
+    }
+    let daemon = Daemon::start(here, "", "eth0")?;
+    let (findings, is_fit) = examine(here, "eth0")?;
+    ensure!(is_fit, "{findings:?}");
+    is_told(&findings, "eth0", Verdict::Note, "eth0 is already guarded by another floodgate")?;
+    is_told(&findings, "forwarding", Verdict::Note, "this host forwards (net.ipv4.ip_forward)")?;
+    is_told(&findings, "SYN cookies", Verdict::Good, "net.ipv4.tcp_syncookies is 2")?;
+    drop(daemon);
+
+    let mut programs = Programs::load()?;
+    let theirs = programs.program("pass")?;
+    let index = here.index("eth0")?;
+    let _link = here.within(|| Ok(theirs.attach_to_if_index(index, aya::programs::XdpMode::Driver)?))?;
+    let (findings, is_fit) = examine(here, "eth0")?;
+    ensure!(!is_fit, "{findings:?}");
+    is_told(&findings, "eth0", Verdict::Fault, "eth0 has an XDP program already: pass")?;
+    Ok(())
+}
+
 #[test]
 fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Result<()> {
     same_on_every_kernel!();
@@ -273,7 +346,7 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Resu
     let cables = Cables::new()?;
     let daemon = Daemon::start(&cables.here, "", "eth0")?;
     let socket = daemon.socket();
-    let mut run = cables.here.command(floodgate_tests::daemon::binary()?)?;
+    let mut run = cables.here.command(binary()?)?;
     let Said { code, stderr, .. } =
         floodgate_tests::daemon::run(run.args(["run", "--socket"]).arg(&socket).arg("eth1"))?;
     ensure!(code == 2 && stderr.contains("another floodgate answers at"), "{code}: {stderr}");

@@ -103,14 +103,19 @@ fn without_privileges_what_is_missing_is_named() -> Result<()> {
     let here = Namespace::new("powerless")?;
     here.ip("link add eth0 type veth peer name eth1")?;
     let folder = tempfile::tempdir()?;
-    let mut command = here.command("setpriv")?;
-    // Root without any capability, who may still read the binary.
-    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(binary()?);
-    command.arg("--socket").arg(folder.path().join("socket")).args(["run", "eth0"]);
-    let said = run(&mut command)?;
-    ensure!(said.code == 4, "{said:?}");
+    let powerless = |arguments: &[&str]| {
+        let mut command = here.command("setpriv")?;
+        // Root without any capability, who may still read the binary.
+        command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(binary()?);
+        command.arg("--socket").arg(folder.path().join("socket")).args(arguments);
+        run(&mut command)
+    };
+    let (ran, examined) = (powerless(&["run", "eth0"])?, powerless(&["doctor", "eth0"])?);
+    ensure!(ran.code == 4, "{ran:?}");
+    ensure!(examined.code == 1, "{examined:?}");
     for part in ["not permitted", "root", "CAP_BPF", "CAP_NET_ADMIN"] {
-        ensure!(said.stderr.contains(part), "{part}: {said:?}");
+        ensure!(ran.stderr.contains(part), "{part}: {ran:?}");
+        ensure!(examined.stdout.contains(part), "{part}: {examined:?}");
     }
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! What a driver can do with XDP, as it says itself (Documentation/netlink/specs/netdev.yaml, since Linux 6.3).
+
+use std::io;
+
+use netlink_packet_core::{
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
+};
+use netlink_packet_generic::{
+    GenlFamily, GenlHeader, GenlMessage,
+    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
+};
+
+use super::netlink::exchange;
+
+/// The generic netlink family, and what of it is used (linux/netdev.h).
+const FAMILY: &str = "netdev";
+const DEV_GET: u8 = 1;
+const DEV_IFINDEX: u16 = 1;
+const DEV_XDP_FEATURES: u16 = 3;
+
+/// `NETDEV_XDP_ACT_BASIC`: drop, pass, and send back.
+const BASIC: u64 = 1 << 0;
+/// `NETDEV_XDP_ACT_RX_SG`: frames in several buffers.
+const RX_SG: u64 = 1 << 5;
+
+/// What a driver can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpFeatures {
+    /// It runs XDP programs.
+    pub native: bool,
+    /// It hands over frames that lie in several buffers, as jumbo frames do.
+    pub jumbo: bool,
+}
+
+/// What the driver of an interface can do. An error where the kernel does not tell.
+pub fn xdp_features(index: u32) -> io::Result<XdpFeatures> {
+    let mut request = GenlMessage::from_payload(Device { index, features: None });
+    request.set_resolved_family_id(family_id()?);
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
+    let features = answers.into_iter().find_map(|answer| answer.payload.features);
+    let features = features.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    Ok(XdpFeatures { native: features & BASIC != 0, jumbo: features & RX_SG != 0 })
+}
+
+/// The number that the kernel has given to the family.
+fn family_id() -> io::Result<u16> {
+    let nlas = vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())];
+    let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
+    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
+    attributes
+        .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// An interface, in the words of the family.
+#[derive(Clone, Debug)]
+struct Device {
+    index: u32,
+    features: Option<u64>,
+}
+
+impl GenlFamily for Device {
+    fn family_name() -> &'static str {
+        FAMILY
+    }
+
+    fn command(&self) -> u8 {
+        DEV_GET
+    }
+
+    fn version(&self) -> u8 {
+        1
+    }
+}
+
+/// An attribute is its length, its kind, and a value.
+const INDEX_ATTRIBUTE: usize = 8;
+
+impl Emitable for Device {
+    fn buffer_len(&self) -> usize {
+        INDEX_ATTRIBUTE
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer[..2].copy_from_slice(&(INDEX_ATTRIBUTE as u16).to_ne_bytes());
+        buffer[2..4].copy_from_slice(&DEV_IFINDEX.to_ne_bytes());
+        buffer[4..INDEX_ATTRIBUTE].copy_from_slice(&self.index.to_ne_bytes());
+    }
+}
+
+impl ParseableParametrized<[u8], GenlHeader> for Device {
+    fn parse_with_param(buffer: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
+        let mut device = Self { index: 0, features: None };
+        for attribute in NlasIterator::new(buffer) {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match (attribute.kind(), value.try_into(), value.try_into()) {
+                (DEV_IFINDEX, Ok(index), _) => device.index = u32::from_ne_bytes(index),
+                (DEV_XDP_FEATURES, _, Ok(features)) => device.features = Some(u64::from_ne_bytes(features)),
+                _ => {}
+            }
+        }
+        Ok(device)
+    }
+}

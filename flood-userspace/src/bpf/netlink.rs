@@ -1,0 +1,68 @@
+//! Requests to the kernel over netlink, and what it answers.
+
+use std::io;
+
+use netlink_packet_core::{
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use netlink_packet_generic::{GenlFamily, GenlMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
+
+/// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// A message of a protocol of netlink.
+pub(super) trait Message: NetlinkSerializable + NetlinkDeserializable {
+    /// The number of the protocol (linux/netlink.h).
+    const PROTOCOL: isize;
+}
+
+impl Message for RouteNetlinkMessage {
+    const PROTOCOL: isize = NETLINK_ROUTE;
+}
+
+impl<F: GenlFamily> Message for GenlMessage<F>
+where
+    Self: NetlinkSerializable + NetlinkDeserializable,
+{
+    const PROTOCOL: isize = NETLINK_GENERIC;
+}
+
+/// Sends a request and collects what is in the answer.
+pub(super) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
+    let mut socket = Socket::new(T::PROTOCOL)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
+    message.header.flags = flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+
+    let mut answers = Vec::new();
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        let received = socket.recv(&mut &mut buffer[..], 0)?;
+        let mut rest = &buffer[..received];
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<T>::deserialize(rest).map_err(io::Error::other)?;
+            match answer.payload {
+                NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Error(error) => {
+                    return error
+                        .code
+                        .map_or(Ok(answers), |code| Err(io::Error::from_raw_os_error(-code.get())));
+                }
+                NetlinkPayload::InnerMessage(message) => answers.push(message),
+                _ => {}
+            }
+            let length = (answer.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}

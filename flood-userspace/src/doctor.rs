@@ -1,0 +1,346 @@
+//! Whether this host is fit for the filter: everything that can be looked at without attaching it to anything.
+
+use std::{fs, net::IpAddr, thread, time::Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bpf::{
+        BpfError, Filter, FilterOptions,
+        features::{XdpFeatures, xdp_features},
+        interface::{self, Interface},
+        occupied,
+    },
+    config::{AttachMode, Config, InterfaceName, SynProof, SyncookieControl},
+    lists::{configured::configured, guard::login_address},
+};
+
+/// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
+const MTU_OF_ONE_BUFFER: u32 = 3_498;
+
+/// How a finding is to be taken.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// The filter works, but there is something to know.
+    Note,
+    /// With this, `floodgate run` fails or does harm.
+    Fault,
+}
+
+/// What was found about one thing.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// The thing.
+    pub subject: String,
+    /// How to take it.
+    pub verdict: Verdict,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+/// Looks at everything that a daemon with this configuration would need.
+pub fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![filter(config), jit()];
+    findings.extend(interfaces(config));
+    findings.extend(syncookies(config));
+    findings.extend(forwarding(config));
+    findings.extend(lists(config, login_address()));
+    findings
+}
+
+fn finding(subject: &str, verdict: Verdict, text: impl Into<String>) -> Finding {
+    Finding { subject: subject.into(), verdict, text: text.into() }
+}
+
+/// Loads the filter with all its tables, and lets go of it.
+fn filter(config: &Config) -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let begin = Instant::now();
+    let loaded = Filter::load(&FilterOptions::from(config)).and_then(|mut filter| {
+        filter.load_prover()?;
+        Ok(filter.egress_error().map(str::to_owned))
+    });
+    let took = begin.elapsed().as_secs_f64();
+    let (verdict, text) = match loaded {
+        Ok(None) => {
+            (Verdict::Good, format!("Linux {} takes it, with its tables, in {took:.1} s", release.trim()))
+        }
+        Ok(Some(why)) => (
+            Verdict::Note,
+            format!("the kernel takes it, but not the part that notes what this host asks for: {why}"),
+        ),
+        Err(error) => (Verdict::Fault, error.to_string()),
+    };
+    finding("filter", verdict, text)
+}
+
+fn setting(path: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/net/{path}")).ok().map(|value| value.trim().to_owned())
+}
+
+fn jit() -> Finding {
+    match setting("core/bpf_jit_enable").as_deref() {
+        Some("0") => finding(
+            "compiler",
+            Verdict::Note,
+            "net.core.bpf_jit_enable is 0: the filter is interpreted, and each packet costs many times as much. \
+             `sysctl net.core.bpf_jit_enable=1`",
+        ),
+        // Not all kernels let one read it, and some know nothing but the compiler.
+        _ => finding("compiler", Verdict::Good, "the filter is compiled to machine code"),
+    }
+}
+
+/// Looks at the interfaces that are to be guarded; where none is named, at all but the loopback, of which none need be
+/// fit.
+fn interfaces(config: &Config) -> Vec<Finding> {
+    let all = match interface::interfaces() {
+        Ok(all) => all,
+        Err(error) => return vec![finding("interfaces", Verdict::Fault, error.to_string())],
+    };
+    if config.interfaces.is_empty() {
+        return all
+            .iter()
+            .filter(|interface| interface.name != "lo")
+            .flat_map(|interface| examine_interface(interface, config, &all))
+            .map(|finding| Finding { verdict: finding.verdict.min(Verdict::Note), ..finding })
+            .collect();
+    }
+    let named = config.interfaces.iter().map(InterfaceName::as_str);
+    named
+        .flat_map(|name| match all.iter().find(|interface| interface.name == name) {
+            Some(interface) => examine_interface(interface, config, &all),
+            None => {
+                let have = all.iter().map(|interface| interface.name.clone()).collect();
+                let error = BpfError::NoSuchInterface { name: name.to_owned(), have };
+                vec![finding(name, Verdict::Fault, error.to_string())]
+            }
+        })
+        .collect()
+}
+
+fn examine_interface(interface: &Interface, config: &Config, all: &[Interface]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |verdict, text: String| findings.push(finding(&interface.name, verdict, text));
+    match occupied(interface) {
+        Some(error @ BpfError::AlreadyGuarded { .. }) => find(Verdict::Note, error.to_string()),
+        Some(error) => find(Verdict::Fault, error.to_string()),
+        None => {}
+    }
+    let features = xdp_features(interface.index).ok();
+    let (verdict, text) = driver(interface, config.attach, features);
+    find(verdict, text);
+    let is_card = interface.kind.is_none() && features.is_none_or(|features| features.native);
+    if is_card
+        && let Some(queues) = receive_queues(&interface.name)
+        && let Ok(processors) = thread::available_parallelism()
+        && queues < processors.get()
+    {
+        find(
+            Verdict::Note,
+            format!(
+                "{queues} of {processors} processors take packets in, as there are so many receive queues: \
+                 `ethtool -l {name}` tells how many it can have, `ethtool -L {name} combined {processors}` sets it",
+                name = interface.name
+            ),
+        );
+    }
+    let controller = interface.controller.and_then(|index| all.iter().find(|other| other.index == index));
+    if let Some(controller) = controller
+        && config.proof.host
+    {
+        find(
+            Verdict::Note,
+            format!(
+                "it is a part of {} ({}): for packets that are passed on to other hosts there is no socket here. If \
+                 there are such, set `proof.host = false`",
+                controller.name,
+                controller.driver()
+            ),
+        );
+    }
+    findings
+}
+
+/// What the driver of an interface can do for the filter.
+fn driver(interface: &Interface, attach: AttachMode, features: Option<XdpFeatures>) -> (Verdict, String) {
+    let driver = interface.driver();
+    let is_jumbo = interface.mtu > MTU_OF_ONE_BUFFER;
+    match (features, attach) {
+        (_, AttachMode::Generic) => (
+            Verdict::Note,
+            "`attach` is generic: the filter works behind the driver, late and slowly".to_owned(),
+        ),
+        (None, _) => (
+            Verdict::Note,
+            format!("driver {driver}; this kernel does not tell whether it has native XDP: attaching will show it"),
+        ),
+        (Some(XdpFeatures { native: false, .. }), AttachMode::Native) => (
+            Verdict::Fault,
+            format!("the driver {driver} has no native XDP. `--attach generic` works on any driver, but late and slowly"),
+        ),
+        (Some(XdpFeatures { native: false, .. }), AttachMode::NativeOrGeneric) => (
+            Verdict::Note,
+            format!("the driver {driver} has no native XDP: the filter will work behind it, late and slowly"),
+        ),
+        (Some(XdpFeatures { jumbo: false, .. }), _) if is_jumbo => (
+            Verdict::Fault,
+            format!(
+                "the driver {driver} has native XDP, but not for frames that fill more than a page, and the MTU is {}. \
+                 `ip link set {} mtu 1500`",
+                interface.mtu, interface.name
+            ),
+        ),
+        (Some(_), _) if interface.kind.as_deref() == Some("veth") => (
+            Verdict::Note,
+            "driver veth: native XDP, but what the filter sends by itself is lost unless the peer has an XDP program, \
+             too. So SYNs beyond a limit have to come twice"
+                .to_owned(),
+        ),
+        (Some(_), _) => (Verdict::Good, format!("driver {driver}: native XDP, MTU {}", interface.mtu)),
+    }
+}
+
+fn receive_queues(interface: &str) -> Option<usize> {
+    let queues = fs::read_dir(format!("/sys/class/net/{interface}/queues")).ok()?;
+    let names = queues.filter_map(Result::ok).map(|queue| queue.file_name());
+    Some(names.filter(|name| name.to_string_lossy().starts_with("rx-")).count()).filter(|queues| *queues > 0)
+}
+
+/// What SYN cookies need of the kernel.
+fn syncookies(config: &Config) -> Option<Finding> {
+    let may_answer = config.proof.host && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
+    if !may_answer {
+        return None;
+    }
+    let value = setting("ipv4/tcp_syncookies")?;
+    let (verdict, text) = match (value.as_str(), config.proof.syncookies) {
+        ("2", _) => {
+            (Verdict::Good, "net.ipv4.tcp_syncookies is 2: cookies are made for every SYN beyond a limit")
+        }
+        (_, SyncookieControl::Raise) => (
+            Verdict::Good,
+            "net.ipv4.tcp_syncookies becomes 2 while SYNs exceed a limit, as `proof.syncookies` allows",
+        ),
+        ("0", _) => (
+            Verdict::Note,
+            "net.ipv4.tcp_syncookies is 0, so no SYN is answered: `sysctl net.ipv4.tcp_syncookies=2`, or \
+             `proof.syncookies = \"raise\"`",
+        ),
+        _ => (
+            Verdict::Note,
+            "net.ipv4.tcp_syncookies is 1, so a flood of SYNs fills the queue of a listener before they are answered: \
+             `sysctl net.ipv4.tcp_syncookies=2`, or `proof.syncookies = \"raise\"`",
+        ),
+    };
+    Some(finding("SYN cookies", verdict, text))
+}
+
+/// Whether this host passes packets on, for which it has no sockets.
+fn forwarding(config: &Config) -> Option<Finding> {
+    let keys = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+    let on: Vec<&str> =
+        keys.into_iter().filter(|key| setting(key).is_some_and(|value| value != "0")).collect();
+    if on.is_empty() || !config.proof.host {
+        return None;
+    }
+    let names = on.join(", ").replace('/', ".");
+    Some(finding(
+        "forwarding",
+        Verdict::Note,
+        format!(
+            "this host forwards (net.{names}): packets for other hosts and for containers have no socket here, so that \
+             beyond a limit nothing speaks for them. If it is these that are attacked, set `proof.host = false` and give \
+             each destination its limit"
+        ),
+    ))
+}
+
+/// Whether the lists of the configuration can be read, and leave the operator his session.
+fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
+    let [allow, block] = [&config.allow, &config.block].map(configured);
+    let (allow, block) = match (allow, block) {
+        (Ok(allow), Ok(block)) => (allow, block),
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![finding("lists", Verdict::Fault, error.to_string())];
+        }
+    };
+    let problems = allow.problems.iter().chain(&block.problems);
+    let mut findings: Vec<Finding> =
+        problems.map(|problem| finding("lists", Verdict::Note, problem.as_str())).collect();
+    if let Some(address) = logged_in_from {
+        let is_on = |list: &crate::lists::configured::Configured| {
+            list.edit
+                .changes()
+                .iter()
+                .find(|(prefix, _)| prefix.contains(&address))
+                .map(|(prefix, _)| *prefix)
+        };
+        if let (Some(prefix), None) = (is_on(&block), is_on(&allow)) {
+            findings.push(finding(
+                "lists",
+                Verdict::Fault,
+                format!(
+                    "{prefix} on the block list contains {address}, from which you are logged in: put that on the \
+                     allow list first"
+                ),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        let [allow, block] = [allow, block].map(|list| list.edit.changes().len());
+        findings.push(finding(
+            "lists",
+            Verdict::Good,
+            format!("{block} entries of the block list, {allow} of the allow list"),
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(mtu: u32, kind: &str) -> Interface {
+        let (name, kind) = ("if0".into(), Some(kind.into()));
+        Interface { index: 1, name, mtu, kind, controller: None, xdp: None }
+    }
+
+    fn verdict(mtu: u32, attach: AttachMode, native: bool, jumbo: bool) -> Verdict {
+        driver(&interface(mtu, "card"), attach, Some(XdpFeatures { native, jumbo })).0
+    }
+
+    #[test]
+    fn a_driver_is_judged_by_what_is_wanted_of_it() {
+        use AttachMode::{Generic, Native, NativeOrGeneric};
+        use Verdict::{Fault, Good, Note};
+        assert_eq!(verdict(1500, Native, true, false), Good);
+        assert_eq!(verdict(9000, Native, true, true), Good);
+        assert_eq!(verdict(9000, Native, true, false), Fault);
+        assert_eq!(verdict(1500, Native, false, false), Fault);
+        assert_eq!(verdict(1500, NativeOrGeneric, false, false), Note);
+        assert_eq!(verdict(1500, Generic, false, false), Note);
+        assert_eq!(driver(&interface(1500, "card"), Native, None).0, Note);
+        assert_eq!(
+            driver(&interface(1500, "veth"), Native, Some(XdpFeatures { native: true, jumbo: true })).0,
+            Note
+        );
+    }
+
+    #[test]
+    fn a_block_of_the_own_session_is_a_fault_unless_it_is_allowed() {
+        let parse = |text| Config::parse(text, std::path::Path::new("")).unwrap();
+        let here = Some("192.0.2.7".parse().unwrap());
+        let worst = |text| lists(&parse(text), here).iter().map(|finding| finding.verdict).max();
+        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Fault));
+        assert_eq!(
+            worst("[block]\nentries = [\"192.0.2.0/24\"]\n[allow]\nentries = [\"192.0.2.7\"]"),
+            Some(Verdict::Good)
+        );
+        assert_eq!(worst("[block]\nentries = [\"198.51.100.0/24\"]"), Some(Verdict::Good));
+    }
+}
