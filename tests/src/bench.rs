@@ -5,7 +5,7 @@
 //! floor; a figure is the median, over rounds, of program minus the floor *just before it*, in thread CPU time. On a
 //! noisy machine only such differences and their ratios mean anything.
 //!
-//! *End to end* ([`e2e`]) is a flood on a virtual interface. docs/bench.md says how to read all of it.
+//! *End to end* ([`e2e`]) is a flood on a virtual interface; [`Part`] names what else there is. docs/bench.md says how to read all of it.
 //!
 //! Invariant: a figure counts only if the packets came to what its case says.
 
@@ -18,6 +18,7 @@ pub use self::{
     case::Case,
     e2e::Guard,
     family::Family,
+    lists::ListRow,
     measure::quantile,
     ratio::{Bound, TARGETS, ratios},
     report::{EndToEnd, Figure, Report, Visitor},
@@ -32,6 +33,7 @@ mod block_list;
 mod case;
 pub mod e2e;
 mod family;
+mod lists;
 mod measure;
 pub mod plot;
 mod ratio;
@@ -39,11 +41,30 @@ mod reference;
 mod report;
 mod vectors;
 
-/// The word on the command line for the end-to-end part.
-const END_TO_END: &str = "e2e";
+/// What is measured besides the cases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// A flood and a visitor, with each filter in turn.
+    EndToEnd,
+    /// Floods of each kind.
+    Vectors,
+    /// How long it takes to change long lists.
+    Lists,
+}
 
-/// The word for floods of each kind.
-const VECTORS: &str = "vectors";
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::EndToEnd, Self::Vectors, Self::Lists];
+
+    /// The word for it on the command line.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::EndToEnd => "e2e",
+            Self::Vectors => "vectors",
+            Self::Lists => "lists",
+        }
+    }
+}
 
 /// Runs before the first slice, so that caches fill up.
 const WARM_UP_RUNS: u64 = 100_000;
@@ -76,6 +97,10 @@ pub struct Effort {
     pub visits: usize,
     /// How long each lasts.
     pub visit: Duration,
+    /// IPv4 addresses in the lists that are changed, and five times as many as IPv6 prefixes.
+    pub listed: usize,
+    /// How often each change is made; odd, for the median.
+    pub changes: usize,
 }
 
 impl Effort {
@@ -89,6 +114,8 @@ impl Effort {
         flood: Duration::from_millis(150),
         visits: 1,
         visit: Duration::from_millis(500),
+        listed: 1_000_000,
+        changes: 1,
     };
 
     /// Under ten minutes.
@@ -101,6 +128,8 @@ impl Effort {
         flood: Duration::from_millis(500),
         visits: 5,
         visit: Duration::from_secs(1),
+        listed: 1_000_000,
+        changes: 3,
     };
 }
 
@@ -110,39 +139,35 @@ pub struct Selection {
     cases: Vec<Case>,
     /// None named: those of the [`Effort`].
     families: Vec<Family>,
-    end_to_end: bool,
-    vectors: bool,
+    parts: Vec<Part>,
 }
 
 impl Selection {
-    /// Everything, or only the cases and families that are named; `e2e` names the end-to-end part, which goes
-    /// without cases when it stands alone.
+    /// Everything, or only the cases, families and parts that are named; parts that stand alone go without cases.
     pub fn parse(words: &[String]) -> Result<Self> {
         let named = |label: &str| words.iter().any(|word| word == label);
         let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
         let families: Vec<Family> = Family::ALL.into_iter().filter(|family| named(family.label())).collect();
-        let known = |word: &str| {
-            [END_TO_END, VECTORS].contains(&word)
-                || Case::ALL.iter().any(|case| case.label() == word)
-                || Family::ALL.iter().any(|family| family.label() == word)
-        };
-        if let Some(word) = words.iter().find(|word| !known(word)) {
-            bail!(
-                "{word} is neither a case ({}) nor a family ({}) nor {END_TO_END} nor {VECTORS}",
-                Case::ALL.map(Case::label).join(", "),
-                Family::ALL.map(Family::label).join(", ")
-            );
+        let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| named(part.label())).collect();
+        let labels = [
+            Case::ALL.map(Case::label).to_vec(),
+            Family::ALL.map(Family::label).to_vec(),
+            Part::ALL.map(Part::label).to_vec(),
+        ];
+        if let Some(word) = words.iter().find(|word| !labels.iter().flatten().any(|label| word == label)) {
+            let [cases, families, parts] = labels.map(|labels| labels.join(", "));
+            bail!("{word} is neither a case ({cases}) nor a family ({families}) nor a part ({parts})");
         }
-        let end_to_end = words.is_empty() || named(END_TO_END);
-        let vectors = words.is_empty() || named(VECTORS);
-        let no_cases = (named(END_TO_END) || named(VECTORS)) && cases.is_empty() && families.is_empty();
-        let all_if_none = |cases: Vec<Case>| if cases.is_empty() { Case::ALL.to_vec() } else { cases };
+        let no_cases = !parts.is_empty() && cases.is_empty() && families.is_empty();
         Ok(Self {
-            cases: if no_cases { Vec::new() } else { all_if_none(cases) },
+            cases: if cases.is_empty() && !no_cases { Case::ALL.to_vec() } else { cases },
             families,
-            end_to_end,
-            vectors,
+            parts: if words.is_empty() { Part::ALL.to_vec() } else { parts },
         })
+    }
+
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
     }
 }
 
@@ -157,9 +182,11 @@ pub fn run(
     for &family in families {
         figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
     }
-    let rows = if selection.end_to_end { e2e::measure(effort, &mut progress)? } else { Vec::new() };
-    let vectors = if selection.vectors { vectors::measure(effort, &mut progress)? } else { Vec::new() };
-    Report::new(figures, rows, vectors)
+    let if_selected = |part| selection.has(part).then_some(());
+    let rows = if_selected(Part::EndToEnd).map(|()| e2e::measure(effort, &mut progress)).transpose()?;
+    let vectors = if_selected(Part::Vectors).map(|()| vectors::measure(effort, &mut progress)).transpose()?;
+    let lists = if_selected(Part::Lists).map(|()| lists::measure(effort, &mut progress)).transpose()?;
+    Report::new(figures, rows.unwrap_or_default(), vectors.unwrap_or_default(), lists.unwrap_or_default())
 }
 
 fn measure_family(

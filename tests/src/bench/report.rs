@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    VectorRow,
+    ListRow, VectorRow,
     ratio::{TARGETS, Target, ratios},
 };
 
@@ -25,6 +25,8 @@ pub struct Report {
     pub e2e: Vec<EndToEnd>,
     /// What becomes of floods of each kind.
     pub vectors: Vec<VectorRow>,
+    /// How long it takes to change long lists.
+    pub lists: Vec<ListRow>,
     /// By key of [`TARGETS`]; one whose parts did not run is not there.
     pub ratios: BTreeMap<&'static str, f64>,
 }
@@ -79,14 +81,19 @@ pub struct Visitor {
 
 impl Report {
     /// Figures with their ratios, and what they were measured on.
-    pub fn new(cases: Vec<Figure>, e2e: Vec<EndToEnd>, vectors: Vec<VectorRow>) -> Result<Self> {
+    pub fn new(
+        cases: Vec<Figure>,
+        e2e: Vec<EndToEnd>,
+        vectors: Vec<VectorRow>,
+        lists: Vec<ListRow>,
+    ) -> Result<Self> {
         let ratios = ratios(&cases, &e2e);
-        Ok(Self { commit: commit(), kernel: kernel()?, cpu: cpu(), cases, e2e, vectors, ratios })
+        Ok(Self { commit: commit(), kernel: kernel()?, cpu: cpu(), cases, e2e, vectors, lists, ratios })
     }
 
     /// The figures as tables.
     pub fn table(&self) -> String {
-        let Self { commit, kernel, cpu, cases, e2e, vectors, ratios } = self;
+        let Self { commit, kernel, cpu, cases, e2e, vectors, lists, ratios } = self;
         let mut text = format!("{cpu}, Linux {kernel}, commit {commit}\n");
         if !cases.is_empty() {
             text.push_str(
@@ -116,6 +123,14 @@ impl Report {
             );
         }
         for row in vectors {
+            let _ = writeln!(text, "{row}");
+        }
+        if !lists.is_empty() {
+            text.push_str(
+                "\nmilliseconds from the command to its end, when the lists are in force: median\n\n",
+            );
+        }
+        for row in lists {
             let _ = writeln!(text, "{row}");
         }
         if !ratios.is_empty() {

@@ -32,7 +32,7 @@ struct Arguments {
     /// Exit code 1 if a ratio misses what the project promises; names it.
     #[arg(long)]
     check: bool,
-    /// Only these cases or families, as `default` or `ipv4`; `e2e` is the end-to-end part.
+    /// Only these cases, families or parts, as `default`, `ipv4` or `e2e`.
     only: Vec<String>,
 }
 

@@ -18,6 +18,8 @@ const LEAST: Effort = Effort {
     flood: Duration::from_millis(20),
     visits: 1,
     visit: Duration::from_millis(50),
+    listed: 1_000,
+    changes: 1,
 };
 
 /// What the bench measures when these words name it, and what it says meanwhile.
@@ -79,5 +81,16 @@ fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
             ensure!(served || guard == Guard::Nothing, "{row}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn long_lists_are_changed_and_in_force() -> Result<()> {
+    needs_root!();
+    if !can_measure(test_name(|| {})) {
+        return Ok(());
+    }
+    let (report, said) = measure(&["lists"])?;
+    ensure!(report.lists.len() == 6 && report.lists.iter().all(|row| row.ms > 0.0), "{said}");
     Ok(())
 }

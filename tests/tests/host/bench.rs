@@ -60,7 +60,7 @@ const RATIOS: [(&str, f64); 7] = [
 ];
 
 fn report((cases, rows): (Vec<Figure>, Vec<EndToEnd>)) -> Report {
-    Report::new(cases, rows, Vec::new()).expect("the kernel tells its release")
+    Report::new(cases, rows, Vec::new(), Vec::new()).expect("the kernel tells its release")
 }
 
 #[test]
