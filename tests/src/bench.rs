@@ -81,8 +81,12 @@ const RUNS_BEFORE_A_SLICE: u32 = 50_000;
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Effort {
-    /// The families that are measured when none is named.
+    /// The cases that are measured when none is named,
+    pub cases: &'static [Case],
+    /// the families,
     pub families: &'static [Family],
+    /// and the parts when nothing is named.
+    pub parts: &'static [Part],
     /// Slices of each case; odd, for the median.
     pub rounds: usize,
     /// How long a slice takes.
@@ -104,9 +108,21 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// One to two minutes.
+    /// Under a minute: the cases behind the ratios.
     pub const QUICK: Self = Self {
+        cases: &[
+            Case::Floor,
+            Case::Blocked,
+            Case::BlockList(0),
+            Case::BLOCK_LIST_1M,
+            Case::Exceeding,
+            Case::SourceLimit,
+            Case::Default,
+            Case::LruReference,
+            Case::LPM_REFERENCE_1M,
+        ],
         families: &[Family::Ipv4],
+        parts: &[Part::EndToEnd],
         rounds: 5,
         slice: Duration::from_millis(8),
         sources: &[1, 1 << 24],
@@ -120,7 +136,9 @@ impl Effort {
 
     /// Under ten minutes.
     pub const FULL: Self = Self {
+        cases: &Case::ALL,
         families: &Family::ALL,
+        parts: &Part::ALL,
         rounds: 7,
         slice: Duration::from_millis(15),
         sources: &[1, 1 << 16, 1 << 20, 1 << 24],
@@ -133,22 +151,19 @@ impl Effort {
     };
 }
 
-/// What is measured.
+/// What is measured, as far as it is named.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
     cases: Vec<Case>,
-    /// None named: those of the [`Effort`].
     families: Vec<Family>,
     parts: Vec<Part>,
 }
 
 impl Selection {
-    /// Everything, or only the cases, families and parts that are named; parts that stand alone go without cases.
+    /// The cases, families and parts that are named. What is not named is measured as the [`Effort`] says; parts that
+    /// stand alone go without cases, and cases and families without parts.
     pub fn parse(words: &[String]) -> Result<Self> {
         let named = |label: &str| words.iter().any(|word| word == label);
-        let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
-        let families: Vec<Family> = Family::ALL.into_iter().filter(|family| named(family.label())).collect();
-        let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| named(part.label())).collect();
         let labels = [
             Case::ALL.map(Case::label).to_vec(),
             Family::ALL.map(Family::label).to_vec(),
@@ -158,16 +173,26 @@ impl Selection {
             let [cases, families, parts] = labels.map(|labels| labels.join(", "));
             bail!("{word} is neither a case ({cases}) nor a family ({families}) nor a part ({parts})");
         }
-        let no_cases = !parts.is_empty() && cases.is_empty() && families.is_empty();
         Ok(Self {
-            cases: if cases.is_empty() && !no_cases { Case::ALL.to_vec() } else { cases },
-            families,
-            parts: if words.is_empty() { Part::ALL.to_vec() } else { parts },
+            cases: Case::ALL.into_iter().filter(|case| named(case.label())).collect(),
+            families: Family::ALL.into_iter().filter(|family| named(family.label())).collect(),
+            parts: Part::ALL.into_iter().filter(|part| named(part.label())).collect(),
         })
     }
 
-    fn has(&self, part: Part) -> bool {
-        self.parts.contains(&part)
+    fn cases(&self, effort: Effort) -> &[Case] {
+        let parts_alone = !self.parts.is_empty() && self.families.is_empty();
+        if self.cases.is_empty() && !parts_alone { effort.cases } else { &self.cases }
+    }
+
+    fn families(&self, effort: Effort) -> &[Family] {
+        if self.families.is_empty() { effort.families } else { &self.families }
+    }
+
+    fn has(&self, part: Part, effort: Effort) -> bool {
+        let nothing_named = self.cases.is_empty() && self.families.is_empty() && self.parts.is_empty();
+        let parts = if nothing_named { effort.parts } else { &self.parts };
+        parts.contains(&part)
     }
 }
 
@@ -178,11 +203,10 @@ pub fn run(
     mut progress: impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Report> {
     let mut figures = Vec::new();
-    let families = if selection.families.is_empty() { effort.families } else { &selection.families };
-    for &family in families {
-        figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
+    for &family in selection.families(effort) {
+        figures.extend(measure_family(effort, family, selection.cases(effort), &mut progress)?);
     }
-    let if_selected = |part| selection.has(part).then_some(());
+    let if_selected = |part| selection.has(part, effort).then_some(());
     let rows = if_selected(Part::EndToEnd).map(|()| e2e::measure(effort, &mut progress)).transpose()?;
     let vectors = if_selected(Part::Vectors).map(|()| vectors::measure(effort, &mut progress)).transpose()?;
     let lists = if_selected(Part::Lists).map(|()| lists::measure(effort, &mut progress)).transpose()?;

@@ -17,7 +17,8 @@ use floodgate_tests::bench::{Effort, Report, Selection, e2e::PEERS, plot::render
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// IPv4, one and 16 million sources only, fewer and shorter rounds: one to two minutes.
+    /// The cases behind the ratios and a flood end to end, over IPv4, with one and 16 million sources only, fewer and
+    /// shorter rounds: under a minute.
     #[arg(long)]
     quick: bool,
     /// Prints one JSON object instead of tables.

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use floodgate_tests::{
-    bench::{Case, Effort, Family, Guard, Selection, e2e::PEERS, run},
+    bench::{Case, Effort, Family, Guard, Part, Selection, e2e::PEERS, run},
     needs_root,
     skip::{can_measure, test_name},
 };
 
 const LEAST: Effort = Effort {
+    cases: &Case::ALL,
     families: &Family::ALL,
+    parts: &Part::ALL,
     rounds: 1,
     slice: Duration::from_millis(3),
     sources: &[1, 1 << 10],
