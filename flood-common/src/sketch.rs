@@ -5,9 +5,9 @@
 //! the limit", nobody is looked up in the table: in a flood from invented addresses, of which each sends little, the
 //! table is neither read nor filled. A processor has words of its own, few enough for its cache.
 //!
-//! A packet weighs [as often](shift) as there are processors, eight times: through the words of all of them together a
-//! source gets no more than an eighth of its limit. Whoever is looked up in the table has his word filled, so that he gets
-//! nothing more there as long as he goes on: at twice its limit a source gets just that.
+//! A packet weighs [as often](shift) as there are processors, 32 times: through the words of all of them together a source
+//! gets no more than a 32nd of its limit. Whoever is looked up in the table has his word filled, so that he gets nothing
+//! more there as long as he goes on.
 
 use crate::{meter::Price, place::TAG_BITS, verifier::unknown};
 
@@ -21,7 +21,7 @@ pub const SKETCH_WORDS: usize = 1 << SKETCH_BITS;
 const UNIT: u32 = 12;
 
 /// Through the sketch goes one part in so many of a limit.
-const SHARE: u32 = 8;
+const SHARE: u32 = 32;
 
 /// How much more a packet weighs here than in the table, as a binary logarithm, on so many processors.
 pub fn shift(processors: u32) -> u32 {

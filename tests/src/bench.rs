@@ -13,13 +13,12 @@ use std::{fmt::Display, thread, time::Duration};
 
 use anyhow::{Result, bail};
 
-pub(crate) use self::measure::pin;
 pub use self::{
     case::Case,
     e2e::Guard,
     family::Family,
     lists::ListRow,
-    measure::quantile,
+    measure::{pin, quantile},
     ratio::{Bound, TARGETS, ratios},
     report::{EndToEnd, Figure, Report, Visitor},
     vectors::VectorRow,
@@ -151,7 +150,7 @@ impl Effort {
     };
 }
 
-/// What is measured, as far as it is named.
+/// What is measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
     cases: Vec<Case>,
@@ -160,9 +159,9 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The cases, families and parts that are named. What is not named is measured as the [`Effort`] says; parts that
-    /// stand alone go without cases, and cases and families without parts.
-    pub fn parse(words: &[String]) -> Result<Self> {
+    /// The cases, families and parts that are named, and where none is named those of the effort. But parts that stand
+    /// alone go without cases, and cases and families without parts.
+    pub fn parse(words: &[String], effort: Effort) -> Result<Self> {
         let named = |label: &str| words.iter().any(|word| word == label);
         let labels = [
             Case::ALL.map(Case::label).to_vec(),
@@ -173,26 +172,21 @@ impl Selection {
             let [cases, families, parts] = labels.map(|labels| labels.join(", "));
             bail!("{word} is neither a case ({cases}) nor a family ({families}) nor a part ({parts})");
         }
-        Ok(Self {
-            cases: Case::ALL.into_iter().filter(|case| named(case.label())).collect(),
-            families: Family::ALL.into_iter().filter(|family| named(family.label())).collect(),
-            parts: Part::ALL.into_iter().filter(|part| named(part.label())).collect(),
-        })
-    }
-
-    fn cases(&self, effort: Effort) -> &[Case] {
-        let parts_alone = !self.parts.is_empty() && self.families.is_empty();
-        if self.cases.is_empty() && !parts_alone { effort.cases } else { &self.cases }
-    }
-
-    fn families(&self, effort: Effort) -> &[Family] {
-        if self.families.is_empty() { effort.families } else { &self.families }
-    }
-
-    fn has(&self, part: Part, effort: Effort) -> bool {
-        let nothing_named = self.cases.is_empty() && self.families.is_empty() && self.parts.is_empty();
-        let parts = if nothing_named { effort.parts } else { &self.parts };
-        parts.contains(&part)
+        let mut cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
+        let mut families: Vec<Family> =
+            Family::ALL.into_iter().filter(|family| named(family.label())).collect();
+        let mut parts: Vec<Part> = Part::ALL.into_iter().filter(|part| named(part.label())).collect();
+        let parts_alone = cases.is_empty() && families.is_empty() && !parts.is_empty();
+        if words.is_empty() {
+            parts = effort.parts.to_vec();
+        }
+        if cases.is_empty() && !parts_alone {
+            cases = effort.cases.to_vec();
+        }
+        if families.is_empty() {
+            families = effort.families.to_vec();
+        }
+        Ok(Self { cases, families, parts })
     }
 }
 
@@ -203,10 +197,10 @@ pub fn run(
     mut progress: impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Report> {
     let mut figures = Vec::new();
-    for &family in selection.families(effort) {
-        figures.extend(measure_family(effort, family, selection.cases(effort), &mut progress)?);
+    for &family in &selection.families {
+        figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
     }
-    let if_selected = |part| selection.has(part, effort).then_some(());
+    let if_selected = |part| selection.parts.contains(&part).then_some(());
     let rows = if_selected(Part::EndToEnd).map(|()| e2e::measure(effort, &mut progress)).transpose()?;
     let vectors = if_selected(Part::Vectors).map(|()| vectors::measure(effort, &mut progress)).transpose()?;
     let lists = if_selected(Part::Lists).map(|()| lists::measure(effort, &mut progress)).transpose()?;

@@ -1,5 +1,7 @@
 //! The program in the kernel, by test run: every reason, and the same verdicts as on the host.
 
+#[path = "kernel/accuracy.rs"]
+mod accuracy;
 #[path = "kernel/answers.rs"]
 mod answers;
 #[path = "kernel/captures.rs"]

@@ -59,7 +59,7 @@ pub(super) fn share_of_action(lab: &mut Programs, frame: &[u8], runs: u32, actio
 }
 
 /// Keeps this thread on a processor.
-pub(crate) fn pin(core: usize) -> Result<()> {
+pub fn pin(core: usize) -> Result<()> {
     // SAFETY: a zeroed set is empty, `core` is within it, and the call reads no more than its size.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

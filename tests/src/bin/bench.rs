@@ -76,7 +76,7 @@ fn set_up() -> Result<()> {
 fn bench(arguments: &Arguments) -> Result<bool> {
     let Arguments { quick, json, svg, setup: _, check, only } = arguments;
     let effort = if *quick { Effort::QUICK } else { Effort::FULL };
-    let report = run(effort, &Selection::parse(only)?, |figure| {
+    let report = run(effort, &Selection::parse(only, effort)?, |figure| {
         eprintln!("{figure}");
         ensure!(!INTERRUPTED.load(Relaxed), "interrupted; nothing remains behind");
         Ok(())

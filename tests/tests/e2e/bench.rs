@@ -28,7 +28,7 @@ const LEAST: Effort = Effort {
 fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
     let words: Vec<String> = words.iter().map(ToString::to_string).collect();
     let mut said = String::new();
-    let report = run(LEAST, &Selection::parse(&words)?, |figure| {
+    let report = run(LEAST, &Selection::parse(&words, LEAST)?, |figure| {
         said.push_str(&format!("{figure}\n"));
         Ok(())
     })?;

@@ -2,8 +2,8 @@
 //! tested in the end-to-end suite.
 
 use floodgate_tests::bench::{
-    Bound, Case, EndToEnd, Family, Figure, Guard, Report, Selection, TARGETS, Visitor, plot::render_svg,
-    quantile,
+    Bound, Case, Effort, EndToEnd, Family, Figure, Guard, Report, Selection, TARGETS, Visitor,
+    plot::render_svg, quantile,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -139,7 +139,7 @@ fn the_json_has_the_keys_that_others_read() {
         keys.sort();
         keys.join(" ")
     };
-    assert_eq!(keys(&json), "cases commit cpu e2e kernel ratios vectors");
+    assert_eq!(keys(&json), "cases commit cpu e2e kernel lists ratios vectors");
     assert_eq!(keys(&json["cases"][0]), "case cores family floor_ns ns ns_quartiles sources");
     assert_eq!(
         keys(&json["e2e"][0]),
@@ -168,7 +168,8 @@ fn the_table_has_a_line_for_each_figure_and_a_verdict_for_each_ratio() {
 fn words_select_what_is_measured() {
     let same = |one: &[&str], other: &[&str]| {
         let [one, other] = [one, other].map(|words| {
-            Selection::parse(&words.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+            Selection::parse(&words.iter().map(ToString::to_string).collect::<Vec<_>>(), Effort::FULL)
+                .unwrap()
         });
         one == other
     };
@@ -179,13 +180,18 @@ fn words_select_what_is_measured() {
         ("a case goes without the end-to-end part", &["parse"], &["parse", "e2e"], false),
         ("a family does, too", &["ipv4"], &["ipv4", "e2e"], false),
         ("the end-to-end part alone has no cases", &["e2e"], &[], false),
-        ("nothing is everything", &[], &[&all_cases[..], &["e2e", "vectors"]].concat(), true),
+        (
+            "nothing is everything",
+            &[],
+            &[&all_cases[..], &["ipv4", "ipv6", "e2e", "vectors", "lists"]].concat(),
+            true,
+        ),
         ("floods of each kind alone have no cases", &["vectors"], &["vectors", "e2e"], false),
     ];
     for (why, one, other, expected) in cases {
         assert_eq!(same(one, other), expected, "{why}");
     }
-    let error = Selection::parse(&["pars".into()]).unwrap_err().to_string();
+    let error = Selection::parse(&["pars".into()], Effort::FULL).unwrap_err().to_string();
     assert!(error.starts_with("pars is neither a case (floor, parse, "), "{error}");
 }
 
