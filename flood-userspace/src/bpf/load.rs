@@ -357,9 +357,7 @@ impl Filter {
         match self.link(&interface, mode) {
             Ok((link, native)) => {
                 self.attachments.push(Attachment { interface, slot, native, noting, link, egress });
-                let mtu =
-                    self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
-                self.change_settings(|settings| settings.mtu = mtu.min(u16::MAX.into()).into());
+                self.follow_mtu(&[]);
                 Ok(&self.attachments[self.attachments.len() - 1])
             }
             Err(error) => {
@@ -370,6 +368,20 @@ impl Filter {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Takes over the MTU of interfaces as they are now: an answer to a SYN offers no larger segments than go through all
+    /// of those that are guarded.
+    pub fn follow_mtu(&mut self, interfaces: &[Interface]) {
+        for attached in self.attachments.iter_mut().map(|attachment| &mut attachment.interface) {
+            let now = interfaces.iter().find(|interface| interface.index == attached.index);
+            attached.mtu = now.map_or(attached.mtu, |interface| interface.mtu);
+        }
+        let least = self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
+        let mtu = least.min(u16::MAX.into()).into();
+        if self.settings.read().mtu != mtu {
+            self.change_settings(|settings| settings.mtu = mtu);
         }
     }
 

@@ -591,6 +591,7 @@ impl Engine {
                 self.gone.push(interface.name.clone());
             }
         }
+        self.filter.follow_mtu(&there);
         Ok(())
     }
 

@@ -211,6 +211,36 @@ fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Resu
 }
 
 #[test]
+fn answers_follow_the_mtu_and_end_with_the_flood() -> Result<()> {
+    needs_root!();
+    const MTU: u32 = 1_000;
+    let site = Site::new()?;
+    let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    let offered = || {
+        let socket = site.visitor().within(|| connect((Role::Server.address(), 80).into(), |_| Ok(())))?;
+        Ok::<_, anyhow::Error>(socket.tcp_mss()?)
+    };
+    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
+        eventually("net.ipv4.tcp_syncookies is raised", || {
+            site.syncookies().is_ok_and(|value| value == "2")
+        })?;
+        let before = offered()?;
+        ensure!(before > MTU, "{before}");
+        site.server().ip(&format!("link set eth0 mtu {MTU}"))?;
+        eventually("the filter offers smaller segments", || offered().is_ok_and(|size| size <= MTU - 40))
+    })?;
+
+    // A flood's frames may still be on their way.
+    let answered =
+        || Ok::<_, anyhow::Error>(eth0(&daemon)?.answered.get("answered").map(|volume| volume.packets));
+    thread::sleep(Duration::from_secs(1));
+    let before = answered()?;
+    offered()?;
+    ensure!(answered()? == before, "a second after the flood the kernel answers by itself");
+    Ok(())
+}
+
+#[test]
 fn segments_out_of_the_blue_are_dropped_and_connections_go_on() -> Result<()> {
     needs_root!();
     let site = Site::new()?;

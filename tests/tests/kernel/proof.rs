@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use floodgate_tests::{
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, SERVER, SERVER6, VISITOR, VISITOR6, from},
     rig::Rig,
+    same_on_every_kernel,
 };
 
 const SYN: u8 = 0x02;
@@ -144,11 +146,7 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                     ensure!(tcp_header[22..24] == wanted.to_be_bytes(), "{why}: {:?}", &tcp_header[20..]);
 
                     let cookie = u32::from_be_bytes(tcp_header[4..8].try_into()?);
-                    let bring = |cookie: u32| {
-                        tcp(attacker, [40_000, port], ACK)
-                            .patch(build_offset(server) + 4, &8_u32.to_be_bytes())
-                            .patch(build_offset(server) + 8, &cookie.wrapping_add(1).to_be_bytes())
-                    };
+                    let bring = |cookie| bring(attacker, server, port, cookie);
                     rig.sockets.right_cookie = true;
                     ensure!(send(rig, &bring(cookie)) == Some(Proven), "{why}: brought back");
                     rig.sockets.right_cookie = false;
@@ -180,6 +178,34 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
             rig.monitor(true);
             ensure!(send(rig, &tcp(attacker, [40_000, port], SYN)) == Some(Answered));
             rig.monitor(false);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cookie_is_right_in_the_next_minute_too() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    // Longer than the minutes by which the kernel counts.
+    const MINUTE: Duration = Duration::from_secs(61);
+    on_host(|rig| {
+        rig.sockets.cookies = true;
+        let mut cookies = Vec::new();
+        for (server, attacker) in [(SERVER, ATTACKER), (SERVER6, ATTACKER6)] {
+            let listener = TcpListener::bind((server, 0))?;
+            let port = listener.local_addr()?.port();
+            rig.sockets.listeners.push(port);
+            let syn = with_size(tcp(attacker, [40_000, port], SYN), Some(1_460));
+            let answer = run(rig, &syn.bytes())?;
+            let at = syn.transport_offset() + 4;
+            let cookie = u32::from_be_bytes(answer.get(at..at + 4).context("no answer")?.try_into()?);
+            cookies.push((bring(attacker, server, port, cookie), listener));
+        }
+        thread::sleep(MINUTE);
+        rig.sockets.right_cookie = true;
+        for (ack, listener) in cookies {
+            ensure!(send(rig, &ack) == Some(Proven), "{listener:?}");
         }
         Ok(())
     })
@@ -285,6 +311,14 @@ fn with_size(syn: Build, size: Option<u16>) -> Build {
             syn.payload(4).patch(at + 12, &[6 << 4]).patch(at + 20, &[2, 4, high, low])
         }
     }
+}
+
+/// The ACK that brings a cookie back to whoever answered a SYN of [`with_size`].
+fn bring(client: IpAddr, server: IpAddr, port: u16, cookie: u32) -> Build {
+    let at = build_offset(server);
+    tcp(client, [40_000, port], ACK)
+        .patch(at + 4, &8_u32.to_be_bytes())
+        .patch(at + 8, &cookie.wrapping_add(1).to_be_bytes())
 }
 
 /// Where TCP begins in a frame without tags to this server.
