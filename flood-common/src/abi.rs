@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -37,7 +37,8 @@ pub mod map {
     /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
     /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Words of the gates of the lists, mmapable: those of IPv4, of IPv6, and the one for all of IPv6
+    /// Words of the gates of the lists, mmapable: the summary of that for IPv4, those of IPv4, of IPv6, and the one for
+    /// all of IPv6
     /// ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.

@@ -73,9 +73,12 @@ const WARM_UP_RUNS: u64 = 100_000;
 const WARM_UP_RUNS_FOR_A_SOURCE: u64 = 4;
 const MOST_WARM_UP_RUNS: u64 = 2_000_000;
 
-/// Runs before each slice that do not count: caches that other cases have emptied fill again, and a source uses up
-/// what it has regained of its burst, 40,000 packets at most by default.
-const RUNS_BEFORE_A_SLICE: u32 = 50_000;
+/// Runs before each slice that do not count: caches that other cases have emptied fill again, with a table of some
+/// megabytes where there are many sources, and a source uses up what it has regained of its burst, 40,000 packets at most
+/// by default.
+fn runs_before_a_slice(sources: u64) -> u32 {
+    if sources > 1 << 16 { 400_000 } else { 50_000 }
+}
 
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -262,7 +265,7 @@ fn measure(
     for _ in 0..effort.rounds {
         for (subject, (runs, rounds)) in subjects.iter_mut().zip(&mut measured) {
             for (cores, Rounds { floors, differences }) in (1..).zip(rounds) {
-                subject.warm_up(cores, RUNS_BEFORE_A_SLICE)?;
+                subject.warm_up(cores, runs_before_a_slice(sources))?;
                 let floor_ns = floor.slice(cores, floor_runs)?;
                 floors.push(floor_ns);
                 differences.push(subject.slice(cores, *runs)? - floor_ns);
@@ -271,7 +274,7 @@ fn measure(
     }
     let mut figures = Vec::new();
     for (subject, (_, rounds)) in subjects.iter_mut().zip(measured) {
-        subject.warm_up(1, RUNS_BEFORE_A_SLICE)?;
+        subject.warm_up(1, runs_before_a_slice(sources))?;
         subject.check()?;
         for (cores, Rounds { floors, differences }) in (1..).zip(rounds) {
             let [low, ns, high] = quartiles(&differences);

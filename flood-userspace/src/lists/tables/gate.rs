@@ -1,30 +1,37 @@
-//! Painting the IPv4 gate.
+//! Painting the IPv4 gate, and its summary.
 
 use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use flood_common::lists::{CELL_BITS, CELLS_PER_WORD};
+use flood_common::lists::{CELL_BITS, CELLS_PER_WORD, gate_word, summary, summary_cell};
 
 /// A one in each cell of a word.
 const ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
 
 /// Sets or clears `bit` in a range of cells, a word at a time. Nobody else writes the gate.
+///
+/// The summary follows at once, and nobody who reads it first finds less than was there before or is there now.
 pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) {
     let mut cell = cells.start;
     while cell < cells.end {
-        let word = cell / CELLS_PER_WORD;
-        let end = cells.end.min((word + 1) * CELLS_PER_WORD);
-        let skipped = cell % CELLS_PER_WORD * CELL_BITS;
+        let first = cell / CELLS_PER_WORD * CELLS_PER_WORD;
+        let end = cells.end.min(first + CELLS_PER_WORD);
         let width = (end - cell) * CELL_BITS;
-        let mask = (ONES * bit) & (u64::MAX >> (u64::BITS - width) << skipped);
-        let word = &gates[word as usize];
-        let old = word.load(Ordering::Relaxed);
-        let new = if on { old | mask } else { old & !mask };
-        if new != old {
-            word.store(new, Ordering::Release);
+        let mask = (ONES * bit) & (u64::MAX >> (u64::BITS - width) << ((cell - first) * CELL_BITS));
+        if let Some(painted) = change(&gates[gate_word(first) as usize], mask, if on { mask } else { 0 }) {
+            let (word, shift) = summary_cell(first);
+            change(&gates[word as usize], u64::from(u32::MAX) << shift, summary(painted) << shift);
         }
         cell = end;
     }
+}
+
+/// Gives some bits of a word new values. Returns the word, if it has changed.
+fn change(word: &AtomicU64, mask: u64, bits: u64) -> Option<u64> {
+    let old = word.load(Ordering::Relaxed);
+    let new = old & !mask | bits;
+    (new != old).then(|| word.store(new, Ordering::Release))?;
+    Some(new)
 }
