@@ -77,7 +77,7 @@ const MOST_WARM_UP_RUNS: u64 = 2_000_000;
 /// megabytes where there are many sources, and a source uses up what it has regained of its burst, 40,000 packets at most
 /// by default.
 fn runs_before_a_slice(sources: u64) -> u32 {
-    if sources > 1 << 16 { 400_000 } else { 50_000 }
+    if sources > 1 { 200_000 } else { 50_000 }
 }
 
 /// How long to measure.
