@@ -8,6 +8,7 @@ use flood_common::{
     abi::solicited,
     address::Address,
     packet::{Packet, Parsed, Part, parse},
+    proof::means::{COOKIES, SOCKETS},
     reason::Reason,
     wire::{self, protocol},
 };
@@ -19,6 +20,7 @@ use flood_userspace::{
 };
 use floodgate_tests::{
     needs_root,
+    packet::{VISITOR, from},
     rig::{Open, Rig},
     skip,
 };
@@ -138,6 +140,67 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
             dropped.retain(|(dropped, _)| dropped != reason);
         }
         ensure!(dropped.is_empty(), "{}: {dropped:?}", path.display());
+    }
+    Ok(())
+}
+
+/// Captures that hold nothing but an attack, and how many percent of it are stopped at least when there is more of it than
+/// the limits on all allow.
+const FLOODS: [(&str, u64); 13] = [
+    ("mlqos_icmp-echo-flood.pcap", 100),
+    ("mlqos_multi-vector-syn_udp_icmp.pcap", 100),
+    ("mlqos_tcp-syn-flood-synthetic.pcap", 100),
+    ("mlqos_udp-flood-large.pcap", 100),
+    ("ndpi_slp_scan_background.a.pcap", 100),
+    ("stopddos_tcp_syn_ece_cwr.a.pcap", 100),
+    ("stopddos_tcp_syn_spoofed.a.pcap", 100),
+    ("stopddos_tcp_synack_reflection.a.pcap", 99),
+    ("stopddos_udp_amp_ike_natt.a.pcap", 100),
+    ("stopddos_udp_amp_snmp.a.pcap", 100),
+    ("suricata_frag_spray_v4v6.a.pcap", 100),
+    ("suricata_v6_rsmurf.a.pcap", 100),
+    ("zeek_dhcp_flood.pcap", 100),
+];
+
+/// How much of each flood is stopped by the default configuration as it was recorded, of some only a second; and when it
+/// has used up what limits on all packets allow, so that each packet has to prove its origin.
+#[test]
+fn floods_in_captures_are_stopped() -> Result<()> {
+    needs_root!();
+    let captures = skip::captures("floods_in_captures_are_stopped", "attacks");
+    println!("| capture | packets | stopped as recorded | stopped beyond a limit on all |");
+    println!("|---|---:|---:|---:|");
+    for (file, least) in FLOODS {
+        let Some(path) = captures.iter().find(|path| name(path) == file) else {
+            ensure!(captures.is_empty(), "{file} is not among the captures");
+            return Ok(());
+        };
+        let (mut packets, mut stopped) = (0_u64, [0_u64; 2]);
+        for (stopped, beyond) in stopped.iter_mut().zip([false, true]) {
+            let mut rig = Rig::new();
+            rig.tell_answers();
+            rig.prove(COOKIES | SOCKETS, 10);
+            if beyond {
+                rig.limits("[limit.total]\npackets = \"1/s\"\npackets_burst = \"1\"");
+                while rig.send(&from(VISITOR).udp(1, 1).bytes()) == Some(Reason::Conforming) {}
+            }
+            packets = 0;
+            let mut capture = Capture::open(path)?;
+            let (mut begun, mut now_ns) = (None, 0);
+            while let Some(frame) = capture.next_frame()? {
+                let since = frame.time_ns.saturating_sub(*begun.get_or_insert(frame.time_ns));
+                if !beyond {
+                    rig.advance(Duration::from_nanos(since.saturating_sub(now_ns)));
+                    now_ns = now_ns.max(since);
+                }
+                let reason = rig.send(frame.bytes).context("a frame that is not run")?;
+                packets += 1;
+                *stopped += u64::from(reason.is_drop() || reason == Reason::Answered);
+            }
+        }
+        let percent = |count: u64| format!("{:.1} %", count as f64 * 100.0 / packets as f64);
+        println!("| `{file}` | {packets} | {} | {} |", percent(stopped[0]), percent(stopped[1]));
+        ensure!(stopped[1] * 100 >= packets * least, "{file}: {} of {packets}", stopped[1]);
     }
     Ok(())
 }
