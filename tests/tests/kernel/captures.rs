@@ -154,6 +154,7 @@ const FLOODS: [(&str, u64); 13] = [
     ("ndpi_slp_scan_background.a.pcap", 100),
     ("stopddos_tcp_syn_ece_cwr.a.pcap", 100),
     ("stopddos_tcp_syn_spoofed.a.pcap", 100),
+    // Two of them are ARP.
     ("stopddos_tcp_synack_reflection.a.pcap", 99),
     ("stopddos_udp_amp_ike_natt.a.pcap", 100),
     ("stopddos_udp_amp_snmp.a.pcap", 100),
