@@ -136,7 +136,7 @@ impl Effort {
         changes: 1,
     };
 
-    /// Under ten minutes.
+    /// About ten minutes.
     pub const FULL: Self = Self {
         cases: &Case::ALL,
         families: &Family::ALL,

@@ -118,6 +118,8 @@ pub enum Case {
     SourceLimit,
     /// The default configuration.
     Default,
+    /// An example of a configuration, by the name of its file in docs/profiles.
+    Example(&'static str),
     /// [`Case::BlockList`] of no entries, without checks of sanity.
     Unchecked,
     /// An ACK beyond the limit of all, for which sockets are asked.
@@ -138,7 +140,7 @@ pub enum Case {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
@@ -151,6 +153,9 @@ impl Case {
         Self::Exceeding,
         Self::SourceLimit,
         Self::Default,
+        Self::Example("web"),
+        Self::Example("dns"),
+        Self::Example("game"),
         Self::Unchecked,
         Self::NoConnection,
         Self::NoSocket,
@@ -183,6 +188,7 @@ impl Case {
             Self::Exceeding => "exceeding",
             Self::SourceLimit => "source limit",
             Self::Default => "default",
+            Self::Example(name) => name,
             Self::Unchecked => "no checks",
             Self::NoConnection => "no connection",
             Self::NoSocket => "no socket",
@@ -195,10 +201,21 @@ impl Case {
         }
     }
 
-    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, and the reference's
-    /// trie is for IPv4.
+    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, the reference's trie is for
+    /// IPv4, and the examples differ from the default in limits alone.
     pub(super) fn exists_in(self, family: Family) -> bool {
-        family == Family::Ipv4 || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_))
+        family == Family::Ipv4
+            || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(_))
+    }
+
+    /// The text of an example.
+    fn example(self) -> Option<&'static str> {
+        match self {
+            Self::Example("web") => Some(include_str!("../../../docs/profiles/web.toml")),
+            Self::Example("dns") => Some(include_str!("../../../docs/profiles/dns.toml")),
+            Self::Example("game") => Some(include_str!("../../../docs/profiles/game.toml")),
+            _ => None,
+        }
     }
 
     /// Whether what becomes of a packet depends on those before it.
@@ -208,6 +225,7 @@ impl Case {
             | Self::Exceeding
             | Self::SourceLimit
             | Self::Default
+            | Self::Example(_)
             | Self::Everything
             | Self::FirstSyn
             | Self::LruReference => true,
@@ -247,6 +265,10 @@ impl Case {
                 settings.set_limits(of_source(rate_limit(&limit.limit)));
             }
             Self::Default => set_limits(settings, &config.limits, &config.protected_limits),
+            Self::Example(_) => {
+                let config = Config::parse(self.example().unwrap_or_default(), Path::new(""))?;
+                set_limits(settings, &config.limits, &config.protected_limits);
+            }
             Self::Everything => {
                 let config = Config::parse(EVERYTHING, Path::new(""))?;
                 set_limits(settings, &config.limits, &config.protected_limits);
@@ -356,9 +378,12 @@ impl Case {
             }
             Self::LruReference if sources >= RARE => Some(Claim::Dropped(0.0..=0.0)),
             // Between, who exceeds depends on how fast the machine is.
-            Self::Exceeding | Self::SourceLimit | Self::Default | Self::Everything | Self::LruReference => {
-                None
-            }
+            Self::Exceeding
+            | Self::SourceLimit
+            | Self::Default
+            | Self::Example(_)
+            | Self::Everything
+            | Self::LruReference => None,
         }
     }
 }
