@@ -35,7 +35,7 @@ use crate::{
 
 use super::{
     Effort,
-    measure::{pin, quantile, quartiles},
+    measure::{pin, quantile, quartiles, thread_time_ns},
     report::{EndToEnd, Visitor},
     vectors,
 };
@@ -61,8 +61,8 @@ const LONGEST_FLOOD: Duration = Duration::from_secs(30);
 /// invented addresses on the processors that are measured.
 const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
 
-/// How long a flood lasts of which is measured when it is held.
-const MITIGATED_FLOOD: Duration = Duration::from_millis(500);
+/// How long a flood lasts of which is measured when it is held, and what it costs.
+const SHORT_FLOOD: Duration = Duration::from_millis(500);
 
 /// How often is looked meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -346,21 +346,30 @@ impl Site {
         Ok(received as f64 / elapsed.as_secs_f64() / 1e6)
     }
 
-    /// When, after its first packet, the last of a flood passed but for what limits allow.
-    pub(super) fn mitigation(&self, flood: &Flood) -> Result<Duration> {
-        let flood = Flood { duration: MITIGATED_FLOOD, ..flood.clone() };
+    /// Nanoseconds of CPU time in which a packet of a flood is made and taken in. `begin` is told when the first is sent.
+    pub(super) fn cost(&self, flood: &Flood, begin: impl FnOnce(Instant) + Send) -> Result<f64> {
+        let flood = Flood { duration: SHORT_FLOOD, ..flood.clone() };
+        self.lab.switch().within(|| {
+            pin(FLOOD_CORE)?;
+            let mut programs = flood.load()?;
+            begin(Instant::now());
+            let before = thread_time_ns();
+            let sent = flood.send(&mut programs, || false)?;
+            Ok((thread_time_ns() - before) / sent.max(1) as f64)
+        })
+    }
+
+    /// When, after its first packet, the last of a flood passed but for what limits allow; and its [cost](Self::cost).
+    pub(super) fn mitigation(&self, flood: &Flood) -> Result<(Duration, f64)> {
         let rate = flood.rate.context("a flood of a fixed rate")? as f64;
         let (started, starts) = mpsc::channel();
-        let flooding = move || {
-            self.lab.switch().within(|| {
-                pin(FLOOD_CORE)?;
-                let mut programs = flood.load()?;
-                started.send(Instant::now())?;
-                flood.send(&mut programs, || false)
-            })
-        };
         thread::scope(|scope| {
-            let flooding = scope.spawn(flooding);
+            // Nobody listens any more only if this function has failed.
+            let flooding = scope.spawn(move || {
+                self.cost(flood, |begin| {
+                    let _ = started.send(begin);
+                })
+            });
             let begin = starts.recv_timeout(LONGEST_FLOOD)?;
             let (mut before, mut at, mut last) = (self.passed()?, Duration::ZERO, Duration::ZERO);
             while !flooding.is_finished() {
@@ -371,8 +380,7 @@ impl Site {
                 }
                 (before, at) = (passed, now);
             }
-            flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?;
-            Ok(last)
+            Ok((last, flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?))
         })
     }
 

@@ -70,7 +70,8 @@ pub fn pin(core: usize) -> Result<()> {
     Ok(())
 }
 
-fn thread_time_ns() -> f64 {
+/// CPU time of this thread so far.
+pub(super) fn thread_time_ns() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

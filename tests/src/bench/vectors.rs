@@ -55,6 +55,10 @@ pub struct VectorRow {
     pub passed: f64,
     /// When the last of it came through beyond the budget, milliseconds after its beginning; only for a flood of one kind.
     pub mitigated_ms: Option<f64>,
+    /// CPU time in which one of its packets is made and taken in, nanoseconds; likewise.
+    pub cpu_ns: Option<f64>,
+    /// The same in front of an ideal filter.
+    pub ideal_cpu_ns: Option<f64>,
     /// Pages, each over a connection of its own; median of the rounds.
     pub requests_per_second: f64,
     /// Attempts of the visitor that failed.
@@ -112,8 +116,8 @@ fn row(
     let floods = |site: &Site| -> Result<Vec<_>> {
         builds.iter().map(|build| site.flood(build, SOURCES, Some(super::e2e::FLOOD_PER_S))).collect()
     };
-    let mitigated_ms = match floods(guarded)?.as_slice() {
-        [flood] => Some(guarded.mitigation(flood)?.as_secs_f64() * 1e3),
+    let alone = match (floods(guarded)?.as_slice(), floods(ideal)?.as_slice()) {
+        ([flood], [ideals]) => Some((guarded.mitigation(flood)?, ideal.cost(ideals, drop)?)),
         _ => None,
     };
     let duration = effort.visit * builds.len().clamp(1, 4) as u32;
@@ -135,7 +139,9 @@ fn row(
         flood_mpps: quantile(flood_mpps, 0.5),
         // What the visitor has sent and did not pass, as it was answered, makes it a little less than it was.
         passed: if offered > 0.0 { passed.max(0) as f64 / offered } else { 0.0 },
-        mitigated_ms,
+        mitigated_ms: alone.map(|((mitigated, _), _)| mitigated.as_secs_f64() * 1e3),
+        cpu_ns: alone.map(|((_, ns), _)| ns),
+        ideal_cpu_ns: alone.map(|(_, ns)| ns),
         requests_per_second: quantile(rates, 0.5),
         failed,
         ideal_requests_per_second: quantile(best, 0.5),
@@ -149,14 +155,17 @@ impl Display for VectorRow {
             flood_mpps,
             passed,
             mitigated_ms,
+            cpu_ns,
+            ideal_cpu_ns,
             requests_per_second,
             failed,
             ideal_requests_per_second,
         } = self;
-        let mitigated_ms = mitigated_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.0}"));
+        let [mitigated_ms, cpu_ns, ideal_cpu_ns] = [mitigated_ms, cpu_ns, ideal_cpu_ns]
+            .map(|value| value.map_or_else(|| "-".into(), |value| format!("{value:.0}")));
         write!(
             f,
-            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {mitigated_ms:>7} {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
+            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {mitigated_ms:>7} {cpu_ns:>7} {ideal_cpu_ns:>7} {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
             passed * 100.0
         )
     }
