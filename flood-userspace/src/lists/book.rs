@@ -273,6 +273,7 @@ impl Book {
     }
 
     /// When [`expired`](Self::expired) will next have something to say.
+    #[cfg(test)]
     pub fn next_expiry(&self) -> Option<SystemTime> {
         self.expiries.first().map(|&(at, _)| at)
     }
