@@ -38,8 +38,7 @@ pub mod map {
     /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
     /// Words of the gates of the lists, mmapable: the summary of that for IPv4, those of IPv4, of IPv6, and the one for
-    /// all of IPv6
-    /// ([`lists`](crate::lists)).
+    /// all of IPv6 ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.
     pub const LISTED: &str = "LISTED";

@@ -3,8 +3,9 @@
 //!
 //! **IPv4.** The gate has four bits for each /24. Prefixes up to /24 are painted into it; longer ones are expanded
 //! into single addresses, which lie in buckets of eight words, and the gate says where it is worth looking there. In front
-//! of it is its summary, two bits for each /24, which is the answer unless one has to look closer: 4 MiB are in a cache more
-//! often than the gate's 8. A word names its address exactly: the place of an address is a permutation of it (see [`place`](crate::place)).
+//! of it is its summary, two bits for each /24, which is the answer unless one has to look closer: 4 MiB are in a cache
+//! more often than the gate's 8. A word names its address exactly: the place of an address is a permutation of it (see
+//! [`place`](crate::place)).
 //!
 //! **IPv6.** The gate has a cell for each /32, by a hash, with the lengths of the prefixes that begin there; a hash
 //! map has the prefixes. Only lengths that are multiples of four occur: others are expanded to the next.
@@ -36,6 +37,8 @@ pub const CELL_LENGTH: u32 = 24;
 pub const CELL_BITS: u32 = 4;
 /// Cells in a word of the IPv4 gate.
 pub const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
+/// A one in each cell of a word.
+pub const CELL_ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
 /// Bits of a cell in the summary of the IPv4 gate: [`ALLOWED`], [`BLOCKED`], or both of them, which stands for
 /// [`CLOSER`].
 const SUMMARY_BITS: u32 = 2;
@@ -149,17 +152,10 @@ pub fn other_home(home: Home, bucket_bits: u32) -> Home {
     other
 }
 
-/// Where the cell of an IPv4 address is in the gate: the word, and by how much to shift it.
+/// Where a cell is in the IPv4 gate: the word, and by how much to shift it.
 #[inline(always)]
-pub fn cell_v4(address: u32) -> (u32, u32) {
-    let cell = address >> (32 - CELL_LENGTH);
-    (gate_word(cell), cell % CELLS_PER_WORD * CELL_BITS)
-}
-
-/// The word of the IPv4 gate with a cell.
-#[inline(always)]
-pub fn gate_word(cell: u32) -> u32 {
-    SUMMARY_WORDS + cell / CELLS_PER_WORD
+pub fn gate_cell(cell: u32) -> (u32, u32) {
+    (SUMMARY_WORDS + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
 }
 
 /// Where a cell is in the summary: the word, and by how much to shift it.
@@ -170,9 +166,8 @@ pub fn summary_cell(cell: u32) -> (u32, u32) {
 
 /// What the summary has for a word of the IPv4 gate: 32 bits.
 pub fn summary(gate: u64) -> u64 {
-    const ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
     let [allowed, blocked, closer] =
-        [ALLOWED, BLOCKED, CLOSER].map(|bit| gate >> bit.trailing_zeros() & ONES);
+        [ALLOWED, BLOCKED, CLOSER].map(|bit| gate >> bit.trailing_zeros() & CELL_ONES);
     // Who is allowed is allowed, whatever else holds.
     let spread = (allowed | closer) | ((blocked | closer) & !allowed) << 1;
     // Every other pair of bits is empty: move the others together.
@@ -262,12 +257,13 @@ pub fn look_up<T: ListTables>(tables: &T, seeds: &Seeds, address: Address, now_n
 
 #[inline(always)]
 fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64) -> u64 {
-    let (word, shift) = summary_cell(address >> (32 - CELL_LENGTH));
+    let cell = address >> (32 - CELL_LENGTH);
+    let (word, shift) = summary_cell(cell);
     let kinds = tables.gate(word) >> shift & KINDS;
     if kinds != KINDS {
         return kinds;
     }
-    let (word, shift) = cell_v4(address);
+    let (word, shift) = gate_cell(cell);
     let gate = tables.gate(word);
     let mut kinds = gate >> shift;
     if kinds & CLOSER == 0 || kinds & ALLOWED != 0 {

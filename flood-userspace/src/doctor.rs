@@ -12,7 +12,10 @@ use crate::{
         occupied,
     },
     config::{AttachMode, Config, InterfaceName, SynProof, SyncookieControl},
-    lists::{configured::configured, guard::login_address},
+    lists::{
+        configured::{Configured, configured},
+        guard::login_address,
+    },
 };
 
 /// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
@@ -101,28 +104,34 @@ fn interfaces(config: &Config) -> Vec<Finding> {
         Ok(all) => all,
         Err(error) => return vec![finding("interfaces", Verdict::Fault, error.to_string())],
     };
+    // Nothing of a driver that does not tell, and of none before Linux 6.3.
+    let features = xdp_features().unwrap_or_default();
+    let examine = |interface: &Interface| {
+        examine_interface(interface, features.get(&interface.index).copied(), config, &all)
+    };
     if config.interfaces.is_empty() {
         return all
             .iter()
             .filter(|interface| interface.name != "lo")
-            .flat_map(|interface| examine_interface(interface, config, &all))
+            .flat_map(examine)
             .map(|finding| Finding { verdict: finding.verdict.min(Verdict::Note), ..finding })
             .collect();
     }
-    let named = config.interfaces.iter().map(InterfaceName::as_str);
-    named
-        .flat_map(|name| match all.iter().find(|interface| interface.name == name) {
-            Some(interface) => examine_interface(interface, config, &all),
-            None => {
-                let have = all.iter().map(|interface| interface.name.clone()).collect();
-                let error = BpfError::NoSuchInterface { name: name.to_owned(), have };
-                vec![finding(name, Verdict::Fault, error.to_string())]
-            }
+    let names = config.interfaces.iter().map(InterfaceName::as_str);
+    names
+        .flat_map(|name| match interface::named(&all, name) {
+            Ok(interface) => examine(interface),
+            Err(error) => vec![finding(name, Verdict::Fault, error.to_string())],
         })
         .collect()
 }
 
-fn examine_interface(interface: &Interface, config: &Config, all: &[Interface]) -> Vec<Finding> {
+fn examine_interface(
+    interface: &Interface,
+    features: Option<XdpFeatures>,
+    config: &Config,
+    all: &[Interface],
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |verdict, text: String| findings.push(finding(&interface.name, verdict, text));
     match occupied(interface) {
@@ -130,7 +139,6 @@ fn examine_interface(interface: &Interface, config: &Config, all: &[Interface]) 
         Some(error) => find(Verdict::Fault, error.to_string()),
         None => {}
     }
-    let features = xdp_features(interface.index).ok();
     let (verdict, text) = driver(interface, config.attach, features);
     find(verdict, text);
     let is_card = interface.kind.is_none() && features.is_none_or(|features| features.native);
@@ -272,12 +280,8 @@ fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         problems.map(|problem| finding("lists", Verdict::Note, problem.as_str())).collect();
     if let Some(address) = logged_in_from {
-        let is_on = |list: &crate::lists::configured::Configured| {
-            list.edit
-                .changes()
-                .iter()
-                .find(|(prefix, _)| prefix.contains(&address))
-                .map(|(prefix, _)| *prefix)
+        let is_on = |list: &Configured| {
+            list.edit.changes().iter().map(|(prefix, _)| *prefix).find(|prefix| prefix.contains(&address))
         };
         if let (Some(prefix), None) = (is_on(&block), is_on(&allow)) {
             findings.push(finding(

@@ -5,7 +5,8 @@
 //! floor; a figure is the median, over rounds, of program minus the floor *just before it*, in thread CPU time. On a
 //! noisy machine only such differences and their ratios mean anything.
 //!
-//! *End to end* ([`e2e`]) is a flood on a virtual interface; [`Part`] names what else there is. docs/bench.md says how to read all of it.
+//! *End to end* ([`e2e`]) is a flood on a virtual interface; [`Part`] names what else there is. docs/bench.md says
+//! how to read all of it.
 //!
 //! Invariant: a figure counts only if the packets came to what its case says.
 
@@ -103,7 +104,7 @@ pub struct Effort {
     pub visits: usize,
     /// How long each lasts.
     pub visit: Duration,
-    /// IPv4 addresses in the lists that are changed, and five times as many as IPv6 prefixes.
+    /// IPv4 addresses in the lists that are changed, and a fifth as many IPv6 prefixes.
     pub listed: usize,
     /// How often each change is made; odd, for the median.
     pub changes: usize,
@@ -203,11 +204,11 @@ pub fn run(
     for &family in &selection.families {
         figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
     }
-    let if_selected = |part| selection.parts.contains(&part).then_some(());
-    let rows = if_selected(Part::EndToEnd).map(|()| e2e::measure(effort, &mut progress)).transpose()?;
-    let vectors = if_selected(Part::Vectors).map(|()| vectors::measure(effort, &mut progress)).transpose()?;
-    let lists = if_selected(Part::Lists).map(|()| lists::measure(effort, &mut progress)).transpose()?;
-    Report::new(figures, rows.unwrap_or_default(), vectors.unwrap_or_default(), lists.unwrap_or_default())
+    let has = |part| selection.parts.contains(&part);
+    let rows = if has(Part::EndToEnd) { e2e::measure(effort, &mut progress)? } else { Vec::new() };
+    let vectors = if has(Part::Vectors) { vectors::measure(effort, &mut progress)? } else { Vec::new() };
+    let lists = if has(Part::Lists) { lists::measure(effort, &mut progress)? } else { Vec::new() };
+    Report::new(figures, rows, vectors, lists)
 }
 
 fn measure_family(

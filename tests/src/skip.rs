@@ -49,6 +49,16 @@ macro_rules! same_on_every_kernel {
     };
 }
 
+/// Leaves a test that measures where the processor is emulated.
+#[macro_export]
+macro_rules! measures {
+    () => {
+        if !$crate::skip::can_measure($crate::skip::test_name(|| {})) {
+            return $crate::skip::Outcome::skipped();
+        }
+    };
+}
+
 /// What a test function returns.
 pub trait Outcome {
     /// What it returns when it is skipped.

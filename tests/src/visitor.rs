@@ -28,6 +28,13 @@ pub struct Visits {
     pub latencies: Vec<Duration>,
 }
 
+impl Visits {
+    /// Pages a second.
+    pub fn rate(&self) -> f64 {
+        self.pages as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
 /// Fetches pages for so long; what has begun by then is still waited for.
 pub fn visit(host: &Namespace, address: SocketAddr, duration: Duration) -> Result<Visits> {
     let begin = Instant::now();

@@ -1,9 +1,9 @@
 //! What a driver can do with XDP, as it says itself (Documentation/netlink/specs/netdev.yaml, since Linux 6.3).
 
-use std::io;
+use std::{collections::HashMap, io};
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
 };
 use netlink_packet_generic::{
     GenlFamily, GenlHeader, GenlMessage,
@@ -32,14 +32,13 @@ pub struct XdpFeatures {
     pub jumbo: bool,
 }
 
-/// What the driver of an interface can do. An error where the kernel does not tell.
-pub fn xdp_features(index: u32) -> io::Result<XdpFeatures> {
-    let mut request = GenlMessage::from_payload(Device { index, features: None });
+/// What the drivers of all interfaces can do, by the number of each. An error where the kernel does not tell.
+pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
+    let mut request = GenlMessage::from_payload(Device { index: 0, features: None });
     request.set_resolved_family_id(family_id()?);
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
-    let features = answers.into_iter().find_map(|answer| answer.payload.features);
-    let features = features.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-    Ok(XdpFeatures { native: features & BASIC != 0, jumbo: features & RX_SG != 0 })
+    let devices = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?.into_iter().map(|answer| answer.payload);
+    let can = |bits| XdpFeatures { native: bits & BASIC != 0, jumbo: bits & RX_SG != 0 };
+    Ok(devices.filter_map(|device| Some((device.index, can(device.features?)))).collect())
 }
 
 /// The number that the kernel has given to the family.
@@ -74,19 +73,13 @@ impl GenlFamily for Device {
     }
 }
 
-/// An attribute is its length, its kind, and a value.
-const INDEX_ATTRIBUTE: usize = 8;
-
+/// A request for all of them says nothing.
 impl Emitable for Device {
     fn buffer_len(&self) -> usize {
-        INDEX_ATTRIBUTE
+        0
     }
 
-    fn emit(&self, buffer: &mut [u8]) {
-        buffer[..2].copy_from_slice(&(INDEX_ATTRIBUTE as u16).to_ne_bytes());
-        buffer[2..4].copy_from_slice(&DEV_IFINDEX.to_ne_bytes());
-        buffer[4..INDEX_ATTRIBUTE].copy_from_slice(&self.index.to_ne_bytes());
-    }
+    fn emit(&self, _: &mut [u8]) {}
 }
 
 impl ParseableParametrized<[u8], GenlHeader> for Device {

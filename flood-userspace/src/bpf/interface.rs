@@ -48,11 +48,15 @@ pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
 
 /// The interface with this name.
 pub fn interface(name: &str) -> Result<Interface, BpfError> {
-    let all = interfaces()?;
-    let have = all.iter().map(|interface| interface.name.clone()).collect();
-    all.into_iter()
-        .find(|interface| interface.name == name)
-        .ok_or_else(|| BpfError::NoSuchInterface { name: name.to_owned(), have })
+    named(&interfaces()?, name).cloned()
+}
+
+/// The interface with this name, of those that there are.
+pub fn named<'a>(all: &'a [Interface], name: &str) -> Result<&'a Interface, BpfError> {
+    all.iter().find(|interface| interface.name == name).ok_or_else(|| BpfError::NoSuchInterface {
+        name: name.to_owned(),
+        have: all.iter().map(|interface| interface.name.clone()).collect(),
+    })
 }
 
 /// Name of the program with this id, as far as the kernel tells.

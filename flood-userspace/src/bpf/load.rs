@@ -622,7 +622,6 @@ fn typed<T>(
     convert(take(ebpf, name)?).map_err(|error| BpfError::map(name, &error))
 }
 
-/// Deals with a program that is on the interface already.
 /// Whose program is on an interface, as a refusal; `None` if there is none.
 pub fn occupied(interface: &Interface) -> Option<BpfError> {
     let id = interface.xdp?.id;

@@ -118,8 +118,8 @@ pub enum Case {
     SourceLimit,
     /// The default configuration.
     Default,
-    /// An example of a configuration, by the name of its file in docs/profiles.
-    Example(&'static str),
+    /// An example of a configuration in docs/profiles: its name, and what it says.
+    Example(&'static str, &'static str),
     /// [`Case::BlockList`] of no entries, without checks of sanity.
     Unchecked,
     /// An ACK beyond the limit of all, for which sockets are asked.
@@ -153,9 +153,9 @@ impl Case {
         Self::Exceeding,
         Self::SourceLimit,
         Self::Default,
-        Self::Example("web"),
-        Self::Example("dns"),
-        Self::Example("game"),
+        Self::Example("web", include_str!("../../../docs/profiles/web.toml")),
+        Self::Example("dns", include_str!("../../../docs/profiles/dns.toml")),
+        Self::Example("game", include_str!("../../../docs/profiles/game.toml")),
         Self::Unchecked,
         Self::NoConnection,
         Self::NoSocket,
@@ -188,7 +188,7 @@ impl Case {
             Self::Exceeding => "exceeding",
             Self::SourceLimit => "source limit",
             Self::Default => "default",
-            Self::Example(name) => name,
+            Self::Example(name, _) => name,
             Self::Unchecked => "no checks",
             Self::NoConnection => "no connection",
             Self::NoSocket => "no socket",
@@ -205,17 +205,7 @@ impl Case {
     /// IPv4, and the examples differ from the default in limits alone.
     pub(super) fn exists_in(self, family: Family) -> bool {
         family == Family::Ipv4
-            || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(_))
-    }
-
-    /// The text of an example.
-    fn example(self) -> Option<&'static str> {
-        match self {
-            Self::Example("web") => Some(include_str!("../../../docs/profiles/web.toml")),
-            Self::Example("dns") => Some(include_str!("../../../docs/profiles/dns.toml")),
-            Self::Example("game") => Some(include_str!("../../../docs/profiles/game.toml")),
-            _ => None,
-        }
+            || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(..))
     }
 
     /// Whether what becomes of a packet depends on those before it.
@@ -225,7 +215,7 @@ impl Case {
             | Self::Exceeding
             | Self::SourceLimit
             | Self::Default
-            | Self::Example(_)
+            | Self::Example(..)
             | Self::Everything
             | Self::FirstSyn
             | Self::LruReference => true,
@@ -265,13 +255,9 @@ impl Case {
                 settings.set_limits(of_source(rate_limit(&limit.limit)));
             }
             Self::Default => set_limits(settings, &config.limits, &config.protected_limits),
-            Self::Example(_) => {
-                let config = Config::parse(self.example().unwrap_or_default(), Path::new(""))?;
-                set_limits(settings, &config.limits, &config.protected_limits);
-            }
+            Self::Example(_, text) => set_limits_of(settings, text)?,
             Self::Everything => {
-                let config = Config::parse(EVERYTHING, Path::new(""))?;
-                set_limits(settings, &config.limits, &config.protected_limits);
+                set_limits_of(settings, EVERYTHING)?;
                 settings.trace_version = 4;
             }
             Self::Conforming => {
@@ -285,10 +271,7 @@ impl Case {
                 horizon_ns: 20_000_000_000,
                 ..Limit::default()
             })),
-            Self::NoConnection | Self::NoSocket | Self::FirstSyn => {
-                let config = Config::parse(BEYOND, Path::new(""))?;
-                set_limits(settings, &config.limits, &config.protected_limits);
-            }
+            Self::NoConnection | Self::NoSocket | Self::FirstSyn => set_limits_of(settings, BEYOND)?,
             Self::Floor
             | Self::Parse
             | Self::Allowed
@@ -381,11 +364,18 @@ impl Case {
             Self::Exceeding
             | Self::SourceLimit
             | Self::Default
-            | Self::Example(_)
+            | Self::Example(..)
             | Self::Everything
             | Self::LruReference => None,
         }
     }
+}
+
+/// Sets the limits of a configuration.
+fn set_limits_of(settings: &mut Settings, text: &str) -> Result<()> {
+    let config = Config::parse(text, Path::new(""))?;
+    set_limits(settings, &config.limits, &config.protected_limits);
+    Ok(())
 }
 
 fn about(share: f64) -> RangeInclusive<f64> {

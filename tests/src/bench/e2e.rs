@@ -477,8 +477,7 @@ impl Rounds {
     fn sum_up(&self, guard: Guard, sources: u64) -> EndToEnd {
         let Self { mpps, visits, flood_mpps } = self;
         let [low, mpps, high] = quartiles(mpps);
-        let rates: Vec<f64> =
-            visits.iter().map(|visits| visits.pages as f64 / visits.elapsed.as_secs_f64()).collect();
+        let rates: Vec<f64> = visits.iter().map(Visits::rate).collect();
         let latencies_ms: Vec<f64> = visits
             .iter()
             .flat_map(|visits| &visits.latencies)

@@ -10,10 +10,7 @@ use anyhow::Result;
 use flood_common::wire::protocol;
 use serde::Serialize;
 
-use crate::{
-    packet::{self, ATTACKER6, Build},
-    visitor::Visits,
-};
+use crate::packet::{self, ATTACKER6, Build};
 
 use super::{
     Effort, Guard,
@@ -63,7 +60,7 @@ pub struct VectorRow {
     pub requests_per_second: f64,
     /// Attempts of the visitor that failed.
     pub failed: u64,
-    /// The same behind an ideal filter.
+    /// Pages behind an ideal filter.
     pub ideal_requests_per_second: f64,
 }
 
@@ -116,23 +113,25 @@ fn row(
     let floods = |site: &Site| -> Result<Vec<_>> {
         builds.iter().map(|build| site.flood(build, SOURCES, Some(super::e2e::FLOOD_PER_S))).collect()
     };
-    let alone = match (floods(guarded)?.as_slice(), floods(ideal)?.as_slice()) {
+    let (ours, ideals) = (floods(guarded)?, floods(ideal)?);
+    let alone = match (ours.as_slice(), ideals.as_slice()) {
         ([flood], [ideals]) => Some((guarded.mitigation(flood)?, ideal.cost(ideals, drop)?)),
         _ => None,
     };
     let duration = effort.visit * builds.len().clamp(1, 4) as u32;
-    let rate = |visits: &Visits| visits.pages as f64 / visits.elapsed.as_secs_f64();
+    // But for what the visitor has sent.
+    let through = || -> Result<i64> { Ok(guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64) };
     let (mut rates, mut best, mut flood_mpps) = (Vec::new(), Vec::new(), Vec::new());
     let (mut passed, mut offered, mut failed) = (0, 0.0, 0);
     for _ in 0..effort.visits {
-        let before = guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64;
-        let (visits, mpps) = guarded.visit(&floods(guarded)?, duration)?;
-        passed += guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64 - before;
+        let before = through()?;
+        let (visits, mpps) = guarded.visit(&ours, duration)?;
+        passed += through()? - before;
         offered += mpps * 1e6 * visits.elapsed.as_secs_f64();
         failed += visits.latencies.len() as u64 - visits.pages;
-        rates.push(rate(&visits));
+        rates.push(visits.rate());
         flood_mpps.push(mpps);
-        best.push(rate(&ideal.visit(&floods(ideal)?, duration)?.0));
+        best.push(ideal.visit(&ideals, duration)?.0.rate());
     }
     Ok(VectorRow {
         vector,

@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use floodgate_tests::{
     bench::{Case, Effort, Family, Guard, Part, Selection, e2e::PEERS, run},
-    needs_root,
-    skip::{can_measure, test_name},
+    measures, needs_root,
 };
 
 const LEAST: Effort = Effort {
@@ -38,9 +37,7 @@ fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
 #[test]
 fn every_case_comes_to_what_it_says() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     // Loading a million entries takes seconds; the same code loads and checks a thousand.
     let labels: Vec<&str> = Case::ALL
         .into_iter()
@@ -64,9 +61,7 @@ fn every_case_comes_to_what_it_says() -> Result<()> {
 #[test]
 fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let (report, said) = measure(&["e2e"])?;
     for guard in Guard::ALL {
         let rows: Vec<_> = report.e2e.iter().filter(|row| row.filter == guard.label()).collect();
@@ -89,9 +84,7 @@ fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
 #[test]
 fn long_lists_are_changed_and_in_force() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let (report, said) = measure(&["lists"])?;
     ensure!(report.lists.len() == 6 && report.lists.iter().all(|row| row.ms > 0.0), "{said}");
     Ok(())

@@ -114,6 +114,10 @@ impl Site {
         self.server()
             .within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?.trim().to_owned()))
     }
+
+    fn await_cookies(&self) -> Result<()> {
+        eventually("net.ipv4.tcp_syncookies is raised", || self.syncookies().is_ok_and(|value| value == "2"))
+    }
 }
 
 fn addresses(role: Role) -> [IpAddr; 2] {
@@ -166,9 +170,7 @@ fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Resu
     ensure!(status.proof.syn == SynProof::Cookie && status.proof.sockets, "{:?}", status.proof);
     for build in [from(ATTACKER).tcp(40_000, 80, SYN), from(ATTACKER6).tcp(40_000, 80, SYN)] {
         site.under(&build, || {
-            eventually("net.ipv4.tcp_syncookies is raised", || {
-                site.syncookies().is_ok_and(|value| value == "2")
-            })?;
+            site.await_cookies()?;
             site.visitor().within(|| {
                 for ip in addresses(Role::Server) {
                     for _ in 0..5 {
@@ -221,9 +223,7 @@ fn answers_follow_the_mtu_and_end_with_the_flood() -> Result<()> {
         Ok::<_, anyhow::Error>(socket.tcp_mss()?)
     };
     site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
-        eventually("net.ipv4.tcp_syncookies is raised", || {
-            site.syncookies().is_ok_and(|value| value == "2")
-        })?;
+        site.await_cookies()?;
         let before = offered()?;
         ensure!(before > MTU, "{before}");
         site.server().ip(&format!("link set eth0 mtu {MTU}"))?;

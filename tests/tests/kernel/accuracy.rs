@@ -21,10 +21,9 @@ use flood_userspace::{
 };
 use floodgate_tests::{
     bench::pin,
-    needs_root,
+    measures, needs_root,
     packet::{ATTACKER, VISITOR, from},
     programs::{Programs, Sources},
-    skip::{can_measure, test_name},
 };
 
 /// Packets a second: thousands of times as many can be run on one processor.
@@ -157,9 +156,7 @@ fn beside<T>(flooders: &mut [Sender], work: impl FnOnce() -> Result<T>) -> Resul
 #[test]
 fn twice_the_limit_comes_down_to_the_limit_in_every_scope() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let _alone = processors();
     for scope in ["source", "source_prefix", "destination", "destination_prefix", "total"] {
         let mut filter = filter(scope)?;
@@ -172,9 +169,7 @@ fn twice_the_limit_comes_down_to_the_limit_in_every_scope() -> Result<()> {
 #[test]
 fn who_keeps_to_half_the_limit_loses_nothing_beside_one_with_a_thousand_times_as_much() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let _alone = processors();
     let mut filter = filter("source")?;
     let fd = filter.program()?.fd()?;
@@ -191,9 +186,7 @@ fn who_keeps_to_half_the_limit_loses_nothing_beside_one_with_a_thousand_times_as
 #[test]
 fn one_source_on_two_processors_has_one_limit() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let _alone = processors();
     let mut filter = filter("source")?;
     let fd = filter.program()?.fd()?;
@@ -210,9 +203,7 @@ fn one_source_on_two_processors_has_one_limit() -> Result<()> {
 #[test]
 fn among_sixteen_million_sources_a_light_one_loses_nothing_and_a_heavy_one_is_held() -> Result<()> {
     needs_root!();
-    if !can_measure(test_name(|| {})) {
-        return Ok(());
-    }
+    measures!();
     let _alone = processors();
     let mut filter = filter("source")?;
     let fd = filter.program()?.fd()?;

@@ -1,7 +1,11 @@
 //! Real captures: host and kernel agree on every frame, ordinary traffic is left alone, and what is broken on
 //! purpose gets a documented reason. The captures are not in the repository; see CONTRIBUTING.md.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use flood_common::{
@@ -144,6 +148,29 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
     Ok(())
 }
 
+/// The capture of this name; `None` where there are no captures at all.
+fn find<'a>(captures: &'a [PathBuf], file: &str) -> Result<Option<&'a PathBuf>> {
+    let found = captures.iter().find(|path| name(path) == file);
+    ensure!(found.is_some() || captures.is_empty(), "{file} is not among the captures");
+    Ok(found)
+}
+
+/// The time of a capture, which may step back; a rig's never does.
+#[derive(Default)]
+struct CaptureClock {
+    now_ns: Option<u64>,
+}
+
+impl CaptureClock {
+    /// How long it is from the frames before until this one.
+    fn until(&mut self, time_ns: u64) -> Duration {
+        let now_ns = self.now_ns.get_or_insert(time_ns);
+        let passed_ns = time_ns.saturating_sub(*now_ns);
+        *now_ns += passed_ns;
+        Duration::from_nanos(passed_ns)
+    }
+}
+
 /// Captures that hold nothing but an attack, and how many percent of it are stopped at least when there is more of it than
 /// the limits on all allow.
 const FLOODS: [(&str, u64); 13] = [
@@ -172,10 +199,7 @@ fn floods_in_captures_are_stopped() -> Result<()> {
     println!("| capture | packets | stopped as recorded | stopped beyond a limit on all |");
     println!("|---|---:|---:|---:|");
     for (file, least) in FLOODS {
-        let Some(path) = captures.iter().find(|path| name(path) == file) else {
-            ensure!(captures.is_empty(), "{file} is not among the captures");
-            return Ok(());
-        };
+        let Some(path) = find(&captures, file)? else { return Ok(()) };
         let (mut packets, mut stopped) = (0_u64, [0_u64; 2]);
         for (stopped, beyond) in stopped.iter_mut().zip([false, true]) {
             let mut rig = Rig::new();
@@ -187,12 +211,10 @@ fn floods_in_captures_are_stopped() -> Result<()> {
             }
             packets = 0;
             let mut capture = Capture::open(path)?;
-            let (mut begun, mut now_ns) = (None, 0);
+            let mut clock = CaptureClock::default();
             while let Some(frame) = capture.next_frame()? {
-                let since = frame.time_ns.saturating_sub(*begun.get_or_insert(frame.time_ns));
                 if !beyond {
-                    rig.advance(Duration::from_nanos(since.saturating_sub(now_ns)));
-                    now_ns = now_ns.max(since);
+                    rig.advance(clock.until(frame.time_ns));
                 }
                 let reason = rig.send(frame.bytes).context("a frame that is not run")?;
                 packets += 1;
@@ -249,10 +271,7 @@ fn mirrors_in_captures_are_stopped() -> Result<()> {
     println!("| capture | attack packets | stopped, no socket | stopped, sockets | other packets dropped |");
     println!("|---|---:|---:|---:|---:|");
     for (file, is_attack, least) in ATTACKS {
-        let Some(path) = captures.iter().find(|path| name(path) == file) else {
-            ensure!(captures.is_empty(), "{file} is not among the captures");
-            return Ok(());
-        };
+        let Some(path) = find(&captures, file)? else { return Ok(()) };
         let (mut attack, mut others) = (0_u64, 0);
         let mut stopped = [0_u64; 2];
         for (stopped, bits) in
@@ -263,12 +282,9 @@ fn mirrors_in_captures_are_stopped() -> Result<()> {
             rig.tell_by(bits);
             (attack, others) = (0, 0);
             let mut capture = Capture::open(path)?;
-            let mut begun = None;
-            let mut now_ns = 0;
+            let mut clock = CaptureClock::default();
             while let Some(frame) = capture.next_frame()? {
-                let since = frame.time_ns.saturating_sub(*begun.get_or_insert(frame.time_ns));
-                rig.advance(Duration::from_nanos(since.saturating_sub(now_ns)));
-                now_ns = now_ns.max(since);
+                rig.advance(clock.until(frame.time_ns));
                 rig.ask(frame.bytes);
                 let reason = rig.send(frame.bytes).context("a frame that is not run")?;
                 match parse(wire::Frame(frame.bytes)) {

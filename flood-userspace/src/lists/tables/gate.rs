@@ -5,10 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use flood_common::lists::{CELL_BITS, CELLS_PER_WORD, gate_word, summary, summary_cell};
-
-/// A one in each cell of a word.
-const ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
+use flood_common::lists::{CELL_BITS, CELL_ONES, CELLS_PER_WORD, gate_cell, summary, summary_cell};
 
 /// Sets or clears `bit` in a range of cells, a word at a time. Nobody else writes the gate.
 ///
@@ -19,8 +16,9 @@ pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) 
         let first = cell / CELLS_PER_WORD * CELLS_PER_WORD;
         let end = cells.end.min(first + CELLS_PER_WORD);
         let width = (end - cell) * CELL_BITS;
-        let mask = (ONES * bit) & (u64::MAX >> (u64::BITS - width) << ((cell - first) * CELL_BITS));
-        if let Some(painted) = change(&gates[gate_word(first) as usize], mask, if on { mask } else { 0 }) {
+        let (word, skipped) = gate_cell(cell);
+        let mask = (CELL_ONES * bit) & (u64::MAX >> (u64::BITS - width) << skipped);
+        if let Some(painted) = change(&gates[word as usize], mask, if on { mask } else { 0 }) {
             let (word, shift) = summary_cell(first);
             change(&gates[word as usize], u64::from(u32::MAX) << shift, summary(painted) << shift);
         }
