@@ -46,14 +46,17 @@ pub trait Word {
 
 /// Whether a packet conforms by what its word says, which it is then charged to; if not, the table has to be asked. For
 /// `shift` see [`shift`].
+///
+/// A word is never lowered: packets of one source, or of two that share a word, may have different tolerances, and one
+/// with the shorter must not forget what the others have filled.
 #[inline(always)]
 pub fn admits(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
     let now = (now_ns >> UNIT) as u32;
     let ahead = u64::from(word.load().wrapping_sub(now));
     // Further ahead is nobody's debt, but a word from long ago.
     let debt = if ahead > price.horizon_ns >> UNIT { 0 } else { ahead };
-    let debt = debt + ((price.cost_ns << shift) >> UNIT) + 1;
+    let charged = debt + ((price.cost_ns << shift) >> UNIT) + 1;
     let most = price.tolerance_ns >> UNIT;
-    word.store(now.wrapping_add(debt.min(most) as u32));
-    debt <= most
+    word.store(now.wrapping_add(charged.min(most).max(debt) as u32));
+    charged <= most
 }

@@ -8,8 +8,8 @@ use flood_common::{
 };
 use flood_userspace::{
     bpf::limit::rate_limit,
-    config::{PacketLimit, RateLimit},
-    quantity::{PacketRate, Packets},
+    config::{BitLimit, PacketLimit, RateLimit},
+    quantity::{BitRate, Bits, PacketRate, Packets},
 };
 use proptest::prelude::*;
 
@@ -21,10 +21,16 @@ const RATE: u64 = 10_000;
 /// After this time a word means something else.
 const WORD_WRAPS_NS: u64 = 1 << (32 + 12);
 
+fn packets(rate: u64, burst: u64) -> PacketLimit {
+    PacketLimit { rate: PacketRate(rate), burst: Packets(burst) }
+}
+
+fn bits(rate: u64, burst: u64) -> BitLimit {
+    BitLimit { rate: BitRate(rate), burst: Bits(burst) }
+}
+
 fn price() -> Price {
-    let limit = PacketLimit { rate: PacketRate(RATE), burst: Packets(RATE) };
-    let limit: Limit = rate_limit(&RateLimit { packets: Some(limit), bits: None });
-    limit.price(60)
+    rate_limit(&RateLimit { packets: Some(packets(RATE, RATE)), bits: None }).price(60)
 }
 
 /// One word on each processor, and one bucket: all sources share them.
@@ -39,11 +45,14 @@ impl Shared {
     }
 
     fn send(&self, source: u32, processor: usize, now_ns: u64) -> Charge {
-        let (price, shift) = (price(), shift(self.words.len() as u32));
-        if sketch::admits(&self.words[processor], now_ns, &price, shift) {
+        self.charge(source, processor, now_ns, &price())
+    }
+
+    fn charge(&self, source: u32, processor: usize, now_ns: u64, price: &Price) -> Charge {
+        if sketch::admits(&self.words[processor], now_ns, price, shift(self.words.len() as u32)) {
             return Charge::Conforming;
         }
-        meter::charge(&self.bucket, source, now_ns, &price, || 1)
+        meter::charge(&self.bucket, source, now_ns, price, || 1)
     }
 
     /// How many of so many packets a second in ten seconds conform, packets in turn on each processor.
@@ -115,6 +124,26 @@ fn limits_of_one_source_have_words_of_their_own_side_by_side() {
     assert_eq!(word_of(1 << SKETCH_BITS, 0), 0, "a larger table shares the words");
 }
 
+/// A packet in a while that is weighed by its bits, which have the shorter tolerance, must not empty a word that small
+/// ones have filled.
+#[test]
+fn packets_of_another_size_do_not_open_the_sketch() {
+    let limit = rate_limit(&RateLimit {
+        packets: Some(packets(20_000, 40_000)),
+        bits: Some(bits(200_000_000, 200_000_000)),
+    });
+    let shared = Shared::new(2);
+    let (seconds, rate) = (10, 150_000);
+    let sent = (0..seconds * rate).filter(|packet| {
+        let length = if packet % 301 == 300 { 1_400 } else { 60 };
+        let now_ns = 5 * SECOND + packet * SECOND / rate;
+        shared.charge(1, *packet as usize % 2, now_ns, &limit.price(length)) == Charge::Conforming
+    });
+    let passed = sent.count() as u64;
+    let limit = 40_000 + seconds * 20_000;
+    assert!(passed <= limit * 33 / 32, "{passed} passed, {limit} is the limit");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -135,5 +164,31 @@ proptest! {
         }
         let limit = RATE + 1 + (now_ns - start) * RATE / SECOND;
         prop_assert!(passed <= limit * 33 / 32 + 1, "{passed} passed, {limit} is the limit");
+    }
+
+    /// Whoever shares a word, and whatever their tolerances: what it stands for is never lowered.
+    #[test]
+    fn a_live_word_is_never_lowered(
+        processors in 1_u32..16,
+        limits in prop::collection::vec((1_u64..1_000_000, 1_u64..60, 100_000_u64..10_000_000_000, 1_u64..60), 1..5),
+        packets in prop::collection::vec((any::<prop::sample::Index>(), 60_u32..9_000, 0_u64..10_000_000), 1..400),
+    ) {
+        let mut limits: Vec<Limit> = limits.iter().map(|(rate, seconds, bit_rate, bit_seconds)| {
+            let packets = Some(self::packets(*rate, rate * seconds));
+            rate_limit(&RateLimit { packets, bits: Some(bits(*bit_rate, bit_rate * bit_seconds)) })
+        }).collect();
+        let horizon_ns = limits.iter().map(|limit| limit.horizon_ns).max().unwrap_or(0);
+        for limit in &mut limits {
+            limit.horizon_ns = horizon_ns;
+        }
+        let (word, mut now_ns, mut stands_for) = (Cell::new(0), 5 * SECOND, 0);
+        for (limit, length, pause_ns) in packets {
+            now_ns += pause_ns;
+            let _ = sketch::admits(&word, now_ns, &limit.get(&limits).price(length), shift(processors));
+            let unit = now_ns >> 12;
+            let until = unit + u64::from(word.get().wrapping_sub(unit as u32));
+            prop_assert!(until >= stands_for, "{until} after {stands_for}, at {unit}");
+            stands_for = until.max(unit);
+        }
     }
 }
