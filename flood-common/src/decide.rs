@@ -35,7 +35,17 @@ pub trait Tables {
     fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64);
     /// What sockets say to a datagram of the flow.
     fn receiver(&self, flow: &Flow) -> Receiver;
-    /// Charges a cell that counts by address; `network` is the [network](Address::network) by which it counts.
+    /// Whether a packet exceeds a cell that counts by address; `network` is the [network](Address::network) by which it
+    /// counts. Nothing is charged.
+    fn exceeds_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool;
+    /// Charges it.
     fn charge_network(
         &self,
         settings: &Settings,
@@ -44,7 +54,9 @@ pub trait Tables {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Charges a cell that counts all packets together.
+    /// Whether a packet exceeds a cell that counts all packets together. Nothing is charged.
+    fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool;
+    /// Charges it.
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
     /// Charges the budget of vital messages.
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge;
@@ -174,24 +186,39 @@ fn forget(settings: &Settings, value: u64) -> u64 {
     opaque(value, settings.seeds.v6[0])
 }
 
-/// Charges a packet to each cell that its class has, the narrow scopes first; the first that it exceeds ends it.
+/// Charges a packet to each cell that its class has, or to none: the first that it exceeds, the narrow scopes first, is its
+/// reason, and nobody pays for what is dropped.
+///
+/// Another processor may take the last of a limit between the two looks. Then the packet is dropped, and what it has been
+/// charged to by then keeps its trace: no more than one packet for each race.
 #[inline(always)]
 fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
     // VERIFIER: as above.
     let version = forget(settings, packet.source.version().into());
     let [source, destination] = [packet.source, packet.destination]
         .map(|address| Network { version, bits: forget(settings, address.network().bits) });
+    let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
+    let plan = &settings.plan[class % CLASS_SLOTS];
+    // One cell alone is looked at when it is charged.
+    let looks = if plan[1] == 0 { 0 } else { MAX_CELLS };
+    for &entry in &plan[..looks] {
+        let Some((cell, price)) = price(settings, entry, packet.length) else { break };
+        let exceeds = if cell.is_total() {
+            tables.exceeds_total(cell, now_ns, &price)
+        } else {
+            tables.exceeds_network(settings, cell, network(cell), now_ns, &price)
+        };
+        if exceeds {
+            return Reason::exceeding(cell, price.bits);
+        }
+    }
     let mut unaccounted = 0;
-    for &entry in &settings.plan[class % CLASS_SLOTS][..MAX_CELLS] {
-        // Zero, the end, becomes a number that no cell has.
-        let cell = Cell::from_number(entry.wrapping_sub(1));
-        let Some(limit) = settings.limits.get(cell.number()) else { break };
-        let price = limit.price(packet.length);
+    for &entry in &plan[..MAX_CELLS] {
+        let Some((cell, price)) = price(settings, entry, packet.length) else { break };
         let charge = if cell.is_total() {
             tables.charge_total(cell, now_ns, &price)
         } else {
-            let network = if cell.is_by_destination() { destination } else { source };
-            tables.charge_network(settings, cell, network, now_ns, &price)
+            tables.charge_network(settings, cell, network(cell), now_ns, &price)
         };
         match charge {
             Charge::Conforming => {}
@@ -201,4 +228,12 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
         unaccounted = forget(settings, unaccounted);
     }
     if unaccounted == 0 { Reason::Conforming } else { Reason::Unaccounted }
+}
+
+/// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.
+#[inline(always)]
+fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
+    // Zero, the end, becomes a number that no cell has.
+    let cell = Cell::from_number(entry.wrapping_sub(1));
+    Some((cell, settings.limits.get(cell.number())?.price(length)))
 }

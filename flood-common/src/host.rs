@@ -12,12 +12,12 @@ use crate::{
     decide::Tables,
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{ListTables, Listed, Prefix, gate_words},
-    meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased},
+    meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
     packet::{Packet, Vital},
     place::Place,
     proof::{Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn},
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
-    sketch,
+    sketch::{self, SKETCH_WORDS},
     solicit::{Flow, SOLICIT_BITS, is_noted, lifetime, note},
 };
 
@@ -66,6 +66,14 @@ impl OpenSocket {
     }
 }
 
+/// What a processor keeps for itself.
+#[derive(Default)]
+struct Processor {
+    /// The words of its sketch, if it has one.
+    sketch: Vec<std::cell::Cell<u32>>,
+    leases: [std::cell::Cell<u64>; CLASS_SLOTS],
+}
+
 /// Tables in memory.
 pub struct HostTables {
     /// The allow list.
@@ -76,12 +84,13 @@ pub struct HostTables {
     pub sockets: Vec<OpenSocket>,
     /// Buckets of what was asked for.
     pub solicited: Vec<[AtomicU64; WAYS]>,
-    /// The sketch of the one processor, where there is one: its [`shift`](sketch::shift), and its words.
-    pub sketch: Option<(u32, Vec<std::cell::Cell<u32>>)>,
+    /// What each processor keeps for itself, and which of them has the packet now.
+    processors: Vec<Processor>,
+    running: std::cell::Cell<usize>,
+    sketch_shift: u32,
     fragments: Vec<[AtomicU64; WAYS]>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
-    leases: [std::cell::Cell<u64>; CLASS_SLOTS],
     reflectors: [u64; 2 * PORT_WORDS],
     budgets: [AtomicU64; BUDGETS as usize],
 }
@@ -94,14 +103,47 @@ impl HostTables {
             block: Vec::new(),
             sockets: Vec::new(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
-            sketch: None,
+            processors: vec![Processor::default()],
+            running: std::cell::Cell::new(0),
+            sketch_shift: 0,
             fragments: (0..1 << FRAGMENT_BITS).map(|_| Default::default()).collect(),
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
-            leases: Default::default(),
             reflectors: port_sets(REFLECTORS.iter().map(|reflector| reflector.port)),
             budgets: Default::default(),
         }
+    }
+
+    /// Has this many processors, each with a sketch before the table of debts. Packets are on the first until
+    /// [`run_on`](Self::run_on) says otherwise.
+    pub fn sketch(&mut self, processors: u32) {
+        let sketch = || vec![std::cell::Cell::new(0); SKETCH_WORDS];
+        self.processors =
+            (0..processors).map(|_| Processor { sketch: sketch(), ..Processor::default() }).collect();
+        self.sketch_shift = sketch::shift(processors);
+        self.run_on(0);
+    }
+
+    /// Has the packets that follow on this processor.
+    pub fn run_on(&self, processor: usize) {
+        self.running.set(processor % self.processors.len());
+    }
+
+    fn processor(&self) -> &Processor {
+        &self.processors[self.running.get()]
+    }
+
+    /// The word of this processor's sketch for who is charged in this place.
+    fn sketch_word(&self, cell: Cell, place: DebtPlace) -> Option<&std::cell::Cell<u32>> {
+        if cell.is_by_destination() {
+            return None;
+        }
+        self.processor().sketch.get(sketch::word_of(place.bucket, place.owner))
+    }
+
+    fn total(&self, cell: Cell) -> (&AtomicU64, &std::cell::Cell<u64>) {
+        let class = cell.class_number();
+        (&self.budgets[(BUDGET_TOTALS + class) as usize], &self.processor().leases[class as usize])
     }
 
     /// What the egress program does with a packet that leaves the host: notes it if it is a question to a mirror. See
@@ -169,6 +211,21 @@ impl Tables for HostTables {
         }
     }
 
+    fn exceeds_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let place = settings.debt_place(cell, network, self.bucket_bits);
+        let conforms_by_sketch = self
+            .sketch_word(cell, place)
+            .is_some_and(|word| sketch::would_admit(word, now_ns, price, self.sketch_shift));
+        !conforms_by_sketch && exceeds(&self.debts[place.bucket as usize], place.owner, now_ns, price)
+    }
+
     fn charge_network(
         &self,
         settings: &Settings,
@@ -177,21 +234,23 @@ impl Tables for HostTables {
         now_ns: u64,
         price: &Price,
     ) -> Charge {
-        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, self.bucket_bits);
-        if let Some((shift, words)) = &self.sketch
-            && !cell.is_by_destination()
-            && sketch::admits(&words[sketch::word_of(bucket, owner)], now_ns, price, *shift)
-        {
+        let place = settings.debt_place(cell, network, self.bucket_bits);
+        let word = self.sketch_word(cell, place);
+        if word.is_some_and(|word| sketch::admits(word, now_ns, price, self.sketch_shift)) {
             return Charge::Conforming;
         }
         // A host test never fills a bucket by chance; 1 is a throw that does not admit.
-        charge(&self.debts[bucket as usize], owner, now_ns, price, || 1)
+        charge(&self.debts[place.bucket as usize], place.owner, now_ns, price, || 1)
+    }
+
+    fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool {
+        let (budget, lease) = self.total(cell);
+        exceeds_leased(budget, lease.get(), now_ns, price)
     }
 
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge {
-        let lease = &self.leases[cell.class_number() as usize];
+        let (budget, lease) = self.total(cell);
         let mut left = lease.get();
-        let budget = &self.budgets[(BUDGET_TOTALS + cell.class_number()) as usize];
         let charge = charge_leased(budget, &mut left, now_ns, price);
         lease.set(left);
         charge

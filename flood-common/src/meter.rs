@@ -286,11 +286,48 @@ fn admit<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price, d
     }
 }
 
-/// Charges a budget that is one word for the whole host. As nothing is written above the budget, a flood only
-/// reads it.
+/// Whether a packet to be charged to `source` exceeds its limit. Nothing is written.
+#[inline(always)]
+pub fn exceeds<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price) -> bool {
+    let start = source as usize;
+    for step in 0..WAYS {
+        let found = bucket[(start + step) % WAYS].load();
+        if owner_of(found) == source && found != 0 {
+            return debt_ns(found, now_ns, price.horizon_ns) > price.tolerance_ns;
+        }
+    }
+    false
+}
+
+/// The debt of a budget, which is one word for the whole host: a TAT of 64 bits, as there is no owner to tell, so that it
+/// never wraps.
+#[inline(always)]
+fn budget_debt_ns(word: u64, now_ns: u64) -> u64 {
+    word.saturating_sub(now_ns)
+}
+
+/// Whether a packet exceeds a budget. Nothing is written.
+#[inline(always)]
+pub fn exceeds_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> bool {
+    budget_debt_ns(slot.load(), now_ns) > price.tolerance_ns
+}
+
+/// Charges a budget. As nothing is written above it, a flood only reads it.
 #[inline(always)]
 pub fn charge_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> Charge {
-    charge_slot(slot, slot.load(), 0, now_ns, price)
+    let mut found = slot.load();
+    for _ in 0..RACES {
+        let debt = budget_debt_ns(found, now_ns);
+        if debt > price.tolerance_ns {
+            return Charge::Exceeding;
+        }
+        let seen = slot.compare_swap(found, now_ns.saturating_add(debt + price.cost_ns));
+        if seen == found {
+            return Charge::Conforming;
+        }
+        found = seen;
+    }
+    Charge::Exceeding
 }
 
 /// Packets that a processor takes out of a total at once.
@@ -298,6 +335,12 @@ const LEASE_PACKETS: u64 = 32;
 
 /// A lease is at most this share of the total's burst.
 const LEASE_SHARE: u64 = 16;
+
+/// Whether a packet exceeds a total, of which this processor has `lease` left. Nothing is written.
+#[inline(always)]
+pub fn exceeds_leased<S: Slot>(slot: &S, lease: u64, now_ns: u64, price: &Price) -> bool {
+    lease < price.cost_ns && exceeds_budget(slot, now_ns, price)
+}
 
 /// Charges a total of the whole host. Each processor takes a lease of several packets from it, so that not every
 /// packet writes the word that all processors share; `lease` is what is left of this processor's, nanoseconds. A

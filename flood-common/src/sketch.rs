@@ -44,19 +44,31 @@ pub trait Word {
     fn store(&self, value: u32);
 }
 
-/// Whether a packet conforms by what its word says, which it is then charged to; if not, the table has to be asked. For
-/// `shift` see [`shift`].
+/// What a word stands for at a time, and what it would with a packet more, in units; and the most that still conforms.
+#[inline(always)]
+fn debts(word: u32, now: u32, price: &Price, shift: u32) -> (u64, u64, u64) {
+    let ahead = u64::from(word.wrapping_sub(now));
+    // Further ahead is nobody's debt, but a word from long ago.
+    let debt = if ahead > price.horizon_ns >> UNIT { 0 } else { ahead };
+    (debt, debt + ((price.cost_ns << shift) >> UNIT) + 1, price.tolerance_ns >> UNIT)
+}
+
+/// Whether a packet conforms by what its word says; if not, the table has to be asked. Nothing is written. For `shift` see
+/// [`shift`].
+#[inline(always)]
+pub fn would_admit(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
+    let (_, charged, most) = debts(word.load(), (now_ns >> UNIT) as u32, price, shift);
+    charged <= most
+}
+
+/// The same, and charges the word.
 ///
 /// A word is never lowered: packets of one source, or of two that share a word, may have different tolerances, and one
 /// with the shorter must not forget what the others have filled.
 #[inline(always)]
 pub fn admits(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
     let now = (now_ns >> UNIT) as u32;
-    let ahead = u64::from(word.load().wrapping_sub(now));
-    // Further ahead is nobody's debt, but a word from long ago.
-    let debt = if ahead > price.horizon_ns >> UNIT { 0 } else { ahead };
-    let charged = debt + ((price.cost_ns << shift) >> UNIT) + 1;
-    let most = price.tolerance_ns >> UNIT;
+    let (debt, charged, most) = debts(word.load(), now, price, shift);
     word.store(now.wrapping_add(charged.min(most).max(debt) as u32));
     charged <= most
 }

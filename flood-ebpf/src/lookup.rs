@@ -16,7 +16,7 @@ use flood_common::{
     decide::Tables,
     fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
-    meter::{Charge, Price, Slot, charge, charge_budget, charge_leased},
+    meter::{Charge, Price, Slot, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
     packet::Vital,
     proof::Receiver,
     reflector::{PORT_WORDS, port_bit, port_word},
@@ -127,6 +127,21 @@ impl Tables for MapTables<'_> {
         receiver(self.ctx, [flow.remote, flow.local], [flow.remote_port, flow.local_port])
     }
 
+    #[inline(always)]
+    fn exceeds_network(
+        &self,
+        settings: &Settings,
+        cell: Cell,
+        network: Network,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
+        let conforms_by_sketch = sketch_word(cell, bucket, owner)
+            .is_some_and(|word| sketch::would_admit(word, now_ns, price, SKETCH_SHIFT.load()));
+        !conforms_by_sketch && DEBTS.get(bucket).is_some_and(|bucket| exceeds(bucket, owner, now_ns, price))
+    }
+
     // VERIFIER: one map for all tables. With two, the compiler merges their lookups into one call, which the kernel
     // then cannot inline: 30 ns more (6.18, AMD EPYC).
     #[inline(always)]
@@ -139,14 +154,8 @@ impl Tables for MapTables<'_> {
         price: &Price,
     ) -> Charge {
         let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
-        let shift = SKETCH_SHIFT.load();
-        // Destinations are few, and each is sent much. A processor that was not there when the filter was loaded has no
-        // words.
-        if shift != 0
-            && !cell.is_by_destination()
-            // SAFETY: no arguments, no conditions.
-            && let Some(words) = SKETCH.get(unsafe { bpf_get_smp_processor_id() })
-            && sketch::admits(&words[sketch::word_of(bucket, owner)], now_ns, price, shift)
+        if sketch_word(cell, bucket, owner)
+            .is_some_and(|word| sketch::admits(word, now_ns, price, SKETCH_SHIFT.load()))
         {
             return Charge::Conforming;
         }
@@ -158,21 +167,44 @@ impl Tables for MapTables<'_> {
     }
 
     #[inline(always)]
+    fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool {
+        total(cell).is_some_and(|(budget, lease)| exceeds_leased(budget, *lease, now_ns, price))
+    }
+
+    #[inline(always)]
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge {
-        let (Some(bucket), Some(state)) =
-            (BUDGETS.get(BUDGET_TOTALS + cell.class_number()), CPU_STATE.get_ptr_mut(0))
-        else {
-            return Charge::Unaccounted;
-        };
-        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        let lease = unsafe { &mut (*state).leases[cell.class_number() as usize % CLASS_SLOTS] };
-        charge_leased(&bucket[0], lease, now_ns, price)
+        match total(cell) {
+            Some((budget, lease)) => charge_leased(budget, lease, now_ns, price),
+            None => Charge::Unaccounted,
+        }
     }
 
     #[inline(always)]
     fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
         charge_host(vital as u32, now_ns, price)
     }
+}
+
+/// The word of this processor's sketch for whoever is charged in this place. Destinations have none: they are few, and each
+/// is sent much; nor has a processor that was not there when the filter was loaded.
+#[inline(always)]
+fn sketch_word<'a>(cell: Cell, bucket: u32, owner: u32) -> Option<&'a SketchWord> {
+    if SKETCH_SHIFT.load() == 0 || cell.is_by_destination() {
+        return None;
+    }
+    // SAFETY: no arguments, no conditions.
+    let words = SKETCH.get(unsafe { bpf_get_smp_processor_id() })?;
+    Some(&words[sketch::word_of(bucket, owner)])
+}
+
+/// The word of a total, and what this processor has left of it.
+#[inline(always)]
+fn total<'a>(cell: Cell) -> Option<(&'a Word, &'a mut u64)> {
+    let budget = BUDGETS.get(BUDGET_TOTALS + cell.class_number())?;
+    let state = CPU_STATE.get_ptr_mut(0)?;
+    // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+    let lease = unsafe { &mut (*state).leases[cell.class_number() as usize % CLASS_SLOTS] };
+    Some((&budget[0], lease))
 }
 
 /// See [`fragments::note`].

@@ -1,6 +1,8 @@
 //! Replaying captures: each frame through the program in the kernel, by test run, in an instance of its own.
 //!
-//! No interface is touched, time is what the capture says, and so the result is the same on every machine.
+//! No interface is touched, time is what the capture says, and so the result is the same on every machine. There is no
+//! sketch, which works by processors: so a replay lets a source have just its limit, where a filter may let it have a 32nd
+//! more (`flood_common::sketch`).
 
 use flood_common::{
     abi::{InterfaceCounters, solicited},

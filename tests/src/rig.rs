@@ -8,7 +8,6 @@
 //! its own, but for emulated processors, which need seconds to verify a program: there a [`Loan`] is used again.
 
 use std::{
-    cell,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     ops::{Deref, DerefMut},
     path::Path,
@@ -28,7 +27,6 @@ use flood_common::{
     proof::{Proof, prove},
     reason::{FIRST_ACTION, Reason},
     sanity::Sanity,
-    sketch::{self, SKETCH_WORDS},
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
 };
@@ -139,7 +137,7 @@ impl Rig {
         let mut rig = Self::load_on(FilterOptions::default().processors);
         let processors =
             u32::try_from(FilterOptions::default().processors.len()).expect("so many processors");
-        rig.twin.sketch = Some((sketch::shift(processors), vec![cell::Cell::new(0); SKETCH_WORDS]));
+        rig.twin.sketch(processors);
         rig.stay();
         rig
     }

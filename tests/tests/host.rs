@@ -2,6 +2,8 @@
 
 #[path = "host/bench.rs"]
 mod bench;
+#[path = "host/charge.rs"]
+mod charge;
 #[path = "host/crowd.rs"]
 mod crowd;
 #[path = "host/decide.rs"]

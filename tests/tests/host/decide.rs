@@ -69,6 +69,12 @@ impl Oracle {
         self.note(name.leak(), charge.expect("the case says what is charged"))
     }
 
+    /// Whether it is the limit that is exceeded. What is asked before a charge is not remembered.
+    fn exceeds(&self, cell: Cell) -> bool {
+        let name = CellName::of(cell).expect("a cell that exists").to_string();
+        self.exceeded.is_some_and(|exceeded| name == exceeded) || self.source == Some(Charge::Exceeding)
+    }
+
     fn note<T>(&self, question: &'static str, answer: T) -> T {
         self.asked.borrow_mut().push(question);
         answer
@@ -100,6 +106,16 @@ impl Tables for Oracle {
     fn receiver(&self, flow: &Flow) -> Receiver {
         assert_eq!((flow.remote_port, flow.local_port), (MIRROR, 9));
         self.note("sockets", self.socket.expect("the case says what is open"))
+    }
+
+    fn exceeds_network(&self, _: &Settings, cell: Cell, network: Network, _: u64, _: &Price) -> bool {
+        let by = if cell.is_by_destination() { DESTINATION } else { SOURCE };
+        assert_eq!(network, by.network());
+        self.exceeds(cell)
+    }
+
+    fn exceeds_total(&self, cell: Cell, _: u64, _: &Price) -> bool {
+        self.exceeds(cell)
     }
 
     fn charge_network(&self, _: &Settings, cell: Cell, network: Network, _: u64, _: &Price) -> Charge {
@@ -312,12 +328,12 @@ fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_fir
             &["source.udp", "source_prefix", "destination.udp", "destination_prefix", "total"],
         ),
         (
-            "what is exceeded ends it",
+            "nobody pays for what is dropped",
             EVERYWHERE,
             (Class::Udp, 1),
             Some("destination.udp"),
             DestinationPackets,
-            &["source.udp", "source_prefix", "destination.udp"],
+            &[],
         ),
         (
             "the network",

@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use flood_common::meter::{Charge, Limit, Price, Slot, TAT_BITS, WAYS, charge, debt_ns};
+use flood_common::meter::{Charge, Limit, Price, Slot, TAT_BITS, WAYS, charge, charge_budget, debt_ns};
 use flood_userspace::{
     bpf::limit::rate_limit,
     config::{BitLimit, PacketLimit, RateLimit},
@@ -281,5 +281,19 @@ fn a_word_is_a_debt_until_its_time_and_nothing_afterwards() {
     ];
     for (why, now, expected) in cases {
         assert_eq!(debt_ns(word, now, limit.horizon_ns), expected, "{why}");
+    }
+}
+
+/// The words of the table wrap, and somebody has to sweep them; that of a budget must not need it.
+#[test]
+fn a_budget_is_whole_again_however_long_nobody_has_used_it() {
+    let limit = packets(1, 1);
+    let price = limit.price(60);
+    let later = [2 * SECOND, 3_600 * SECOND, WRAP - SECOND, WRAP, WRAP + SECOND / 2, 7 * WRAP + SECOND / 2];
+    for after in later.into_iter().chain([365 * 24 * 3_600 * SECOND]) {
+        let word = AtomicU64::default();
+        assert_eq!(charge_budget(&word, START, &price), Charge::Conforming);
+        assert_eq!(charge_budget(&word, START, &price), Charge::Exceeding, "used up");
+        assert_eq!(charge_budget(&word, START + after, &price), Charge::Conforming, "{after} ns later");
     }
 }

@@ -191,4 +191,34 @@ proptest! {
             stands_for = until.max(unit);
         }
     }
+
+    /// A replay of a capture has no sketch: what it says is dropped is a packet or a 32nd more than a filter drops, and never
+    /// less.
+    #[test]
+    fn without_a_sketch_no_more_passes_than_with_it(
+        processors in 1_u32..8,
+        rates in (1_u64..100_000, 1_u64..4, 1_000_000_u64..1_000_000_000, 1_u64..4),
+        sent in prop::collection::vec((0_u64..SECOND / 1_000, 60_u32..1_515, any::<usize>()), 1..2_000),
+    ) {
+        let (rate, seconds, bit_rate, bit_seconds) = rates;
+        let limit = rate_limit(&RateLimit {
+            packets: Some(packets(rate, rate * seconds)),
+            bits: Some(bits(bit_rate, bit_rate * bit_seconds)),
+        });
+        let shared = Shared::new(processors);
+        let alone: [AtomicU64; WAYS] = Default::default();
+        let (mut now_ns, mut with, mut without, mut dearest_ns) = (5 * SECOND, 0, 0, 0);
+        for (pause_ns, length, processor) in sent {
+            now_ns += pause_ns;
+            let price = limit.price(length);
+            dearest_ns = price.cost_ns.max(dearest_ns);
+            if shared.charge(1, processor % shared.words.len(), now_ns, &price) == Charge::Conforming {
+                with += price.cost_ns;
+            }
+            if meter::charge(&alone, 1, now_ns, &price, || 1) == Charge::Conforming {
+                without += price.cost_ns;
+            }
+            prop_assert!(without <= with + dearest_ns, "{without} ns without, {with} with");
+        }
+    }
 }

@@ -26,11 +26,11 @@ const LIMITS: &str = r#"
     packets = "100/s"
     bits = "1Mbit/s"
     [limit.destination_prefix.other]
-    packets = "100/s"
+    packets = "80/s"
     bits = "1Mbit/s"
     [limit.total]
-    packets = "1k/s"
-    bits = "4Mbit/s"
+    packets = "1500/s"
+    bits = "8Mbit/s"
 "#;
 
 /// Ports that a socket is open on.

@@ -8,6 +8,7 @@ use std::{
 
 use flood_common::{
     class::{Cell, Class, Scope},
+    meter::TAT_BITS,
     place::Place,
     reason::Reason::{self, *},
     sanity::CHECKS,
@@ -530,4 +531,20 @@ fn every_reason_is_produced_by_some_case() {
     }
     let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !produced.contains(reason)).collect();
     assert!(missing.is_empty(), "no case produces {missing:?}");
+}
+
+#[test]
+fn a_total_that_was_used_up_hours_ago_is_whole_again() {
+    needs_root!();
+    let mut rig = Rig::without_limits();
+    rig.limits(
+        "[limit.source]\npackets = \"off\"\n[limit.total.udp]\npackets = \"1/s\"\npackets_burst = \"1\"\n",
+    );
+    let packet = from(ATTACKER).udp(5_000, 9).bytes();
+    for _ in 0..3 {
+        assert_eq!(rig.send(&packet), Some(Conforming));
+        assert_eq!(rig.send(&packet), Some(TotalPackets));
+        // 2.44 hours, after which words of the table of debts are ambiguous.
+        rig.advance(Duration::from_nanos(1 << TAT_BITS));
+    }
 }
