@@ -8,17 +8,19 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    address::Network,
+    account::ACCOUNTS,
+    address::{Address, Network},
     class::{CELLS, CLASS_SLOTS, Cell, Class, Scope},
     meter::{self, Limit},
-    place::Seeds,
+    packet::VITALS,
+    place::{Place, Seeds},
     reason::REASON_SLOTS,
     sanity::Sanity,
     solicit::SolicitSeeds,
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -48,6 +50,10 @@ pub mod map {
     pub const SOLICITED: &str = "SOLICITED";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Lines of SYNs that may come [again](crate::again).
+    pub const SYNS: &str = "SYNS";
+    /// Trie of the host's own unicast addresses ([`local_key`](super::local_key)) -> 1.
+    pub const LOCAL: &str = "LOCAL";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The programs that the filter calls, by [`next`](super::next).
@@ -68,6 +74,55 @@ pub mod global {
     pub const LISTED_BITS: &str = "LISTED_BITS";
     /// `u32`: binary logarithm of the number of cells of the IPv6 gate.
     pub const CELL_BITS: &str = "CELL_BITS";
+}
+
+/// A field of the kernel's sockets that the second look reads. It lies elsewhere in each kernel, which says where in its BTF.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Field {
+    /// The set-once value with its offset, `u32`, bytes; 0 where the kernel does not say.
+    pub global: &'static str,
+    /// The structure.
+    pub structure: &'static str,
+    /// The field.
+    pub name: &'static str,
+}
+
+impl Field {
+    /// Whether it is one of a request, a half-open connection.
+    pub fn is_of_request(&self) -> bool {
+        self.structure == "tcp_request_sock"
+    }
+}
+
+const fn field(global: &'static str, structure: &'static str, name: &'static str) -> Field {
+    Field { global, structure, name }
+}
+
+/// All of them: u32 each.
+pub const FIELDS: [Field; 10] = [
+    field("SND_UNA", "tcp_sock", "snd_una"),
+    field("WRITE_SEQ", "tcp_sock", "write_seq"),
+    field("RCV_NXT", "tcp_sock", "rcv_nxt"),
+    field("RCV_WND", "tcp_sock", "rcv_wnd"),
+    field("SNT_ISN", "tcp_request_sock", "snt_isn"),
+    field("REQUEST_RCV_NXT", "tcp_request_sock", "rcv_nxt"),
+    field("TW_SND_NXT", "sock_common", "skc_tw_snd_nxt"),
+    field("TW_RCV_NXT", "sock_common", "skc_tw_rcv_nxt"),
+    field("ACK_BACKLOG", "sock", "sk_ack_backlog"),
+    field("MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog"),
+];
+
+/// The most addresses and prefixes of the host itself.
+pub const LOCAL_PREFIXES: u32 = 4_096;
+
+/// The key of a prefix in [`map::LOCAL`]: an IPv4 address as one of ::ffff:0:0/96.
+#[inline(always)]
+pub fn local_key(address: Address) -> [u8; 16] {
+    let [high, low] = match address {
+        Address::V4(v4) => [0, 0xffff << 32 | u64::from(v4)],
+        Address::V6 { network, interface } => [network, interface],
+    };
+    zerocopy::transmute!([high.to_be_bytes(), low.to_be_bytes()])
 }
 
 /// Indices in [`map::NEXT`].
@@ -123,7 +178,7 @@ pub struct Settings {
     pub sample_every: u32,
     /// IP version of the source to trace, 0 for none.
     pub trace_version: u32,
-    /// The source to trace, as [`Address::halves`](crate::address::Address::halves).
+    /// The source to trace, as [`Address::halves`].
     pub trace_source: [u64; 2],
     /// Secrets of the debt tables.
     pub seeds: Seeds,
@@ -143,15 +198,18 @@ pub struct Settings {
     /// `limits` by [`set_limits`](Self::set_limits).
     pub plan: [[u8; PLAN]; CLASS_SLOTS],
     /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
-    pub vital: [Limit; 2],
-    /// Budget of SYNs that came again, where that is their proof.
+    pub vital: [Limit; VITALS],
+    /// Budget of all SYNs that came again, where that is their proof.
     pub retransmissions: Limit,
+    /// What there is of each [`Account`](crate::account::Account), by its number.
+    pub accounts: [Limit; ACCOUNTS],
     /// The smallest MTU of the interfaces, bytes.
     pub mtu: u64,
     /// Bits of [`solicited`].
     pub solicited: u32,
-    /// Unused.
-    pub solicited_reserved: u32,
+    /// Whether it means that nobody here wants a packet to an address of this host when there is no socket for it: 1 where
+    /// nothing is translated to other hosts, 0 where it cannot be told.
+    pub absence: u32,
     /// Which checks of sanity are made.
     pub sanity: Sanity,
     /// Secrets of the tables of what was asked for, and of first fragments.
@@ -160,7 +218,7 @@ pub struct Settings {
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 456 + (3 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 456 + (VITALS + 1 + ACCOUNTS + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -182,34 +240,52 @@ pub struct DebtPlace {
 }
 
 impl Settings {
-    /// The [horizon](Limit::horizon_ns) of all limits; 0 when none is set.
+    /// The [horizon](Limit::horizon_ns) of all that is charged in the tables of debts; 0 when nothing is.
     pub fn horizon_ns(&self) -> u64 {
-        self.limits.iter().map(|limit| limit.horizon_ns).max().unwrap_or(0)
+        self.tabled().map(|limit| limit.horizon_ns).max().unwrap_or(0)
+    }
+
+    /// What is charged in the tables of debts.
+    fn tabled(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().chain(&self.accounts).chain(&self.vital)
+    }
+
+    /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).
+    #[inline(always)]
+    pub(crate) fn place(&self, address: Network, by_network: bool, bucket_bits: u32) -> (u32, Place) {
+        let Network { version, bits } = address;
+        let mask = usize::from(by_network);
+        if version == 4 {
+            (0, self.seeds.place_v4(bits as u32 & self.masks_v4[mask], bucket_bits))
+        } else {
+            (1, self.seeds.place_v6(bits & self.masks_v6[mask], bucket_bits))
+        }
     }
 
     /// Where a network is charged for a cell, in tables of `2^bucket_bits` buckets.
     #[inline(always)]
     pub fn debt_place(&self, cell: Cell, network: Network, bucket_bits: u32) -> DebtPlace {
-        let by_prefix = usize::from(cell.is_by_prefix());
-        let Network { version, bits } = network;
-        let (family, place) = if version == 4 {
-            (0, self.seeds.place_v4(bits as u32 & self.masks_v4[by_prefix], bucket_bits))
-        } else {
-            (1, self.seeds.place_v6(bits & self.masks_v6[by_prefix], bucket_bits))
-        };
+        let by_network = cell.is_by_prefix();
+        let (family, place) = self.place(network, by_network, bucket_bits);
         let table = 2 * u32::from(cell.is_by_destination()) + family;
-        DebtPlace { bucket: (table << bucket_bits) + place.bucket, owner: meter::owner(cell, place.tag) }
+        DebtPlace {
+            bucket: (table << bucket_bits) + place.bucket,
+            owner: meter::owner(by_network, cell.class_number(), place.tag),
+        }
     }
 
-    /// Puts these limits in force, by number of the cell, and plans what each class is charged to.
-    pub fn set_limits(&mut self, mut limits: [Limit; CELLS]) {
-        let set = || limits.iter().filter(|limit| limit.is_set());
+    /// Puts these limits in force, by number of the cell, and plans what each class is charged to. What there is of accounts
+    /// and of vital messages has to be set before, as one horizon holds for all that share a table.
+    pub fn set_limits(&mut self, limits: [Limit; CELLS]) {
+        self.limits = limits;
+        let set = || self.tabled().filter(|limit| limit.is_set());
         let horizon_ns = set().map(|limit| limit.horizon_ns).max().unwrap_or(0);
         let evictable_ns = set().map(|limit| limit.evictable_ns).min().unwrap_or(0);
-        for limit in limits.iter_mut().filter(|limit| limit.is_set()) {
-            *limit = Limit { horizon_ns, evictable_ns, ..*limit };
+        for limit in self.limits.iter_mut().chain(&mut self.accounts).chain(&mut self.vital) {
+            if limit.is_set() {
+                *limit = Limit { horizon_ns, evictable_ns, ..*limit };
+            }
         }
-        self.limits = limits;
         self.plan = [[0; PLAN]; CLASS_SLOTS];
         let is_set = |cell: Cell| limits[cell.number()].is_set();
         for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
@@ -297,11 +373,11 @@ pub struct CpuState {
 const _: () = assert!(size_of::<CpuState>() == 48 + 8 * CLASS_SLOTS);
 
 /// Budget words: one per `Vital`, then the trace lines', that of SYNs that came again, then the totals by class.
-pub const BUDGET_TRACE: u32 = 2;
+pub const BUDGET_TRACE: u32 = VITALS as u32;
 /// That of SYNs that came again.
-pub const BUDGET_RETRANSMISSIONS: u32 = 3;
+pub const BUDGET_RETRANSMISSIONS: u32 = BUDGET_TRACE + 1;
 /// The first of the totals.
-pub const BUDGET_TOTALS: u32 = 4;
+pub const BUDGET_TOTALS: u32 = BUDGET_RETRANSMISSIONS + 1;
 /// Number of budgets.
 pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 
@@ -309,7 +385,7 @@ pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Sample {
-    /// The source, as [`Address::halves`](crate::address::Address::halves); meaningless when `version` is 0.
+    /// The source, as [`Address::halves`]; meaningless when `version` is 0.
     pub source: [u64; 2],
     /// IP version, 0 for a frame without a source.
     pub version: u32,

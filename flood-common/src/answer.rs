@@ -6,8 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
+    evidence::Cookie,
     packet::Ports,
-    proof::Cookie,
     wire::{Be16, Ipv4, Ipv6, Tcp, protocol},
 };
 

@@ -1,27 +1,28 @@
 //! The verdict: from the facts about a packet to the reason why it passes or is dropped.
 //!
-//! The order is the policy. What keeps the host reachable comes first, within its own budget; then the allow list,
-//! which wins over everything that has a source; then defects, the block list, for answers whether they were asked for,
-//! and the limits.
+//! The order is the policy. The allow list comes first, which wins over everything that has a source; then what keeps the host
+//! reachable, within budgets of its own and, but for neighbour discovery, unless it is blocked; then defects, the block list, for
+//! answers whether they were asked for, and the limits.
 //!
 //! Lookups are lazy, since each costs: [`Tables`] is asked only for what the packet has come to.
 
 use crate::{
     abi::{MAX_CELLS, Settings, list, solicited},
+    account::Accounts,
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell, Class},
+    evidence::Receiver,
     fragments::{self, FragmentPlace, first},
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Vital},
-    proof::Receiver,
     reason::Reason,
     solicit::Flow,
     verifier::opaque,
 };
 
 /// The tables behind a verdict: BPF maps in the kernel, ordinary memory on a host.
-pub trait Tables {
+pub trait Tables: Accounts {
     /// What the unexpired entries of both lists say about the address.
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed;
     /// Whether UDP from this port may be a mirror's answer.
@@ -58,8 +59,6 @@ pub trait Tables {
     fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool;
     /// Charges it.
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
-    /// Charges the budget of vital messages.
-    fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge;
 }
 
 /// Decides about a frame.
@@ -74,12 +73,6 @@ pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tabl
 
 #[inline(always)]
 fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
-    if let Some(vital) = packet.vital {
-        let price = settings.vital[vital as usize].price(packet.length);
-        if tables.charge_vital(vital, now_ns, &price) == Charge::Conforming {
-            return Reason::Protected;
-        }
-    }
     // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
     // through all that comes now.
     let class = forget(settings, packet.class as u64);
@@ -111,6 +104,16 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     };
     if listed == Listed::Allowed {
         return Reason::Allowed;
+    }
+    // No router forwards neighbour discovery, so it is from a neighbour, blocked or not.
+    if let Some(vital) = packet.vital
+        && (listed != Listed::Blocked || vital == Vital::NeighbourDiscovery)
+    {
+        let price = settings.vital[vital as usize].price(packet.length);
+        let budget = (vital.account(), vital as u32);
+        if tables.charge_shared(settings, budget, packet.source, now_ns, &price) {
+            return Reason::Protected;
+        }
     }
     if defect != 0 {
         return Reason::from_number(defect as u32).unwrap_or(Reason::Truncated);
@@ -174,8 +177,8 @@ fn answer<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) 
         return Answer::Unknown;
     }
     match tables.receiver(flow) {
-        Receiver::NoSocket => Answer::Unsolicited,
-        Receiver::Anybodys => Answer::Unknown,
+        Receiver::NoSocket if settings.absence != 0 => Answer::Unsolicited,
+        Receiver::NoSocket | Receiver::Anybodys | Receiver::Elsewhere => Answer::Unknown,
         Receiver::Connected => Answer::Solicited,
     }
 }

@@ -1,24 +1,27 @@
-//! The tables of a verdict in ordinary memory: what the kernel's maps are compared with in tests.
+//! The tables of a verdict in ordinary memory, and a host's sockets as a model: what the kernel is compared with in tests.
 //!
 //! The lists of [`HostTables`] are scanned naively, so that they can serve as the model; the debt table, and the lists
 //! of [`ListMemory`], are the real code over atomics.
 
-use std::{array, collections::HashMap, sync::atomic::AtomicU64};
+use std::{array, cell, collections::HashMap, sync::atomic::AtomicU64};
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
+    account::{Account, Accounts, By, ports},
     address::{Address, Network},
+    again::{self, LINE_BITS, SLICES, SynPlace},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    evidence::{Connection, Cookie, Opening, Quote, Receiver, Request, Segment, Standing, state},
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
-    packet::{Packet, Vital},
-    place::Place,
-    proof::{Cookie, Opening, Quote, Receiver, Retransmission, SYN_BUCKET_BITS, Sockets, Standing, note_syn},
+    packet::Packet,
+    proof::Host,
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
     solicit::{Flow, SOLICIT_BITS, is_noted, lifetime, note},
+    wire::protocol,
 };
 
 /// A list entry.
@@ -48,7 +51,7 @@ impl Entry {
 
 /// A UDP socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenSocket {
+pub struct UdpSocket {
     /// Where it listens; `None` for every address of both families.
     pub local: Option<Address>,
     /// Its port.
@@ -57,7 +60,7 @@ pub struct OpenSocket {
     pub peer: Option<(Address, u16)>,
 }
 
-impl OpenSocket {
+impl UdpSocket {
     /// Whether packets of a flow come to it.
     fn takes(&self, flow: &Flow) -> bool {
         self.port == flow.local_port
@@ -66,12 +69,88 @@ impl OpenSocket {
     }
 }
 
+/// A TCP listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// Where it listens; `None` for every address of both families.
+    pub local: Option<Address>,
+    /// Its port.
+    pub port: u16,
+    /// What becomes of a SYN.
+    pub opening: Opening,
+}
+
+impl Listener {
+    /// One for every address, that makes cookies.
+    pub fn with_cookies(port: u16) -> Self {
+        let cookie = Cookie { sequence: 0, clients: 0, segment: 0 };
+        Self { local: None, port, opening: Opening::Cookie(cookie) }
+    }
+}
+
+/// What there is between two ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Between {
+    /// A connection.
+    Connection(Connection),
+    /// A request: a SYN has come.
+    Request(Request),
+}
+
+/// What a host's sockets would say.
+#[derive(Default)]
+pub struct HostSockets {
+    /// Its unicast addresses.
+    pub local: Vec<Address>,
+    /// Its TCP listeners.
+    pub listeners: Vec<Listener>,
+    /// What there is between two TCP ports, seen from the host.
+    pub tcp: Vec<(Flow, Between)>,
+    /// Its UDP sockets.
+    pub udp: Vec<UdpSocket>,
+    /// Whether segments to listeners bring a right cookie.
+    pub right_cookie: bool,
+}
+
+impl HostSockets {
+    fn between(&self, flow: &Flow) -> Option<Between> {
+        self.tcp.iter().find(|(other, _)| other == flow).map(|(_, between)| *between)
+    }
+
+    fn listener(&self, flow: &Flow) -> Option<Listener> {
+        let takes = |listener: &&Listener| {
+            listener.port == flow.local_port && listener.local.is_none_or(|local| local == flow.local)
+        };
+        self.listeners.iter().find(takes).copied()
+    }
+
+    fn receiver(&self, flow: &Flow) -> Receiver {
+        if !self.local.contains(&flow.local) {
+            return Receiver::Elsewhere;
+        }
+        let found = || self.udp.iter().filter(|socket| socket.takes(flow));
+        if found().any(|socket| socket.peer.is_some()) {
+            Receiver::Connected
+        } else if found().next().is_some() {
+            Receiver::Anybodys
+        } else {
+            Receiver::NoSocket
+        }
+    }
+}
+
+/// The flow of a packet that comes in.
+fn flow_of(packet: &Packet) -> Flow {
+    let [remote_port, local_port] = ports(packet.ports);
+    Flow { remote: packet.source, local: packet.destination, remote_port, local_port }
+}
+
 /// What a processor keeps for itself.
 #[derive(Default)]
 struct Processor {
     /// The words of its sketch, if it has one.
-    sketch: Vec<std::cell::Cell<u32>>,
-    leases: [std::cell::Cell<u64>; CLASS_SLOTS],
+    sketch: Vec<cell::Cell<u32>>,
+    leases: [cell::Cell<u64>; CLASS_SLOTS],
 }
 
 /// Tables in memory.
@@ -80,15 +159,16 @@ pub struct HostTables {
     pub allow: Vec<Entry>,
     /// The block list.
     pub block: Vec<Entry>,
-    /// The UDP sockets of the host.
-    pub sockets: Vec<OpenSocket>,
+    /// The sockets of the host.
+    pub sockets: HostSockets,
     /// Buckets of what was asked for.
     pub solicited: Vec<[AtomicU64; WAYS]>,
     /// What each processor keeps for itself, and which of them has the packet now.
     processors: Vec<Processor>,
-    running: std::cell::Cell<usize>,
+    running: cell::Cell<usize>,
     sketch_shift: u32,
     fragments: Vec<[AtomicU64; WAYS]>,
+    syns: Vec<[AtomicU64; SLICES]>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
     reflectors: [u64; 2 * PORT_WORDS],
@@ -101,12 +181,13 @@ impl HostTables {
         Self {
             allow: Vec::new(),
             block: Vec::new(),
-            sockets: Vec::new(),
+            sockets: HostSockets::default(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             processors: vec![Processor::default()],
-            running: std::cell::Cell::new(0),
+            running: cell::Cell::new(0),
             sketch_shift: 0,
             fragments: (0..1 << FRAGMENT_BITS).map(|_| Default::default()).collect(),
+            syns: (0..1 << LINE_BITS).map(|_| Default::default()).collect(),
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
             reflectors: port_sets(REFLECTORS.iter().map(|reflector| reflector.port)),
@@ -117,7 +198,7 @@ impl HostTables {
     /// Has this many processors, each with a sketch before the table of debts. Packets are on the first until
     /// [`run_on`](Self::run_on) says otherwise.
     pub fn sketch(&mut self, processors: u32) {
-        let sketch = || vec![std::cell::Cell::new(0); SKETCH_WORDS];
+        let sketch = || vec![cell::Cell::new(0); SKETCH_WORDS];
         self.processors =
             (0..processors).map(|_| Processor { sketch: sketch(), ..Processor::default() }).collect();
         self.sketch_shift = sketch::shift(processors);
@@ -133,15 +214,29 @@ impl HostTables {
         &self.processors[self.running.get()]
     }
 
-    /// The word of this processor's sketch for who is charged in this place.
-    fn sketch_word(&self, cell: Cell, place: DebtPlace) -> Option<&std::cell::Cell<u32>> {
-        if cell.is_by_destination() {
-            return None;
-        }
-        self.processor().sketch.get(sketch::word_of(place.bucket, place.owner))
+    /// The word of this processor's sketch for who is charged in this place, if there is one for what is charged.
+    fn sketch_word(&self, place: DebtPlace, sketched: bool) -> Option<&cell::Cell<u32>> {
+        let words = &self.processor().sketch;
+        if sketched { words.get(sketch::word_of(place.bucket, place.owner)) } else { None }
     }
 
-    fn total(&self, cell: Cell) -> (&AtomicU64, &std::cell::Cell<u64>) {
+    fn exceeds_place(&self, place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> bool {
+        let conforms_by_sketch = self
+            .sketch_word(place, sketched)
+            .is_some_and(|word| sketch::would_admit(word, now_ns, price, self.sketch_shift));
+        !conforms_by_sketch && exceeds(&self.debts[place.bucket as usize], place.owner, now_ns, price)
+    }
+
+    fn charge_place(&self, place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> Charge {
+        let word = self.sketch_word(place, sketched);
+        if word.is_some_and(|word| sketch::admits(word, now_ns, price, self.sketch_shift)) {
+            return Charge::Conforming;
+        }
+        // A host test never fills a bucket by chance; 1 is a throw that does not admit.
+        charge(&self.debts[place.bucket as usize], place.owner, now_ns, price, || 1)
+    }
+
+    fn total(&self, cell: Cell) -> (&AtomicU64, &cell::Cell<u64>) {
         let class = cell.class_number();
         (&self.budgets[(BUDGET_TOTALS + class) as usize], &self.processor().leases[class as usize])
     }
@@ -161,7 +256,7 @@ impl HostTables {
     }
 }
 
-impl sketch::Word for std::cell::Cell<u32> {
+impl sketch::Word for cell::Cell<u32> {
     fn load(&self) -> u32 {
         self.get()
     }
@@ -201,14 +296,7 @@ impl Tables for HostTables {
     }
 
     fn receiver(&self, flow: &Flow) -> Receiver {
-        let found = || self.sockets.iter().filter(|socket| socket.takes(flow));
-        if found().any(|socket| socket.peer.is_some()) {
-            Receiver::Connected
-        } else if found().next().is_some() {
-            Receiver::Anybodys
-        } else {
-            Receiver::NoSocket
-        }
+        self.sockets.receiver(flow)
     }
 
     fn exceeds_network(
@@ -220,10 +308,7 @@ impl Tables for HostTables {
         price: &Price,
     ) -> bool {
         let place = settings.debt_place(cell, network, self.bucket_bits);
-        let conforms_by_sketch = self
-            .sketch_word(cell, place)
-            .is_some_and(|word| sketch::would_admit(word, now_ns, price, self.sketch_shift));
-        !conforms_by_sketch && exceeds(&self.debts[place.bucket as usize], place.owner, now_ns, price)
+        self.exceeds_place(place, !cell.is_by_destination(), now_ns, price)
     }
 
     fn charge_network(
@@ -235,12 +320,7 @@ impl Tables for HostTables {
         price: &Price,
     ) -> Charge {
         let place = settings.debt_place(cell, network, self.bucket_bits);
-        let word = self.sketch_word(cell, place);
-        if word.is_some_and(|word| sketch::admits(word, now_ns, price, self.sketch_shift)) {
-            return Charge::Conforming;
-        }
-        // A host test never fills a bucket by chance; 1 is a throw that does not admit.
-        charge(&self.debts[place.bucket as usize], place.owner, now_ns, price, || 1)
+        self.charge_place(place, !cell.is_by_destination(), now_ns, price)
     }
 
     fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool {
@@ -255,96 +335,82 @@ impl Tables for HostTables {
         lease.set(left);
         charge
     }
+}
 
-    fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
-        charge_budget(&self.budgets[vital as usize], now_ns, price)
+impl Accounts for HostTables {
+    fn exceeds_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        self.exceeds_place(settings.account_place(account, by, self.bucket_bits), true, now_ns, price)
+    }
+
+    fn charge_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge {
+        self.charge_place(settings.account_place(account, by, self.bucket_bits), true, now_ns, price)
+    }
+
+    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge {
+        charge_budget(&self.budgets[budget as usize], now_ns, price)
     }
 }
 
-/// What a host's sockets would say.
-pub struct HostSockets {
-    /// TCP ports on which somebody listens.
-    pub listeners: Vec<u16>,
-    /// Remote and local port of connections.
-    pub connections: Vec<[u16; 2]>,
-    /// Local UDP ports, with the remote port where the socket is connected.
-    pub datagrams: Vec<(u16, Option<u16>)>,
-    /// Whether listeners make cookies.
-    pub cookies: bool,
-    /// Whether segments to them bring a right cookie.
-    pub right_cookie: bool,
-    syns: Vec<[AtomicU64; WAYS]>,
-    retransmissions: AtomicU64,
-}
-
-impl Default for HostSockets {
-    fn default() -> Self {
-        Self {
-            listeners: Vec::new(),
-            connections: Vec::new(),
-            datagrams: Vec::new(),
-            cookies: false,
-            right_cookie: false,
-            syns: (0..1 << SYN_BUCKET_BITS).map(|_| Default::default()).collect(),
-            retransmissions: AtomicU64::new(0),
-        }
-    }
-}
-
-impl HostSockets {
-    fn is_connected(&self, packet: &Packet) -> bool {
-        packet.ports.is_some_and(|ports| self.connections.contains(&[ports.source, ports.destination]))
+impl Host for HostTables {
+    fn is_local(&self, address: Address) -> bool {
+        self.sockets.local.contains(&address)
     }
 
-    fn is_listening(&self, packet: &Packet) -> bool {
-        packet.ports.is_some_and(|ports| self.listeners.contains(&ports.destination))
-    }
-}
-
-impl Sockets for HostSockets {
     fn open(&self, packet: &Packet) -> Opening {
-        if self.is_connected(packet) {
-            Opening::Connection
-        } else if !self.is_listening(packet) {
-            Opening::NoSocket
-        } else if self.cookies {
-            Opening::Cookie(Cookie { sequence: 0, clients: 0, segment: 0 })
-        } else {
-            Opening::Room
+        let flow = flow_of(packet);
+        match (self.sockets.between(&flow), self.sockets.listener(&flow)) {
+            (Some(Between::Connection(_)), _) => Opening::Connection,
+            (_, Some(listener)) => listener.opening,
+            (_, None) => Opening::NoSocket,
         }
     }
 
-    fn stand(&self, packet: &Packet) -> Standing {
-        if self.is_connected(packet) {
-            Standing::Connection
-        } else if self.is_listening(packet) {
-            Standing::Listener { cookie: self.right_cookie }
-        } else {
-            Standing::NoSocket
+    fn stand(&self, packet: &Packet, segment: &Segment) -> Standing {
+        let flow = flow_of(packet);
+        let by_cookie = || match self.sockets.listener(&flow) {
+            Some(_) if self.sockets.right_cookie => Standing::Proven,
+            Some(_) => Standing::WrongCookie,
+            None => Standing::NoSocket,
+        };
+        match self.sockets.between(&flow) {
+            None => by_cookie(),
+            Some(Between::Request(request)) if request.is_acknowledged(segment) => Standing::Proven,
+            Some(Between::Request(_)) if by_cookie() == Standing::Proven => Standing::Proven,
+            Some(Between::Connection(connection)) if connection.fits(segment) => Standing::Proven,
+            Some(Between::Request(_) | Between::Connection(_)) => Standing::Unproven,
         }
     }
 
-    fn receive(&self, packet: &Packet) -> Receiver {
-        let Some(ports) = packet.ports else { return Receiver::NoSocket };
-        let of_port = |(local, _): &&(u16, Option<u16>)| *local == ports.destination;
-        match self.datagrams.iter().find(of_port) {
-            None => Receiver::NoSocket,
-            Some((_, Some(remote))) if *remote == ports.source => Receiver::Connected,
-            Some(_) => Receiver::Anybodys,
+    fn has_sent(&self, quote: &Quote) -> bool {
+        let [local_port, remote_port] = quote.ports;
+        let flow = Flow { remote: quote.destination, local: quote.source, remote_port, local_port };
+        if quote.protocol == protocol::UDP {
+            return self.sockets.receiver(&flow) == Receiver::Connected;
+        }
+        match self.sockets.between(&flow) {
+            Some(Between::Connection(connection)) if connection.state != state::TIME_WAIT => {
+                connection.has_sent(quote.sequence)
+            }
+            _ => false,
         }
     }
 
-    fn sent(&self, quote: &Quote) -> bool {
-        let [local, remote] = quote.ports;
-        self.connections.contains(&[remote, local]) || self.datagrams.contains(&(local, Some(remote)))
-    }
-
-    fn note_syn(&self, place: Place, now_ns: u64) -> Retransmission {
-        note_syn(&self.syns[place.bucket as usize], place.tag, now_ns)
-    }
-
-    fn charge_retransmission(&self, now_ns: u64, price: &Price) -> Charge {
-        charge_budget(&self.retransmissions, now_ns, price)
+    fn came_again(&self, place: SynPlace, now_ns: u64) -> bool {
+        again::came_again(&self.syns[place.line as usize], place.bits, now_ns)
     }
 }
 

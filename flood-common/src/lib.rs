@@ -14,10 +14,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
 
 pub mod abi;
+pub mod account;
 pub mod address;
+pub mod again;
 pub mod answer;
 pub mod class;
 pub mod decide;
+pub mod evidence;
 pub mod fragments;
 #[cfg(any(test, feature = "host"))]
 pub mod host;

@@ -6,8 +6,9 @@
 //! whose TAT has passed carries no information and is free without anybody clearing it, an exceeding packet writes
 //! nothing, and memory is fixed.
 //!
-//! A slot is one word, `owner:21 | TAT:43` with the TAT in nanoseconds modulo 2^43 (2.4 hours), so that one
-//! compare-and-swap inserts and accounts. User space clears words that have ended long before they become ambiguous. ARCHITECTURE.md has the reasons and the measurements.
+//! A slot is one word, `owner:22 | TAT:42` with the TAT in nanoseconds modulo 2^42 (73 minutes), so that one
+//! compare-and-swap inserts and accounts. User space clears words that have ended long before they become ambiguous.
+//! ARCHITECTURE.md has the reasons and the measurements.
 //!
 //! Invariant: whoever is in debt by more than half of his tolerance is never removed to make room for another.
 
@@ -25,8 +26,11 @@ use crate::{
 /// Slots in a bucket: one cache line of 64-bit words.
 pub const WAYS: usize = 8;
 
-/// Bits of a slot's owner: the [tag](crate::place::Place::tag) of an address, and for which cell it is charged.
-const OWNER_BITS: u32 = TAG_BITS + 5;
+/// Bits of a number by which a class is told from others, and from [accounts](crate::account).
+const NUMBER_BITS: u32 = 5;
+
+/// Bits of a slot's owner: the [tag](crate::place::Place::tag) of an address, and for what it is charged.
+const OWNER_BITS: u32 = TAG_BITS + NUMBER_BITS + 1;
 
 /// Bits of a TAT.
 pub const TAT_BITS: u32 = 64 - OWNER_BITS;
@@ -161,12 +165,11 @@ pub fn debt_ns(word: u64, now_ns: u64, horizon_ns: u64) -> u64 {
     if word == 0 || ahead > horizon_ns { 0 } else { ahead }
 }
 
-/// Who is charged in a slot of the table: an address by its tag, for a cell.
-///
-/// Cells of one table differ in class and in whether they count by network; each has its own debts.
+/// Who is charged in a slot of the table: an address by its tag, or the network that it is in, for a class or an
+/// [account](crate::account), by number. Each of these has its own debts.
 #[inline(always)]
-pub fn owner(cell: Cell, tag: u16) -> u32 {
-    (u32::from(cell.is_by_prefix()) << (TAG_BITS + 4)) | (cell.class_number() << TAG_BITS) | u32::from(tag)
+pub fn owner(by_network: bool, number: u32, tag: u16) -> u32 {
+    (u32::from(by_network) << (TAG_BITS + NUMBER_BITS)) | (number << TAG_BITS) | u32::from(tag)
 }
 
 /// The owner in a word.
@@ -180,12 +183,14 @@ pub fn tag_of(owner: u32) -> u16 {
     owner as u16
 }
 
-/// The cell of an owner, in the table of destinations or of sources.
+/// The cell of an owner, in the table of destinations or of sources; `None` for an account.
 pub fn cell_of(owner: u32, by_destination: bool) -> Option<Cell> {
-    let scope = (u32::from(by_destination) << 1) | (owner >> (TAG_BITS + 4));
-    let class = owner >> TAG_BITS & 0xf;
-    let number = scope as usize * CLASS_SLOTS + class as usize;
-    u8::try_from(number).ok().map(Cell::from_number)
+    let scope = (u32::from(by_destination) << 1) | (owner >> (TAG_BITS + NUMBER_BITS));
+    let class = owner as usize >> TAG_BITS & ((1 << NUMBER_BITS) - 1);
+    if class >= CLASS_SLOTS {
+        return None;
+    }
+    u8::try_from(scope as usize * CLASS_SLOTS + class).ok().map(Cell::from_number)
 }
 
 /// The word of a source with this debt. Never 0, which is an untouched slot.

@@ -15,7 +15,7 @@ use crate::{
     verifier,
     wire::{
         Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol,
-        tcp_flags,
+        read_be32, read_be64, tcp_flags,
     },
 };
 
@@ -119,7 +119,17 @@ pub enum Vital {
     NeighbourDiscovery = 0,
     /// ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 8201).
     PathMtu = 1,
+    /// What is sent to all hosts of the link, and which no router forwards (224.0.0.0/24, RFC 5771; ff02::/16, RFC 4291): the
+    /// protocols by which a link is run, as VRRP, OSPF, IGMP and mDNS.
+    Link = 2,
 }
+
+/// How many kinds there are.
+pub const VITALS: usize = 3;
+
+/// The first 24 bits of what is sent to all hosts of a link in IPv4, and the first 16 in IPv6: see [`Vital::Link`].
+const LINK_MULTICAST_V4: u32 = 0x00e0_0000;
+const LINK_MULTICAST_V6: u64 = 0xff02;
 
 /// Hop limit that only a neighbour on the link can arrive with (RFC 4861 section 7.1).
 const ON_LINK_HOP_LIMIT: u8 = 255;
@@ -177,7 +187,13 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
 
     let cut = Cut::from_ipv4(ip.flags_offset.get());
     let transport = parse_transport(window, offset + header, total - header, ip.protocol, cut);
-    let path_mtu = transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP;
+    let vital = if read_be32(&ip.destination) >> 8 == LINK_MULTICAST_V4 && ip.protocol != protocol::TCP {
+        Some(Vital::Link)
+    } else if transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP {
+        Some(Vital::PathMtu)
+    } else {
+        None
+    };
     Parsed::Packet(Packet {
         source: Address::from_v4_bytes(&ip.source),
         destination: Address::from_v4_bytes(&ip.destination),
@@ -191,7 +207,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         piece: cut.piece(total - header, header),
         ports: transport.ports,
         tcp_flags: transport.tcp_flags,
-        vital: if path_mtu { Some(Vital::PathMtu) } else { None },
+        vital,
         defect: transport.defect,
     })
 }
@@ -225,6 +241,9 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         Some((2, _)) if chain.protocol == protocol::ICMPV6 => Some(Vital::PathMtu),
         Some((133..=137, 0)) if chain.protocol == protocol::ICMPV6 && ip.hop_limit == ON_LINK_HOP_LIMIT => {
             Some(Vital::NeighbourDiscovery)
+        }
+        _ if read_be64(&ip.destination[0]) >> 48 == LINK_MULTICAST_V6 && chain.protocol != protocol::TCP => {
+            Some(Vital::Link)
         }
         _ => None,
     };

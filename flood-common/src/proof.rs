@@ -1,21 +1,26 @@
-//! Proof of origin: what a packet beyond a limit can still say for itself.
+//! The second look at a packet over a limit: what it can still say for itself.
 //!
-//! A flood from invented addresses exceeds the limits of destinations and totals, and with it whoever else comes. So a
-//! packet that such a limit would drop is looked at once more, by the sockets of this host: what belongs to a
-//! connection passes, a SYN to a listener is answered with a cookie, and the ACK that brings the cookie back passes. None
-//! of this costs anything before a limit is exceeded, and none of it drops what the limit alone would have passed.
+//! A flood from spoofed addresses exceeds the limits of destinations and totals, and with them whoever else comes; one from the
+//! address of a victim exceeds the limits of that source. So a packet that a limit would drop is looked at once more: what
+//! gives [evidence](crate::evidence) that its sender is who it says passes, and is charged to an
+//! [account](crate::account) that only such packets are charged to. A SYN gives none. It is answered with a cookie, or has to come
+//! again.
 //!
-//! The limit of one source is final: a proof that a source is real does not allow it more.
+//! None of this costs anything before a limit is exceeded, and none of it drops what the limit alone would have passed.
 
 use crate::{
-    abi::Settings,
+    abi::{BUDGET_RETRANSMISSIONS, Settings},
+    account::{Account, By, ports},
     address::Address,
+    again::{self, SynPlace},
     class::Class,
-    meter::{Charge, Price, Slot, WAYS},
+    decide::Tables,
+    evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
+    meter::{Charge, Price},
     packet::{Packet, Part},
-    place::{Place, Seeds},
     reason::Reason,
-    wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, protocol},
+    solicit::Flow,
+    wire::{Window, protocol},
 };
 
 /// Bits of [`Settings::proof`]: what is asked.
@@ -24,95 +29,25 @@ pub mod means {
     pub const COOKIES: u32 = 1 << 0;
     /// SYNs pass when they come a second time.
     pub const RETRANSMISSION: u32 = 1 << 1;
-    /// All but SYNs pass when this host has a socket for them.
+    /// All but SYNs pass when this host has a socket that they fit.
     pub const SOCKETS: u32 = 1 << 2;
 }
 
-/// How soon a SYN comes again: after a second (RFC 6298), or three where the RFC is not followed yet. A copy that comes
-/// sooner is no retransmission.
-pub const SOONEST_RETRANSMISSION_NS: u64 = 700_000_000;
-/// How late a SYN may come again.
-pub const LATEST_RETRANSMISSION_NS: u64 = 4_000_000_000;
-
-/// What becomes of a SYN.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opening {
-    /// Nobody listens.
-    NoSocket,
-    /// There is a connection between these ports already.
-    Connection,
-    /// The listener's queue has room for it, so that the kernel makes no cookies.
-    Room,
-    /// The listener's cookie.
-    Cookie(Cookie),
-    /// No cookie can be made for it.
-    Unable,
-}
-
-/// A SYN cookie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cookie {
-    /// The sequence number that it is.
-    pub sequence: u32,
-    /// The client's sequence number.
-    pub clients: u32,
-    /// The segment size in it, bytes.
-    pub segment: u16,
-}
-
-/// What sockets say to a TCP segment that is not a SYN.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// There is none.
-    NoSocket,
-    /// It belongs to a connection, or to one that is being opened or closed.
-    Connection,
-    /// There is a listener, and it brings a cookie back (or does not).
-    Listener {
-        /// Whether the cookie is right.
-        cookie: bool,
-    },
-}
-
-/// What sockets say to a UDP datagram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Receiver {
-    /// There is none.
-    NoSocket,
-    /// One that takes datagrams from anywhere.
-    Anybodys,
-    /// One that is connected to the sender.
-    Connected,
-}
-
-/// The sockets of this host, and its memory of SYNs.
-pub trait Sockets {
+/// What the host says of a packet over a limit.
+pub trait Host: Tables {
+    /// Whether it is a unicast address of this host.
+    fn is_local(&self, address: Address) -> bool;
     /// What becomes of a SYN.
     fn open(&self, packet: &Packet) -> Opening;
     /// What sockets say to another TCP segment.
-    fn stand(&self, packet: &Packet) -> Standing;
-    /// What sockets say to a UDP datagram.
-    fn receive(&self, packet: &Packet) -> Receiver;
-    /// Whether there is a connection that sent the packet quoted by an ICMP error.
-    fn sent(&self, quote: &Quote) -> bool;
-    /// [Notes](note_syn) a SYN.
-    fn note_syn(&self, place: Place, now_ns: u64) -> Retransmission;
-    /// Charges the budget of SYNs that came again.
-    fn charge_retransmission(&self, now_ns: u64, price: &Price) -> Charge;
+    fn stand(&self, packet: &Packet, segment: &Segment) -> Standing;
+    /// Whether a connection or a connected socket of this host has sent what an ICMP error quotes.
+    fn has_sent(&self, quote: &Quote) -> bool;
+    /// Whether a SYN [came before](again::came_again); if not, it is noted.
+    fn came_again(&self, place: SynPlace, now_ns: u64) -> bool;
 }
 
-/// Whether a SYN came before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Retransmission {
-    /// It did not, and is noted now.
-    First,
-    /// It did, as long ago as a client waits.
-    Again,
-    /// There is no room to note it.
-    Full,
-}
-
-/// What became of a packet beyond a limit.
+/// What became of a packet over a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
     /// It passes or is dropped, for this reason.
@@ -123,181 +58,180 @@ pub enum Proof {
     Nothing,
 }
 
-/// Looks at a packet once more.
+/// A packet that is looked at once more.
+struct Case<'a, H> {
+    packet: &'a Packet,
+    exceeded: u32,
+    settings: &'a Settings,
+    now_ns: u64,
+    host: &'a H,
+}
+
+/// Looks once more at a packet that has exceeded a limit: the number of its reason.
 #[inline(always)]
-pub fn prove<'a, S: Sockets>(
+pub fn prove<'a, H: Host>(
     packet: &Packet,
+    exceeded: u32,
     window: impl Window<'a>,
     settings: &Settings,
     now_ns: u64,
-    sockets: &S,
+    host: &H,
 ) -> Proof {
-    if packet.part == Part::Later || packet.ports.is_none() && packet.class != Class::Icmp {
+    let is_icmp = matches!(packet.class, Class::Icmp);
+    if packet.part == Part::Later || packet.ports.is_none() && !is_icmp {
         return Proof::Nothing;
     }
-    let asks = |means| settings.proof & means != 0;
+    let case = Case { packet, exceeded, settings, now_ns, host };
     match packet.protocol {
         protocol::TCP if packet.part != Part::Whole => Proof::Nothing,
-        protocol::TCP if packet.class == Class::Syn => {
-            if asks(means::COOKIES) {
-                open(packet, sockets)
-            } else if asks(means::RETRANSMISSION) {
-                await_retransmission(packet, settings, now_ns, sockets)
-            } else {
-                Proof::Nothing
-            }
-        }
-        _ if !asks(means::SOCKETS) => Proof::Nothing,
-        protocol::TCP => Proof::Verdict(match sockets.stand(packet) {
-            Standing::Connection | Standing::Listener { cookie: true } => Reason::Proven,
-            Standing::Listener { cookie: false } => Reason::WrongCookie,
-            Standing::NoSocket => Reason::NoConnection,
-        }),
-        protocol::UDP => match sockets.receive(packet) {
-            Receiver::Connected => Proof::Verdict(Reason::Proven),
-            Receiver::Anybodys => Proof::Nothing,
-            Receiver::NoSocket => Proof::Verdict(Reason::NoSocket),
+        protocol::TCP => match Segment::read(packet, window) {
+            Some(segment) if packet.class == Class::Syn => case.open(&segment),
+            Some(segment) if case.asks(means::SOCKETS) => case.stand(&segment),
+            _ => Proof::Nothing,
         },
+        _ if !case.asks(means::SOCKETS) => Proof::Nothing,
+        protocol::UDP => case.receive(),
         _ => match Quote::read(packet, window) {
-            Some(quote) if sockets.sent(&quote) => Proof::Verdict(Reason::Proven),
-            Some(_) => Proof::Verdict(Reason::NoConnection),
+            Some(quote) if host.has_sent(&quote) => {
+                case.passes(Account::Errors, By::address(quote.destination), Reason::Proven)
+            }
+            Some(quote) => case.absent(quote.source, Reason::NoConnection),
             None => Proof::Nothing,
         },
     }
 }
 
-#[inline(always)]
-fn open<S: Sockets>(packet: &Packet, sockets: &S) -> Proof {
-    match sockets.open(packet) {
-        Opening::NoSocket => Proof::Verdict(Reason::NoListener),
-        Opening::Connection => Proof::Verdict(Reason::Proven),
-        Opening::Room => Proof::Verdict(Reason::QueueHasRoom),
-        Opening::Cookie(cookie) => Proof::Answer(cookie),
-        Opening::Unable => Proof::Nothing,
-    }
-}
-
-#[inline(always)]
-fn await_retransmission<S: Sockets>(packet: &Packet, settings: &Settings, now_ns: u64, sockets: &S) -> Proof {
-    match sockets.note_syn(syn_place(settings, packet), now_ns) {
-        Retransmission::First => Proof::Verdict(Reason::FirstSyn),
-        Retransmission::Full => Proof::Nothing,
-        Retransmission::Again => {
-            let price = settings.retransmissions.price(packet.length);
-            match sockets.charge_retransmission(now_ns, &price) {
-                Charge::Conforming => Proof::Verdict(Reason::Proven),
-                Charge::Exceeding | Charge::Unaccounted => Proof::Nothing,
-            }
-        }
-    }
-}
-
-/// Binary logarithm of the number of buckets in which SYNs are noted: 131,072 SYNs, 1 MiB.
-pub const SYN_BUCKET_BITS: u32 = 14;
-
-/// Where a SYN is noted.
-#[inline(always)]
-fn syn_place(settings: &Settings, packet: &Packet) -> Place {
-    let Seeds { v6: [first, second, ..], .. } = settings.seeds;
-    let mix = |hash: u64, word: u64, seed: u64| {
-        let product = (hash ^ word).wrapping_mul(seed | 1);
-        product ^ (product >> 32)
-    };
-    let ports = packet.ports.map_or(0, |ports| u64::from(ports.source) << 16 | u64::from(ports.destination));
-    let [source, destination] = [packet.source.halves(), packet.destination.halves()];
-    let mut hash = mix(first, ports, second);
-    for half in [source[0], source[1], destination[0], destination[1]] {
-        hash = mix(hash.wrapping_add(first), half, second);
-    }
-    Place { bucket: (hash >> (64 - SYN_BUCKET_BITS)) as u32, tag: (hash >> (48 - SYN_BUCKET_BITS)) as u16 }
-}
-
-/// Notes a SYN in a bucket, and tells whether it came before. A word is `tag:16 | time:48`, the time in nanoseconds
-/// (modulo 78 hours).
-///
-/// Nothing is ever pushed out: a bucket full of SYNs that may still come again takes no more. A flood that fills the
-/// table keeps clients waiting, until a place becomes free, but cannot make it forget those who wait.
-#[inline(always)]
-pub fn note_syn<S: Slot>(bucket: &[S; WAYS], tag: u16, now_ns: u64) -> Retransmission {
-    const TIME: u64 = (1 << 48) - 1;
-    let word = u64::from(tag) << 48 | now_ns & TIME;
-    let age_ns = |held: u64| now_ns.wrapping_sub(held) & TIME;
-    let mut free = None;
-    for slot in bucket {
-        let held = slot.load();
-        let age_ns = age_ns(held);
-        if held == 0 || age_ns > LATEST_RETRANSMISSION_NS {
-            free = free.or(Some((slot, held)));
-        } else if held >> 48 == tag.into() {
-            // Who comes first with the same SYN has it; a copy on another processor has to wait.
-            let again = age_ns >= SOONEST_RETRANSMISSION_NS && slot.compare_swap(held, 0) == held;
-            return if again { Retransmission::Again } else { Retransmission::First };
-        }
-    }
-    match free {
-        Some((slot, held)) if slot.compare_swap(held, word) == held => Retransmission::First,
-        _ => Retransmission::Full,
-    }
-}
-
-/// What an ICMP error quotes: the beginning of a packet that this host is said to have sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Quote {
-    /// TCP or UDP.
-    pub protocol: u8,
-    /// The quoted source: this host.
-    pub source: Address,
-    /// The quoted destination.
-    pub destination: Address,
-    /// Source and destination port.
-    pub ports: [u16; 2],
-}
-
-impl Quote {
-    /// Reads the quote of an ICMP or ICMPv6 error (RFC 792, RFC 4443); `None` for any other message, and for a quote
-    /// of anything but TCP and UDP right behind an IP header without options.
+impl<H: Host> Case<'_, H> {
     #[inline(always)]
-    pub fn read<'a>(packet: &Packet, window: impl Window<'a>) -> Option<Self> {
-        const HEADER: usize = 8;
-        let kind = window.view::<Icmp>(packet.transport_at)?.kind;
-        let at = packet.transport_at + HEADER;
-        let (protocol, source, destination, size) = match packet.protocol {
-            protocol::ICMP if matches!(kind, 3 | 11 | 12) => {
-                let ip = window.view::<Ipv4>(at)?;
-                if ip.version_length != 0x45 {
-                    return None;
-                }
-                let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v4_bytes);
-                (ip.protocol, source, destination, size_of::<Ipv4>())
-            }
-            protocol::ICMPV6 if matches!(kind, 1..=4) => {
-                let ip = window.view::<Ipv6>(at)?;
-                let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v6_bytes);
-                (ip.next_header, source, destination, size_of::<Ipv6>())
-            }
-            _ => return None,
-        };
-        if protocol != protocol::TCP && protocol != protocol::UDP {
-            return None;
-        }
-        // TCP and UDP begin alike.
-        let ports = window.view::<Udp>(at + size)?;
-        let ports = [ports.source.get(), ports.destination.get()];
-        Some(Self { protocol, source, destination, ports })
+    fn asks(&self, means: u32) -> bool {
+        self.settings.proof & means != 0
     }
-}
 
-/// Reads the client's sequence number and the length of the TCP header of a SYN that can be answered in place: no IP
-/// options and no extension headers.
-#[inline(always)]
-pub fn answerable<'a>(packet: &Packet, window: impl Window<'a>) -> Option<(u32, usize)> {
-    let network = match packet.source {
-        Address::V4(_) => size_of::<Ipv4>(),
-        Address::V6 { .. } => size_of::<Ipv6>(),
-    };
-    if packet.transport_at != packet.network_at + network {
-        return None;
+    /// Something speaks against the packet. Of a source that sends too much that is reason enough.
+    #[inline(always)]
+    fn refused(&self, reason: Reason) -> Proof {
+        if self.exceeded <= Reason::SourceBits.number() { Proof::Nothing } else { Proof::Verdict(reason) }
     }
-    let tcp = window.view::<Tcp>(packet.transport_at)?;
-    Some((u32::from_be_bytes(tcp.sequence), usize::from(tcp.offset >> 4) * 4))
+
+    /// Nothing here wants the packet, if that can be told for packets to this address.
+    #[inline(always)]
+    fn absent(&self, address: Address, reason: Reason) -> Proof {
+        if self.settings.absence != 0 && self.host.is_local(address) {
+            self.refused(reason)
+        } else {
+            Proof::Nothing
+        }
+    }
+
+    #[inline(always)]
+    fn price(&self, account: Account) -> Price {
+        self.settings.accounts[account as usize].price(self.packet.length)
+    }
+
+    #[inline(always)]
+    fn exceeds(&self, account: Account, by: By) -> bool {
+        self.host.exceeds_account(self.settings, account, by, self.now_ns, &self.price(account))
+    }
+
+    #[inline(always)]
+    fn charge(&self, account: Account, by: By) -> bool {
+        let charge = self.host.charge_account(self.settings, account, by, self.now_ns, &self.price(account));
+        charge != Charge::Exceeding
+    }
+
+    /// The packet passes, for this reason, if there is enough left of an account.
+    #[inline(always)]
+    fn passes(&self, account: Account, by: By, reason: Reason) -> Proof {
+        if self.charge(account, by) { Proof::Verdict(reason) } else { Proof::Nothing }
+    }
+
+    /// A TCP segment that is not a SYN.
+    #[inline(always)]
+    fn stand(&self, segment: &Segment) -> Proof {
+        let Packet { source, destination, .. } = *self.packet;
+        match self.host.stand(self.packet, segment) {
+            Standing::Proven => self.passes(Account::Proven, By::address(source), Reason::Proven),
+            Standing::Unproven => self.refused(Reason::NoConnection),
+            Standing::WrongCookie => self.absent(destination, Reason::WrongCookie),
+            Standing::NoSocket => self.absent(destination, Reason::NoConnection),
+            Standing::Unknown => self.passes(Account::Room, self.listener(), Reason::Proven),
+        }
+    }
+
+    /// A UDP datagram.
+    #[inline(always)]
+    fn receive(&self) -> Proof {
+        let [remote_port, local_port] = ports(self.packet.ports);
+        let Packet { source: remote, destination: local, .. } = *self.packet;
+        let flow = Flow { remote, local, remote_port, local_port };
+        match self.host.receiver(&flow) {
+            Receiver::Connected => {
+                self.passes(Account::Session, By::flow(self.settings, &flow), Reason::Proven)
+            }
+            Receiver::NoSocket => self.absent(local, Reason::NoSocket),
+            Receiver::Anybodys | Receiver::Elsewhere => Proof::Nothing,
+        }
+    }
+
+    /// The listener that a packet is for.
+    #[inline(always)]
+    fn listener(&self) -> By {
+        let [_, port] = ports(self.packet.ports);
+        By::port(self.settings, self.packet.destination, port)
+    }
+
+    /// A SYN. What the filter sends back is bounded for each address and each network; beyond that only what comes again is
+    /// answered. Where a cookie is not to be had, what comes again passes.
+    #[inline(always)]
+    fn open(&self, segment: &Segment) -> Proof {
+        let source = self.packet.source;
+        let (client, network) = (By::address(source), By::network(source));
+        let place = again::place(self.packet, segment.sequence, &self.settings.solicit_seeds);
+        let comes_again = || self.host.came_again(place, self.now_ns);
+        let mut again = false;
+        if self.asks(means::COOKIES) && self.host.is_local(self.packet.destination) {
+            let at_once =
+                !self.exceeds(Account::Answered, client) && !self.exceeds(Account::AnsweredNetwork, network);
+            if !at_once {
+                again = comes_again();
+                if !again {
+                    return Proof::Verdict(Reason::FirstSyn);
+                }
+            }
+            match self.host.open(self.packet) {
+                Opening::Cookie(cookie) if at_once => {
+                    let _ = self.charge(Account::Answered, client);
+                    let _ = self.charge(Account::AnsweredNetwork, network);
+                    return Proof::Answer(cookie);
+                }
+                Opening::Cookie(cookie) => {
+                    return if self.charge(Account::Again, client) {
+                        Proof::Answer(cookie)
+                    } else {
+                        Proof::Nothing
+                    };
+                }
+                Opening::Room if self.charge(Account::Room, self.listener()) => {
+                    return Proof::Verdict(Reason::QueueHasRoom);
+                }
+                Opening::Full => return Proof::Verdict(Reason::QueueFull),
+                Opening::NoSocket if self.settings.absence != 0 => {
+                    return self.refused(Reason::NoListener);
+                }
+                Opening::NoSocket | Opening::Connection | Opening::Room | Opening::Unable => {}
+            }
+        } else if !self.asks(means::COOKIES | means::RETRANSMISSION) {
+            return Proof::Nothing;
+        }
+        if !again && !comes_again() {
+            return Proof::Verdict(Reason::FirstSyn);
+        }
+        let price = self.settings.retransmissions.price(self.packet.length);
+        let budget = (Account::Again, BUDGET_RETRANSMISSIONS);
+        if self.host.charge_shared(self.settings, budget, source, self.now_ns, &price) {
+            Proof::Verdict(Reason::SynAgain)
+        } else {
+            Proof::Nothing
+        }
+    }
 }

@@ -4,14 +4,15 @@
 //! and the sentence that documents it; a test in `tests/` fails for every reason that no case produces. Numbers
 //! are append-only: a pinned counter table or a stored capture keeps its meaning.
 
+use core::ops::Range;
+
 use crate::class::Cell;
 
-/// The first number of a reason to drop; smaller ones are reasons to pass.
-pub const FIRST_DROP: u32 = 8;
+/// The numbers of reasons to drop. Those before and behind are reasons to pass.
+const DROPS: Range<u32> = 8..56;
 
-/// The first number of a reason that changes what becomes of the packet: it is answered or dropped, but not in monitor
-/// mode.
-pub const FIRST_ACTION: u32 = 7;
+/// The number of the reason that is neither.
+const ANSWERED: u32 = 7;
 
 /// Room for reasons in the counters. A power of two, so that the verifier accepts a mask as a bound.
 pub const REASON_SLOTS: usize = 64;
@@ -55,9 +56,9 @@ drop_reasons! {
     NotIp = 2, "not_ip", "Not IP (ARP, LLDP, LACP and the like); the filter judges IP only.";
     Protected = 3, "protected", "IPv6 neighbour discovery or a path-MTU message, within the budget that keeps the host reachable.";
     Unaccounted = 4, "unaccounted", "Passed without being charged: the table had no free slot for the source.";
-    Proven = 5, "proven", "Beyond a limit, but of a connection or to a connected socket of this host, or with a right SYN cookie.";
-    QueueHasRoom = 6, "queue_has_room", "A SYN beyond a limit, to a listener whose queue is not full.";
-    Answered = 7, "answered", "A SYN beyond a limit, answered with a SYN cookie: the network stack has not seen it.";
+    Proven = 5, "proven", "Over a limit, but part of a connection or session of this host, or with a right SYN cookie, and within what its peer may send so.";
+    QueueHasRoom = 6, "queue_has_room", "A SYN over a limit, to a listener whose queue is not full, within the budget for these.";
+    Answered = 7, "answered", "A SYN over a limit, answered with a SYN cookie: the network stack has not seen it.";
     Truncated = 8, "truncated", "A header reaches beyond the end of the frame, or of its first buffer.";
     VlanDepth = 9, "vlan_depth", "More than two VLAN tags.";
     IpVersion = 10, "ip_version", "The version in the IP header is not the one that the EtherType announced.";
@@ -76,11 +77,11 @@ drop_reasons! {
     DestinationPrefixBits = 23, "destination_prefix_bits", "The network of the destination is sent more bits per second than its limit.";
     TotalPackets = 24, "total_packets", "The host is sent more packets per second than the limit of all together.";
     TotalBits = 25, "total_bits", "The host is sent more bits per second than the limit of all together.";
-    NoConnection = 26, "no_connection", "TCP beyond a limit, or an ICMP error, for which this host has no connection.";
-    NoListener = 27, "no_listener", "A SYN beyond a limit, to a port on which nobody listens.";
-    WrongCookie = 28, "wrong_cookie", "TCP beyond a limit, to a listener, without a right SYN cookie.";
-    FirstSyn = 29, "first_syn", "A SYN beyond a limit, for the first time: a client sends it again.";
-    NoSocket = 30, "no_socket", "UDP beyond a limit, to a port without a socket.";
+    NoConnection = 26, "no_connection", "TCP over a limit, or an ICMP error, for which this host has no connection, or not with these sequence numbers.";
+    NoListener = 27, "no_listener", "A SYN over a limit, to a port on which nobody listens.";
+    WrongCookie = 28, "wrong_cookie", "TCP over a limit, to a listener, without a right SYN cookie.";
+    FirstSyn = 29, "first_syn", "A SYN over a limit, for the first time: a client sends it again.";
+    NoSocket = 30, "no_socket", "UDP over a limit, to a port without a socket.";
     Unsolicited = 31, "unsolicited", "UDP from the port of a service that attackers use as a mirror, which nothing here has asked for: no socket is open on the port that it is sent to.";
     Land = 32, "land", "The source is the destination.";
     LoopbackSource = 33, "loopback_source", "The source is an address that a host has for itself (127.0.0.0/8, ::1).";
@@ -95,13 +96,34 @@ drop_reasons! {
     FragmentOverlap = 42, "fragment_overlap", "A later fragment of TCP that would write over the header in the first.";
     RefusedProtocol = 43, "refused_protocol", "Of an IP protocol that the configuration refuses.";
     FragmentOfDropped = 44, "fragment_of_dropped", "A later fragment of a datagram whose first was dropped.";
+    QueueFull = 45, "queue_full", "A SYN over a limit, to a listener whose application does not take its connections: the network stack would drop it, too.";
+    SynAgain = 56, "syn_again", "A SYN over a limit that came a second time, as that of a client does.";
+}
+
+/// [`Reason::is_drop`] by number.
+#[inline(always)]
+pub const fn is_drop(number: u32) -> bool {
+    // One comparison: what is smaller becomes large.
+    number.wrapping_sub(DROPS.start) < DROPS.end - DROPS.start
+}
+
+/// [`Reason::is_action`] by number.
+#[inline(always)]
+pub const fn is_action(number: u32) -> bool {
+    number.wrapping_sub(ANSWERED) < DROPS.end - ANSWERED
 }
 
 impl Reason {
     /// Whether a packet with this reason is dropped (in enforce mode).
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
-        self.number() >= FIRST_DROP
+        is_drop(self.number())
+    }
+
+    /// Whether something is done with a packet with this reason that monitor mode only counts: it is dropped or answered.
+    #[inline(always)]
+    pub const fn is_action(self) -> bool {
+        is_action(self.number())
     }
 
     /// What is done with a packet with this reason (in enforce mode): `pass`, `answer` or `drop`.
@@ -113,12 +135,11 @@ impl Reason {
         }
     }
 
-    /// Whether a packet with this reason may [prove](crate::proof) its origin: beyond a limit, and not that of its
-    /// source.
+    /// Whether a packet with this reason may [prove](crate::proof) its origin: it is over a limit.
     #[inline(always)]
     pub const fn is_provable(self) -> bool {
         let number = self.number();
-        Self::SourcePrefixPackets.number() <= number && number <= Self::TotalBits.number()
+        Self::SourcePackets.number() <= number && number <= Self::TotalBits.number()
     }
 
     /// The reason of a packet beyond a limit: the cell's scope, and whether it was bits that weighed more.

@@ -82,11 +82,17 @@ pub(crate) fn hash(seeds: &SolicitSeeds, [one, other]: [Address; 2], word: u64) 
 }
 
 impl Flow {
+    /// A hash of all of it.
+    #[inline(always)]
+    pub(crate) fn hash(&self, seeds: &SolicitSeeds) -> u64 {
+        let ports = (u64::from(self.remote_port) << 16) | u64::from(self.local_port);
+        hash(seeds, [self.remote, self.local], ports)
+    }
+
     /// Where the flow is noted.
     #[inline(always)]
     pub fn place(&self, seeds: &SolicitSeeds) -> SolicitPlace {
-        let ports = (u64::from(self.remote_port) << 16) | u64::from(self.local_port);
-        let x = hash(seeds, [self.remote, self.local], ports);
+        let x = self.hash(seeds);
         SolicitPlace { bucket: (x >> (64 - SOLICIT_BITS)) as u32, tag: (x >> (32 - SOLICIT_BITS)) as u32 }
     }
 

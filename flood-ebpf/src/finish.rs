@@ -8,7 +8,7 @@ use aya_ebpf::{
 use flood_common::{
     abi::{Count, CpuState, INTERFACE_SLOTS, MODE_ENFORCE, Sample, Settings},
     packet::{Parsed, parse},
-    reason::{FIRST_ACTION, FIRST_DROP, REASON_SLOTS, Reason},
+    reason::{self, REASON_SLOTS, Reason},
     verifier::opaque,
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason:
     let enforced = settings.mode == MODE_ENFORCE;
     // VERIFIER: many ways lead here, each with a reason of its own.
     let reason = opaque(reason.into(), length.into()) as u32;
-    let is_drop = reason >= FIRST_DROP;
+    let is_drop = reason::is_drop(reason);
     count(interface_slot(ctx, settings), reason, enforced, length);
     let action = if is_drop && enforced { xdp_action::XDP_DROP } else { pass };
     let sampled = if is_drop { state_to_sample(settings.sample_every) } else { None };
@@ -70,7 +70,7 @@ fn count(slot: u32, reason: u32, enforced: bool, length: u32) {
     let number = reason as usize & (REASON_SLOTS - 1);
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
     let Count { packets, bytes } = unsafe {
-        if reason >= FIRST_ACTION && !enforced {
+        if reason::is_action(reason) && !enforced {
             &mut (*counters).would[number]
         } else {
             &mut (*counters).done[number]

@@ -10,15 +10,16 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use flood_common::{
-    abi::{BUDGET_TOTALS, DebtPlace, Settings},
+    abi::{BUDGET_TOTALS, BUDGETS as BUDGETS_LEN, DEBT_TABLES, DebtPlace, Settings},
+    account::{Account, Accounts, By, share},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
+    evidence::Receiver,
     fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
     meter::{Charge, Price, Slot, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
-    packet::Vital,
-    proof::Receiver,
+    place::MAX_BUCKET_BITS,
     reflector::{PORT_WORDS, port_bit, port_word},
     sketch,
     solicit::{Flow, is_noted, lifetime},
@@ -26,7 +27,7 @@ use flood_common::{
 
 use crate::{
     maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, FRAGMENTS, REFLECTORS, SKETCH, SKETCH_SHIFT, SOLICITED},
-    prove::receiver,
+    sockets,
 };
 
 /// A word in a map that every processor and user space may write.
@@ -80,7 +81,7 @@ impl sketch::Word for SketchWord {
 
 /// The maps of this program, and the sockets of the host that it runs on.
 pub(crate) struct MapTables<'a> {
-    ctx: &'a XdpContext,
+    pub(crate) ctx: &'a XdpContext,
 }
 
 impl<'a> MapTables<'a> {
@@ -124,7 +125,7 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn receiver(&self, flow: &Flow) -> Receiver {
-        receiver(self.ctx, [flow.remote, flow.local], [flow.remote_port, flow.local_port])
+        sockets::receiver(self.ctx, flow)
     }
 
     #[inline(always)]
@@ -136,14 +137,10 @@ impl Tables for MapTables<'_> {
         now_ns: u64,
         price: &Price,
     ) -> bool {
-        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
-        let conforms_by_sketch = sketch_word(cell, bucket, owner)
-            .is_some_and(|word| sketch::would_admit(word, now_ns, price, SKETCH_SHIFT.load()));
-        !conforms_by_sketch && DEBTS.get(bucket).is_some_and(|bucket| exceeds(bucket, owner, now_ns, price))
+        let place = settings.debt_place(cell, network, BUCKET_BITS.load());
+        exceeds_place(place, is_sketched(cell), now_ns, price)
     }
 
-    // VERIFIER: one map for all tables. With two, the compiler merges their lookups into one call, which the kernel
-    // then cannot inline: 30 ns more (6.18, AMD EPYC).
     #[inline(always)]
     fn charge_network(
         &self,
@@ -153,17 +150,8 @@ impl Tables for MapTables<'_> {
         now_ns: u64,
         price: &Price,
     ) -> Charge {
-        let DebtPlace { bucket, owner } = settings.debt_place(cell, network, BUCKET_BITS.load());
-        if sketch_word(cell, bucket, owner)
-            .is_some_and(|word| sketch::admits(word, now_ns, price, SKETCH_SHIFT.load()))
-        {
-            return Charge::Conforming;
-        }
-        let Some(bucket) = DEBTS.get(bucket) else {
-            return Charge::Unaccounted;
-        };
-        // SAFETY: no arguments, no conditions.
-        charge(bucket, owner, now_ns, price, || unsafe { bpf_get_prandom_u32() })
+        let place = settings.debt_place(cell, network, BUCKET_BITS.load());
+        charge_place(place, is_sketched(cell), now_ns, price)
     }
 
     #[inline(always)]
@@ -178,23 +166,170 @@ impl Tables for MapTables<'_> {
             None => Charge::Unaccounted,
         }
     }
+}
+
+impl Accounts for MapTables<'_> {
+    #[inline(always)]
+    fn exceeds_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let place = pack(settings.account_place(account, by, BUCKET_BITS.load()));
+        floodgate_exceeds(place, now_ns, price.cost_ns, price.tolerance_ns, price.horizon_ns) != 0
+    }
 
     #[inline(always)]
-    fn charge_vital(&self, vital: Vital, now_ns: u64, price: &Price) -> Charge {
-        charge_host(vital as u32, now_ns, price)
+    fn charge_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge {
+        let place = pack(settings.account_place(account, by, BUCKET_BITS.load()));
+        match floodgate_charge(place, now_ns, price.cost_ns, price.tolerance_ns, price.horizon_ns) {
+            0 => Charge::Conforming,
+            1 => Charge::Exceeding,
+            _ => Charge::Unaccounted,
+        }
+    }
+
+    #[inline(always)]
+    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge {
+        charge_host(budget, now_ns, price)
+    }
+
+    #[inline(always)]
+    fn charge_shared(
+        &self,
+        settings: &Settings,
+        (account, budget): (Account, u32),
+        source: Address,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let place = settings.account_place(account, By::address(source), BUCKET_BITS.load());
+        let place = pack(place) | u64::from(budget) << BUDGET_SHIFT;
+        floodgate_share(place, now_ns, price.cost_ns, price.tolerance_ns, price.horizon_ns) != 0
     }
 }
 
-/// The word of this processor's sketch for whoever is charged in this place. Destinations have none: they are few, and each
-/// is sent much; nor has a processor that was not there when the filter was loaded.
+/// Destinations have no sketch: they are few, and each is sent much.
 #[inline(always)]
-fn sketch_word<'a>(cell: Cell, bucket: u32, owner: u32) -> Option<&'a SketchWord> {
-    if SKETCH_SHIFT.load() == 0 || cell.is_by_destination() {
+fn is_sketched(cell: Cell) -> bool {
+    !cell.is_by_destination()
+}
+
+/// A place as one number: buckets have 24 bits at most, as there are four tables of 2^22.
+#[inline(always)]
+fn pack(place: DebtPlace) -> u64 {
+    u64::from(place.bucket) << 32 | u64::from(place.owner)
+}
+
+/// Where the number of a budget is beside a place.
+const BUDGET_SHIFT: u32 = 56;
+const _: () = assert!(DEBT_TABLES << MAX_BUCKET_BITS <= 1 << (BUDGET_SHIFT - 32) && BUDGETS_LEN <= 0xff);
+
+#[inline(always)]
+fn unpack(place: u64, cost_ns: u64, tolerance_ns: u64, horizon_ns: u64) -> (DebtPlace, Price) {
+    let place = DebtPlace { bucket: (place >> 32) as u32, owner: place as u32 };
+    (place, Price { cost_ns, tolerance_ns, horizon_ns, evictable_ns: tolerance_ns / 2, bits: false })
+}
+
+/// Whether a packet exceeds what is charged in a [place](pack).
+///
+/// VERIFIER: a function of the object, as [`floodgate_note`]: accounts are looked at and charged in many places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_exceeds(
+    place: u64,
+    now_ns: u64,
+    cost_ns: u64,
+    tolerance_ns: u64,
+    horizon_ns: u64,
+) -> u64 {
+    let (place, price) = unpack(place, cost_ns, tolerance_ns, horizon_ns);
+    u64::from(exceeds_place(place, true, now_ns, &price))
+}
+
+/// Charges a budget, whose number is beside a [place](pack), and in that place a source for its [share](share): both, or none.
+/// Returns 1 if it has.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_share(
+    place: u64,
+    now_ns: u64,
+    cost_ns: u64,
+    tolerance_ns: u64,
+    horizon_ns: u64,
+) -> u64 {
+    let budget = (place >> BUDGET_SHIFT) as u32;
+    let (place, price) = unpack(place & ((1 << BUDGET_SHIFT) - 1), cost_ns, tolerance_ns, horizon_ns);
+    let share = share(&price);
+    let charged = !exceeds_place(place, true, now_ns, &share)
+        && charge_host(budget, now_ns, &price) == Charge::Conforming
+        && charge_place(place, true, now_ns, &share) != Charge::Exceeding;
+    charged.into()
+}
+
+/// Charges what is charged in a [place](pack): 0 for [`Charge::Conforming`], 1 for [`Charge::Exceeding`], 2 for
+/// [`Charge::Unaccounted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_charge(
+    place: u64,
+    now_ns: u64,
+    cost_ns: u64,
+    tolerance_ns: u64,
+    horizon_ns: u64,
+) -> u64 {
+    let (place, price) = unpack(place, cost_ns, tolerance_ns, horizon_ns);
+    match charge_place(place, true, now_ns, &price) {
+        Charge::Conforming => 0,
+        Charge::Exceeding => 1,
+        Charge::Unaccounted => 2,
+    }
+}
+
+/// The word of this processor's sketch for whoever is charged in this place, if there is one for what is charged. A processor
+/// that was not there when the filter was loaded has none.
+#[inline(always)]
+fn sketch_word<'a>(place: DebtPlace, sketched: bool) -> Option<&'a SketchWord> {
+    if SKETCH_SHIFT.load() == 0 || !sketched {
         return None;
     }
     // SAFETY: no arguments, no conditions.
     let words = SKETCH.get(unsafe { bpf_get_smp_processor_id() })?;
-    Some(&words[sketch::word_of(bucket, owner)])
+    Some(&words[sketch::word_of(place.bucket, place.owner)])
+}
+
+#[inline(always)]
+fn exceeds_place(place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> bool {
+    let conforms_by_sketch = sketch_word(place, sketched)
+        .is_some_and(|word| sketch::would_admit(word, now_ns, price, SKETCH_SHIFT.load()));
+    !conforms_by_sketch
+        && DEBTS.get(place.bucket).is_some_and(|bucket| exceeds(bucket, place.owner, now_ns, price))
+}
+
+// VERIFIER: one map for all tables. With two, the compiler merges their lookups into one call, which the kernel
+// then cannot inline: 30 ns more (6.18, AMD EPYC).
+#[inline(always)]
+fn charge_place(place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> Charge {
+    if sketch_word(place, sketched)
+        .is_some_and(|word| sketch::admits(word, now_ns, price, SKETCH_SHIFT.load()))
+    {
+        return Charge::Conforming;
+    }
+    let Some(bucket) = DEBTS.get(place.bucket) else {
+        return Charge::Unaccounted;
+    };
+    // SAFETY: no arguments, no conditions.
+    charge(bucket, place.owner, now_ns, price, || unsafe { bpf_get_prandom_u32() })
 }
 
 /// The word of a total, and what this processor has left of it.

@@ -4,15 +4,15 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use flood_common::{
-    abi::{self, CpuState, InterfaceCounters, SettingsPage},
+    abi::{self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, SettingsPage},
+    again::{LINE_BITS, SLICES},
     fragments::FRAGMENT_BITS,
     lists::{self, Prefix},
     meter::WAYS,
     place::MIN_BUCKET_BITS,
-    proof::SYN_BUCKET_BITS,
     reflector::PORT_WORDS,
     sketch::SKETCH_WORDS,
     solicit::SOLICIT_BITS,
@@ -56,6 +56,19 @@ pub(crate) static LISTED_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 /// Binary logarithm of the number of cells of the IPv6 gate.
 #[unsafe(no_mangle)]
 pub(crate) static CELL_BITS: Global<u32> = Global::new(DEFAULT_CELL_BITS);
+
+macro_rules! fields {
+    ($($name:ident)*) => {
+        $(
+            /// Where the running kernel has a field of its sockets ([`FIELDS`]); 0 where it does not say.
+            #[unsafe(no_mangle)]
+            pub(crate) static $name: Global<u32> = Global::new(0);
+        )*
+        const _: () = assert!([$(stringify!($name)),*].len() == FIELDS.len());
+    };
+}
+
+fields!(SND_UNA WRITE_SEQ RCV_NXT RCV_WND SNT_ISN REQUEST_RCV_NXT TW_SND_NXT TW_RCV_NXT ACK_BACKLOG MAX_ACK_BACKLOG);
 
 /// What may change while the filter runs. Written by the daemon, read per packet.
 #[map]
@@ -114,9 +127,14 @@ pub(crate) static PREFIXES: HashMap<Prefix, [Word; 2]> =
 #[map]
 pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING, 0);
 
-/// SYNs that may come again. Written per SYN beyond a limit, where that is its proof.
+/// SYNs that may come again. Written per SYN over a limit that is not answered.
 #[map]
-pub(crate) static SYNS: Array<Bucket> = Array::with_max_entries(1 << SYN_BUCKET_BITS, 0);
+pub(crate) static SYNS: Array<[Word; SLICES]> = Array::with_max_entries(1 << LINE_BITS, 0);
+
+/// The host's own unicast addresses. Written by the daemon.
+#[map]
+pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> =
+    LpmTrie::with_max_entries(LOCAL_PREFIXES, BPF_F_NO_PREALLOC);
 
 /// The programs that the filter calls. Set by the loader.
 #[map]

@@ -7,6 +7,7 @@
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
+mod btf;
 mod clock;
 mod counters;
 mod debts;
@@ -17,8 +18,8 @@ pub mod interface;
 pub mod limit;
 mod lists;
 mod load;
+mod local;
 mod mapped;
-mod netlink;
 mod plain;
 mod settings;
 mod solicited;

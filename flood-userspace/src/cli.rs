@@ -170,7 +170,7 @@ enum LimitVerb {
     /// A limit is named by its scope (source, source_prefix, destination, destination_prefix, total), alone or with a
     /// class of packets (syn, synack, rst_fin, tcp, udp, amplification, icmp, fragment, other). The unit of the value
     /// tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the
-    /// name say it outright. Further there are protected.neighbour_discovery and protected.path_mtu, which cannot be
+    /// name say it outright. Further there are protected.neighbour_discovery, protected.path_mtu and protected.link, which cannot be
     /// `off`. A rate without its burst sets the burst to its default. The change lasts until the daemon ends.
     Set {
         /// What to change.

@@ -33,7 +33,7 @@ mod tests;
 mod validate;
 
 pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
-pub use file::{AttachMode, ConfigFile, Mode, SolicitedBy, SynProof, SyncookieControl};
+pub use file::{AttachMode, ConfigFile, HostSays, Mode, SolicitedBy, SynProof, SyncookieControl};
 pub use interface::InterfaceName;
 pub use limit::{
     BitLimit, CellLimit, CellLimits, CellName, LimitError, LimitOrigin, PacketLimit, ProtectedLimits,
@@ -59,7 +59,7 @@ pub struct Config {
     pub control: Control,
     /// The limits, by cell.
     pub limits: CellLimits,
-    /// Budgets of what IPv6 cannot live without.
+    /// Budgets of what keeps the host reachable.
     pub protected_limits: ProtectedLimits,
     /// How packets beyond a limit prove their origin.
     pub proof: Proof,
@@ -90,7 +90,11 @@ pub struct Proof {
     /// How SYNs do.
     pub syn: SynProof,
     /// Whether the sockets of this host tell what is wanted.
-    pub host: bool,
+    pub host: HostSays,
+    /// What each peer may send over its limits by evidence.
+    pub proven: PacketLimit,
+    /// What the filter sends back to one address.
+    pub answers: PacketLimit,
     /// SYNs that came again, all together.
     pub retransmissions: PacketLimit,
     /// Whether the kernel's own setting may be changed.
@@ -183,11 +187,14 @@ impl Default for Config {
             protected_limits: ProtectedLimits {
                 neighbour_discovery: PacketLimit::of_rate(PacketRate(1_000)),
                 path_mtu: PacketLimit::of_rate(PacketRate(1_000)),
+                link: PacketLimit::of_rate(PacketRate(1_000)),
             },
             proof: Proof {
                 syn: SynProof::Auto,
-                host: true,
-                retransmissions: PacketLimit::of_rate(PacketRate(10_000)),
+                host: HostSays::Auto,
+                proven: PacketLimit::of_rate(PacketRate(250_000)),
+                answers: PacketLimit::of_rate(PacketRate(20_000)),
+                retransmissions: PacketLimit::of_rate(PacketRate(20_000)),
                 syncookies: SyncookieControl::Keep,
                 solicited: SolicitedBy::Auto,
             },

@@ -47,14 +47,14 @@ pub use reload::Reloader;
 /// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often the interfaces are looked at.
+/// How often the host and its interfaces are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the clock is set; it drifts by 500 ppm at worst.
 const SET_CLOCK: Duration = Duration::from_secs(60);
 
-/// How often ended debts are cleared. Their words become ambiguous after three days.
-const SWEEP: Duration = Duration::from_secs(3_600);
+/// How often ended debts are cleared. Their words become ambiguous after 73 minutes (`flood_common::meter`).
+const SWEEP: Duration = Duration::from_secs(1_800);
 
 /// How long requests that are under way may take when the daemon ends.
 const LAST_REPLIES: Duration = Duration::from_millis(200);
@@ -218,7 +218,7 @@ async fn upkeep(engine: &Mutex<Engine>) {
     loop {
         let work: fn(&mut Engine) -> Result<(), BpfError> = tokio::select! {
             _ = tick.tick() => Engine::tick,
-            _ = look.tick() => Engine::look_at_interfaces,
+            _ = look.tick() => Engine::look_at_host,
             _ = set_clock.tick() => Engine::set_clock,
             _ = sweep.tick() => |engine| { engine.sweep(); Ok(()) },
         };

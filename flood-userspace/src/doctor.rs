@@ -11,7 +11,8 @@ use crate::{
         interface::{self, Interface},
         occupied,
     },
-    config::{AttachMode, Config, InterfaceName, SynProof, SyncookieControl},
+    config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
+    host::{Facts, setting},
     lists::{
         configured::{Configured, configured},
         guard::login_address,
@@ -49,7 +50,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![filter(config), jit()];
     findings.extend(interfaces(config));
     findings.extend(syncookies(config));
-    findings.extend(forwarding(config));
+    findings.extend(sockets(config));
     findings.extend(lists(config, login_address()));
     findings
 }
@@ -78,10 +79,6 @@ fn filter(config: &Config) -> Finding {
         Err(error) => (Verdict::Fault, error.to_string()),
     };
     finding("filter", verdict, text)
-}
-
-fn setting(path: &str) -> Option<String> {
-    fs::read_to_string(format!("/proc/sys/net/{path}")).ok().map(|value| value.trim().to_owned())
 }
 
 fn jit() -> Finding {
@@ -158,7 +155,7 @@ fn examine_interface(
     }
     let controller = interface.controller.and_then(|index| all.iter().find(|other| other.index == index));
     if let Some(controller) = controller
-        && config.proof.host
+        && config.proof.host != HostSays::No
     {
         find(
             Verdict::Note,
@@ -220,7 +217,8 @@ fn receive_queues(interface: &str) -> Option<usize> {
 
 /// What SYN cookies need of the kernel.
 fn syncookies(config: &Config) -> Option<Finding> {
-    let may_answer = config.proof.host && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
+    let may_answer =
+        config.proof.host != HostSays::No && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
     if !may_answer {
         return None;
     }
@@ -247,22 +245,18 @@ fn syncookies(config: &Config) -> Option<Finding> {
     Some(finding("SYN cookies", verdict, text))
 }
 
-/// Whether this host passes packets on, for which it has no sockets.
-fn forwarding(config: &Config) -> Option<Finding> {
-    let keys = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
-    let on: Vec<&str> =
-        keys.into_iter().filter(|key| setting(key).is_some_and(|value| value != "0")).collect();
-    if on.is_empty() || !config.proof.host {
+/// Whether this host translates packets or passes them on, so that its sockets do not tell all.
+fn sockets(config: &Config) -> Option<Finding> {
+    if config.proof.host != HostSays::Auto {
         return None;
     }
-    let names = on.join(", ").replace('/', ".");
+    let why = Facts::read().ok()?.why_absence_says_nothing()?;
     Some(finding(
-        "forwarding",
+        "sockets",
         Verdict::Note,
         format!(
-            "this host forwards (net.{names}): packets for other hosts and for containers have no socket here, so that \
-             beyond a limit nothing speaks for them. If it is these that are attacked, set `proof.host = false` and give \
-             each destination its limit"
+            "{why}: a packet may be for another host or a container, so nothing is dropped for want of a socket, and the \
+             totals that hold by default where sockets tell do not"
         ),
     ))
 }

@@ -7,7 +7,7 @@ use std::{fmt, sync::atomic::AtomicU64};
 
 use flood_common::{
     abi::{Count, InterfaceCounters},
-    reason::{FIRST_ACTION, Reason},
+    reason::Reason,
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -79,7 +79,7 @@ fn register_packets(registry: &mut Registry, counters: &[(String, InterfaceCount
                 bytes.get_or_create(&labels).inc_by(count.bytes);
             };
             add(reason.verdict(), counters.done[number]);
-            if reason.number() >= FIRST_ACTION {
+            if reason.is_action() {
                 add("would_drop", counters.would[number]);
             }
         }

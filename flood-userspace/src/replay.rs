@@ -29,8 +29,8 @@ const SLOT: u32 = 0;
 /// Between two captures, nanoseconds: longer than any debt can last.
 const PAUSE_NS: u64 = 600_000_000_000;
 
-/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^43 (2.4 hours).
-const SWEEP_NS: u64 = 3_600_000_000_000;
+/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^42 (73 minutes).
+const SWEEP_NS: u64 = 1_800_000_000_000;
 
 /// What a replay begins with.
 #[derive(Debug, Error)]

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod flood;
 pub mod lab;
 pub mod packet;
+pub mod peer;
 pub mod prefixes;
 pub mod programs;
 pub mod rig;

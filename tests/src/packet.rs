@@ -140,6 +140,13 @@ impl Build {
         self
     }
 
+    /// Sets sequence and acknowledgement number of its TCP header.
+    pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        self.transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self.transport[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        self
+    }
+
     /// Adds a TCP header that asks for a connection.
     pub fn syn(self, destination: u16) -> Self {
         self.tcp(40_000, destination, 0x02)

@@ -20,12 +20,12 @@ use flood_common::{
     abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, solicited},
     class::{CELLS, Cell, Class, Scope},
     decide::decide,
-    host::{self, HostSockets, HostTables, OpenSocket},
+    host::{self, HostSockets, HostTables},
     meter::{Limit, WAYS},
     packet::{Packet, Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
-    reason::{FIRST_ACTION, Reason},
+    reason::Reason,
     sanity::Sanity,
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
@@ -33,7 +33,7 @@ use flood_common::{
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, RunOutcome,
-        limit::{budget, rate_limit, set_limits, set_mode},
+        limit::{accounts, rate_limit, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
     lists::{Edit, Entry, ListKind, Note, Origin},
@@ -45,6 +45,7 @@ use crate::{
     bench::pin,
     lab::{command, slowness},
     packet::{SERVER, SERVER6, describe},
+    peer::Peer,
 };
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.
@@ -92,9 +93,8 @@ impl<'a> Window<'a> for Buffers<'a> {
 /// A filter and its twin.
 pub struct Rig {
     filter: Filter,
-    twin: HostTables,
-    /// What the twin believes of this host's sockets.
-    pub sockets: HostSockets,
+    /// What a host would say, with what the twin believes of this one's sockets.
+    pub twin: HostTables,
     settings: Settings,
     /// What it began with.
     unlimited: Settings,
@@ -142,12 +142,25 @@ impl Rig {
         rig
     }
 
+    /// A filter on a kernel that does not say where it has the fields of its sockets.
+    pub fn without_socket_fields() -> Self {
+        Self::load_with(FilterOptions {
+            processors: Vec::new(),
+            socket_fields: false,
+            ..FilterOptions::default()
+        })
+    }
+
     fn load() -> Self {
         Self::load_on(Vec::new())
     }
 
     fn load_on(processors: Vec<u32>) -> Self {
-        let options = FilterOptions { virtual_clock: true, processors, ..FilterOptions::default() };
+        Self::load_with(FilterOptions { processors, ..FilterOptions::default() })
+    }
+
+    fn load_with(options: FilterOptions) -> Self {
+        let options = FilterOptions { virtual_clock: true, ..options };
         let filter = Filter::load(&options).unwrap_or_else(|error| panic!("loading the filter: {error}"));
         let mut settings = filter.settings.read();
         settings.sample_every = 1;
@@ -156,7 +169,6 @@ impl Rig {
         let mut rig = Self {
             filter,
             twin,
-            sockets: HostSockets::default(),
             settings,
             unlimited: settings,
             now_ns: START_NS,
@@ -176,9 +188,9 @@ impl Rig {
         }
         self.recount();
         self.advance(LONGEST_DEBT);
-        self.sockets = HostSockets::default();
+        self.twin.sockets = HostSockets::default();
         self.open.clear();
-        self.twin.sockets.clear();
+        self.own(&[]);
         self.settings = Settings { lists: self.settings.lists, ..self.unlimited };
         self.publish();
         self
@@ -220,12 +232,35 @@ impl Rig {
     /// Chooses [how](flood_common::proof::means) packets beyond a limit prove their origin; `again` SYNs may come again
     /// in a second.
     pub fn prove(&mut self, means: u32, again: u64) {
-        let budget = budget(&PacketLimit::of_rate(PacketRate(again)));
-        self.filter.set_proof(means, budget).unwrap_or_else(|error| panic!("{error}"));
+        self.filter.set_proof(means, true).unwrap_or_else(|error| panic!("{error}"));
         self.settings.proof = means;
-        self.settings.retransmissions = budget;
+        self.settings.absence = 1;
+        self.settings.retransmissions = shared(&PacketLimit::of_rate(PacketRate(again)));
         self.settings.mtu = 1500;
+        self.settings.set_limits(self.settings.limits);
         self.publish();
+    }
+
+    /// Says what there is of each account, as the section `[proof]` of a configuration would.
+    pub fn account(&mut self, config: &str) {
+        let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
+        self.settings.accounts = accounts(&config.proof);
+        self.settings.retransmissions = shared(&config.proof.retransmissions);
+        self.settings.set_limits(self.settings.limits);
+        self.publish();
+    }
+
+    /// Says whether it means that nobody wants a packet when there is no socket for it.
+    pub fn absence(&mut self, counts: bool) {
+        self.settings.absence = counts.into();
+        self.publish();
+    }
+
+    /// Says which addresses are the host's own.
+    pub fn own(&mut self, addresses: &[IpAddr]) {
+        let prefixes: Vec<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
+        self.filter.set_local(&prefixes).unwrap_or_else(|error| panic!("{error}"));
+        self.twin.sockets.local = addresses.iter().map(|address| (*address).into()).collect();
     }
 
     /// Has answers told by what the host asks ([`ask`](Self::ask)) and by its sockets ([`open`](Self::open)), of which there
@@ -238,11 +273,12 @@ impl Rig {
             "link set lo up".to_owned(),
             format!("address add {SERVER}/32 dev lo"),
             format!("address add {SERVER6}/128 dev lo nodad"),
-            "route add default dev lo".to_owned(),
-            "-6 route add default dev lo".to_owned(),
         ] {
             command(&format!("ip {line}")).unwrap_or_else(|error| panic!("{error}"));
         }
+        Peer::prepare().unwrap_or_else(|error| panic!("{error}"));
+        self.own(&[SERVER, SERVER6]);
+        self.absence(true);
         self.tell_by(solicited::NOTED | solicited::SOCKETS);
     }
 
@@ -263,8 +299,7 @@ impl Rig {
             socket.connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
         }
         self.open.push(socket);
-        self.sockets.datagrams.push((port, peer.map(|peer| peer.port())));
-        self.twin.sockets.push(OpenSocket {
+        self.twin.sockets.udp.push(host::UdpSocket {
             local: peer.map(|_| local.into()),
             port,
             peer: peer.map(|peer| (peer.ip().into(), peer.port())),
@@ -274,8 +309,7 @@ impl Rig {
     /// Closes all sockets.
     pub fn close(&mut self) {
         self.open.clear();
-        self.sockets.datagrams.clear();
-        self.twin.sockets.clear();
+        self.twin.sockets.udp.clear();
     }
 
     /// Lets a frame leave the host, from a socket that is not connected; none that the kernel does not run.
@@ -382,8 +416,7 @@ impl Rig {
         let before = std::mem::replace(&mut self.counters, after);
         let monitor = self.settings.mode == MODE_MONITOR;
         let mut wanted = before;
-        let bank =
-            if monitor && expected.number() >= FIRST_ACTION { &mut wanted.would } else { &mut wanted.done };
+        let bank = if monitor && expected.is_action() { &mut wanted.would } else { &mut wanted.done };
         bank[expected.number() as usize].packets += 1;
         bank[expected.number() as usize].bytes += u64::from(length);
         if wanted != self.counters {
@@ -412,7 +445,7 @@ impl Rig {
         if self.settings.proof == 0 || !exceeded.is_provable() {
             return exceeded;
         }
-        match prove(packet, buffers, &self.settings, self.now_ns, &self.sockets) {
+        match prove(packet, exceeded.number(), buffers, &self.settings, self.now_ns, &self.twin) {
             Proof::Verdict(reason) => reason,
             Proof::Answer(_) => Reason::Answered,
             Proof::Nothing => exceeded,

@@ -73,7 +73,7 @@ pub struct DebtTables {
 }
 
 impl DebtTables {
-    pub(super) fn new(map: &Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
+    pub(super) fn new(map: Map, bucket_bits: u32, clock: Arc<Clock>) -> Result<Self, BpfError> {
         let bytes = (DEBT_TABLES as usize * WAYS * size_of::<u64>()) << bucket_bits;
         Ok(Self { memory: MappedArray::new(abi::map::DEBTS, map, bytes)?, bucket_bits, clock })
     }

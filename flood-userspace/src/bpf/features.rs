@@ -10,7 +10,7 @@ use netlink_packet_generic::{
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
 
-use super::netlink::exchange;
+use crate::netlink::exchange;
 
 /// The generic netlink family, and what of it is used (linux/netdev.h).
 const FAMILY: &str = "netdev";

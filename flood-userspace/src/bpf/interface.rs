@@ -9,7 +9,8 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 
-use super::{error::BpfError, netlink::exchange};
+use super::error::BpfError;
+use crate::netlink::exchange;
 
 /// A network interface of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]

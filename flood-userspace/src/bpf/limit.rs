@@ -2,13 +2,17 @@
 
 use flood_common::{
     abi::{MODE_ENFORCE, MODE_MONITOR, Settings},
+    account::{ACCOUNTS, Account, SHARE},
     class::CELLS,
     meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
     packet::Vital,
 };
 
-use crate::config::{
-    CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, ProtectedLimits, RateLimit,
+use crate::{
+    config::{
+        CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, Proof, ProtectedLimits, RateLimit,
+    },
+    quantity::PacketRate,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -22,10 +26,44 @@ pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &Prot
     for (name, limit) in limits {
         cells[name.cell().number()] = rate_limit(&in_force(*name, limit, limits));
     }
+    let ProtectedLimits { neighbour_discovery, path_mtu, link } = protected;
+    for (vital, limit) in
+        [(Vital::NeighbourDiscovery, neighbour_discovery), (Vital::PathMtu, path_mtu), (Vital::Link, link)]
+    {
+        settings.vital[vital as usize] = shared(limit);
+    }
     settings.set_limits(cells);
-    settings.vital[Vital::NeighbourDiscovery as usize] = budget(&protected.neighbour_discovery);
-    settings.vital[Vital::PathMtu as usize] = budget(&protected.path_mtu);
 }
+
+/// What there is of each account.
+pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
+    let mut accounts = [Limit::default(); ACCOUNTS];
+    let network = PacketLimit::of_rate(PacketRate(proof.answers.rate.0.saturating_mul(ANSWERS_OF_A_NETWORK)));
+    for (account, limit) in [
+        (Account::Proven, proof.proven),
+        (Account::Answered, proof.answers),
+        (Account::AnsweredNetwork, network),
+        (Account::Again, proof.answers),
+        (Account::Errors, PacketLimit::of_rate(ERRORS)),
+        (Account::Room, PacketLimit::of_rate(ROOM)),
+        (Account::Session, proof.proven),
+    ] {
+        accounts[account as usize] = budget(&limit);
+    }
+    accounts
+}
+
+/// So many times as much is sent back to a whole network as to one address.
+const ANSWERS_OF_A_NETWORK: u64 = 4;
+
+/// ICMP errors about what was sent to one peer. One is enough for a connection to know, and a host sends no more than some
+/// hundred a second to anybody (`net.ipv4.icmp_msgs_per_sec` is 1,000 for all).
+const ERRORS: PacketRate = PacketRate(100);
+
+/// SYNs over a limit to a listener whose queue is said to have room. A queue takes 4,096 at most by default
+/// (`net.core.somaxconn`), and once it is full the kernel makes cookies; a listener in front of which ports are translated is
+/// never full.
+const ROOM: PacketRate = PacketRate(5_000);
 
 /// A limit as it is enforced. A default is never looser than what somebody has set for the class around it: who limits
 /// UDP, or TCP, to less means all of it.
@@ -75,6 +113,12 @@ pub fn rate_limit(limit: &RateLimit) -> Limit {
         result.evictable_ns = tolerances.into_iter().flatten().min().unwrap_or(0) / 2;
     }
     result
+}
+
+/// A budget of the whole host, of which a source has a share: to it, a packet costs more.
+pub fn shared(limit: &PacketLimit) -> Limit {
+    let limit = budget(limit);
+    Limit { horizon_ns: limit.horizon_ns + (limit.packet_cost_ns << SHARE), ..limit }
 }
 
 /// A budget of the whole host.

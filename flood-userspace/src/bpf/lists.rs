@@ -29,19 +29,22 @@ pub struct ListMaps {
     gates: MappedArray,
     buckets: MappedArray,
     prefixes: OwnedFd,
+    /// Kept open: programs that are loaded later name it by its file descriptor.
+    _map: Map,
 }
 
 impl ListMaps {
-    pub(super) fn new(layout: &Layout, gates: &Map, buckets: &Map, prefixes: &Map) -> Result<Self, BpfError> {
+    pub(super) fn new(layout: &Layout, gates: Map, buckets: Map, prefixes: Map) -> Result<Self, BpfError> {
         let word = size_of::<u64>();
         let gate_bytes = gate_words(layout.cell_bits) as usize * word;
-        let Map::HashMap(data) = prefixes else {
+        let Map::HashMap(data) = &prefixes else {
             return Err(BpfError::WrongObject { what: format!("map {} is no hash map", abi::map::PREFIXES) });
         };
         Ok(Self {
             gates: MappedArray::new(abi::map::GATES, gates, gate_bytes)?,
             buckets: MappedArray::new(abi::map::LISTED, buckets, (WAYS * word) << layout.bucket_bits)?,
             prefixes: data.fd().as_fd().try_clone_to_owned().map_err(access)?,
+            _map: prefixes,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, PerCpuArray, ProgramArray, RingBuf},
+    maps::{LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
     programs::{
         Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode,
         xdp::XdpLinkId,
@@ -13,7 +13,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
+    abi::{self, FIELDS, Field, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
+    account::ACCOUNTS,
     lists::gate_words,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
@@ -21,10 +22,11 @@ use flood_common::{
     sanity::Sanity,
     sketch::{self, SKETCH_WORDS},
 };
+use ipnet::IpNet;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
-    config::{AttachMode, Config, SolicitedBy},
+    config::{AttachMode, Config, HostSays, SolicitedBy},
     lists::{
         Book, Edit, ListKind, Lists,
         tables::{Layout, Moment, Tables},
@@ -32,10 +34,14 @@ use crate::{
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, SettingsPage, SolicitTable, clock,
+    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, SettingsPage, SolicitTable,
+    btf::Structures,
+    clock,
     egress::{EGRESS_PROGRAM, Egress},
     error::{chain, errno},
     interface::{self, Interface},
+    limit,
+    local::LocalAddresses,
     mapped::MappedArray,
 };
 
@@ -80,8 +86,12 @@ pub struct FilterOptions {
     pub reflectors: Vec<u16>,
     /// By what is told whether UDP from those was asked for.
     pub solicited: SolicitedBy,
-    /// Whether the host's sockets say for whom packets are: it does not forward.
+    /// Whether the host's sockets are asked.
     pub host: bool,
+    /// What there is of each account.
+    pub accounts: [Limit; ACCOUNTS],
+    /// All SYNs that came again.
+    pub retransmissions: Limit,
     /// Which checks of sanity are made.
     pub sanity: Sanity,
     /// By which hook questions are noted; the kernel's better one if none is said.
@@ -95,6 +105,8 @@ pub struct FilterOptions {
     pub processors: Vec<u32>,
     /// Whether time is what [`Filter::set_virtual_now_ns`] says.
     pub virtual_clock: bool,
+    /// Whether the kernel is asked where it has the fields of its sockets. Tests pretend that it does not say.
+    pub socket_fields: bool,
 }
 
 impl Default for FilterOptions {
@@ -112,13 +124,16 @@ impl From<&Config> for FilterOptions {
             ipv6_network: config.sources.ipv6_network,
             reflectors: config.sources.reflector_ports(),
             solicited: config.proof.solicited,
-            host: config.proof.host,
+            host: config.proof.host != HostSays::No,
+            accounts: limit::accounts(&config.proof),
+            retransmissions: limit::shared(&config.proof.retransmissions),
             sanity: (&config.sanity).into(),
             hook: None,
             listed_ipv4: config.lists.ipv4.into(),
             listed_ipv6: config.lists.ipv6.into(),
             processors: aya::util::online_cpus().unwrap_or_default(),
             virtual_clock: false,
+            socket_fields: true,
         }
     }
 }
@@ -233,9 +248,12 @@ pub struct Filter {
     /// Whether the egress program could be loaded, or why not.
     egress: Result<(), String>,
     clock: Arc<Clock>,
+    local: LocalAddresses,
+    knows_requests: bool,
     samples: RingBuf<MapData>,
     /// Must live as long as the filter, which looks up in it the programs that it calls.
     next: ProgramArray<MapData>,
+    _reflectors: MappedArray,
     attachments: Vec<Attachment>,
 }
 
@@ -252,7 +270,14 @@ impl Filter {
             available_memory(),
         )?;
         let tick_ns = if options.virtual_clock { 0 } else { clock::tick_ns() };
-        let mut ebpf = EbpfLoader::new()
+        let structures = if options.socket_fields { Structures::of_kernel() } else { None };
+        let offset = |field: Field| structures.as_ref()?.offset(field.structure, field.name);
+        let fields = FIELDS.map(|field| offset(field).unwrap_or(0));
+        let mut loader = EbpfLoader::new();
+        for (field, offset) in FIELDS.into_iter().zip(&fields) {
+            loader.override_global(field.global, offset, true);
+        }
+        let mut ebpf = loader
             .override_global(abi::global::BUCKET_BITS, &bucket_bits, true)
             .override_global(abi::global::SKETCH_SHIFT, &options.sketch_shift(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
@@ -281,6 +306,8 @@ impl Filter {
             sanity: options.sanity,
             masks_v4: [u32::MAX, options.network_mask_v4()],
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
+            accounts: options.accounts,
+            retransmissions: options.retransmissions,
             ..Settings::default()
         });
         let counters = CounterTable::new(
@@ -288,14 +315,16 @@ impl Filter {
             typed(&mut ebpf, abi::map::CPU_STATE, PerCpuArray::try_from)?,
         );
         let clock = Arc::new(Clock::new(!options.virtual_clock));
-        let debts = DebtTables::new(&take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
+        let debts = DebtTables::new(take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
         let ports = Box::new(port_sets(options.reflectors.iter().copied()));
         let reflectors = take(&mut ebpf, abi::map::REFLECTORS)?;
-        MappedArray::new(abi::map::REFLECTORS, &reflectors, size_of_val(&*ports))?.write(&*ports);
+        let reflectors = MappedArray::new(abi::map::REFLECTORS, reflectors, size_of_val(&*ports))?;
+        reflectors.write(&*ports);
         let solicited = take(&mut ebpf, abi::map::SOLICITED)?;
-        let solicited = SolicitTable::new(&solicited, ports, Arc::clone(&clock))?;
+        let solicited = SolicitTable::new(solicited, ports, Arc::clone(&clock))?;
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
-        let maps = ListMaps::new(&layout, &gates, &listed, &take(&mut ebpf, abi::map::PREFIXES)?)?;
+        let maps = ListMaps::new(&layout, gates, listed, take(&mut ebpf, abi::map::PREFIXES)?)?;
+        let local = typed(&mut ebpf, abi::map::LOCAL, LpmTrie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {
             ebpf,
@@ -307,8 +336,14 @@ impl Filter {
             options: options.clone(),
             egress,
             clock,
+            local: LocalAddresses::new(local),
+            knows_requests: FIELDS
+                .iter()
+                .zip(fields)
+                .all(|(field, offset)| offset != 0 || !field.is_of_request()),
             samples,
             next,
+            _reflectors: reflectors,
             attachments: Vec::new(),
         };
         if !options.virtual_clock {
@@ -475,16 +510,27 @@ impl Filter {
         self.settings.publish(&settings);
     }
 
-    /// Chooses [how](flood_common::proof::means) packets beyond a limit prove their origin.
-    pub fn set_proof(&mut self, means: u32, retransmissions: Limit) -> Result<(), BpfError> {
+    /// Chooses [how](flood_common::proof::means) packets over a limit prove their origin, and whether it means that nobody
+    /// wants one when there is no socket for it.
+    pub fn set_proof(&mut self, means: u32, absence: bool) -> Result<(), BpfError> {
         if means != 0 {
             self.load_prover()?;
         }
         self.change_settings(|settings| {
             settings.proof = means;
-            settings.retransmissions = retransmissions;
+            settings.absence = absence.into();
         });
         Ok(())
+    }
+
+    /// Says which unicast addresses are the host's own.
+    pub fn set_local(&mut self, addresses: &[IpNet]) -> Result<(), BpfError> {
+        self.local.set(addresses)
+    }
+
+    /// Whether the kernel says what a half-open connection has sent.
+    pub fn knows_requests(&self) -> bool {
+        self.knows_requests
     }
 
     /// Changes a list: all of it, or nothing. Returns the edit that undoes it.

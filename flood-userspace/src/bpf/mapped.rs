@@ -14,19 +14,21 @@ use super::error::BpfError;
 pub(super) struct MappedArray {
     memory: MmapRaw,
     bytes: usize,
+    /// Kept open: programs that are loaded later name it by its file descriptor.
+    _map: Map,
 }
 
 impl MappedArray {
     /// Maps the values of `map`, `bytes` in all.
-    pub(super) fn new(name: &'static str, map: &Map, bytes: usize) -> Result<Self, BpfError> {
-        let Map::Array(data) = map else {
+    pub(super) fn new(name: &'static str, map: Map, bytes: usize) -> Result<Self, BpfError> {
+        let Map::Array(data) = &map else {
             return Err(BpfError::WrongObject { what: format!("map {name} is not an array") });
         };
         let memory = MmapOptions::new()
             .len(bytes)
             .map_raw(&data.fd().as_fd())
             .map_err(|source| BpfError::MapAccess { map: name, source })?;
-        Ok(Self { memory, bytes })
+        Ok(Self { memory, bytes, _map: map })
     }
 
     /// The beginning of the values, page-aligned.

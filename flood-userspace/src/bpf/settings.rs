@@ -18,14 +18,11 @@ const GRACE: Duration = Duration::from_millis(20);
 /// The settings map.
 pub struct SettingsPage {
     memory: MappedArray,
-    /// Kept open: programs that are loaded later name it by its file descriptor.
-    _map: Map,
 }
 
 impl SettingsPage {
     pub(super) fn new(map: Map) -> Result<Self, BpfError> {
-        let memory = MappedArray::new(abi::map::SETTINGS, &map, size_of::<abi::SettingsPage>())?;
-        Ok(Self { memory, _map: map })
+        Ok(Self { memory: MappedArray::new(abi::map::SETTINGS, map, size_of::<abi::SettingsPage>())? })
     }
 
     fn page(&self) -> *mut abi::SettingsPage {

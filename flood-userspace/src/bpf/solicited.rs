@@ -24,7 +24,7 @@ pub struct SolicitTable {
 
 impl SolicitTable {
     pub(super) fn new(
-        map: &Map,
+        map: Map,
         ports: Box<[u64; 2 * PORT_WORDS]>,
         clock: Arc<Clock>,
     ) -> Result<Self, BpfError> {

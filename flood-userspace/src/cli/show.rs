@@ -131,9 +131,22 @@ fn proof(proof: &ProofStatus) -> String {
         SynProof::Retransmission => "SYNs by coming again",
         SynProof::Auto | SynProof::Off => "SYNs not at all",
     };
-    let sockets = if proof.sockets { "the rest by sockets" } else { "the rest not at all" };
+    let sockets = match (proof.sockets, proof.absence) {
+        (true, true) => "the rest by sockets",
+        (true, false) => "the rest by sockets, but nothing is dropped for want of one",
+        (false, _) => "the rest not at all",
+    };
     let raised = if proof.syncookies_raised { "; net.ipv4.tcp_syncookies is raised" } else { "" };
-    format!("{syn}, {sockets}{raised}")
+    let mut text = format!("{syn}, {sockets}{raised}");
+    for (what, why) in [("no cookies", &proof.why_no_cookies), ("want of a socket", &proof.why_no_absence)] {
+        if let Some(why) = why {
+            _ = write!(text, "\n             {what}: {why}");
+        }
+    }
+    if proof.sockets && !proof.half_open {
+        text += "\n             half-open connections: this kernel does not say what they have sent; each listener has a budget for them";
+    }
+    text
 }
 
 fn sanity(SanityStatus { off, refused_protocols }: &SanityStatus) -> String {
@@ -278,9 +291,10 @@ pub(super) fn limits(limits: &Limits) -> String {
             _ = writeln!(text, "{name:<34}{:<32}{origin}", value.unwrap_or_else(|| "off".into()));
         }
     }
-    let ProtectedLimits { neighbour_discovery, path_mtu } = limits.protected;
+    let ProtectedLimits { neighbour_discovery, path_mtu, link } = limits.protected;
     _ = writeln!(text, "{:<34}{}", "protected.neighbour_discovery", packets(neighbour_discovery));
     _ = writeln!(text, "{:<34}{}", "protected.path_mtu", packets(path_mtu));
+    _ = writeln!(text, "{:<34}{}", "protected.link", packets(link));
     text
 }
 

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use flood_common::{class::Class, reason::Reason, sanity::CHECKS};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use toml::Spanned;
 
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
@@ -60,6 +60,46 @@ pub enum SyncookieControl {
     Keep,
     /// It is 2 while SYNs exceed a limit.
     Raise,
+}
+
+/// Whether the sockets of this host tell what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostSays {
+    /// They do, unless the host translates or forwards packets.
+    Auto,
+    /// They do.
+    Yes,
+    /// They do not.
+    No,
+}
+
+impl Serialize for HostSays {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Yes => serializer.serialize_bool(true),
+            Self::No => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HostSays {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// What is written.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Known(bool),
+            Word(String),
+        }
+
+        match Written::deserialize(deserializer) {
+            Ok(Written::Known(true)) => Ok(Self::Yes),
+            Ok(Written::Known(false)) => Ok(Self::No),
+            Ok(Written::Word(word)) if word == "auto" => Ok(Self::Auto),
+            Ok(Written::Word(_)) | Err(_) => Err(D::Error::custom("invalid value")),
+        }
+    }
 }
 
 /// By what is told whether UDP from the port of a mirror was asked for.
@@ -365,40 +405,52 @@ section! {
 }
 
 section! {
-    /// IPv6 stops working without these messages, so they are not charged to their sources: all of a kind
-    /// together have this budget. The burst is two seconds at the rate.
+    /// A host falls off the network without these messages, so they have budgets of their own, which no limit touches: so
+    /// many of a kind in all, and an eighth of that from each source. The burst is two seconds at the rate. Neighbour discovery
+    /// from the link passes before the lists are looked at; of the others what is blocked does not pass.
     ProtectedLimitFile at "limit.protected" {
         /// Neighbour discovery: router and neighbour solicitations, advertisements and redirects.
         neighbour_discovery: PacketRate, default "1k/s", accepts "`1/s` to `100M/s`";
-        /// Packet Too Big messages, from which the path MTU is learnt.
+        /// Packet Too Big messages, from which the path MTU is learnt. One about a connection of this host passes beyond that.
         path_mtu: PacketRate, default "1k/s", accepts "`1/s` to `100M/s`";
+        /// What is sent to all hosts of the link and which no router forwards (224.0.0.0/24, ff02::/16): VRRP, OSPF, IGMP,
+        /// mDNS and others.
+        link: PacketRate, default "1k/s", accepts "`1/s` to `100M/s`";
     }
 }
 
 section! {
-    /// How packets beyond a limit prove that somebody real sent them. Limits of one source are final; a packet beyond any
-    /// other one (`source_prefix`, `destination`, `destination_prefix`, `total`) is looked at once more before it is
-    /// dropped: TCP of a known connection passes, UDP to a socket that is connected to the sender passes, ICMP errors
-    /// about the host's own packets pass, and SYNs are dealt with as `syn` says. So a flood from invented addresses fills
-    /// a total and does not keep real clients out. Below the limits, none of this happens, and nothing is dropped that
-    /// the limit alone would have passed. Answers are another matter: whether they were asked for (`solicited`) is looked at
-    /// before the limits.
+    /// What may pass over a limit. A packet that exceeds one is looked at once more before it is dropped: TCP that fits a
+    /// connection of this host passes, and UDP to a socket that is connected to the sender, and ICMP errors about what the host
+    /// has sent; SYNs are dealt with as `syn` says. So a flood from spoofed addresses fills a limit and does not keep real
+    /// clients out, also when it comes from the address of one of them. What passes so has budgets of its own, for each peer,
+    /// which nothing else is charged to. Below the limits, none of this happens, and nothing is dropped that the limit alone
+    /// would have passed. Answers are another matter: whether they were asked for (`solicited`) is looked at before the limits.
     ProofFile at "proof" {
-        /// How a SYN beyond a limit proves its origin. `cookie`: the filter answers it with a SYN cookie of the listener,
+        /// What becomes of a SYN over a limit. `cookie`: the filter answers it with a SYN cookie of the listener,
         /// and the client's next packet passes when it brings that back; the network stack sees nothing of a flood. Such a
         /// connection has no window scale, SACK or timestamps. `retransmission`: the first is dropped, and the second of
-        /// the same client, one to four seconds later, passes. `auto`: cookies, or retransmission where there are none:
-        /// where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on the native
-        /// path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
+        /// the same client, one to four seconds later, passes; so it is with `cookie`, too, where the listener can make none:
+        /// for an address that is not this host's, and where ports are translated. `auto`: cookies, or retransmission where
+        /// there are none: where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on
+        /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
+        /// `floodgate status` says which, and why.
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
-        /// Whether the sockets of this host tell what is wanted. Say `false` on a router, a bridge, or a host that passes
-        /// the attacked ports on to containers or virtual machines: their sockets cannot be seen from here. Nor can those
-        /// that are bound to another interface than the guarded one, a VLAN or bridge on it.
-        host: bool, default true, accepts "`true` or `false`";
-        /// How many SYNs that came again may pass in a second, all together.
-        retransmissions: PacketRate, default "10k/s", accepts "`1/s` to `100M/s`";
+        /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
+        /// none speaks against a packet only if it is for an address of this host, and this host neither translates addresses
+        /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
+        /// router, or where those that matter are bound to another interface than the guarded one, a VLAN or bridge on it.
+        host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
+        /// What each peer may send over the limits in packets of connections, and what may come in each session.
+        proven: PacketRate, default "250k/s", accepts "`1/s` to `100M/s`";
+        /// How many SYN-ACKs the filter sends to one address in a second; to all of a network together, four times as many.
+        /// So it is no mirror for whoever spoofs an address. SYNs beyond that are answered when they come again.
+        answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
+        /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
+        retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
-        /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs beyond the limit pass.
+        /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
+        /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
         /// By what is told whether UDP from the port of a mirror (see `sources.reflectors`) was asked for. What was has the
         /// limits of `udp`. What was not is dropped, if no socket is open on the port that it is sent to, and has the

@@ -180,7 +180,7 @@ pub fn default_limits() -> CellLimits {
     ])
 }
 
-/// The total budgets of messages without which IPv6 does not work. They are not charged to their sources.
+/// The budgets of messages without which a host falls off the network, in all; no source gets more than an eighth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProtectedLimits {
@@ -188,6 +188,8 @@ pub struct ProtectedLimits {
     pub neighbour_discovery: PacketLimit,
     /// Packet Too Big, for path MTU discovery (RFC 8201).
     pub path_mtu: PacketLimit,
+    /// What is sent to all hosts of the link.
+    pub link: PacketLimit,
 }
 
 /// The half of a limit that is wrong.

@@ -46,10 +46,13 @@ fn a_full_file_is_read() {
         [limit.protected]
         neighbour_discovery = "2k/s"
         path_mtu = "3k/s"
+        link = "4k/s"
 
         [proof]
         syn = "retransmission"
         host = false
+        proven = "8k/s"
+        answers = "9k/s"
         retransmissions = "7k/s"
         syncookies = "raise"
         solicited = "socket"
@@ -124,10 +127,13 @@ fn a_full_file_is_read() {
         protected_limits: ProtectedLimits {
             neighbour_discovery: PacketLimit { rate: PacketRate(2_000), burst: Packets(4_000) },
             path_mtu: PacketLimit { rate: PacketRate(3_000), burst: Packets(6_000) },
+            link: PacketLimit { rate: PacketRate(4_000), burst: Packets(8_000) },
         },
         proof: Proof {
             syn: SynProof::Retransmission,
-            host: false,
+            host: HostSays::No,
+            proven: PacketLimit { rate: PacketRate(8_000), burst: Packets(16_000) },
+            answers: PacketLimit { rate: PacketRate(9_000), burst: Packets(18_000) },
             retransmissions: PacketLimit { rate: PacketRate(7_000), burst: Packets(14_000) },
             syncookies: SyncookieControl::Raise,
             solicited: SolicitedBy::Socket,
@@ -333,6 +339,7 @@ fn an_error_names_file_line_column_and_key() {
             "2:7: proof.syn: ",
             "`proof.host` is false",
         ),
+        ("host", "[proof]\nhost = \"yes\"", "2:8: proof.host: ", "`\"auto\"`, `true` or `false`"),
         (
             "no proof",
             "[proof]\nretransmissions = \"0/s\"",

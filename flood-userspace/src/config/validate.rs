@@ -23,8 +23,8 @@ use super::file::{
 use super::limit::{Half, LimitError};
 use super::{
     BitLimit, CellLimit, CellLimits, CellName, Config, Control, Feed, FeedName, FeedSource, FeedUrl,
-    InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits, RateLimit, Sanity,
-    Sources, SynProof,
+    HostSays, InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits,
+    RateLimit, Sanity, Sources, SynProof,
 };
 use crate::lists::parse_target;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets, parse_duration};
@@ -261,23 +261,26 @@ impl Faults {
         written: &ProtectedLimitFile,
         default: ProtectedLimits,
     ) -> ProtectedLimits {
-        let ProtectedLimitFile { neighbour_discovery, path_mtu } = written;
+        let ProtectedLimitFile { neighbour_discovery, path_mtu, link } = written;
         ProtectedLimits {
             neighbour_discovery: self.budget(neighbour_discovery.as_ref(), default.neighbour_discovery),
             path_mtu: self.budget(path_mtu.as_ref(), default.path_mtu),
+            link: self.budget(link.as_ref(), default.link),
         }
     }
 
     fn proof(&mut self, written: &ProofFile, default: Proof) -> Proof {
-        let ProofFile { syn, host, retransmissions, syncookies, solicited } = written;
+        let ProofFile { syn, host, proven, answers, retransmissions, syncookies, solicited } = written;
         let (syn, host) =
             (copy(syn.as_ref()).unwrap_or(default.syn), copy(host.as_ref()).unwrap_or(default.host));
-        if let (SynProof::Cookie, false, Some(at)) = (syn, host, written.syn.as_ref()) {
+        if let (SynProof::Cookie, HostSays::No, Some(at)) = (syn, host, written.syn.as_ref()) {
             self.add(at, "a cookie needs the listener, which is not on this host when `proof.host` is false");
         }
         Proof {
             syn,
             host,
+            proven: self.budget(proven.as_ref(), default.proven),
+            answers: self.budget(answers.as_ref(), default.answers),
             retransmissions: self.budget(retransmissions.as_ref(), default.retransmissions),
             syncookies: copy(syncookies.as_ref()).unwrap_or(default.syncookies),
             solicited: copy(solicited.as_ref()).unwrap_or(default.solicited),

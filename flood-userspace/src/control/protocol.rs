@@ -83,27 +83,37 @@ pub struct Status {
 }
 
 /// How packets beyond a limit prove their origin.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ProofStatus {
     /// How SYNs do; never `auto`.
     pub syn: SynProof,
-    /// Whether sockets tell about other packets.
+    /// Why SYNs have to come twice, where they might have been answered.
+    #[serde(default)]
+    pub why_no_cookies: Option<String>,
+    /// Whether sockets speak for other packets.
     pub sockets: bool,
+    /// Whether it speaks against a packet when there is no socket for it.
+    #[serde(default)]
+    pub absence: bool,
+    /// Why it does not, where it might.
+    #[serde(default)]
+    pub why_no_absence: Option<String>,
+    /// Whether it can be told what a half-open connection has sent; where it cannot, 5,000 packets a second pass to each
+    /// listener for such.
+    #[serde(default)]
+    pub half_open: bool,
     /// Whether `net.ipv4.tcp_syncookies` is raised at the moment.
     pub syncookies_raised: bool,
 }
 
-impl ProofStatus {
-    /// Describes bits of [`means`].
-    pub fn of(means: u32, syncookies_raised: bool) -> Self {
-        let syn = if means & means::COOKIES != 0 {
-            SynProof::Cookie
-        } else if means & means::RETRANSMISSION != 0 {
-            SynProof::Retransmission
-        } else {
-            SynProof::Off
-        };
-        Self { syn, sockets: means & means::SOCKETS != 0, syncookies_raised }
+/// How SYNs over a limit prove their origin, by bits of [`means`].
+pub fn syn_proof(means: u32) -> SynProof {
+    if means & means::COOKIES != 0 {
+        SynProof::Cookie
+    } else if means & means::RETRANSMISSION != 0 {
+        SynProof::Retransmission
+    } else {
+        SynProof::Off
     }
 }
 
@@ -447,7 +457,7 @@ pub struct Limits {
 pub struct LimitChange {
     /// By name as in the configuration without `limit.`: a scope or a scope and a class, as `source` or `source.syn`,
     /// then `.packets`, `.packets_burst`, `.bits` or `.bits_burst`; without that the unit of the value tells which.
-    /// Further `protected.neighbour_discovery`, `protected.path_mtu`. A rate without its burst sets the burst to its
+    /// Further `protected.neighbour_discovery`, `protected.path_mtu`, `protected.link`. A rate without its burst sets the burst to its
     /// default.
     pub set: BTreeMap<String, String>,
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use flood_common::{
     abi::{Count, InterfaceCounters, solicited},
     address::Address,
+    proof::means,
     reason::Reason,
 };
 use ipnet::IpNet;
@@ -23,15 +24,16 @@ use crate::{
     bpf::{
         Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
         interface,
-        limit::{budget, set_limits, set_mode},
+        limit::{set_limits, set_mode},
     },
     config::{CellName, Config, Mode, Proof, RateLimit},
     control::protocol::{
         AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
         InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
         ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
-        seconds_until,
+        seconds_until, syn_proof,
     },
+    host::Facts,
     lists::{
         Book, Carriers, Edit, Entry, ListKind, Note, Origin,
         configured::{Configured, reloaded},
@@ -42,7 +44,7 @@ use crate::{
 use super::{
     drops::{Drops, sample_every},
     limits::changed,
-    proof::{self, Syncookies},
+    proof::{Means, Syncookies},
     trace::Trace,
 };
 
@@ -78,6 +80,8 @@ pub struct Engine {
     mode: Mode,
     limits: Limits,
     proof: Proof,
+    /// What that comes to on this host.
+    means: Means,
     syncookies: Syncookies,
     ipv6_prefix: u8,
     drops: Drops,
@@ -123,6 +127,7 @@ impl Engine {
             mode: config.mode,
             limits,
             proof: config.proof,
+            means: Means::default(),
             syncookies: Syncookies::new(config.proof.syncookies),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
@@ -185,13 +190,25 @@ impl Engine {
         } else {
             warn!("{}", generic_warning(name));
         }
-        let means = proof::resolve(&self.proof, self.filter.attachments());
-        // A kernel whose verifier refuses the second look is guarded without it.
-        if let Err(error) = self.filter.set_proof(means, budget(&self.proof.retransmissions)) {
-            let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
-            warn!("no proof of origin on this kernel, so what exceeds a limit is dropped: {first_line}");
-            self.filter.set_proof(0, budget(&self.proof.retransmissions))?;
+        self.follow_host()
+    }
+
+    /// Takes over what this host is at the moment: which addresses are its own, and what may pass over a limit.
+    fn follow_host(&mut self) -> Result<(), BpfError> {
+        let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+        self.filter.set_local(&facts.local)?;
+        let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
+        if means == self.means {
+            return Ok(());
         }
+        means.log();
+        // A kernel whose verifier refuses the second look is guarded without it.
+        if let Err(error) = self.filter.set_proof(means.bits, means.absence) {
+            let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+            warn!("nothing passes over a limit on this kernel, whatever it proves: {first_line}");
+            self.filter.set_proof(0, means.absence)?;
+        }
+        self.means = means;
         Ok(())
     }
 
@@ -268,7 +285,7 @@ impl Engine {
                 taken: state.sampled,
                 lost: state.samples_lost,
             },
-            proof: ProofStatus::of(self.filter.settings.read().proof, self.syncookies.is_raised()),
+            proof: self.proof_status(),
             sanity: (&self.filter.settings.read().sanity).into(),
             trace: self.traced,
             feeds: self.feeds(),
@@ -276,6 +293,19 @@ impl Engine {
         };
         status.warnings = warnings(&status);
         Ok(status)
+    }
+
+    fn proof_status(&self) -> ProofStatus {
+        let bits = self.filter.settings.read().proof;
+        ProofStatus {
+            syn: syn_proof(bits),
+            why_no_cookies: self.means.why_no_cookies.clone(),
+            sockets: bits & means::SOCKETS != 0,
+            absence: self.means.absence,
+            why_no_absence: self.means.why_no_absence.clone(),
+            half_open: self.filter.knows_requests(),
+            syncookies_raised: self.syncookies.is_raised(),
+        }
     }
 
     fn list_places(&self) -> ListPlaces {
@@ -580,8 +610,8 @@ impl Engine {
         }
     }
 
-    /// Looks whether the interfaces are still there, and says so when one has gone or come back.
-    pub fn look_at_interfaces(&mut self) -> Result<(), BpfError> {
+    /// Looks whether the interfaces are still there, and says so when one has gone or come back; and at the rest of the host.
+    pub fn look_at_host(&mut self) -> Result<(), BpfError> {
         let there = interface::interfaces()?;
         for attachment in self.filter.attachments() {
             let Attachment { interface, .. } = attachment;
@@ -592,7 +622,7 @@ impl Engine {
             }
         }
         self.filter.follow_mtu(&there);
-        Ok(())
+        self.follow_host()
     }
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The budgets that can be set: a rate each.
-const BUDGETS: [&str; 2] = ["protected.neighbour_discovery", "protected.path_mtu"];
+const BUDGETS: [&str; 3] = ["protected.neighbour_discovery", "protected.path_mtu", "protected.link"];
 
 /// Which part of a limit a name is about, by its last word. Rates come before the bursts that they reset.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,7 @@ pub(super) fn changed(limits: &Limits, change: &LimitChange) -> Result<Limits, S
                 set_budget(&mut changed.protected.neighbour_discovery, name, value)?;
             }
             "protected.path_mtu" => set_budget(&mut changed.protected.path_mtu, name, value)?,
+            "protected.link" => set_budget(&mut changed.protected.link, name, value)?,
             _ => {
                 let (cell, part) = parse_name(name)?;
                 cells.push((part, cell, name, value));
@@ -66,7 +67,7 @@ fn parse_name(name: &str) -> Result<(CellName, Part), String> {
     let (cell, part) = found.unwrap_or((name, Part::ByUnit));
     let cell = cell.parse::<CellName>().map_err(|_| {
         // With what the operator wrote, and the names that are no cells.
-        format!("{}; further there are {}", UnknownCell(name.to_owned()), BUDGETS.join(" and "))
+        format!("{}; further there are {}", UnknownCell(name.to_owned()), BUDGETS.join(", "))
     })?;
     Ok((cell, part))
 }

@@ -1,4 +1,4 @@
-//! Proof of origin: which means this host has, and the one setting of the kernel that they depend on.
+//! What may pass over a limit: which means this host has, and the one setting of the kernel that they depend on.
 
 use std::{
     fs,
@@ -11,38 +11,79 @@ use tracing::{info, warn};
 
 use crate::{
     bpf::Attachment,
-    config::{Proof, SynProof, SyncookieControl},
+    config::{HostSays, Proof, SynProof, SyncookieControl},
+    host::{Facts, setting, setting_path},
 };
 
 /// Whether the kernel makes SYN cookies: 0 never, 1 when a listener's queue is full, 2 always
 /// (Documentation/networking/ip-sysctl.rst).
-const SYNCOOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+const SYNCOOKIES: &str = "ipv4/tcp_syncookies";
 
-/// After so long without a SYN beyond a limit, the setting is put back.
+/// After so long without a SYN over a limit, the setting is put back.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The bits of [`means`] that the configuration asks for and this host has. What `auto` comes to is logged.
-pub(super) fn resolve(proof: &Proof, attachments: &[Attachment]) -> u32 {
-    let syn = match proof.syn {
-        SynProof::Off => 0,
-        SynProof::Cookie => means::COOKIES,
-        SynProof::Retransmission => means::RETRANSMISSION,
-        SynProof::Auto => match why_no_cookies(proof, attachments) {
-            None => means::COOKIES,
-            Some(why) => {
-                info!("SYNs beyond a limit have to come twice, as they cannot be answered: {why}");
-                means::RETRANSMISSION
-            }
-        },
-    };
-    syn | if proof.host { means::SOCKETS } else { 0 }
+/// What may pass over a limit on this host as it is.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Means {
+    /// Bits of [`means`].
+    pub(super) bits: u32,
+    /// Whether it means that nobody wants a packet when there is no socket for it.
+    pub(super) absence: bool,
+    /// Why SYNs have to come twice, where they might have been answered.
+    pub(super) why_no_cookies: Option<String>,
+    /// Why nothing is dropped for want of a socket, where it might be.
+    pub(super) why_no_absence: Option<String>,
+}
+
+impl Means {
+    /// What the configuration asks for and this host has.
+    pub(super) fn resolve(proof: &Proof, attachments: &[Attachment], facts: &Facts) -> Self {
+        let asks_sockets = proof.host != HostSays::No;
+        let why_no_absence = match proof.host {
+            HostSays::Auto => facts.why_absence_says_nothing(),
+            HostSays::Yes | HostSays::No => None,
+        };
+        let why_no_cookies = match proof.syn {
+            SynProof::Auto => why_no_cookies(proof, attachments).or_else(|| translated(proof, facts)),
+            SynProof::Cookie => translated(proof, facts),
+            SynProof::Retransmission | SynProof::Off => None,
+        };
+        let syn = match proof.syn {
+            SynProof::Off => 0,
+            SynProof::Retransmission => means::RETRANSMISSION,
+            SynProof::Auto | SynProof::Cookie if why_no_cookies.is_some() => means::RETRANSMISSION,
+            SynProof::Auto | SynProof::Cookie => means::COOKIES,
+        };
+        Self {
+            bits: syn | if asks_sockets { means::SOCKETS } else { 0 },
+            absence: asks_sockets && why_no_absence.is_none(),
+            why_no_cookies,
+            why_no_absence,
+        }
+    }
+
+    /// Says in the log what `auto` comes to.
+    pub(super) fn log(&self) {
+        if let Some(why) = &self.why_no_cookies {
+            info!("SYNs over a limit have to come twice, as they cannot be answered: {why}");
+        }
+        if let Some(why) = &self.why_no_absence {
+            info!("nothing is dropped for want of a socket: {why}");
+        }
+    }
+}
+
+/// A listener may be in front of a translation: then whoever brings its cookie back gets to somebody who knows nothing of it.
+fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
+    let who = facts.translation.as_ref().filter(|_| proof.host != HostSays::Yes)?;
+    Some(format!("ports may be translated ({who}), and a cookie is its listener's alone"))
 }
 
 fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
-    if !proof.host {
+    if proof.host == HostSays::No {
         return Some("`proof.host` is false".into());
     }
-    if read().is_none_or(|value| value == "0") && proof.syncookies == SyncookieControl::Keep {
+    if setting(SYNCOOKIES).is_none_or(|value| value == "0") && proof.syncookies == SyncookieControl::Keep {
         return Some("net.ipv4.tcp_syncookies is 0".into());
     }
     let veth = attachments
@@ -54,24 +95,20 @@ fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
     ))
 }
 
-fn read() -> Option<String> {
-    fs::read_to_string(SYNCOOKIES).ok().map(|value| value.trim().to_owned())
-}
-
 /// The kernel's setting, which is raised while SYNs exceed a limit, if the configuration allows it.
 pub(super) struct Syncookies {
     control: SyncookieControl,
     file: PathBuf,
     /// What it was before, while it is raised, and when the last SYN exceeded a limit.
     raised: Option<(String, Instant)>,
-    /// SYNs beyond a limit, at the last look.
+    /// SYNs over a limit, at the last look.
     before: u64,
 }
 
 impl Syncookies {
     /// Leaves the setting as it is for now.
     pub(super) fn new(control: SyncookieControl) -> Self {
-        Self { control, file: SYNCOOKIES.into(), raised: None, before: 0 }
+        Self { control, file: setting_path(SYNCOOKIES), raised: None, before: 0 }
     }
 
     /// Whether the setting is raised at the moment.
@@ -79,7 +116,7 @@ impl Syncookies {
         self.raised.is_some()
     }
 
-    /// Raises the setting when the number of SYNs beyond a limit has grown, and puts it back when it has not for a
+    /// Raises the setting when the number of SYNs over a limit has grown, and puts it back when it has not for a
     /// while.
     pub(super) fn look(&mut self, syns: u64, now: Instant) {
         let grew = syns > std::mem::replace(&mut self.before, syns);

@@ -22,6 +22,7 @@ use flood_userspace::{
 };
 
 use crate::{
+    packet::{SERVER, SERVER6},
     prefixes,
     programs::{Programs, Sources},
 };
@@ -291,10 +292,12 @@ impl Case {
             options.sanity = Sanity::default();
         }
         let mut filter = Filter::load(&options)?;
+        filter.set_local(&[SERVER.into(), SERVER6.into()])?;
         let mut limited = Ok(());
         filter.change_settings(|settings| {
             settings.sample_every = SAMPLE_EVERY;
             settings.interfaces[SLOT as usize] = LOOPBACK;
+            settings.absence = 1;
             limited = self.set_limits(settings);
         });
         limited?;
@@ -307,8 +310,8 @@ impl Case {
             _ => Default::default(),
         };
         match self {
-            Self::NoConnection | Self::NoSocket => filter.set_proof(means::SOCKETS, Limit::default())?,
-            Self::FirstSyn => filter.set_proof(means::RETRANSMISSION, Limit::default())?,
+            Self::NoConnection | Self::NoSocket => filter.set_proof(means::SOCKETS, true)?,
+            Self::FirstSyn => filter.set_proof(means::RETRANSMISSION, true)?,
             Self::Unsolicited => filter.tell_solicited_by(solicited::NOTED | solicited::SOCKETS),
             _ => {}
         }

@@ -3,7 +3,11 @@
 use std::net::IpAddr;
 
 use fastrand::Rng;
-use flood_common::wire::{ethertype, protocol};
+use flood_common::{
+    evidence::Connection,
+    solicit::Flow,
+    wire::{ethertype, protocol},
+};
 
 use super::{Build, ETHERNET, SERVER, SERVER6, from, not_ip};
 
@@ -37,6 +41,61 @@ pub fn question(random: &mut Rng) -> Vec<u8> {
     let server = if v4 { SERVER } else { SERVER6 };
     let port = [53, 4_000, 40_000][random.usize(..3)];
     from(server).to(source(random, v4)).udp(port, mirror(random)).payload(30).bytes()
+}
+
+/// What there is on the host that frames are [about](about).
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// A connection, as the host has it, and what it knows of it.
+    pub tcp: (Flow, Connection),
+    /// Whom a UDP socket is connected to.
+    pub session: Flow,
+    /// A port on which TCP and UDP are listened for.
+    pub service: u16,
+}
+
+/// A random frame about what there is on a host: segments, datagrams, and ICMP errors that quote such, all of them nearly right.
+pub fn about(random: &mut Rng, target: &Target) -> Vec<u8> {
+    let (tcp, connection) = &target.tcp;
+    let mut flow = if random.bool() { *tcp } else { target.session };
+    match random.u8(..8) {
+        0 => flow.remote_port ^= 1,
+        1 => flow.local_port = target.service,
+        2 => flow.local_port ^= 1,
+        3 => flow.remote = source(random, flow.remote.version() == 4).into(),
+        _ => {}
+    }
+    let near = |random: &mut Rng, number: u32| match random.u8(..4) {
+        0 => number,
+        1 => number.wrapping_sub(random.u32(..2_000)),
+        2 => number.wrapping_add(random.u32(..50_000)),
+        _ => random.u32(..),
+    };
+    let (sequence, acknowledgement) = (near(random, connection.expected), near(random, connection.next));
+    let (remote, local) = (IpAddr::from(flow.remote), IpAddr::from(flow.local));
+    let is_tcp = random.bool();
+    if random.bool() {
+        let build = from(remote).to(local);
+        return if is_tcp {
+            build.tcp(flow.remote_port, flow.local_port, flags(random)).numbers(sequence, acknowledgement)
+        } else {
+            build.udp(flow.remote_port, flow.local_port).payload(20)
+        }
+        .bytes();
+    }
+    let sent = from(local).to(remote);
+    let sent = if is_tcp {
+        sent.tcp(flow.local_port, flow.remote_port, flags(random)).numbers(acknowledgement, sequence)
+    } else {
+        sent.udp(flow.local_port, flow.remote_port).payload(20)
+    };
+    let quoted = sent.bytes();
+    let kinds = if local.is_ipv4() { [3, 11, 12, 8] } else { [1, 2, 3, 128] };
+    let build =
+        from(source(random, local.is_ipv4())).to(local).icmp(kinds[random.usize(..4)], random.u8(..5));
+    let build = build.payload(quoted.len() - ETHERNET);
+    let at = build.transport_offset() + 8;
+    build.patch(at, &quoted[ETHERNET..]).bytes()
 }
 
 /// The port of a mirror, of few.

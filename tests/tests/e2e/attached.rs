@@ -325,7 +325,7 @@ fn the_doctor_says_what_is_in_the_way_and_attaches_nothing() -> Result<()> {
     let (findings, is_fit) = examine(here, "eth0")?;
     ensure!(is_fit, "{findings:?}");
     is_told(&findings, "eth0", Verdict::Note, "eth0 is already guarded by another floodgate")?;
-    is_told(&findings, "forwarding", Verdict::Note, "this host forwards (net.ipv4.ip_forward)")?;
+    is_told(&findings, "sockets", Verdict::Note, "this host forwards packets (net.ipv4.ip_forward)")?;
     is_told(&findings, "SYN cookies", Verdict::Good, "net.ipv4.tcp_syncookies is 2")?;
     drop(daemon);
 

@@ -338,7 +338,7 @@ fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
         for _ in 0..20 {
             let web = SocketAddr::new(Role::Server.address(), 80);
             site.visitor().within(|| fetch(web, 2 * patience()))?;
-            if eth0(&daemon)?.passed.get("proven").is_some_and(|volume| volume.packets > 0) {
+            if eth0(&daemon)?.passed.get("syn_again").is_some_and(|volume| volume.packets > 0) {
                 return Ok(());
             }
         }
@@ -346,5 +346,80 @@ fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
     })?;
     let stats = eth0(&daemon)?;
     ensure!(stats.dropped.get("first_syn").is_some_and(|volume| volume.packets > 1_000), "{stats:?}");
+    Ok(())
+}
+
+/// A container behind the server: port 8080 of the server is passed on to it. A listener of the server's has that port as
+/// well, as docker-proxy does, and never sees a packet.
+struct Container {
+    _namespace: Namespace,
+    _listener: TcpListener,
+}
+
+impl Container {
+    const PORT: u16 = 8_080;
+
+    fn new(server: &Namespace) -> Result<Self> {
+        let namespace = Namespace::new("container")?;
+        server.ip_all(&[
+            format!("link add inside type veth peer name eth0 netns {}", namespace.name()),
+            "address add 10.99.0.1/24 dev inside".to_owned(),
+            "link set inside up".to_owned(),
+        ])?;
+        namespace.ip_all(&[
+            "address add 10.99.0.2/24 dev eth0".to_owned(),
+            "link set eth0 up".to_owned(),
+            "route add default via 10.99.0.1".to_owned(),
+        ])?;
+        for (host, interface) in [(server, "inside"), (&namespace, "eth0")] {
+            let words = ["-K", interface, "tx", "off", "tso", "off", "gso", "off"];
+            let off = host.command("ethtool")?.args(words).output()?;
+            ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
+        }
+        server.within(|| Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))?;
+        let rules = "table ip passed_on { chain in { type nat hook prerouting priority -100; \
+                     tcp dport 8080 dnat to 10.99.0.2:80; }; }";
+        let translated = server.command("nft")?.arg(rules).output().context("starting nft")?;
+        ensure!(translated.status.success(), "nft: {}", String::from_utf8_lossy(&translated.stderr));
+        serve_http(&namespace, ([10, 99, 0, 2], 80).into())?;
+        let listener = server.within(|| Ok(TcpListener::bind(("0.0.0.0", Self::PORT))?))?;
+        Ok(Self { _namespace: namespace, _listener: listener })
+    }
+}
+
+#[test]
+fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let page = SocketAddr::new(Role::Server.address(), Container::PORT);
+    let fetch_pages = |count: u32| {
+        site.visitor().within(|| {
+            // A SYN that comes again comes after a second.
+            (0..count).try_for_each(|n| fetch(page, 2 * patience()).with_context(|| format!("page {n}")))
+        })
+    };
+    // First the daemon: it has to notice what comes later.
+    let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    let status: Status = daemon.read("status")?;
+    ensure!(status.proof.syn == SynProof::Cookie && status.proof.absence, "{:?}", status.proof);
+    let _container = Container::new(site.server())?;
+    eventually("the daemon has noticed", || {
+        daemon.read("status").is_ok_and(|status: Status| status.proof.syn == SynProof::Retransmission)
+    })?;
+    let status: Status = daemon.read("status")?;
+    ensure!(!status.proof.absence, "{:?}", status.proof);
+    ensure!(
+        status.proof.why_no_cookies.as_ref().is_some_and(|why| why.contains("table passed_on")),
+        "{:?}",
+        status.proof
+    );
+    fetch_pages(3).context("without a flood")?;
+    site.under(&from(ATTACKER).tcp(40_000, Container::PORT, SYN), || fetch_pages(8))?;
+    let stats = eth0(&daemon)?;
+    ensure!(stats.answered.is_empty() && !stats.passed.contains_key("queue_has_room"), "{stats:?}");
+    ensure!(stats.passed.get("syn_again").is_some_and(|volume| volume.packets > 0), "{stats:?}");
+    // What has no socket here may have one in the container.
+    site.under(&from(ATTACKER).tcp(40_000, Container::PORT, ACK), || Ok(()))?;
+    ensure!(!eth0(&daemon)?.dropped.contains_key("no_connection"), "{:?}", eth0(&daemon)?);
     Ok(())
 }

@@ -4,14 +4,15 @@ use std::{cell::RefCell, path::Path};
 
 use flood_common::{
     abi::{Settings, list, solicited},
+    account::{Account, Accounts, By},
     address::{Address, Network},
     class::{Cell, Class},
     decide::{Tables, decide},
+    evidence::Receiver,
     fragments::{FragmentPlace, first},
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Piece, Ports, Vital},
-    proof::Receiver,
     reason::Reason::{self, *},
     solicit::Flow,
 };
@@ -33,6 +34,8 @@ struct Oracle {
     /// The name of the only limit that is exceeded.
     exceeded: Option<&'static str>,
     vital: Option<Charge>,
+    /// Whether the source has had its share of what is vital.
+    share_is_used_up: bool,
     is_noted: bool,
     socket: Option<Receiver>,
     /// What became of the first fragment, and what has been noted of one.
@@ -48,6 +51,7 @@ impl Default for Oracle {
             source: None,
             exceeded: None,
             vital: None,
+            share_is_used_up: false,
             is_noted: false,
             socket: None,
             first: None,
@@ -127,14 +131,25 @@ impl Tables for Oracle {
     fn charge_total(&self, cell: Cell, _: u64, _: &Price) -> Charge {
         self.charge(cell)
     }
+}
 
-    fn charge_vital(&self, _: Vital, _: u64, _: &Price) -> Charge {
+impl Accounts for Oracle {
+    fn exceeds_account(&self, _: &Settings, _: Account, by: By, _: u64, _: &Price) -> bool {
+        assert_eq!(by, By::address(SOURCE));
+        self.share_is_used_up
+    }
+
+    fn charge_account(&self, _: &Settings, _: Account, _: By, _: u64, _: &Price) -> Charge {
+        Charge::Conforming
+    }
+
+    fn charge_budget(&self, _: u32, _: u64, _: &Price) -> Charge {
         self.note("vital", self.vital.expect("the case says what the budget says"))
     }
 }
 
 fn settings(lists: u32) -> Settings {
-    let mut settings = Settings { lists, ..Settings::default() };
+    let mut settings = Settings { lists, absence: 1, ..Settings::default() };
     let config =
         Config::parse("[limit]\nsource.syn.packets = \"off\"\ntotal.syn.packets = \"off\"", Path::new(""))
             .expect("a right one");
@@ -169,8 +184,9 @@ fn the_order_of_the_rules_is_the_policy() {
     let plain = || packet(None, None);
     let broken = || packet(None, Some(TransportHeader));
     let vital = || packet(Some(Vital::PathMtu), None);
+    let neighbour = || packet(Some(Vital::NeighbourDiscovery), None);
     let source = |charge| Oracle { source: Some(charge), ..Oracle::default() };
-    let cases: [Case; 14] = [
+    let cases: [Case; 18] = [
         ("not IP is none of our business", Parsed::NotIp, Oracle::default(), NotIp, &[]),
         ("without a source nothing is asked", Parsed::Broken(IpLength), Oracle::default(), IpLength, &[]),
         ("nothing speaks against it", plain(), source(Charge::Conforming), Conforming, &["lists", "source"]),
@@ -199,35 +215,63 @@ fn the_order_of_the_rules_is_the_policy() {
             &["lists"],
         ),
         (
-            "a vital message within its budget is asked nothing else",
-            vital(),
+            "neighbour discovery within its budget passes, blocked or not",
+            neighbour(),
             Oracle { listed: Listed::Blocked, vital: Some(Charge::Conforming), ..Oracle::default() },
             Protected,
-            &["vital"],
+            &["lists", "vital"],
         ),
         (
-            "beyond it, it is like any other: blocked",
-            vital(),
+            "over it, it is like any other: blocked",
+            neighbour(),
             Oracle { listed: Listed::Blocked, vital: Some(Charge::Exceeding), ..Oracle::default() },
             Blocked,
-            &["vital", "lists"],
+            &["lists", "vital"],
         ),
         (
-            "allowed",
-            vital(),
-            Oracle { listed: Listed::Allowed, vital: Some(Charge::Exceeding), ..Oracle::default() },
+            "allowed, it needs none",
+            neighbour(),
+            Oracle { listed: Listed::Allowed, ..Oracle::default() },
             Allowed,
-            &["vital", "lists"],
+            &["lists"],
         ),
         (
             "or limited",
-            vital(),
+            neighbour(),
             Oracle { vital: Some(Charge::Exceeding), source: Some(Charge::Exceeding), ..Oracle::default() },
             SourcePackets,
-            &["vital", "lists", "source"],
+            &["lists", "vital", "source"],
         ),
         (
-            "a budget that cannot be charged protects nothing",
+            "a source that has had its share of the budget leaves the rest to others",
+            neighbour(),
+            Oracle { share_is_used_up: true, source: Some(Charge::Exceeding), ..Oracle::default() },
+            SourcePackets,
+            &["lists", "source"],
+        ),
+        (
+            "of what comes through a router, what is blocked is blocked",
+            vital(),
+            Oracle { listed: Listed::Blocked, vital: Some(Charge::Conforming), ..Oracle::default() },
+            Blocked,
+            &["lists"],
+        ),
+        (
+            "what is not has its budget",
+            vital(),
+            Oracle { vital: Some(Charge::Conforming), ..Oracle::default() },
+            Protected,
+            &["lists", "vital"],
+        ),
+        (
+            "with whatever defect",
+            packet(Some(Vital::Link), Some(TransportHeader)),
+            Oracle { vital: Some(Charge::Conforming), ..Oracle::default() },
+            Protected,
+            &["lists", "vital"],
+        ),
+        (
+            "and over it is like any other",
             vital(),
             Oracle {
                 vital: Some(Charge::Unaccounted),
@@ -235,7 +279,7 @@ fn the_order_of_the_rules_is_the_policy() {
                 ..Oracle::default()
             },
             Conforming,
-            &["vital", "lists", "source"],
+            &["lists", "vital", "source"],
         ),
     ];
     let settings = settings(list::V4);
@@ -301,7 +345,7 @@ fn limited(limits: &str) -> Settings {
     let sections = limits.split(' ').map(|name| format!("[limit.{name}]\npackets = \"100/s\"\n"));
     let mut config = Config::parse(&sections.collect::<String>(), Path::new("")).expect("right limits");
     config.limits.retain(|name, _| limits.split(' ').any(|limit| limit == name.to_string()));
-    let mut settings = Settings::default();
+    let mut settings = Settings { absence: 1, ..Settings::default() };
     set_limits(&mut settings, &config.limits, &config.protected_limits);
     settings
 }
@@ -452,7 +496,7 @@ fn an_answer_passes_as_it_was_asked_for() {
         let text = "[limit.source.udp]\npackets = \"100/s\"\n[limit.source]\npackets = \"off\"\n";
         let mut config = Config::parse(text, Path::new("")).expect(why);
         config.limits.retain(|name, _| name.to_string().starts_with("source."));
-        let mut settings = Settings { solicited: told_by, ..Settings::default() };
+        let mut settings = Settings { solicited: told_by, absence: 1, ..Settings::default() };
         set_limits(&mut settings, &config.limits, &config.protected_limits);
         let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
         let ports = Some(Ports { source: from, destination: 9 });

@@ -457,12 +457,24 @@ fn protected_messages_have_a_budget_and_then_are_like_others() {
     needs_root!();
     let mut rig = Rig::new();
     rig.block("2001:db8:bad::/48");
-    let solicitation = from(ATTACKER6).neighbour_solicitation().bytes();
-    let passed = (0..3_000).filter(|_| rig.send(&solicitation) == Some(Protected)).count();
-    assert_eq!(passed, 2_000, "the burst of the default budget");
-    assert_eq!(rig.send(&solicitation), Some(Blocked));
-    let too_big = from(ATTACKER6).icmp(2, 0).payload(48).bytes();
-    assert_eq!(rig.send(&too_big), Some(Protected), "path MTU messages have a budget of their own");
+    let passed = |rig: &mut Rig, build: &Build| {
+        let frame = build.bytes();
+        (0..3_000).filter(|_| rig.send(&frame) == Some(Protected)).count()
+    };
+    let solicitation = |source| from(source).neighbour_solicitation();
+    let too_big = |source| from(source).icmp(2, 0).payload(48);
+    let router = from(VISITOR6).protocol(89).to("ff02::5".parse().unwrap());
+    // The default is a thousand a second, twice as many at once, and an eighth of them for each source.
+    assert_eq!(passed(&mut rig, &solicitation(ATTACKER6)), 250, "a neighbour's, also if he is blocked");
+    assert_eq!(rig.send(&solicitation(ATTACKER6).bytes()), Some(Blocked), "over that he is like any other");
+    assert_eq!(passed(&mut rig, &solicitation(VISITOR6)), 250, "another's share");
+    assert_eq!(rig.send(&too_big(ATTACKER6).bytes()), Some(Blocked), "what is blocked is no router");
+    assert_eq!(passed(&mut rig, &too_big(VISITOR6)), 250, "path-MTU messages have a budget of their own");
+    assert_eq!(passed(&mut rig, &router), 250, "and so has what is sent to all of the link");
+    assert_eq!(rig.send(&from(ATTACKER6).protocol(89).to("ff02::5".parse().unwrap()).bytes()), Some(Blocked));
+    let neighbours = (0..16_u16).map(|n| IpAddr::from([0x2001, 0xdb8, 0x77, n, 0, 0, 0, 1]));
+    let all: usize = neighbours.map(|source| passed(&mut rig, &solicitation(source))).sum();
+    assert_eq!(all, 1_500, "what is left of the budget of all");
 }
 
 #[test]
@@ -524,6 +536,8 @@ fn every_reason_is_produced_by_some_case() {
         NoListener,
         WrongCookie,
         FirstSyn,
+        SynAgain,
+        QueueFull,
         NoSocket,
     ]);
     for scope in Scope::ALL {
@@ -544,7 +558,7 @@ fn a_total_that_was_used_up_hours_ago_is_whole_again() {
     for _ in 0..3 {
         assert_eq!(rig.send(&packet), Some(Conforming));
         assert_eq!(rig.send(&packet), Some(TotalPackets));
-        // 2.44 hours, after which words of the table of debts are ambiguous.
+        // After this time words of the table of debts are ambiguous.
         rig.advance(Duration::from_nanos(1 << TAT_BITS));
     }
 }

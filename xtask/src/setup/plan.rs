@@ -87,6 +87,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     Package::new("iproute2", "tests and demo make network namespaces and veth pairs with `ip`"),
     Package::new("ethtool", "tests and demo switch checksum offload off on veth"),
     Package::new("curl", "tests fetch pages and metrics with a real client"),
+    Package::new("nftables", "tests translate ports, as a host of containers does"),
 ];
 
 /// Plans the next steps.

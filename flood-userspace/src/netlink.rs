@@ -16,7 +16,7 @@ use netlink_sys::{
 const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// A message of a protocol of netlink.
-pub(super) trait Message: NetlinkSerializable + NetlinkDeserializable {
+pub(crate) trait Message: NetlinkSerializable + NetlinkDeserializable {
     /// The number of the protocol (linux/netlink.h).
     const PROTOCOL: isize;
 }
@@ -33,7 +33,7 @@ where
 }
 
 /// Sends a request and collects what is in the answer.
-pub(super) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
+pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
     let mut socket = Socket::new(T::PROTOCOL)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

@@ -1,0 +1,215 @@
+//! Budgets beside the limits: what passes over a limit by [evidence](crate::evidence), what is sent back, and what keeps the
+//! host reachable.
+//!
+//! Each account is charged in the tables of debts, as a limit is: to a source, or to whatever the account is kept by. What
+//! nobody can make up is charged to an account that nothing else is charged to; so whoever spoofs a victim uses up what the
+//! victim may send without evidence, and nothing more.
+//!
+//! Invariant: there is no way over a limit without an account.
+
+use crate::{
+    abi::{DebtPlace, Settings},
+    address::Address,
+    meter::{self, Charge, Price},
+    packet::{Ports, Vital},
+    place::Place,
+    solicit::{Flow, hash},
+};
+
+/// What is accounted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Account {
+    /// Packets of connections, and right cookies: by source.
+    Proven = 0,
+    /// SYN-ACKs that the filter sends: by the address that they go to.
+    Answered = 1,
+    /// The same, by the network that they go to.
+    AnsweredNetwork = 2,
+    /// SYNs that came twice: by source.
+    Again = 3,
+    /// ICMP errors about packets that this host has sent: by whom these were sent to.
+    Errors = 4,
+    /// SYNs to a listener whose queue is said to have room: by listener.
+    Room = 5,
+    /// Packets to a connected UDP socket, or of a session that the host has begun: by flow.
+    Session = 6,
+    /// Answers of services that answer once: by flow.
+    Answer = 7,
+    /// Neighbour discovery: by source.
+    NeighbourDiscovery = 8,
+    /// Path-MTU messages: by source.
+    PathMtu = 9,
+    /// What is sent to all hosts of a link: by source.
+    Link = 10,
+}
+
+/// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).
+pub const ACCOUNTS: usize = 16;
+
+impl Account {
+    /// The number of an [owner](meter::owner); those of classes are smaller.
+    #[inline(always)]
+    const fn owner_number(self) -> u32 {
+        ACCOUNTS as u32 + self as u32
+    }
+}
+
+impl Vital {
+    /// The account by which no source uses up its budget for others.
+    #[inline(always)]
+    pub const fn account(self) -> Account {
+        match self {
+            Self::NeighbourDiscovery => Account::NeighbourDiscovery,
+            Self::PathMtu => Account::PathMtu,
+            Self::Link => Account::Link,
+        }
+    }
+}
+
+/// Who is charged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// A source, or the network that it is in.
+    Source {
+        /// Its address.
+        address: Address,
+        /// Whether the network is meant.
+        network: bool,
+    },
+    /// A hash of whatever the account is kept by.
+    Hash(u64),
+}
+
+impl By {
+    /// An address.
+    #[inline(always)]
+    pub fn address(address: Address) -> Self {
+        Self::Source { address, network: false }
+    }
+
+    /// The network of an address.
+    #[inline(always)]
+    pub fn network(address: Address) -> Self {
+        Self::Source { address, network: true }
+    }
+
+    /// A port of an address.
+    #[inline(always)]
+    pub fn port(settings: &Settings, address: Address, port: u16) -> Self {
+        Self::Hash(hash(&settings.solicit_seeds, [address, address], port.into()))
+    }
+
+    /// A flow.
+    #[inline(always)]
+    pub fn flow(settings: &Settings, flow: &Flow) -> Self {
+        Self::Hash(flow.hash(&settings.solicit_seeds))
+    }
+}
+
+/// Where accounts are kept: BPF maps in the kernel, ordinary memory on a host.
+pub trait Accounts {
+    /// Whether a packet exceeds an account. Nothing is charged.
+    fn exceeds_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool;
+    /// Charges it.
+    fn charge_account(
+        &self,
+        settings: &Settings,
+        account: Account,
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> Charge;
+    /// Charges a budget of the whole host, by its number.
+    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge;
+
+    /// Charges a budget of the whole host, of which no source gets more than a [share](SHARE): to both, or to none.
+    #[inline(always)]
+    fn charge_shared(
+        &self,
+        settings: &Settings,
+        (account, budget): (Account, u32),
+        source: Address,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let share = share(price);
+        let by = By::address(source);
+        !self.exceeds_account(settings, account, by, now_ns, &share)
+            && self.charge_budget(budget, now_ns, price) == Charge::Conforming
+            && self.charge_account(settings, account, by, now_ns, &share) != Charge::Exceeding
+    }
+}
+
+/// What a packet costs its source, which has a [share](SHARE) of a budget.
+#[inline(always)]
+pub fn share(price: &Price) -> Price {
+    Price { cost_ns: price.cost_ns << SHARE, ..*price }
+}
+
+/// No source gets more of a budget of the whole host than one part in two to this power: an eighth.
+pub const SHARE: u32 = 3;
+
+impl Settings {
+    /// Where somebody is charged for an account, in tables of `2^bucket_bits` buckets. What is kept by a hash is in the table
+    /// of IPv6 sources, which finds its owners by a hash as well.
+    #[inline(always)]
+    pub fn account_place(&self, account: Account, by: By, bucket_bits: u32) -> DebtPlace {
+        let (family, Place { bucket, tag }, by_network) = match by {
+            By::Source { address, network } => {
+                let (family, place) = self.place(address.network(), network, bucket_bits);
+                (family, place, network)
+            }
+            By::Hash(hash) => {
+                let bucket = (hash >> (64 - bucket_bits)) as u32;
+                (1, Place { bucket, tag: (hash >> (48 - bucket_bits)) as u16 }, false)
+            }
+        };
+        DebtPlace {
+            bucket: (family << bucket_bits) + bucket,
+            owner: meter::owner(by_network, account.owner_number(), tag),
+        }
+    }
+}
+
+/// The two ports of a packet, or zeros.
+#[inline(always)]
+pub(crate) fn ports(ports: Option<Ports>) -> [u16; 2] {
+    ports.map_or([0; 2], |ports| [ports.source, ports.destination])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        class::{Cell, Class, Scope},
+        place::MIN_BUCKET_BITS,
+    };
+
+    #[test]
+    fn nobody_is_charged_for_an_account_where_he_is_charged_for_a_limit() {
+        let settings = Settings { masks_v4: [u32::MAX; 2], ..Settings::default() };
+        let address = Address::V4(0xc633_6401);
+        let limits = Scope::ALL.into_iter().flat_map(|scope| Class::ALL.map(|class| Cell::new(scope, class)));
+        let limits: Vec<_> =
+            limits.map(|cell| settings.debt_place(cell, address.network(), MIN_BUCKET_BITS)).collect();
+        for account in [Account::Proven, Account::AnsweredNetwork, Account::Answer] {
+            for by in [By::address(address), By::network(address)] {
+                assert!(
+                    !limits.contains(&settings.account_place(account, by, MIN_BUCKET_BITS)),
+                    "{account:?}"
+                );
+            }
+        }
+        let place = |account| settings.account_place(account, By::address(address), MIN_BUCKET_BITS);
+        assert_ne!(place(Account::Proven).owner, place(Account::Again).owner);
+        assert_eq!(place(Account::Proven).bucket, place(Account::Again).bucket);
+    }
+}

@@ -1,0 +1,43 @@
+//! The host's own unicast addresses, as the filter knows them.
+
+use std::collections::BTreeSet;
+
+use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
+use flood_common::abi::{self, local_key};
+use ipnet::IpNet;
+
+use super::error::BpfError;
+
+/// Bits by which an IPv4 prefix is longer as one of ::ffff:0:0/96.
+const MAPPED: u32 = 96;
+
+/// The addresses in the kernel.
+pub(super) struct LocalAddresses {
+    map: LpmTrie<MapData, [u8; 16], u32>,
+    have: BTreeSet<IpNet>,
+}
+
+impl LocalAddresses {
+    pub(super) fn new(map: LpmTrie<MapData, [u8; 16], u32>) -> Self {
+        Self { map, have: BTreeSet::new() }
+    }
+
+    /// Exchanges them for these: what is new comes first, so that none that stays is missing in between.
+    pub(super) fn set(&mut self, addresses: &[IpNet]) -> Result<(), BpfError> {
+        let wanted: BTreeSet<IpNet> = addresses.iter().map(IpNet::trunc).collect();
+        let failed = |error| BpfError::map(abi::map::LOCAL, &error);
+        for prefix in wanted.difference(&self.have) {
+            self.map.insert(&key(*prefix), 1, 0).map_err(failed)?;
+        }
+        for prefix in self.have.difference(&wanted) {
+            self.map.remove(&key(*prefix)).map_err(failed)?;
+        }
+        self.have = wanted;
+        Ok(())
+    }
+}
+
+fn key(prefix: IpNet) -> Key<[u8; 16]> {
+    let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { MAPPED } else { 0 };
+    Key::new(length, local_key(prefix.addr().into()))
+}

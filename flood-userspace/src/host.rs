@@ -1,0 +1,100 @@
+//! What this host is, as far as it bears on a verdict: its addresses, whether it passes packets on, whether it translates them.
+//!
+//! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
+
+mod translation;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
+
+use crate::netlink::exchange;
+
+/// The routing table of what is delivered to this host (linux/rtnetlink.h).
+const TABLE_LOCAL: u32 = 255;
+
+/// Sysctls that say whether packets for others are passed on.
+const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+
+/// What is so at the moment.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Facts {
+    /// The unicast addresses that are delivered to this host.
+    pub local: Vec<IpNet>,
+    /// Whether it passes packets on that are not for it: the setting that says so.
+    pub forwarding: Option<&'static str>,
+    /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
+    pub translation: Option<String>,
+}
+
+impl Facts {
+    /// Asks the kernel, in the network namespace of this thread.
+    pub fn read() -> io::Result<Self> {
+        let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
+        Ok(Self {
+            local: local_addresses()?,
+            forwarding: FORWARDING.into_iter().find(forwards),
+            translation: translation::find(),
+        })
+    }
+
+    /// Why it does not mean that nobody wants a packet when this host has no socket for it, if it does not.
+    pub fn why_absence_says_nothing(&self) -> Option<String> {
+        if let Some(who) = &self.translation {
+            return Some(format!("addresses or ports are translated ({who})"));
+        }
+        let key = self.forwarding?;
+        Some(format!("this host forwards packets (net.{})", key.replace('/', ".")))
+    }
+}
+
+/// The value of a sysctl of networking, `net/` left out.
+pub fn setting(key: &str) -> Option<String> {
+    fs::read_to_string(setting_path(key)).ok().map(|value| value.trim().to_owned())
+}
+
+/// The file of a sysctl of networking.
+pub fn setting_path(key: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(key)
+}
+
+/// What is delivered to this host, by its routing table: addresses, and prefixes that somebody has routed to it whole.
+fn local_addresses() -> io::Result<Vec<IpNet>> {
+    let mut prefixes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let answers = exchange(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+        prefixes.extend(answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => local_prefix(&route),
+            _ => None,
+        }));
+    }
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    Ok(prefixes)
+}
+
+fn local_prefix(route: &RouteMessage) -> Option<IpNet> {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    if route.header.kind != RouteType::Local || table.unwrap_or(route.header.table.into()) != TABLE_LOCAL {
+        return None;
+    }
+    let address = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some((*address).into()),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some((*address).into()),
+        _ => None,
+    })?;
+    IpNet::new(address, route.header.destination_prefix_length).ok()
+}
