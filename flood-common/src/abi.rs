@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -48,6 +48,10 @@ pub mod map {
     pub const PREFIXES: &str = "PREFIXES";
     /// Buckets of what was asked for, mmapable ([`solicit`](crate::solicit)).
     pub const SOLICITED: &str = "SOLICITED";
+    /// Buckets of the flows that the other side has begun, likewise.
+    pub const BEGUN: &str = "BEGUN";
+    /// Words of the UDP ports of this host, mmapable ([`open`](crate::open)).
+    pub const OPEN: &str = "OPEN";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Lines of SYNs that may come [again](crate::again).
@@ -115,6 +119,9 @@ pub const FIELDS: [Field; 10] = [
 /// The most addresses and prefixes of the host itself.
 pub const LOCAL_PREFIXES: u32 = 4_096;
 
+/// Addresses of the host that are compared before [`map::LOCAL`] is asked.
+pub const FIRST_LOCAL: usize = 4;
+
 /// The key of a prefix in [`map::LOCAL`]: an IPv4 address as one of ::ffff:0:0/96.
 #[inline(always)]
 pub fn local_key(address: Address) -> [u8; 16] {
@@ -163,6 +170,9 @@ pub mod solicited {
 /// Cells that a packet is charged to at most: two in each scope.
 pub const MAX_CELLS: usize = 2 * Scope::ALL.len();
 
+/// Those of them that only the source has a part in.
+pub const MAX_SOURCE_CELLS: usize = 2 * Scope::Destination as usize;
+
 /// Room for them: a multiple of eight, so that nothing is padded.
 pub const PLAN: usize = MAX_CELLS.next_multiple_of(8);
 
@@ -203,6 +213,9 @@ pub struct Settings {
     pub retransmissions: Limit,
     /// What there is of each [`Account`](crate::account::Account), by its number.
     pub accounts: [Limit; ACCOUNTS],
+    /// What each port of this host gets a [share](crate::account::SHARE) of when UDP is over a limit of many: of UDP as such, and
+    /// of that from the ports of mirrors. Follows from `limits`.
+    pub port_shares: [Limit; 2],
     /// The smallest MTU of the interfaces, bytes.
     pub mtu: u64,
     /// Bits of [`solicited`].
@@ -210,6 +223,10 @@ pub struct Settings {
     /// Whether it means that nobody here wants a packet to an address of this host when there is no socket for it: 1 where
     /// nothing is translated to other hosts, 0 where it cannot be told.
     pub absence: u32,
+    /// The first and the last of the ports that this host gives to its clients.
+    pub client_ports: [u32; 2],
+    /// Some of the host's addresses, which are looked up first, as [`Address::halves`]; zeros where there are fewer.
+    pub first_local: [[u64; 2]; FIRST_LOCAL],
     /// Which checks of sanity are made.
     pub sanity: Sanity,
     /// Secrets of the tables of what was asked for, and of first fragments.
@@ -218,7 +235,8 @@ pub struct Settings {
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 456 + (VITALS + 1 + ACCOUNTS + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize =
+    464 + 16 * FIRST_LOCAL + (VITALS + 1 + ACCOUNTS + 2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -262,6 +280,25 @@ impl Settings {
         }
     }
 
+    /// Whether this host gives this port to its clients, rather than to a service.
+    #[inline(always)]
+    pub fn is_of_clients(&self, port: u16) -> bool {
+        let [first, last] = self.client_ports;
+        first <= u32::from(port) && u32::from(port) <= last
+    }
+
+    /// Whether it is one of the first of this host's addresses.
+    #[inline(always)]
+    pub fn is_first_local(&self, address: Address) -> bool {
+        let [high, low] = address.halves();
+        // VERIFIER: without a branch, so that it is one way through the program.
+        let found = self.first_local.iter().fold(0, |found, [other_high, other_low]| {
+            let difference = (high ^ other_high) | (low ^ other_low);
+            found | !(difference | difference.wrapping_neg())
+        });
+        found >> 63 != 0 && high | low != 0
+    }
+
     /// Where a network is charged for a cell, in tables of `2^bucket_bits` buckets.
     #[inline(always)]
     pub fn debt_place(&self, cell: Cell, network: Network, bucket_bits: u32) -> DebtPlace {
@@ -292,7 +329,7 @@ impl Settings {
             let mut next = self.plan[class as usize].iter_mut();
             for scope in Scope::ALL {
                 let own = Cell::new(scope, class);
-                let inherited = class.parent().map(|parent| Cell::new(scope, parent));
+                let inherited = class.parent(scope).map(|parent| Cell::new(scope, parent));
                 let of_class = if is_set(own) { Some(own) } else { inherited };
                 let of_all = Cell::new(scope, Class::Any);
                 for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
@@ -301,6 +338,11 @@ impl Settings {
                     }
                 }
             }
+        }
+        for (share, class) in self.port_shares.iter_mut().zip([Class::Udp, Class::Amplification]) {
+            let plan = self.plan[class as usize].iter().filter(|entry| **entry != 0);
+            let cells = plan.map(|entry| Cell::from_number(entry - 1)).filter(|cell| cell.is_wide());
+            *share = cells.map(|cell| self.limits[cell.number()]).fold(Limit::default(), Limit::tighter);
         }
         self.reflectors =
             u32::from(self.plan[Class::Amplification as usize] != self.plan[Class::Udp as usize]);
@@ -372,12 +414,16 @@ pub struct CpuState {
 }
 const _: () = assert!(size_of::<CpuState>() == 48 + 8 * CLASS_SLOTS);
 
-/// Budget words: one per `Vital`, then the trace lines', that of SYNs that came again, then the totals by class.
+/// Budget words: one per `Vital`, then the trace lines', those below, then the totals by class.
 pub const BUDGET_TRACE: u32 = VITALS as u32;
 /// That of SYNs that came again.
 pub const BUDGET_RETRANSMISSIONS: u32 = BUDGET_TRACE + 1;
+/// What all ports of the host get together of UDP over a limit of many.
+pub const BUDGET_PORTS: u32 = BUDGET_RETRANSMISSIONS + 1;
+/// The same of UDP from the ports of mirrors.
+pub const BUDGET_PORTS_REFLECTED: u32 = BUDGET_PORTS + 1;
 /// The first of the totals.
-pub const BUDGET_TOTALS: u32 = BUDGET_RETRANSMISSIONS + 1;
+pub const BUDGET_TOTALS: u32 = BUDGET_PORTS_REFLECTED + 1;
 /// Number of budgets.
 pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 

@@ -13,14 +13,14 @@ use crate::{
     meter::{self, Charge, Price},
     packet::{Ports, Vital},
     place::Place,
-    solicit::{Flow, hash},
+    solicit::hash,
 };
 
 /// What is accounted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Account {
-    /// Packets of connections, and right cookies: by source.
+    /// Packets of connections and of sessions, and right cookies: by source.
     Proven = 0,
     /// SYN-ACKs that the filter sends: by the address that they go to.
     Answered = 1,
@@ -32,16 +32,14 @@ pub enum Account {
     Errors = 4,
     /// SYNs to a listener whose queue is said to have room: by listener.
     Room = 5,
-    /// Packets to a connected UDP socket, or of a session that the host has begun: by flow.
-    Session = 6,
-    /// Answers of services that answer once: by flow.
-    Answer = 7,
+    /// UDP over a limit of many: by port of this host.
+    Port = 6,
     /// Neighbour discovery: by source.
-    NeighbourDiscovery = 8,
+    NeighbourDiscovery = 7,
     /// Path-MTU messages: by source.
-    PathMtu = 9,
+    PathMtu = 8,
     /// What is sent to all hosts of a link: by source.
-    Link = 10,
+    Link = 9,
 }
 
 /// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).
@@ -99,12 +97,6 @@ impl By {
     pub fn port(settings: &Settings, address: Address, port: u16) -> Self {
         Self::Hash(hash(&settings.solicit_seeds, [address, address], port.into()))
     }
-
-    /// A flow.
-    #[inline(always)]
-    pub fn flow(settings: &Settings, flow: &Flow) -> Self {
-        Self::Hash(flow.hash(&settings.solicit_seeds))
-    }
 }
 
 /// Where accounts are kept: BPF maps in the kernel, ordinary memory on a host.
@@ -130,31 +122,30 @@ pub trait Accounts {
     /// Charges a budget of the whole host, by its number.
     fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge;
 
-    /// Charges a budget of the whole host, of which no source gets more than a [share](SHARE): to both, or to none.
+    /// Charges a budget of the whole host, of which nobody gets more than a [share](SHARE): to both, or to none.
     #[inline(always)]
     fn charge_shared(
         &self,
         settings: &Settings,
         (account, budget): (Account, u32),
-        source: Address,
+        by: By,
         now_ns: u64,
         price: &Price,
     ) -> bool {
         let share = share(price);
-        let by = By::address(source);
         !self.exceeds_account(settings, account, by, now_ns, &share)
             && self.charge_budget(budget, now_ns, price) == Charge::Conforming
             && self.charge_account(settings, account, by, now_ns, &share) != Charge::Exceeding
     }
 }
 
-/// What a packet costs its source, which has a [share](SHARE) of a budget.
+/// What a packet costs who has a [share](SHARE) of a budget.
 #[inline(always)]
 pub fn share(price: &Price) -> Price {
     Price { cost_ns: price.cost_ns << SHARE, ..*price }
 }
 
-/// No source gets more of a budget of the whole host than one part in two to this power: an eighth.
+/// Nobody gets more of a budget of the whole host than one part in two to this power: an eighth.
 pub const SHARE: u32 = 3;
 
 impl Settings {
@@ -200,7 +191,7 @@ mod tests {
         let limits = Scope::ALL.into_iter().flat_map(|scope| Class::ALL.map(|class| Cell::new(scope, class)));
         let limits: Vec<_> =
             limits.map(|cell| settings.debt_place(cell, address.network(), MIN_BUCKET_BITS)).collect();
-        for account in [Account::Proven, Account::AnsweredNetwork, Account::Answer] {
+        for account in [Account::Proven, Account::AnsweredNetwork, Account::Link] {
             for by in [By::address(address), By::network(address)] {
                 assert!(
                     !limits.contains(&settings.account_place(account, by, MIN_BUCKET_BITS)),

@@ -27,6 +27,9 @@ pub struct Network {
     pub bits: u64,
 }
 
+/// The first ten bits of an address that is for one link.
+const LINK_LOCAL: u64 = 0xfe80 >> 6;
+
 impl Address {
     /// Reads an IPv4 address as it lies on the wire.
     #[inline(always)]
@@ -50,11 +53,13 @@ impl Address {
         }
     }
 
-    /// What limits count by.
+    /// What limits count by. Neighbours on a link have the same upper half (fe80::/10, RFC 4291), so of their addresses it is the
+    /// lower one.
     #[inline(always)]
     pub fn network(self) -> Network {
         let bits = match self {
             Self::V4(address) => address as u64,
+            Self::V6 { network, interface } if network >> 54 == LINK_LOCAL => interface,
             Self::V6 { network, .. } => network,
         };
         Network { version: self.version().into(), bits }

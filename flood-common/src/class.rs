@@ -20,14 +20,18 @@ pub enum Class {
     Udp = 4,
     /// UDP from a port of a service that attackers use as a mirror ([`crate::reflector`]).
     Amplification = 5,
-    /// ICMP and ICMPv6.
-    Icmp = 6,
+    /// UDP to a port on which nobody here listens, where that can be told ([`crate::open`]).
+    Closed = 6,
+    /// ICMP and ICMPv6, but for errors.
+    Icmp = 7,
+    /// ICMP and ICMPv6 about a packet that could not be delivered.
+    IcmpError = 8,
     /// A later part of a datagram whose first is not known, or a first one without the header that it should have.
-    Fragment = 7,
+    Fragment = 9,
     /// Any other protocol.
-    Other = 8,
+    Other = 10,
     /// All classes together. No packet has it; limits do.
-    Any = 9,
+    Any = 11,
 }
 
 /// Room for classes. A power of two, so that the verifier accepts a mask as a bound.
@@ -35,14 +39,16 @@ pub const CLASS_SLOTS: usize = 16;
 
 impl Class {
     /// All classes that a limit can be for.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Syn,
         Self::SynAck,
         Self::RstFin,
         Self::Tcp,
         Self::Udp,
         Self::Amplification,
+        Self::Closed,
         Self::Icmp,
+        Self::IcmpError,
         Self::Fragment,
         Self::Other,
         Self::Any,
@@ -57,7 +63,9 @@ impl Class {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Amplification => "amplification",
+            Self::Closed => "closed",
             Self::Icmp => "icmp",
+            Self::IcmpError => "icmp_error",
             Self::Fragment => "fragment",
             Self::Other => "other",
             Self::Any => "",
@@ -66,11 +74,16 @@ impl Class {
 
     /// The class whose limit holds for this one where it has none of its own, so that a limit on TCP cannot be
     /// walked around by setting flags.
+    ///
+    /// What nobody here listens for takes nothing from those who are listened to, so only what one source sends counts
+    /// together.
     #[must_use]
-    pub fn parent(self) -> Option<Self> {
+    pub fn parent(self, scope: Scope) -> Option<Self> {
         match self {
             Self::Syn | Self::SynAck | Self::RstFin => Some(Self::Tcp),
             Self::Amplification => Some(Self::Udp),
+            Self::Closed if scope < Scope::Destination => Some(Self::Udp),
+            Self::IcmpError => Some(Self::Icmp),
             _ => None,
         }
     }
@@ -151,6 +164,12 @@ impl Cell {
     #[inline(always)]
     pub const fn is_total(self) -> bool {
         self.scope_number() == Scope::Total as u32
+    }
+
+    /// Whether others than the source have a part in it.
+    #[inline(always)]
+    pub const fn is_wide(self) -> bool {
+        self.scope_number() >= Scope::Destination as u32
     }
 
     /// Whether it counts by destination rather than by source.

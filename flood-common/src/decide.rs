@@ -7,8 +7,8 @@
 //! Lookups are lazy, since each costs: [`Tables`] is asked only for what the packet has come to.
 
 use crate::{
-    abi::{MAX_CELLS, Settings, list, solicited},
-    account::Accounts,
+    abi::{MAX_CELLS, MAX_SOURCE_CELLS, MODE_MONITOR, Settings, list, solicited},
+    account::{Account, Accounts, By},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell, Class},
     evidence::Receiver,
@@ -16,9 +16,11 @@ use crate::{
     lists::Listed,
     meter::{Charge, Price},
     packet::{Packet, Parsed, Part, Vital},
-    reason::Reason,
-    solicit::Flow,
+    proof,
+    reason::{Reason, is_drop, is_provable},
+    solicit::{Asked, Flow, SolicitPlace},
     verifier::opaque,
+    wire::{is_icmp_error, is_ping_answer, protocol},
 };
 
 /// The tables behind a verdict: BPF maps in the kernel, ordinary memory on a host.
@@ -27,14 +29,22 @@ pub trait Tables: Accounts {
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed;
     /// Whether UDP from this port may be a mirror's answer.
     fn is_reflector(&self, port: u16) -> bool;
-    /// Whether something has gone out of which this flow is the answer.
-    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool;
+    /// What the host has asked for in a flow. A packet that is an answer uses it up.
+    fn asked(&self, flow: SolicitPlace, now_ns: u64) -> Asked;
+    /// Marks a flow that the other side has begun.
+    fn mark_begun(&self, flow: SolicitPlace, now_ns: u64);
+    /// Whether it is known that no socket of this host is open on a UDP port.
+    fn is_closed(&self, port: u16, now_ns: u64) -> bool;
+    /// Whether a socket on this UDP port may be connected to somebody.
+    fn may_have_peer(&self, port: u16, now_ns: u64) -> bool;
+    /// Whether it is a unicast address of this host.
+    fn is_local(&self, settings: &Settings, address: Address) -> bool;
     /// What became of the first fragment of a datagram: a number of
     /// [`first`].
     fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64;
     /// Notes what became of a first fragment.
     fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64);
-    /// What sockets say to a datagram of the flow.
+    /// What sockets say to a datagram of the flow, which is for an address of this host.
     fn receiver(&self, flow: &Flow) -> Receiver;
     /// Whether a packet exceeds a cell that counts by address; `network` is the [network](Address::network) by which it
     /// counts. Nothing is charged.
@@ -61,24 +71,73 @@ pub trait Tables: Accounts {
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
 }
 
+/// What becomes of a frame.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Why it passes or is dropped.
+    pub reason: Reason,
+    /// Whether it is over a limit and may have something to [say for itself](crate::proof). Most floods have not, by what is
+    /// known of them without asking a socket.
+    pub may_speak: bool,
+}
+
+impl From<Reason> for Verdict {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self { reason, may_speak: false }
+    }
+}
+
 /// Decides about a frame.
 #[inline(always)]
-pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
+pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tables: &T) -> Verdict {
     match parsed {
         Parsed::Packet(packet) => decide_packet(packet, settings, now_ns, tables),
-        Parsed::NotIp => Reason::NotIp,
-        Parsed::Broken(reason) => *reason,
+        Parsed::NotIp => Reason::NotIp.into(),
+        Parsed::Broken(reason) => (*reason).into(),
+    }
+}
+
+/// What a packet may be able to say for itself.
+mod speech {
+    /// Nothing.
+    pub(super) const NONE: u64 = 0;
+    /// That it is of a connection.
+    pub(super) const CONNECTION: u64 = 1;
+    /// That there is a socket for it.
+    pub(super) const SOCKET: u64 = 2;
+    /// If it is an error, that this host has sent what it quotes.
+    pub(super) const QUOTE: u64 = 3;
+}
+
+#[inline(always)]
+fn speech(packet: &Packet) -> u64 {
+    let has_ports = packet.ports.is_some();
+    match packet.protocol {
+        protocol::TCP if has_ports && packet.part == Part::Whole => speech::CONNECTION,
+        protocol::UDP if has_ports => speech::SOCKET,
+        protocol::ICMP | protocol::ICMPV6 => speech::QUOTE,
+        _ => speech::NONE,
     }
 }
 
 #[inline(always)]
-fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
+fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Verdict {
     // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
     // through all that comes now.
     let class = forget(settings, packet.class as u64);
     let [port, to] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination].map(u64::from));
-    let (port, to) = (forget(settings, port) as u16, forget(settings, to) as u16);
-    let part = forget(settings, packet.part as u64);
+    let (to, icmp) =
+        (to | u64::from(packet.icmp.identifier), forget(settings, packet.icmp.kind.into()) as u8);
+    let flow = Flow {
+        protocol: forget(settings, packet.protocol.into()) as u8,
+        remote: packet.source,
+        local: packet.destination,
+        remote_port: forget(settings, port) as u16,
+        local_port: forget(settings, to) as u16,
+    };
+    let (part, speech) = (forget(settings, packet.part as u64), forget(settings, speech(packet)));
     let datagram = match packet.part {
         Part::Whole => FragmentPlace::default(),
         Part::First | Part::Later => fragments::place(packet, &settings.solicit_seeds),
@@ -103,7 +162,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         tables.look_up(settings, packet.source, now_ns)
     };
     if listed == Listed::Allowed {
-        return Reason::Allowed;
+        return Reason::Allowed.into();
     }
     // No router forwards neighbour discovery, so it is from a neighbour, blocked or not.
     if let Some(vital) = packet.vital
@@ -111,76 +170,137 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     {
         let price = settings.vital[vital as usize].price(packet.length);
         let budget = (vital.account(), vital as u32);
-        if tables.charge_shared(settings, budget, packet.source, now_ns, &price) {
-            return Reason::Protected;
+        if tables.charge_shared(settings, budget, By::address(packet.source), now_ns, &price) {
+            return Reason::Protected.into();
         }
     }
     if defect != 0 {
-        return Reason::from_number(defect as u32).unwrap_or(Reason::Truncated);
+        return Reason::from_number(defect as u32).unwrap_or(Reason::Truncated).into();
     }
     if listed == Listed::Blocked {
-        return Reason::Blocked;
+        return Reason::Blocked.into();
     }
-    let is_reflected = settings.reflectors | settings.solicited != 0
-        && class == Class::Udp as u64
-        && tables.is_reflector(port);
-    let class = if is_reflected {
-        let flow =
-            Flow { remote: packet.source, local: packet.destination, remote_port: port, local_port: to };
-        match answer(&flow, settings, now_ns, tables) {
-            Answer::Solicited => class,
-            Answer::Unsolicited => UNWANTED,
-            Answer::Unknown => Class::Amplification as u64,
-        }
+    let kind = if class == Class::Udp as u64 {
+        udp_kind(packet, &flow, settings, now_ns, tables)
     } else if part == Part::Later as u64 {
         match tables.first_fragment(datagram, now_ns) {
             first::UNKNOWN => class,
-            first::DROPPED => return Reason::FragmentOfDropped,
+            first::DROPPED => kind::OF_DROPPED,
+            first::ASKED if is_within_proven(packet, settings, now_ns, tables) => kind::ASKED,
+            first::ASKED => class,
             first => first - 1,
         }
+    } else if class == Class::Icmp as u64 && is_icmp_error(flow.protocol, icmp) {
+        Class::IcmpError as u64
+    } else if (class == Class::Other as u64
+        || class == Class::Icmp as u64 && is_ping_answer(flow.protocol, icmp))
+        && is_asked(packet, &flow, settings, now_ns, tables)
+    {
+        kind::ASKED
     } else {
         class
     };
-    let class = forget(settings, class);
-    let reason = if class == UNWANTED {
-        Reason::Unsolicited
-    } else {
-        limit(packet, class as usize, settings, now_ns, tables)
+    // VERIFIER: there are many ways to a kind, and to a reason, and one from each.
+    let kind = forget(settings, kind);
+    let class = kind % CLASS_SLOTS as u64;
+    let reason = match kind {
+        kind::UNWANTED => Reason::Unsolicited,
+        kind::ASKED => Reason::Solicited,
+        kind::OF_DROPPED => Reason::FragmentOfDropped,
+        _ => limit(packet, class as usize, settings, now_ns, tables),
     };
+    let reason = forget(settings, reason.number().into()) as u32;
+    let may_speak = settings.proof != 0
+        && is_provable(reason)
+        && match speech {
+            speech::NONE => false,
+            speech::CONNECTION => true,
+            speech::QUOTE => class == Class::IcmpError as u64,
+            _ => proof::is_of_many(reason) || tables.may_have_peer(flow.local_port, now_ns),
+        };
     // What may prove its origin yet has no verdict so far.
-    if part == Part::First as u64 && !(settings.proof != 0 && reason.is_provable()) {
-        let first = if reason.is_drop() { first::DROPPED } else { class + 1 };
+    if part == Part::First as u64 && !may_speak {
+        let first = match kind {
+            _ if is_drop(reason) => first::DROPPED,
+            kind::ASKED => first::ASKED,
+            _ => class + 1,
+        };
         tables.note_first_fragment(datagram, first, now_ns);
     }
-    reason
+    // What gets to a service of ours may be answered, and the answer is no question.
+    if kind == kind::BEGUN && (!is_drop(reason) || settings.mode == MODE_MONITOR) {
+        tables.mark_begun(flow.place(&settings.solicit_seeds), now_ns);
+    }
+    Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), may_speak }
 }
 
-/// No class: what has it was not asked for.
-const UNWANTED: u64 = CLASS_SLOTS as u64;
+/// What a packet is, as a number: its class, or one of these.
+mod kind {
+    use crate::class::{CLASS_SLOTS, Class};
 
-/// What UDP from the port of a mirror is.
-enum Answer {
-    /// It was asked for.
-    Solicited,
-    /// Nobody here can have asked for it.
-    Unsolicited,
-    /// Nobody knows.
-    Unknown,
+    /// Nobody here wants it.
+    pub(super) const UNWANTED: u64 = CLASS_SLOTS as u64;
+    /// This host has asked for it.
+    pub(super) const ASKED: u64 = UNWANTED + 1;
+    /// Part of a datagram whose first was dropped.
+    pub(super) const OF_DROPPED: u64 = ASKED + 1;
+    /// Of the class `amplification`, whose number is the rest when it is divided, to a service that may answer it.
+    pub(super) const BEGUN: u64 = 2 * CLASS_SLOTS as u64 + Class::Amplification as u64;
 }
 
+/// The kind of UDP.
 #[inline(always)]
-fn answer<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> Answer {
-    if settings.solicited & solicited::NOTED != 0 && tables.is_solicited(settings, flow, now_ns) {
-        return Answer::Solicited;
+fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> u64 {
+    let asks = settings.reflectors | settings.solicited != 0;
+    let is_reflected = asks && tables.is_reflector(flow.remote_port);
+    if settings.absence != 0
+        && tables.is_closed(flow.local_port, now_ns)
+        && tables.is_local(settings, packet.destination)
+    {
+        // What has just been opened may be seen a second late, so of what passes over all limits the sockets are sure.
+        let is_sure = is_reflected && settings.solicited & solicited::SOCKETS != 0;
+        return if is_sure { kind::UNWANTED } else { Class::Closed as u64 };
     }
-    if settings.solicited & solicited::SOCKETS == 0 {
-        return Answer::Unknown;
+    if !is_reflected {
+        return Class::Udp as u64;
     }
-    match tables.receiver(flow) {
-        Receiver::NoSocket if settings.absence != 0 => Answer::Unsolicited,
-        Receiver::NoSocket | Receiver::Anybodys | Receiver::Elsewhere => Answer::Unknown,
-        Receiver::Connected => Answer::Solicited,
+    if is_asked(packet, flow, settings, now_ns, tables) {
+        return kind::ASKED;
     }
+    let has_notes = settings.solicited & solicited::NOTED != 0;
+    if settings.solicited & solicited::SOCKETS != 0 && tables.is_local(settings, packet.destination) {
+        match tables.receiver(flow) {
+            Receiver::NoSocket if settings.absence != 0 => return kind::UNWANTED,
+            Receiver::Connected if is_within_proven(packet, settings, now_ns, tables) => return kind::ASKED,
+            Receiver::Anybodys if has_notes => return kind::BEGUN,
+            Receiver::NoSocket | Receiver::Connected | Receiver::Anybodys => {}
+        }
+    }
+    // Who may answer what the other side begins: a service. Of a port that clients are given this is known by its socket alone.
+    if has_notes && !settings.is_of_clients(flow.local_port) {
+        kind::BEGUN
+    } else {
+        Class::Amplification as u64
+    }
+}
+
+/// Whether this host has asked for a packet.
+#[inline(always)]
+fn is_asked<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> bool {
+    settings.solicited & solicited::NOTED != 0
+        && match tables.asked(flow.place(&settings.solicit_seeds), now_ns) {
+            Asked::Nothing => false,
+            Asked::Question => true,
+            Asked::Session => is_within_proven(packet, settings, now_ns, tables),
+        }
+}
+
+/// Whether the source has not yet sent what it may by evidence. If so, it has sent this, too.
+#[inline(always)]
+fn is_within_proven<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> bool {
+    let price = settings.accounts[Account::Proven as usize].price(packet.length);
+    let by = By::address(packet.source);
+    tables.charge_account(settings, Account::Proven, by, now_ns, &price) != Charge::Exceeding
 }
 
 /// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.
@@ -212,7 +332,7 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
             tables.exceeds_network(settings, cell, network(cell), now_ns, &price)
         };
         if exceeds {
-            return Reason::exceeding(cell, price.bits);
+            return exceeding(class, cell, price.bits);
         }
     }
     let mut unaccounted = 0;
@@ -226,11 +346,40 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
         match charge {
             Charge::Conforming => {}
             Charge::Unaccounted => unaccounted = 1,
-            Charge::Exceeding => return Reason::exceeding(cell, price.bits),
+            Charge::Exceeding => return exceeding(class, cell, price.bits),
         }
         unaccounted = forget(settings, unaccounted);
     }
     if unaccounted == 0 { Reason::Conforming } else { Reason::Unaccounted }
+}
+
+/// Charges a packet that is over a limit of many, and passes for another reason, to what its source has of the limits of a class.
+#[inline(always)]
+pub(crate) fn charge_source<T: Tables>(
+    packet: &Packet,
+    class: usize,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) {
+    for &entry in &settings.plan[class % CLASS_SLOTS][..MAX_SOURCE_CELLS] {
+        match price(settings, entry, packet.length) {
+            Some((cell, price)) if !cell.is_wide() => {
+                let _ = tables.charge_network(settings, cell, packet.source.network(), now_ns, &price);
+            }
+            _ => break,
+        }
+    }
+}
+
+/// The reason of a packet of a class over the limit of a cell.
+#[inline(always)]
+fn exceeding(class: usize, cell: Cell, bits: bool) -> Reason {
+    if class == Class::Closed as usize && cell.is_wide() {
+        Reason::NoSocket
+    } else {
+        Reason::exceeding(cell, bits)
+    }
 }
 
 /// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.

@@ -196,7 +196,7 @@ pub struct Cookie {
     pub segment: u16,
 }
 
-/// What sockets say to a UDP datagram.
+/// What sockets say to a UDP datagram for an address of this host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receiver {
     /// There is none.
@@ -205,8 +205,6 @@ pub enum Receiver {
     Anybodys,
     /// One that is connected to the sender.
     Connected,
-    /// It is not for an address of this host, so its sockets do not say.
-    Elsewhere,
 }
 
 /// What an ICMP error quotes: the beginning of a packet that this host is said to have sent.

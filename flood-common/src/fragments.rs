@@ -31,6 +31,8 @@ const FIRST_SHIFT: u32 = 16;
 pub mod first {
     /// Nobody knows.
     pub const UNKNOWN: u64 = 0;
+    /// The host has asked for it.
+    pub const ASKED: u64 = 14;
     /// It was dropped.
     pub const DROPPED: u64 = 15;
 }

@@ -3,11 +3,15 @@
 //! The lists of [`HostTables`] are scanned naively, so that they can serve as the model; the debt table, and the lists
 //! of [`ListMemory`], are the real code over atomics.
 
-use std::{array, cell, collections::HashMap, sync::atomic::AtomicU64};
+use std::{
+    array, cell,
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
-    account::{Account, Accounts, By, ports},
+    account::{Account, Accounts, By},
     address::{Address, Network},
     again::{self, LINE_BITS, SLICES, SynPlace},
     class::{CLASS_SLOTS, Cell},
@@ -16,11 +20,12 @@ use crate::{
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{ListTables, Listed, Prefix, gate_words},
     meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
+    open,
     packet::Packet,
     proof::Host,
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
-    solicit::{Flow, SOLICIT_BITS, is_noted, lifetime, note},
+    solicit::{self, Asked, Flow, Note, SOLICIT_BITS, SolicitPlace},
     wire::protocol,
 };
 
@@ -125,9 +130,6 @@ impl HostSockets {
     }
 
     fn receiver(&self, flow: &Flow) -> Receiver {
-        if !self.local.contains(&flow.local) {
-            return Receiver::Elsewhere;
-        }
         let found = || self.udp.iter().filter(|socket| socket.takes(flow));
         if found().any(|socket| socket.peer.is_some()) {
             Receiver::Connected
@@ -137,12 +139,6 @@ impl HostSockets {
             Receiver::NoSocket
         }
     }
-}
-
-/// The flow of a packet that comes in.
-fn flow_of(packet: &Packet) -> Flow {
-    let [remote_port, local_port] = ports(packet.ports);
-    Flow { remote: packet.source, local: packet.destination, remote_port, local_port }
 }
 
 /// What a processor keeps for itself.
@@ -163,6 +159,10 @@ pub struct HostTables {
     pub sockets: HostSockets,
     /// Buckets of what was asked for.
     pub solicited: Vec<[AtomicU64; WAYS]>,
+    /// Buckets of flows that the other side has begun.
+    begun: Vec<[AtomicU64; WAYS]>,
+    /// The words of the UDP ports of the host.
+    pub open: Vec<AtomicU64>,
     /// What each processor keeps for itself, and which of them has the packet now.
     processors: Vec<Processor>,
     running: cell::Cell<usize>,
@@ -183,6 +183,8 @@ impl HostTables {
             block: Vec::new(),
             sockets: HostSockets::default(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
+            begun: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
+            open: (0..open::WORDS).map(|_| AtomicU64::new(0)).collect(),
             processors: vec![Processor::default()],
             running: cell::Cell::new(0),
             sketch_shift: 0,
@@ -241,18 +243,47 @@ impl HostTables {
         (&self.budgets[(BUDGET_TOTALS + class) as usize], &self.processor().leases[class as usize])
     }
 
-    /// What the egress program does with a packet that leaves the host: notes it if it is a question to a mirror. See
-    /// [`Flow::is_question`] for `client`.
-    pub fn ask(&self, settings: &Settings, flow: &Flow, now_ns: u64, client: bool) {
-        if self.is_reflector(flow.remote_port) && flow.is_question(client) {
-            let place = flow.place(&settings.solicit_seeds);
-            note(&self.solicited[place.bucket as usize], place.tag, now_ns, self.lifetime(flow));
+    /// What the egress program does with a packet that leaves the host; `connected` says whether its socket is.
+    pub fn send(&self, settings: &Settings, flow: &Flow, now_ns: u64, connected: bool) {
+        if flow.protocol == protocol::UDP {
+            let word = open::word(flow.local_port);
+            open::set(&self.open[word], flow.local_port);
+            if connected {
+                open::set(&self.open[word + 1], flow.local_port);
+            }
+            if !self.is_reflector(flow.remote_port) {
+                return;
+            }
+        }
+        let SolicitPlace { bucket, tag } = flow.place(&settings.solicit_seeds);
+        let begun = &self.begun[bucket as usize];
+        if !connected && solicit::is_in(begun, tag, now_ns) {
+            solicit::write(begun, tag, now_ns, Note::BEGUN);
+        } else {
+            let sessions = self.reflectors[PORT_WORDS + port_word(flow.remote_port)];
+            let note = Note::question(flow, sessions & port_bit(flow.remote_port) != 0);
+            solicit::write(&self.solicited[bucket as usize], tag, now_ns, note);
         }
     }
 
-    fn lifetime(&self, flow: &Flow) -> u32 {
-        let sessions = self.reflectors[PORT_WORDS + port_word(flow.remote_port)];
-        lifetime(flow.remote_port, sessions & port_bit(flow.remote_port) != 0)
+    /// What the daemon does when it has looked at the sockets of the host.
+    pub fn look_at_ports(&self, now_ns: u64) {
+        for word in &self.open {
+            word.store(0, Ordering::Relaxed);
+        }
+        let sockets = self.sockets.udp.iter().map(|socket| (socket.port, socket.peer.is_some()));
+        for (port, has_peer) in sockets.chain(open::ALWAYS.map(|port| (port, false))) {
+            open::set(&self.open[open::word(port)], port);
+            if has_peer {
+                open::set(&self.open[open::word(port) + 1], port);
+            }
+        }
+        self.open[open::LOOKED].store(now_ns, Ordering::Relaxed);
+    }
+
+    fn has_port(&self, word: usize, port: u16, now_ns: u64) -> bool {
+        let is_fresh = open::is_fresh(Slot::load(&self.open[open::LOOKED]), now_ns);
+        !is_fresh || Slot::load(&self.open[word]) & port_bit(port) != 0
     }
 }
 
@@ -282,9 +313,24 @@ impl Tables for HostTables {
         self.reflectors[port_word(port)] & port_bit(port) != 0
     }
 
-    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool {
-        let place = flow.place(&settings.solicit_seeds);
-        is_noted(&self.solicited[place.bucket as usize], place.tag, now_ns, || self.lifetime(flow))
+    fn asked(&self, flow: SolicitPlace, now_ns: u64) -> Asked {
+        solicit::asked(&self.solicited[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn mark_begun(&self, flow: SolicitPlace, now_ns: u64) {
+        solicit::write(&self.begun[flow.bucket as usize], flow.tag, now_ns, Note::BEGUN);
+    }
+
+    fn is_closed(&self, port: u16, now_ns: u64) -> bool {
+        !self.has_port(open::word(port), port, now_ns)
+    }
+
+    fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
+        self.has_port(open::word(port) + 1, port, now_ns)
+    }
+
+    fn is_local(&self, _: &Settings, address: Address) -> bool {
+        self.sockets.local.contains(&address)
     }
 
     fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64 {
@@ -366,12 +412,8 @@ impl Accounts for HostTables {
 }
 
 impl Host for HostTables {
-    fn is_local(&self, address: Address) -> bool {
-        self.sockets.local.contains(&address)
-    }
-
     fn open(&self, packet: &Packet) -> Opening {
-        let flow = flow_of(packet);
+        let flow = Flow::of(packet);
         match (self.sockets.between(&flow), self.sockets.listener(&flow)) {
             (Some(Between::Connection(_)), _) => Opening::Connection,
             (_, Some(listener)) => listener.opening,
@@ -380,7 +422,7 @@ impl Host for HostTables {
     }
 
     fn stand(&self, packet: &Packet, segment: &Segment) -> Standing {
-        let flow = flow_of(packet);
+        let flow = Flow::of(packet);
         let by_cookie = || match self.sockets.listener(&flow) {
             Some(_) if self.sockets.right_cookie => Standing::Proven,
             Some(_) => Standing::WrongCookie,
@@ -397,9 +439,16 @@ impl Host for HostTables {
 
     fn has_sent(&self, quote: &Quote) -> bool {
         let [local_port, remote_port] = quote.ports;
-        let flow = Flow { remote: quote.destination, local: quote.source, remote_port, local_port };
+        let flow = Flow {
+            protocol: quote.protocol,
+            remote: quote.destination,
+            local: quote.source,
+            remote_port,
+            local_port,
+        };
         if quote.protocol == protocol::UDP {
-            return self.sockets.receiver(&flow) == Receiver::Connected;
+            return self.sockets.local.contains(&flow.local)
+                && self.sockets.receiver(&flow) == Receiver::Connected;
         }
         match self.sockets.between(&flow) {
             Some(Between::Connection(connection)) if connection.state != state::TIME_WAIT => {

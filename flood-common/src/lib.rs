@@ -26,6 +26,7 @@ pub mod fragments;
 pub mod host;
 pub mod lists;
 pub mod meter;
+pub mod open;
 pub mod packet;
 pub mod place;
 pub mod proof;

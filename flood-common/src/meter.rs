@@ -95,6 +95,21 @@ impl Limit {
         self.horizon_ns != 0
     }
 
+    /// Of each unit the limit that lets less through.
+    #[must_use]
+    pub fn tighter(self, other: Self) -> Self {
+        let packets = if other.packet_cost_ns > self.packet_cost_ns { &other } else { &self };
+        let bits = if other.byte_cost > self.byte_cost { &other } else { &self };
+        Self {
+            packet_cost_ns: packets.packet_cost_ns,
+            packet_tolerance_ns: packets.packet_tolerance_ns,
+            byte_cost: bits.byte_cost,
+            bit_tolerance_ns: bits.bit_tolerance_ns,
+            horizon_ns: self.horizon_ns.max(other.horizon_ns),
+            evictable_ns: self.evictable_ns.max(other.evictable_ns),
+        }
+    }
+
     /// The price of a frame of `length` bytes.
     ///
     /// Packets and bits share one debt, at the larger of their costs. As the sum of maxima is at least either sum,

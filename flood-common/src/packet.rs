@@ -50,7 +50,7 @@ pub struct Packet {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Class, not yet told apart: UDP from the port of a mirror is still `Udp`.
+    /// Class, not yet told apart: UDP from the port of a mirror is still `Udp`, and an error of ICMP still `Icmp`.
     pub class: Class,
     /// Length of the whole frame, bytes.
     pub length: u32,
@@ -71,10 +71,23 @@ pub struct Packet {
     pub ports: Option<Ports>,
     /// Flags, where there is a TCP header.
     pub tcp_flags: Option<u8>,
+    /// Type of the message, and the identifier that a ping would have, where it is ICMP or ICMPv6.
+    pub icmp: Message,
     /// Set when the packet must get through for the host to stay reachable.
     pub vital: Option<Vital>,
     /// What is wrong with the packet behind its addresses.
     pub defect: Option<Reason>,
+}
+
+/// What an ICMP header says; zeros where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Message {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Tells those who ask apart.
+    pub identifier: u16,
 }
 
 /// Which part of a datagram a packet is.
@@ -187,9 +200,10 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
 
     let cut = Cut::from_ipv4(ip.flags_offset.get());
     let transport = parse_transport(window, offset + header, total - header, ip.protocol, cut);
+    let (is_whole_message, Message { kind, code, .. }) = (cut.is_whole(), transport.icmp);
     let vital = if read_be32(&ip.destination) >> 8 == LINK_MULTICAST_V4 && ip.protocol != protocol::TCP {
         Some(Vital::Link)
-    } else if transport.icmp == Some((3, 4)) && ip.protocol == protocol::ICMP {
+    } else if ip.protocol == protocol::ICMP && is_whole_message && matches!((kind, code), (3, 4)) {
         Some(Vital::PathMtu)
     } else {
         None
@@ -207,6 +221,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         piece: cut.piece(total - header, header),
         ports: transport.ports,
         tcp_flags: transport.tcp_flags,
+        icmp: transport.icmp,
         vital,
         defect: transport.defect,
     })
@@ -237,9 +252,10 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         defect => Transport { defect, ..Transport::NONE },
     };
 
-    let vital = match transport.icmp {
-        Some((2, _)) if chain.protocol == protocol::ICMPV6 => Some(Vital::PathMtu),
-        Some((133..=137, 0)) if chain.protocol == protocol::ICMPV6 && ip.hop_limit == ON_LINK_HOP_LIMIT => {
+    let Message { kind, code, .. } = transport.icmp;
+    let vital = match (chain.protocol, kind, code) {
+        (protocol::ICMPV6, 2, _) if chain.cut.is_whole() => Some(Vital::PathMtu),
+        (protocol::ICMPV6, 133..=137, 0) if chain.cut.is_whole() && ip.hop_limit == ON_LINK_HOP_LIMIT => {
             Some(Vital::NeighbourDiscovery)
         }
         _ if read_be64(&ip.destination[0]) >> 48 == LINK_MULTICAST_V6 && chain.protocol != protocol::TCP => {
@@ -260,6 +276,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         piece: chain.cut.piece(chain.behind_cut, 0),
         ports: transport.ports,
         tcp_flags: transport.tcp_flags,
+        icmp: transport.icmp,
         vital,
         defect: transport.defect,
     })
@@ -339,8 +356,9 @@ fn walk_extensions<'a, W: Window<'a>>(
     chain
 }
 
+/// Whether it is an extension header of IPv6.
 #[inline(always)]
-fn is_extension(number: u8) -> bool {
+pub(crate) fn is_extension(number: u8) -> bool {
     matches!(
         number,
         protocol::FRAGMENT
@@ -410,15 +428,20 @@ impl Cut {
 struct Transport {
     ports: Option<Ports>,
     tcp_flags: Option<u8>,
-    /// Type and code of a whole ICMP or ICMPv6 message.
-    icmp: Option<(u8, u8)>,
+    icmp: Message,
     class: Class,
     defect: Option<Reason>,
 }
 
 impl Transport {
     /// None that says anything.
-    const NONE: Self = Self { ports: None, tcp_flags: None, icmp: None, class: Class::Other, defect: None };
+    const NONE: Self = Self {
+        ports: None,
+        tcp_flags: None,
+        icmp: Message { kind: 0, code: 0, identifier: 0 },
+        class: Class::Other,
+        defect: None,
+    };
 }
 
 /// Reads the transport header at `offset`, of which the IP header says that `remaining` bytes are there.
@@ -481,7 +504,7 @@ fn parse_transport<'a, W: Window<'a>>(
             let Some(icmp) = window.view::<Icmp>(offset) else {
                 return beyond;
             };
-            let icmp = if whole { Some((icmp.kind, icmp.code)) } else { None };
+            let icmp = Message { kind: icmp.kind, code: icmp.code, identifier: icmp.identifier.get() };
             Transport { icmp, class: Class::Icmp, ..nothing }
         }
     }

@@ -9,15 +9,15 @@
 //! None of this costs anything before a limit is exceeded, and none of it drops what the limit alone would have passed.
 
 use crate::{
-    abi::{BUDGET_RETRANSMISSIONS, Settings},
+    abi::{BUDGET_PORTS, BUDGET_PORTS_REFLECTED, BUDGET_RETRANSMISSIONS, Settings, solicited},
     account::{Account, By, ports},
     address::Address,
     again::{self, SynPlace},
     class::Class,
-    decide::Tables,
+    decide::{Tables, charge_source},
     evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
     meter::{Charge, Price},
-    packet::{Packet, Part},
+    packet::Packet,
     reason::Reason,
     solicit::Flow,
     wire::{Window, protocol},
@@ -35,8 +35,6 @@ pub mod means {
 
 /// What the host says of a packet over a limit.
 pub trait Host: Tables {
-    /// Whether it is a unicast address of this host.
-    fn is_local(&self, address: Address) -> bool;
     /// What becomes of a SYN.
     fn open(&self, packet: &Packet) -> Opening;
     /// What sockets say to another TCP segment.
@@ -45,6 +43,18 @@ pub trait Host: Tables {
     fn has_sent(&self, quote: &Quote) -> bool;
     /// Whether a SYN [came before](again::came_again); if not, it is noted.
     fn came_again(&self, place: SynPlace, now_ns: u64) -> bool;
+}
+
+/// Whether the number is of a reason of one source: that it sends more than its limit.
+#[inline(always)]
+fn is_of_source(exceeded: u32) -> bool {
+    exceeded <= Reason::SourceBits.number()
+}
+
+/// Whether it is of a limit of many, rather than of a source or its network.
+#[inline(always)]
+pub(crate) fn is_of_many(exceeded: u32) -> bool {
+    exceeded >= Reason::DestinationPackets.number()
 }
 
 /// What became of a packet over a limit.
@@ -77,13 +87,8 @@ pub fn prove<'a, H: Host>(
     now_ns: u64,
     host: &H,
 ) -> Proof {
-    let is_icmp = matches!(packet.class, Class::Icmp);
-    if packet.part == Part::Later || packet.ports.is_none() && !is_icmp {
-        return Proof::Nothing;
-    }
     let case = Case { packet, exceeded, settings, now_ns, host };
     match packet.protocol {
-        protocol::TCP if packet.part != Part::Whole => Proof::Nothing,
         protocol::TCP => match Segment::read(packet, window) {
             Some(segment) if packet.class == Class::Syn => case.open(&segment),
             Some(segment) if case.asks(means::SOCKETS) => case.stand(&segment),
@@ -110,13 +115,13 @@ impl<H: Host> Case<'_, H> {
     /// Something speaks against the packet. Of a source that sends too much that is reason enough.
     #[inline(always)]
     fn refused(&self, reason: Reason) -> Proof {
-        if self.exceeded <= Reason::SourceBits.number() { Proof::Nothing } else { Proof::Verdict(reason) }
+        if is_of_source(self.exceeded) { Proof::Nothing } else { Proof::Verdict(reason) }
     }
 
     /// Nothing here wants the packet, if that can be told for packets to this address.
     #[inline(always)]
     fn absent(&self, address: Address, reason: Reason) -> Proof {
-        if self.settings.absence != 0 && self.host.is_local(address) {
+        if self.settings.absence != 0 && self.host.is_local(self.settings, address) {
             self.refused(reason)
         } else {
             Proof::Nothing
@@ -158,19 +163,43 @@ impl<H: Host> Case<'_, H> {
         }
     }
 
-    /// A UDP datagram.
+    /// A UDP datagram. A flood that uses up a limit of many takes only the port that it is aimed at: each of this host's ports
+    /// gets a share of the limit beside it.
     #[inline(always)]
     fn receive(&self) -> Proof {
-        let [remote_port, local_port] = ports(self.packet.ports);
-        let Packet { source: remote, destination: local, .. } = *self.packet;
-        let flow = Flow { remote, local, remote_port, local_port };
-        match self.host.receiver(&flow) {
-            Receiver::Connected => {
-                self.passes(Account::Session, By::flow(self.settings, &flow), Reason::Proven)
-            }
-            Receiver::NoSocket => self.absent(local, Reason::NoSocket),
-            Receiver::Anybodys | Receiver::Elsewhere => Proof::Nothing,
+        let flow = Flow::of(self.packet);
+        if !self.host.is_local(self.settings, flow.local) {
+            return Proof::Nothing;
         }
+        match self.host.receiver(&flow) {
+            Receiver::Connected => self.passes(Account::Proven, By::address(flow.remote), Reason::Proven),
+            Receiver::NoSocket => self.absent(flow.local, Reason::NoSocket),
+            Receiver::Anybodys if is_of_many(self.exceeded) => self.share(&flow),
+            Receiver::Anybodys => Proof::Nothing,
+        }
+    }
+
+    /// A datagram for a port of this host, of a source that is within its limits.
+    #[inline(always)]
+    fn share(&self, flow: &Flow) -> Proof {
+        let is_reflected = self.settings.reflectors | self.settings.solicited != 0
+            && self.host.is_reflector(flow.remote_port);
+        let (class, budget) = if is_reflected {
+            (Class::Amplification, BUDGET_PORTS_REFLECTED)
+        } else {
+            (Class::Udp, BUDGET_PORTS)
+        };
+        let length = self.packet.length;
+        let price = self.settings.port_shares[usize::from(is_reflected)].price(length);
+        let by = By::port(self.settings, flow.local, flow.local_port);
+        if !self.host.charge_shared(self.settings, (Account::Port, budget), by, self.now_ns, &price) {
+            return Proof::Nothing;
+        }
+        charge_source(self.packet, class as usize, self.settings, self.now_ns, self.host);
+        if is_reflected && self.settings.solicited & solicited::NOTED != 0 {
+            self.host.mark_begun(flow.place(&self.settings.solicit_seeds), self.now_ns);
+        }
+        Proof::Verdict(Reason::PortShare)
     }
 
     /// The listener that a packet is for.
@@ -189,7 +218,7 @@ impl<H: Host> Case<'_, H> {
         let place = again::place(self.packet, segment.sequence, &self.settings.solicit_seeds);
         let comes_again = || self.host.came_again(place, self.now_ns);
         let mut again = false;
-        if self.asks(means::COOKIES) && self.host.is_local(self.packet.destination) {
+        if self.asks(means::COOKIES) && self.host.is_local(self.settings, self.packet.destination) {
             let at_once =
                 !self.exceeds(Account::Answered, client) && !self.exceeds(Account::AnsweredNetwork, network);
             if !at_once {
@@ -228,7 +257,7 @@ impl<H: Host> Case<'_, H> {
         }
         let price = self.settings.retransmissions.price(self.packet.length);
         let budget = (Account::Again, BUDGET_RETRANSMISSIONS);
-        if self.host.charge_shared(self.settings, budget, source, self.now_ns, &price) {
+        if self.host.charge_shared(self.settings, budget, client, self.now_ns, &price) {
             Proof::Verdict(Reason::SynAgain)
         } else {
             Proof::Nothing

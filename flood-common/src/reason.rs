@@ -81,7 +81,7 @@ drop_reasons! {
     NoListener = 27, "no_listener", "A SYN over a limit, to a port on which nobody listens.";
     WrongCookie = 28, "wrong_cookie", "TCP over a limit, to a listener, without a right SYN cookie.";
     FirstSyn = 29, "first_syn", "A SYN over a limit, for the first time: a client sends it again.";
-    NoSocket = 30, "no_socket", "UDP over a limit, to a port without a socket.";
+    NoSocket = 30, "no_socket", "UDP to a port on which nobody here listens, over the limit of all of these, or over another limit.";
     Unsolicited = 31, "unsolicited", "UDP from the port of a service that attackers use as a mirror, which nothing here has asked for: no socket is open on the port that it is sent to.";
     Land = 32, "land", "The source is the destination.";
     LoopbackSource = 33, "loopback_source", "The source is an address that a host has for itself (127.0.0.0/8, ::1).";
@@ -98,6 +98,8 @@ drop_reasons! {
     FragmentOfDropped = 44, "fragment_of_dropped", "A later fragment of a datagram whose first was dropped.";
     QueueFull = 45, "queue_full", "A SYN over a limit, to a listener whose application does not take its connections: the network stack would drop it, too.";
     SynAgain = 56, "syn_again", "A SYN over a limit that came a second time, as that of a client does.";
+    Solicited = 57, "solicited", "An answer that this host has asked for, or a packet of a session that it has begun.";
+    PortShare = 58, "port_share", "UDP over a limit, within what each of this host's ports gets of it.";
 }
 
 /// [`Reason::is_drop`] by number.
@@ -111,6 +113,13 @@ pub const fn is_drop(number: u32) -> bool {
 #[inline(always)]
 pub const fn is_action(number: u32) -> bool {
     number.wrapping_sub(ANSWERED) < DROPS.end - ANSWERED
+}
+
+/// [`Reason::is_provable`] by number.
+#[inline(always)]
+pub const fn is_provable(number: u32) -> bool {
+    const FIRST: u32 = Reason::SourcePackets.number();
+    number.wrapping_sub(FIRST) <= Reason::TotalBits.number() - FIRST
 }
 
 impl Reason {
@@ -138,8 +147,7 @@ impl Reason {
     /// Whether a packet with this reason may [prove](crate::proof) its origin: it is over a limit.
     #[inline(always)]
     pub const fn is_provable(self) -> bool {
-        let number = self.number();
-        Self::SourcePackets.number() <= number && number <= Self::TotalBits.number()
+        is_provable(self.number())
     }
 
     /// The reason of a packet beyond a limit: the cell's scope, and whether it was bits that weighed more.

@@ -1,24 +1,35 @@
-//! What the host has asked for: who may answer from the port of a mirror.
+//! What the host has asked for: who may answer.
 //!
-//! A packet that goes out to the port of a [mirror](crate::reflector) is noted for some seconds, by both addresses and
-//! both ports, and so an answer is told from what a mirror was made to send. A note is a word, `tag:32 | end:32`, in a
-//! table of buckets like that of debts; the place of a flow in it is a hash with secret keys. Traffic of a noted flow, in
-//! either direction, renews the note.
+//! A packet that goes out to the port of a [mirror](crate::reflector), of a tunnel, or to see whether somebody is there, is
+//! noted for some seconds, by both addresses and both ports. So an answer is told from what a mirror was made to send. A note
+//! is a word, `tag:32 | answers:6 | end:26`, in a table of buckets like that of debts; the place of a flow in it is a hash with
+//! secret keys.
 //!
-//! Invariant: only what leaves the host makes a note. From outside one can renew a note that there is, and nothing else.
+//! A service answers whatever it is sent. So that it does not vouch for every mirror that is aimed at it, flows that the other
+//! side has begun are marked in a second table of the same form, and what leaves in one of them is no question.
+//!
+//! Invariants: only what leaves the host makes or renews a note, and from outside a note can only be used up. A question is worth
+//! so many answers and no more; what is let in by a session is charged to an [account](crate::account).
 
 use crate::{
+    account::ports,
     address::Address,
     meter::{Slot, WAYS},
+    packet::{Packet, is_extension},
     verifier::opaque,
-    wire::{Ethernet, Ipv4, Ipv6, Udp, VlanTag, Window, ethertype, protocol},
+    wire::{Ethernet, Icmp, Ipv4, Ipv6, Udp, VlanTag, Window, ethertype, is_ping, protocol},
 };
 
-/// Binary logarithm of the number of buckets: 131,072 notes in 1 MiB, or five seconds of 25,000 questions a second.
+/// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000 questions a
+/// second.
 pub const SOLICIT_BITS: u32 = 14;
 
-/// Nanoseconds in a unit of time are two to this power: 0.13 seconds, so that 32 bits last for 18 years.
+/// Nanoseconds in a unit of time are two to this power: 0.13 seconds, so that 26 bits last for 104 days.
 const UNIT_SHIFT: u32 = 27;
+
+/// Bits of an end, and of the answers above it.
+const END_BITS: u32 = 26;
+const END_MASK: u32 = (1 << END_BITS) - 1;
 
 /// Seconds for which a resolver waits for an answer at most; unbound and BIND give up sooner.
 pub const DNS_S: u32 = 10;
@@ -28,11 +39,18 @@ pub const ANSWER_S: u32 = 16;
 /// Seconds for which a note of a service lasts with which one has a session. QUIC, IPsec, OpenVPN and STUN send
 /// something every 15 to 30 seconds to keep a translator's table alive (RFC 9308 section 3.2, RFC 3948 section 4).
 pub const SESSION_S: u32 = 60;
+/// Seconds for which a flow is marked that the other side has begun: longer than a service needs for its answer. A service
+/// that goes on sending renews it.
+pub const MARK_S: u32 = 5;
+
+/// Answers to a question: one, or the few packets of a long one. Questions that follow each other add theirs.
+const ANSWERS: u32 = 8;
+
+/// The most answers that are open, and instead of a number the mark of a session.
+const MOST_ANSWERS: u32 = 62;
+const SESSION: u32 = 63;
 
 const DNS: u16 = 53;
-
-/// Ports from here on are what systems give to their clients: Linux from 32768, others from 49152 (RFC 6335).
-const FIRST_CLIENT_PORT: u16 = 32_768;
 
 /// How often a note that lost its race is tried again.
 const RACES: usize = 3;
@@ -40,21 +58,23 @@ const RACES: usize = 3;
 /// Secrets of the hash.
 pub type SolicitSeeds = [u64; 10];
 
-/// UDP between somebody and this host.
+/// What somebody and this host send each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
+    /// The IP protocol.
+    pub protocol: u8,
     /// The other side.
     pub remote: Address,
     /// This host, or whom it forwards for.
     pub local: Address,
-    /// Port of the other side.
+    /// Port of the other side; 0 where the protocol has none.
     pub remote_port: u16,
-    /// Port here.
+    /// Port here, or the identifier of a ping.
     pub local_port: u16,
 }
 
 /// A bucket and the tag of a flow in it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SolicitPlace {
     /// Number of the bucket.
     pub bucket: u32,
@@ -82,11 +102,25 @@ pub(crate) fn hash(seeds: &SolicitSeeds, [one, other]: [Address; 2], word: u64) 
 }
 
 impl Flow {
+    /// The flow of a packet that comes in.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        let [remote_port, local_port] = ports(packet.ports);
+        Self {
+            protocol: packet.protocol,
+            remote: packet.source,
+            local: packet.destination,
+            remote_port,
+            local_port: local_port | packet.icmp.identifier,
+        }
+    }
+
     /// A hash of all of it.
     #[inline(always)]
     pub(crate) fn hash(&self, seeds: &SolicitSeeds) -> u64 {
-        let ports = (u64::from(self.remote_port) << 16) | u64::from(self.local_port);
-        hash(seeds, [self.remote, self.local], ports)
+        let word =
+            u64::from(self.protocol) << 32 | u64::from(self.remote_port) << 16 | u64::from(self.local_port);
+        hash(seeds, [self.remote, self.local], word)
     }
 
     /// Where the flow is noted.
@@ -95,39 +129,52 @@ impl Flow {
         let x = self.hash(seeds);
         SolicitPlace { bucket: (x >> (64 - SOLICIT_BITS)) as u32, tag: (x >> (32 - SOLICIT_BITS)) as u32 }
     }
+}
 
-    /// Whether a packet to the other side is a question, to which an answer may come, rather than the answer of a service
-    /// of ours. A service that answers whatever it is sent would else vouch for every mirror that is aimed at it.
-    ///
-    /// `client` says that the packet is from a connected socket, or is forwarded, and so from no service of this host.
-    /// Otherwise one of the ports must be of those that clients are given, or both the same, as peers have them (NTP, IKE,
-    /// OpenVPN).
+const fn units_of(seconds: u32) -> u32 {
+    (seconds as u64 * 1_000_000_000).div_ceil(1 << UNIT_SHIFT) as u32
+}
+
+/// What is written of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// Units for which it lasts.
+    lifetime: u32,
+    answers: u32,
+}
+
+impl Note {
+    /// A flow that the other side has begun.
+    pub const BEGUN: Self = Self { lifetime: units_of(MARK_S), answers: 0 };
+
+    /// A packet to the other side. `is_session` says that one has sessions with this port of UDP.
     #[inline(always)]
-    pub fn is_question(&self, client: bool) -> bool {
-        client
-            || self.local_port == self.remote_port
-            || (self.local_port | self.remote_port) & FIRST_CLIENT_PORT != 0
+    pub fn question(flow: &Flow, is_session: bool) -> Self {
+        let (lifetime, answers) = match flow.protocol {
+            protocol::UDP if flow.remote_port == DNS => (DNS_S, ANSWERS),
+            protocol::UDP if is_session => (SESSION_S, SESSION),
+            protocol::UDP | protocol::ICMP | protocol::ICMPV6 => (ANSWER_S, ANSWERS),
+            _ => (SESSION_S, SESSION),
+        };
+        Self { lifetime: units_of(lifetime), answers }
     }
 }
 
-/// How long a note lasts, in units of time, for the port of the other side.
-#[inline(always)]
-pub fn lifetime(port: u16, is_session: bool) -> u32 {
-    const fn units(seconds: u32) -> u32 {
-        (seconds as u64 * 1_000_000_000).div_ceil(1 << UNIT_SHIFT) as u32
-    }
-    if port == DNS {
-        units(DNS_S)
-    } else if is_session {
-        units(SESSION_S)
-    } else {
-        units(ANSWER_S)
-    }
+/// What has been asked of whoever sends a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Asked {
+    /// Nothing.
+    Nothing = 0,
+    /// A question, of which this is an answer.
+    Question = 1,
+    /// There is a session.
+    Session = 2,
 }
 
 #[inline(always)]
 fn units(now_ns: u64) -> u32 {
-    (now_ns >> UNIT_SHIFT) as u32
+    (now_ns >> UNIT_SHIFT) as u32 & END_MASK
 }
 
 #[inline(always)]
@@ -136,65 +183,98 @@ fn tag_of(word: u64) -> u32 {
 }
 
 #[inline(always)]
-fn word(tag: u32, end: u32) -> u64 {
-    (u64::from(tag) << 32) | u64::from(end)
+fn answers_of(word: u64) -> u32 {
+    word as u32 >> END_BITS
 }
 
-/// Whether a word is a note that lasts at `now_ns`.
+#[inline(always)]
+fn word(tag: u32, answers: u32, end: u32) -> u64 {
+    u64::from(tag) << 32 | u64::from(answers << END_BITS | end & END_MASK)
+}
+
+/// Units for which a word lasts; 0 once it has ended.
+#[inline(always)]
+fn left(word: u64, now_ns: u64) -> u32 {
+    const LONGEST: u32 = units_of(SESSION_S);
+    let left = (word as u32).wrapping_sub(units(now_ns)).wrapping_add(1) & END_MASK;
+    if left > LONGEST + 1 { 0 } else { left }
+}
+
+/// Whether a word is of a flow at `now_ns`.
 #[inline(always)]
 pub fn is_live(word: u64, now_ns: u64) -> bool {
-    word != 0 && word as u32 >= units(now_ns)
+    word != 0 && left(word, now_ns) != 0
 }
 
-/// Whether the flow with this tag is noted in its bucket; a packet that it is noted for renews the note.
+/// Whether the flow with this tag is in its bucket.
 #[inline(always)]
-pub fn is_noted<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, lifetime: impl FnOnce() -> u32) -> bool {
+pub fn is_in<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
+    bucket.iter().any(|slot| {
+        let found = slot.load();
+        tag_of(found) == tag && is_live(found, now_ns)
+    })
+}
+
+/// What has been asked in the flow with this tag. A packet that answers a question uses up one of its answers.
+#[inline(always)]
+pub fn asked<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> Asked {
     for slot in bucket {
         let found = slot.load();
-        if tag_of(found) == tag && is_live(found, now_ns) {
-            renew(slot, found, now_ns, lifetime());
-            return true;
+        if tag_of(found) != tag || !is_live(found, now_ns) {
+            continue;
         }
+        return match answers_of(found) {
+            SESSION => Asked::Session,
+            0 => Asked::Nothing,
+            // Lost to another packet of the flow, which is answered as well.
+            _ => {
+                slot.compare_swap(found, found - (1 << END_BITS));
+                Asked::Question
+            }
+        };
     }
-    false
+    Asked::Nothing
 }
 
-/// Notes the flow with this tag in its bucket: in its own word, or in that which ends first. So words that have ended are
-/// taken before others, and where there are none the oldest gives way.
+/// Writes of the flow with this tag into its bucket: into its own word, or into that which ends first. So words that have ended
+/// are taken before others, and where there are none the oldest gives way.
 #[inline(always)]
-pub fn note<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, lifetime: u32) {
+pub fn write<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, note: Note) {
     for _ in 0..RACES {
-        // VERIFIER: the way in the low bits of the end, as in the table of debts.
+        // VERIFIER: the way in the low bits, as in the table of debts.
         let mut first = u64::MAX;
         for (way, slot) in bucket.iter().enumerate() {
             let found = slot.load();
             if tag_of(found) == tag && found != 0 {
-                return renew(slot, found, now_ns, lifetime);
+                return renew(slot, found, now_ns, note);
             }
-            let end_and_way = (found & 0xffff_ffff) * WAYS as u64 + way as u64;
-            first = opaque(first.min(end_and_way), found);
+            let left_and_way = u64::from(left(found, now_ns)) * WAYS as u64 + way as u64;
+            first = opaque(first.min(left_and_way), found);
         }
         let slot = &bucket[first as usize % WAYS];
         let old = slot.load();
-        if slot.compare_swap(old, word(tag, units(now_ns).wrapping_add(lifetime))) == old {
+        let new = word(tag, note.answers, units(now_ns).wrapping_add(note.lifetime));
+        if slot.compare_swap(old, new) == old {
             return;
         }
     }
 }
 
-/// Writes only when half of the time is over, so that a flow of many packets mostly reads. A lost race is another packet's
-/// note.
+/// Writes only when half of the time or of the answers is over, so that a flow of many packets mostly reads. A lost race is
+/// another packet's.
 #[inline(always)]
-fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, lifetime: u32) {
-    let left = (found as u32).wrapping_sub(units(now_ns));
-    // What has ended is left with a great deal.
-    if left < lifetime / 2 || left > lifetime {
-        slot.compare_swap(found, word(tag_of(found), units(now_ns).wrapping_add(lifetime)));
+fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
+    let left = left(found, now_ns);
+    let open = if left == 0 { 0 } else { answers_of(found) };
+    let answers = if note.answers == SESSION { SESSION } else { (open + note.answers).min(MOST_ANSWERS) };
+    if left <= note.lifetime / 2 || open < answers {
+        slot.compare_swap(found, word(tag_of(found), answers, units(now_ns).wrapping_add(note.lifetime)));
     }
 }
 
-/// The flow of a frame that leaves the host, if it is UDP whose ports are there to be read. `kind` is its EtherType, or that
-/// inside the VLAN tag which the kernel keeps beside the frame. IPv6 with extension headers is not looked into.
+/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports. `kind` is its
+/// EtherType, or that inside the VLAN tag which the kernel keeps beside the frame. IPv6 with extension headers is not looked
+/// into.
 #[inline(always)]
 pub fn outgoing<'a, W: Window<'a>>(window: W, mut kind: u16) -> Option<Flow> {
     let mut offset = size_of::<Ethernet>();
@@ -202,28 +282,43 @@ pub fn outgoing<'a, W: Window<'a>>(window: W, mut kind: u16) -> Option<Flow> {
         kind = window.view::<VlanTag>(offset)?.ethertype.get();
         offset += size_of::<VlanTag>();
     }
-    let (local, remote, transport) = match kind {
+    let (protocol, local, remote, transport) = match kind {
         ethertype::IPV4 => {
             const OFFSET: u16 = 0x1fff;
             let ip = window.view::<Ipv4>(offset)?;
-            if ip.protocol != protocol::UDP || ip.flags_offset.get() & OFFSET != 0 {
+            if ip.flags_offset.get() & OFFSET != 0 {
                 return None;
             }
             let header = usize::from(ip.version_length & 0x0f) * 4;
-            (Address::from_v4_bytes(&ip.source), Address::from_v4_bytes(&ip.destination), offset + header)
+            let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v4_bytes);
+            (ip.protocol, source, destination, offset + header)
         }
         ethertype::IPV6 => {
             let ip = window.view::<Ipv6>(offset)?;
-            if ip.next_header != protocol::UDP {
+            if is_extension(ip.next_header) {
                 return None;
             }
-            let header = size_of::<Ipv6>();
-            (Address::from_v6_bytes(&ip.source), Address::from_v6_bytes(&ip.destination), offset + header)
+            let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v6_bytes);
+            (ip.next_header, source, destination, offset + size_of::<Ipv6>())
         }
         _ => return None,
     };
-    let udp = window.view::<Udp>(transport)?;
-    Some(Flow { remote, local, remote_port: udp.destination.get(), local_port: udp.source.get() })
+    let (remote_port, local_port) = match protocol {
+        protocol::UDP => {
+            let udp = window.view::<Udp>(transport)?;
+            (udp.destination.get(), udp.source.get())
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let icmp = window.view::<Icmp>(transport)?;
+            if !is_ping(protocol, icmp.kind) {
+                return None;
+            }
+            (0, icmp.identifier.get())
+        }
+        protocol::TCP => return None,
+        _ => (0, 0),
+    };
+    Some(Flow { protocol, remote, local, remote_port, local_port })
 }
 
 #[cfg(test)]
@@ -239,65 +334,88 @@ mod tests {
         Default::default()
     }
 
-    fn has(bucket: &[AtomicU64; WAYS], tag: u32, now_ns: u64) -> bool {
-        is_noted(bucket, tag, now_ns, || lifetime(DNS, false))
+    fn flow(protocol: u8, remote_port: u16) -> Flow {
+        Flow { protocol, remote: Address::V4(1), local: Address::V4(2), remote_port, local_port: 40_000 }
+    }
+
+    fn question(port: u16) -> Note {
+        Note::question(&flow(protocol::UDP, port), false)
     }
 
     #[test]
     fn a_note_lasts_for_its_time_and_no_longer() {
-        for (port, session, seconds) in
-            [(53, false, DNS_S), (53, true, DNS_S), (123, false, ANSWER_S), (4_500, true, SESSION_S)]
-        {
-            for (after, expected) in
-                [(u64::from(seconds) * SECOND, true), (u64::from(seconds) * SECOND + SECOND / 2, false)]
-            {
+        for (of, session, seconds, expected) in [
+            (flow(protocol::UDP, 53), false, DNS_S, Asked::Question),
+            (flow(protocol::UDP, 53), true, DNS_S, Asked::Question),
+            (flow(protocol::UDP, 123), false, ANSWER_S, Asked::Question),
+            (flow(protocol::UDP, 4_500), true, SESSION_S, Asked::Session),
+            (flow(protocol::ICMP, 0), false, ANSWER_S, Asked::Question),
+            (flow(47, 0), false, SESSION_S, Asked::Session),
+        ] {
+            let end = u64::from(seconds) * SECOND;
+            for (after, expected) in [(end, expected), (end + SECOND / 2, Asked::Nothing)] {
                 let bucket = bucket();
-                note(&bucket, 7, NOW, lifetime(port, session));
-                assert_eq!(has(&bucket, 7, NOW + after), expected, "port {port} after {after} ns");
-                assert!(!has(&bucket, 8, NOW), "another's");
+                write(&bucket, 7, NOW, Note::question(&of, session));
+                assert_eq!(asked(&bucket, 8, NOW), Asked::Nothing, "another's");
+                assert_eq!(asked(&bucket, 7, NOW + after), expected, "{of:?} after {after} ns");
             }
         }
     }
 
     #[test]
-    fn traffic_in_either_direction_renews_it() {
-        let answers = bucket();
-        note(&answers, 7, NOW, lifetime(DNS, false));
-        assert!((1..10).all(|n| has(&answers, 7, NOW + n * 8 * SECOND)), "a packet that comes in");
-        assert!(!has(&answers, 7, NOW + 9 * 8 * SECOND + 11 * SECOND), "and then none for its time");
-
-        let questions = bucket();
+    fn only_what_goes_out_renews_it() {
+        let bucket = bucket();
+        write(&bucket, 7, NOW, question(53));
+        assert_eq!(asked(&bucket, 7, NOW + 8 * SECOND), Asked::Question);
+        assert_eq!(asked(&bucket, 7, NOW + 11 * SECOND), Asked::Nothing, "a packet that came in did not");
         for n in 0..10 {
-            note(&questions, 7, NOW + n * 20 * SECOND, lifetime(DNS, false));
+            write(&bucket, 7, NOW + n * 20 * SECOND, question(53));
         }
-        assert!(
-            has(&questions, 7, NOW + 9 * 20 * SECOND + 5 * SECOND),
-            "a packet that goes out, after an end as well"
+        assert_eq!(
+            asked(&bucket, 7, NOW + 9 * 20 * SECOND + 5 * SECOND),
+            Asked::Question,
+            "after an end as well"
         );
-        let words = questions.iter().filter(|word| Slot::load(*word) != 0).count();
+        let words = bucket.iter().filter(|word| Slot::load(*word) != 0).count();
         assert_eq!(words, 1, "in its own word");
+    }
+
+    #[test]
+    fn a_question_is_worth_so_many_answers() {
+        let bucket = bucket();
+        let answers = |now_ns| (0..1_000).filter(|_| asked(&bucket, 7, now_ns) == Asked::Question).count();
+        write(&bucket, 7, NOW, question(53));
+        assert_eq!(answers(NOW), ANSWERS as usize);
+        write(&bucket, 7, NOW, question(53));
+        assert_eq!(answers(NOW), ANSWERS as usize, "another question");
+        for _ in 0..100 {
+            write(&bucket, 7, NOW, question(53));
+        }
+        assert_eq!(answers(NOW), MOST_ANSWERS as usize, "many");
+        write(&bucket, 7, NOW, Note::question(&flow(protocol::UDP, 443), true));
+        assert!((0..1_000).all(|_| asked(&bucket, 7, NOW) == Asked::Session));
     }
 
     #[test]
     fn a_packet_from_outside_notes_nothing() {
         let bucket = bucket();
-        assert!(!has(&bucket, 0, NOW) && !has(&bucket, 7, NOW));
+        assert!((0..9).all(|tag| asked(&bucket, tag, NOW) == Asked::Nothing));
         assert!(bucket.iter().all(|word| Slot::load(word) == 0));
         // A note that has ended is none, and no packet revives it.
-        note(&bucket, 7, NOW, lifetime(DNS, false));
+        write(&bucket, 7, NOW, question(53));
         let later = NOW + 3_600 * SECOND;
-        assert!(!has(&bucket, 7, later) && !has(&bucket, 7, later));
+        assert!((0..2).all(|_| asked(&bucket, 7, later) == Asked::Nothing));
     }
 
     #[test]
     fn in_a_full_bucket_the_oldest_gives_way_and_what_has_ended_before_it() {
         let bucket = bucket();
         for tag in 1..=8 {
-            note(&bucket, tag, NOW + u64::from(tag) * SECOND, lifetime(DNS, false));
+            write(&bucket, tag, NOW + u64::from(tag) * SECOND, question(53));
         }
         let now = NOW + 9 * SECOND;
-        note(&bucket, 9, now, lifetime(DNS, false));
-        let left: Vec<u32> = (1..=9).filter(|tag| has(&bucket, *tag, now)).collect();
+        write(&bucket, 9, now, question(53));
+        let left: Vec<u32> = (1..=9).filter(|tag| is_in(&bucket, *tag, now)).collect();
         assert_eq!(left, [2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
@@ -306,12 +424,14 @@ mod tests {
         let seeds: SolicitSeeds =
             std::array::from_fn(|n| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * n as u64 + 1));
         let flow = |remote: u64, local: u64, remote_port, local_port| Flow {
+            protocol: protocol::UDP,
             remote: Address::V6 { network: 0x2001_0db8_0000_0000, interface: remote },
             local: Address::V6 { network: 0x2001_0db8_0001_0000, interface: local },
             remote_port,
             local_port,
         };
         let v4 = |remote, local| Flow {
+            protocol: protocol::UDP,
             remote: Address::V4(remote),
             local: Address::V4(local),
             remote_port: 53,
@@ -326,6 +446,7 @@ mod tests {
             flow(1, 2, 123, 40_000),
             v4(1, 2),
             v4(2, 1),
+            Flow { protocol: protocol::ICMP, ..v4(1, 2) },
         ]
         .iter()
         .map(|flow| flow.place(&seeds))
@@ -344,6 +465,7 @@ mod tests {
         let mut fill = vec![0u32; 1 << SOLICIT_BITS];
         for port in 0..=u16::MAX {
             let flow = Flow {
+                protocol: protocol::UDP,
                 remote: Address::V4(0xc000_0235),
                 local: Address::V4(0xc000_0201),
                 remote_port: 53,
@@ -354,32 +476,5 @@ mod tests {
         // Four in each on average; Poisson gives 15 or 16 as the largest of 16,384.
         let largest = fill.iter().max().unwrap();
         assert!(*largest <= 20, "{largest} in one bucket");
-    }
-
-    #[test]
-    fn a_service_s_answer_is_no_question() {
-        let cases = [
-            ("a resolver from a port of a client's", 40_000, 53, false, true),
-            ("NTP between peers", 123, 123, false, true),
-            ("IKE behind a translator", 4_500, 4_500, false, true),
-            ("a game server's answer to a mirror", 27_015, 53, false, false),
-            ("a name server's answer to a client on the port of a mirror", 53, 1_900, false, false),
-            (
-                "to a client on a port of clients', which happens to be a mirror's",
-                27_015,
-                37_810,
-                false,
-                true,
-            ),
-            ("a resolver from any port, connected", 5_000, 53, true, true),
-        ];
-        for (why, local_port, remote_port, client, expected) in cases {
-            let (remote, local) = (Address::V4(1), Address::V4(2));
-            assert_eq!(
-                Flow { remote, local, remote_port, local_port }.is_question(client),
-                expected,
-                "{why}"
-            );
-        }
     }
 }

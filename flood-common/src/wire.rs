@@ -223,15 +223,38 @@ header! {
 }
 
 header! {
-    /// The common beginning of ICMP (RFC 792) and ICMPv6 (RFC 4443).
-    Icmp, 4 {
+    /// The header of ICMP (RFC 792) and ICMPv6 (RFC 4443); no system takes a shorter one.
+    Icmp, 8 {
         /// Type.
         kind: u8,
         /// Code.
         code: u8,
         /// Checksum.
         checksum: Be16,
+        /// Of a ping and its answer: tells those who ask apart.
+        identifier: Be16,
+        /// Of a ping and its answer: which one.
+        sequence: Be16,
     }
+}
+
+/// Whether an ICMP or ICMPv6 message of this type is a ping.
+#[inline(always)]
+pub fn is_ping(number: u8, kind: u8) -> bool {
+    kind == if number == protocol::ICMP { 8 } else { 128 }
+}
+
+/// Whether it is the answer to one.
+#[inline(always)]
+pub fn is_ping_answer(number: u8, kind: u8) -> bool {
+    kind == if number == protocol::ICMP { 0 } else { 129 }
+}
+
+/// Whether it is about a packet that somebody could not deliver (RFC 792: 3, 4, 5, 11 and 12; RFC 4443 section 2.1).
+#[inline(always)]
+pub fn is_icmp_error(number: u8, kind: u8) -> bool {
+    const ERRORS: u64 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12;
+    if number == protocol::ICMP { kind < 64 && ERRORS >> kind & 1 != 0 } else { kind < 128 }
 }
 
 /// EtherTypes (IEEE registration authority).

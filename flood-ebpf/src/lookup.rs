@@ -19,14 +19,18 @@ use flood_common::{
     fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
     meter::{Charge, Price, Slot, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
+    open,
     place::MAX_BUCKET_BITS,
     reflector::{PORT_WORDS, port_bit, port_word},
     sketch,
-    solicit::{Flow, is_noted, lifetime},
+    solicit::{self, Asked, Flow, Note, SolicitPlace},
 };
 
 use crate::{
-    maps::{BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, FRAGMENTS, REFLECTORS, SKETCH, SKETCH_SHIFT, SOLICITED},
+    maps::{
+        BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, FRAGMENTS, OPEN, REFLECTORS, SKETCH, SKETCH_SHIFT,
+        SOLICITED,
+    },
     sockets,
 };
 
@@ -103,11 +107,32 @@ impl Tables for MapTables<'_> {
     }
 
     #[inline(always)]
-    fn is_solicited(&self, settings: &Settings, flow: &Flow, now_ns: u64) -> bool {
-        let place = flow.place(&settings.solicit_seeds);
-        SOLICITED
-            .get(place.bucket)
-            .is_some_and(|bucket| is_noted(bucket, place.tag, now_ns, || lifetime_of(flow)))
+    fn asked(&self, flow: SolicitPlace, now_ns: u64) -> Asked {
+        match floodgate_asked(flow.bucket, flow.tag, now_ns) {
+            0 => Asked::Nothing,
+            1 => Asked::Question,
+            _ => Asked::Session,
+        }
+    }
+
+    #[inline(always)]
+    fn mark_begun(&self, flow: SolicitPlace, now_ns: u64) {
+        floodgate_mark(flow.bucket, flow.tag, now_ns);
+    }
+
+    #[inline(always)]
+    fn is_closed(&self, port: u16, now_ns: u64) -> bool {
+        !has_port(open::word(port), port, now_ns)
+    }
+
+    #[inline(always)]
+    fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
+        has_port(open::word(port) + 1, port, now_ns)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, settings: &Settings, address: Address) -> bool {
+        settings.is_first_local(address) || sockets::is_local(address)
     }
 
     #[inline(always)]
@@ -209,11 +234,11 @@ impl Accounts for MapTables<'_> {
         &self,
         settings: &Settings,
         (account, budget): (Account, u32),
-        source: Address,
+        by: By,
         now_ns: u64,
         price: &Price,
     ) -> bool {
-        let place = settings.account_place(account, By::address(source), BUCKET_BITS.load());
+        let place = settings.account_place(account, by, BUCKET_BITS.load());
         let place = pack(place) | u64::from(budget) << BUDGET_SHIFT;
         floodgate_share(place, now_ns, price.cost_ns, price.tolerance_ns, price.horizon_ns) != 0
     }
@@ -355,6 +380,34 @@ extern "C" fn floodgate_note(bucket: u32, tag: u64, first: u64, now_ns: u64) -> 
     0
 }
 
+/// See [`Tables::asked`]: the number of an [`Asked`].
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    SOLICITED.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
+}
+
+/// See [`Tables::mark_begun`].
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_mark(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    if let Some(bucket) = BEGUN.get(bucket) {
+        solicit::write(bucket, tag, now_ns, Note::BEGUN);
+    }
+    0
+}
+
+/// Whether the bit of a port is set in a word of [`OPEN`], as far as is known.
+#[inline(always)]
+fn has_port(word: usize, port: u16, now_ns: u64) -> bool {
+    let is_set = OPEN.get(word as u32).is_none_or(|word| word.load() & port_bit(port) != 0);
+    is_set || OPEN.get(open::LOOKED as u32).is_none_or(|looked| !open::is_fresh(looked.load(), now_ns))
+}
+
 /// Charges one of the host-wide budgets.
 #[inline(always)]
 pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
@@ -370,10 +423,9 @@ pub(crate) fn is_reflector(port: u16) -> bool {
     REFLECTORS.get(port_word(port) as u32).is_some_and(|word| word & port_bit(port) != 0)
 }
 
-/// How long a note of the flow lasts.
+/// Whether one has sessions with services on this port of UDP.
 #[inline(always)]
-pub(crate) fn lifetime_of(flow: &Flow) -> u32 {
-    let port = flow.remote_port;
+pub(crate) fn has_sessions(port: u16) -> bool {
     let sessions = REFLECTORS.get((PORT_WORDS + port_word(port)) as u32);
-    lifetime(port, sessions.is_some_and(|word| word & port_bit(port) != 0))
+    sessions.is_some_and(|word| word & port_bit(port) != 0)
 }

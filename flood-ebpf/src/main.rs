@@ -26,7 +26,7 @@ mod window;
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_jiffies64, macros::xdp, programs::XdpContext};
 use flood_common::{
     abi::{Settings, SettingsPage},
-    decide::decide,
+    decide::{Verdict, decide},
     packet::{Parsed, parse},
     wire::Window,
 };
@@ -35,6 +35,7 @@ use crate::{lookup::MapTables, window::XdpWindow};
 
 /// The filter. Multi-buffer aware (`frags`), so that interfaces with jumbo frames accept it.
 #[xdp(frags)]
+#[inline(always)] // a frame of its own would be a part of the stack that programs have together
 fn floodgate(ctx: XdpContext) -> u32 {
     let Some(page) = maps::SETTINGS.get_ptr(0) else {
         return xdp_action::XDP_PASS; // cannot happen: the array has one element
@@ -43,12 +44,12 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = XdpWindow::new(&ctx);
     let parsed = parse(window);
-    let reason = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
+    let Verdict { reason, may_speak } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp | Parsed::Broken(_) => window.length(),
     };
-    if settings.proof != 0 && reason.is_provable() {
+    if may_speak {
         prove::call(&ctx, reason);
     }
     finish::finish(&ctx, settings, length, reason.number(), xdp_action::XDP_PASS)

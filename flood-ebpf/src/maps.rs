@@ -12,6 +12,7 @@ use flood_common::{
     fragments::FRAGMENT_BITS,
     lists::{self, Prefix},
     meter::WAYS,
+    open,
     place::MIN_BUCKET_BITS,
     reflector::PORT_WORDS,
     sketch::SKETCH_WORDS,
@@ -101,9 +102,18 @@ pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS,
 #[map]
 pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS as u32, BPF_F_MMAPABLE);
 
-/// What was asked for. Written per question, and a few times in the life of a note by its answers.
+/// What was asked for. Written per question and per answer.
 #[map]
 pub(crate) static SOLICITED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, BPF_F_MMAPABLE);
+
+/// Flows that the other side has begun. Written per packet from the port of a mirror that gets to a service, a few times in the
+/// life of a mark.
+#[map]
+pub(crate) static BEGUN: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
+
+/// UDP ports of this host. Written by the daemon, and per port that begins to send.
+#[map]
+pub(crate) static OPEN: Array<Word> = Array::with_max_entries(open::WORDS as u32, BPF_F_MMAPABLE);
 
 /// What became of first fragments. Written per first fragment.
 #[map]

@@ -82,6 +82,8 @@ impl Drop for Socket {
 
 impl Socket {
     /// Looks up the socket that would receive a packet of a flow.
+    ///
+    /// VERIFIER: the protocol is a constant to the compiler, so that sockets of both kinds have ways of their own.
     #[inline(always)]
     fn look_up(ctx: &XdpContext, protocol: u8, flow: &Flow) -> Option<Self> {
         let ports = [flow.remote_port, flow.local_port].map(u16::to_be);
@@ -297,13 +299,6 @@ fn knows_requests() -> bool {
     SNT_ISN.load() != 0 && REQUEST_RCV_NXT.load() != 0
 }
 
-/// The flow of a packet that comes in.
-#[inline(always)]
-fn flow_of(packet: &Packet) -> Flow {
-    let [remote_port, local_port] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination]);
-    Flow { remote: packet.source, local: packet.destination, remote_port, local_port }
-}
-
 /// The listener of a flow, whatever there is between its ports: nobody has a connection from port 0.
 #[inline(always)]
 fn listener(ctx: &XdpContext, flow: &Flow) -> Option<Socket> {
@@ -313,16 +308,13 @@ fn listener(ctx: &XdpContext, flow: &Flow) -> Option<Socket> {
 
 /// Whether it is a unicast address of this host.
 #[inline(always)]
-fn is_local(address: Address) -> bool {
+pub(crate) fn is_local(address: Address) -> bool {
     LOCAL.get(Key::new(ADDRESS_BITS, local_key(address))).is_some()
 }
 
-/// What sockets say to a UDP datagram.
+/// What sockets say to a UDP datagram for an address of this host.
 #[inline(always)]
 pub(crate) fn receiver(ctx: &XdpContext, flow: &Flow) -> Receiver {
-    if !is_local(flow.local) {
-        return Receiver::Elsewhere;
-    }
     match Socket::look_up(ctx, protocol::UDP, flow) {
         None => Receiver::NoSocket,
         Some(socket) if socket.has_peer() => Receiver::Connected,
@@ -332,13 +324,8 @@ pub(crate) fn receiver(ctx: &XdpContext, flow: &Flow) -> Receiver {
 
 impl Host for MapTables<'_> {
     #[inline(always)]
-    fn is_local(&self, address: Address) -> bool {
-        is_local(address)
-    }
-
-    #[inline(always)]
     fn open(&self, packet: &Packet) -> Opening {
-        let flow = flow_of(packet);
+        let flow = Flow::of(packet);
         let Some(mut socket) = Socket::look_up(self.ctx, protocol::TCP, &flow) else {
             return Opening::NoSocket;
         };
@@ -357,7 +344,7 @@ impl Host for MapTables<'_> {
 
     #[inline(always)]
     fn stand(&self, packet: &Packet, segment: &Segment) -> Standing {
-        let flow = flow_of(packet);
+        let flow = Flow::of(packet);
         let Some(mut socket) = Socket::look_up(self.ctx, protocol::TCP, &flow) else {
             return Standing::NoSocket;
         };
@@ -398,11 +385,17 @@ impl Host for MapTables<'_> {
     fn has_sent(&self, quote: &Quote) -> bool {
         // The answer to what is quoted would go the other way.
         let [local_port, remote_port] = quote.ports;
-        let flow = Flow { remote: quote.destination, local: quote.source, remote_port, local_port };
+        let flow = Flow {
+            protocol: quote.protocol,
+            remote: quote.destination,
+            local: quote.source,
+            remote_port,
+            local_port,
+        };
         // VERIFIER: before 6.3 no instruction may read sockets of both kinds ("same insn cannot be used with different
         // pointers", 6.1), so each has a lookup of its own.
         if quote.protocol == protocol::UDP {
-            return receiver(self.ctx, &flow) == Receiver::Connected;
+            return is_local(flow.local) && receiver(self.ctx, &flow) == Receiver::Connected;
         }
         let Some(socket) = Socket::look_up(self.ctx, protocol::TCP, &flow) else { return false };
         match socket.state() {

@@ -36,8 +36,8 @@ pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
 pub use file::{AttachMode, ConfigFile, HostSays, Mode, SolicitedBy, SynProof, SyncookieControl};
 pub use interface::InterfaceName;
 pub use limit::{
-    BitLimit, CellLimit, CellLimits, CellName, LimitError, LimitOrigin, PacketLimit, ProtectedLimits,
-    RateLimit,
+    BitLimit, CellLimit, CellLimits, CellName, HostTells, LimitError, LimitOrigin, PacketLimit,
+    ProtectedLimits, RateLimit,
 };
 pub use position::Problem;
 

@@ -3,6 +3,7 @@
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
 mod translation;
+mod udp;
 
 use std::{
     fs, io,
@@ -18,17 +19,24 @@ use netlink_packet_route::{
 
 use crate::netlink::exchange;
 
+pub use udp::{UdpPort, udp_ports};
+
 /// The routing table of what is delivered to this host (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
 
 /// Sysctls that say whether packets for others are passed on.
 const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
 
+/// The ports that a kernel gives to clients if nobody says otherwise (Documentation/networking/ip-sysctl.rst).
+pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
+
 /// What is so at the moment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
     /// The unicast addresses that are delivered to this host.
     pub local: Vec<IpNet>,
+    /// The ports that it gives to its clients.
+    pub client_ports: [u16; 2],
     /// Whether it passes packets on that are not for it: the setting that says so.
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
@@ -41,6 +49,7 @@ impl Facts {
         let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
         Ok(Self {
             local: local_addresses()?,
+            client_ports: client_ports(),
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
         })
@@ -54,6 +63,16 @@ impl Facts {
         let key = self.forwarding?;
         Some(format!("this host forwards packets (net.{})", key.replace('/', ".")))
     }
+}
+
+/// `net.ipv4.ip_local_port_range`, which holds for both families; where it cannot be read, what the kernel begins with.
+fn client_ports() -> [u16; 2] {
+    let read = || {
+        let value = setting("ipv4/ip_local_port_range")?;
+        let mut ports = value.split_whitespace().map(str::parse);
+        Some([ports.next()?.ok()?, ports.next()?.ok()?])
+    };
+    read().unwrap_or(CLIENT_PORTS)
 }
 
 /// The value of a sysctl of networking, `net/` left out.

@@ -7,8 +7,6 @@
 use flood_common::{
     abi::{InterfaceCounters, solicited},
     reason::Reason,
-    solicit::outgoing,
-    wire::{self, Ethernet, Window},
 };
 use thiserror::Error;
 
@@ -61,6 +59,8 @@ pub enum Verdict {
 /// The filter with a capture's clock.
 pub struct Replay {
     filter: Filter,
+    /// Whether what frames ask for is noted.
+    notes: bool,
     counters: InterfaceCounters,
     /// The filter's time.
     now_ns: u64,
@@ -72,23 +72,20 @@ pub struct Replay {
 impl Replay {
     /// Loads a filter with this configuration. It always enforces, whatever the configured mode.
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
-        // Notes are made from the capture, by no program.
-        let options = FilterOptions {
-            virtual_clock: true,
-            solicited: SolicitedBy::Off,
-            processors: Vec::new(),
-            ..config.into()
-        };
+        let options = FilterOptions { virtual_clock: true, processors: Vec::new(), ..config.into() };
         let mut filter = Filter::load(&options)?;
-        filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
-        if config.proof.solicited != SolicitedBy::Off {
+        // What a capture has no sockets for, an egress program sees.
+        let notes = matches!(config.proof.solicited, SolicitedBy::Auto | SolicitedBy::Egress);
+        let notes = notes && filter.egress_error().is_none();
+        if notes {
             filter.tell_solicited_by(solicited::NOTED);
         }
+        filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
         for kind in ListKind::ALL {
             fill(&mut filter, kind, config)?;
         }
         let counters = filter.counters.interface(SLOT)?;
-        let mut replay = Self { filter, counters, now_ns: 0, begun: None, swept_ns: 0 };
+        let mut replay = Self { filter, notes, counters, now_ns: 0, begun: None, swept_ns: 0 };
         replay.begin_capture();
         Ok(replay)
     }
@@ -111,7 +108,10 @@ impl Replay {
         if self.now_ns - self.swept_ns > SWEEP_NS {
             self.sweep();
         }
-        self.ask(frame.bytes);
+        // Whether a frame left a host or came to one the capture does not say, and need not: whoever answers it was asked.
+        if self.notes {
+            let _ = self.filter.run_egress(frame.bytes)?;
+        }
         match self.filter.run(frame.bytes)? {
             RunOutcome::Pass => Ok(Verdict::Pass(self.counted()?)),
             RunOutcome::Drop => Ok(Verdict::Drop(self.counted()?)),
@@ -122,16 +122,6 @@ impl Replay {
             RunOutcome::Other(code) => {
                 Err(BpfError::WrongObject { what: format!("it returned {code} for a packet") })
             }
-        }
-    }
-
-    /// Notes what a frame asks for. Whether it left a host or came to one the capture does not say, and need not: whoever
-    /// answers it was asked.
-    fn ask(&self, frame: &[u8]) {
-        let window = wire::Frame(frame);
-        let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
-        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
-            self.filter.solicited.ask(&self.filter.settings.read(), &flow, false);
         }
     }
 

@@ -174,6 +174,18 @@ impl Build {
         self.icmp(kind, 0)
     }
 
+    /// The answer to a ping with this identifier.
+    pub fn ping_answer(self, identifier: u16) -> Self {
+        let kind = if self.source.is_ipv4() { 0 } else { 129 };
+        self.icmp(kind, 0).identifier(identifier)
+    }
+
+    /// The identifier of a ping.
+    pub fn identifier(self, identifier: u16) -> Self {
+        let at = self.transport_offset() + 4;
+        self.patch(at, &identifier.to_be_bytes())
+    }
+
     /// A neighbour solicitation, as a neighbour on the link sends it.
     pub fn neighbour_solicitation(self) -> Self {
         self.hop_limit(255).icmp(135, 0).payload(16)

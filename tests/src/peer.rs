@@ -16,7 +16,7 @@ use flood_common::{
     evidence::{Connection, Segment},
     packet::{Parsed, parse},
     solicit::Flow,
-    wire::Frame,
+    wire::{Frame, protocol},
 };
 
 use crate::{
@@ -140,6 +140,7 @@ impl Peer {
     /// The flow of its packets.
     pub fn flow(&self) -> Flow {
         Flow {
+            protocol: protocol::TCP,
             remote: self.address.into(),
             local: self.server.ip().into(),
             remote_port: self.port,

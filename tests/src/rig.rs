@@ -19,10 +19,10 @@ use std::{
 use flood_common::{
     abi::{Count, InterfaceCounters, MODE_MONITOR, Settings, solicited},
     class::{CELLS, Cell, Class, Scope},
-    decide::decide,
+    decide::{Verdict, decide},
     host::{self, HostSockets, HostTables},
     meter::{Limit, WAYS},
-    packet::{Packet, Parsed, parse},
+    packet::{Parsed, parse},
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::Reason,
@@ -36,6 +36,7 @@ use flood_userspace::{
         limit::{accounts, rate_limit, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
+    host::udp_ports,
     lists::{Edit, Entry, ListKind, Note, Origin},
     quantity::PacketRate,
 };
@@ -101,6 +102,8 @@ pub struct Rig {
     now_ns: u64,
     counters: InterfaceCounters,
     open: Vec<UdpSocket>,
+    /// Whether the UDP ports of the host are looked at.
+    looks: bool,
 }
 
 /// How a socket is open.
@@ -174,6 +177,7 @@ impl Rig {
             now_ns: START_NS,
             counters: InterfaceCounters::default(),
             open: Vec::new(),
+            looks: false,
         };
         rig.filter.set_virtual_now_ns(START_NS);
         rig.publish();
@@ -187,6 +191,7 @@ impl Rig {
             self.edit(kind, Edit::take(entries));
         }
         self.recount();
+        self.looks = false;
         self.advance(LONGEST_DEBT);
         self.twin.sockets = HostSockets::default();
         self.open.clear();
@@ -279,7 +284,17 @@ impl Rig {
         Peer::prepare().unwrap_or_else(|error| panic!("{error}"));
         self.own(&[SERVER, SERVER6]);
         self.absence(true);
+        self.looks = true;
+        self.look();
         self.tell_by(solicited::NOTED | solicited::SOCKETS);
+    }
+
+    /// Has the filter look at the UDP ports of the host, as its daemon does each second.
+    fn look(&mut self) {
+        if self.looks {
+            self.filter.open.follow(udp_ports).unwrap_or_else(|error| panic!("{error}"));
+            self.twin.look_at_ports(self.now_ns);
+        }
     }
 
     /// Sets by what answers are told: bits of [`solicited`].
@@ -304,12 +319,14 @@ impl Rig {
             port,
             peer: peer.map(|peer| (peer.ip().into(), peer.port())),
         });
+        self.look();
     }
 
     /// Closes all sockets.
     pub fn close(&mut self) {
         self.open.clear();
         self.twin.sockets.udp.clear();
+        self.look();
     }
 
     /// Lets a frame leave the host, from a socket that is not connected; none that the kernel does not run.
@@ -326,7 +343,7 @@ impl Rig {
         let window = Frame(frame);
         let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
         if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
-            self.twin.ask(&self.settings, &flow, self.now_ns, false);
+            self.twin.send(&self.settings, &flow, self.now_ns, false);
             self.compare_notes(&flow, frame);
         }
     }
@@ -393,6 +410,7 @@ impl Rig {
     pub fn advance(&mut self, time: Duration) {
         self.now_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.filter.set_virtual_now_ns(self.now_ns);
+        self.look();
     }
 
     /// Sends a frame; returns the reason, or `None` when the kernel does not run such a frame.
@@ -432,17 +450,17 @@ impl Rig {
             _ => RunOutcome::Pass,
         };
         assert_eq!(outcome, action, "{expected:?} with the wrong action\n{}", describe(frame));
-        if let Some(flow) = flow_of(&parsed) {
-            self.compare_notes(&flow, frame);
+        if let Parsed::Packet(packet) = &parsed {
+            self.compare_notes(&Flow::of(packet), frame);
         }
         Some(expected)
     }
 
     /// What the twin says.
     fn expect(&self, parsed: &Parsed, buffers: Buffers<'_>) -> Reason {
-        let exceeded = decide(parsed, &self.settings, self.now_ns, &self.twin);
+        let Verdict { reason: exceeded, may_speak } = decide(parsed, &self.settings, self.now_ns, &self.twin);
         let Parsed::Packet(packet) = parsed else { return exceeded };
-        if self.settings.proof == 0 || !exceeded.is_provable() {
+        if !may_speak {
             return exceeded;
         }
         match prove(packet, exceeded.number(), buffers, &self.settings, self.now_ns, &self.twin) {
@@ -490,20 +508,6 @@ impl Drop for Loan {
             USED.lock().unwrap_or_else(PoisonError::into_inner).push(rig);
         }
     }
-}
-
-/// The flow of a packet that comes in.
-fn flow_of(parsed: &Parsed) -> Option<Flow> {
-    let Parsed::Packet(Packet { source, destination, class: Class::Udp, ports: Some(ports), .. }) = parsed
-    else {
-        return None;
-    };
-    Some(Flow {
-        remote: *source,
-        local: *destination,
-        remote_port: ports.source,
-        local_port: ports.destination,
-    })
 }
 
 /// An entry of a list.

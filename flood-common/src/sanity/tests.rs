@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::class::Class;
+use crate::packet::Message;
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -26,6 +27,7 @@ fn packet(source: &str, protocol: u8, ports: Option<(u16, u16)>) -> Packet {
         piece: Piece { start: 0, length: 26, end: 46, is_last: true },
         ports: ports.map(|(source, destination)| Ports { source, destination }),
         tcp_flags: None,
+        icmp: Message::default(),
         vital: None,
         defect: None,
     }

@@ -1,7 +1,7 @@
 //! Limits and mode as people write them, turned into what the filter computes with.
 
 use flood_common::{
-    abi::{MODE_ENFORCE, MODE_MONITOR, Settings},
+    abi::{MODE_ENFORCE, MODE_MONITOR, Settings, solicited},
     account::{ACCOUNTS, Account, SHARE},
     class::CELLS,
     meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
@@ -10,7 +10,7 @@ use flood_common::{
 
 use crate::{
     config::{
-        CellLimit, CellLimits, CellName, LimitOrigin, Mode, PacketLimit, Proof, ProtectedLimits, RateLimit,
+        CellLimit, CellLimits, CellName, HostTells, Mode, PacketLimit, Proof, ProtectedLimits, RateLimit,
     },
     quantity::PacketRate,
 };
@@ -20,10 +20,16 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header and two VLAN tags, bytes.
 const LARGEST_FRAME: u64 = 65_575 + 22;
 
-/// Writes limits into the settings.
+/// What the host can tell, by the settings.
+pub fn host_tells(settings: &Settings) -> HostTells {
+    HostTells { absence: settings.absence != 0, asked: settings.solicited & solicited::NOTED != 0 }
+}
+
+/// Writes limits into the settings: those that are in force by what the settings say [of the host](host_tells).
 pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &ProtectedLimits) {
     let mut cells = [Limit::default(); CELLS];
-    for (name, limit) in limits {
+    let host = host_tells(settings);
+    for (name, limit) in limits.iter().filter(|(name, limit)| limit.is_in_force(**name, host)) {
         cells[name.cell().number()] = rate_limit(&in_force(*name, limit, limits));
     }
     let ProtectedLimits { neighbour_discovery, path_mtu, link } = protected;
@@ -46,7 +52,6 @@ pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
         (Account::Again, proof.answers),
         (Account::Errors, PacketLimit::of_rate(ERRORS)),
         (Account::Room, PacketLimit::of_rate(ROOM)),
-        (Account::Session, proof.proven),
     ] {
         accounts[account as usize] = budget(&limit);
     }
@@ -68,9 +73,9 @@ const ROOM: PacketRate = PacketRate(5_000);
 /// A limit as it is enforced. A default is never looser than what somebody has set for the class around it: who limits
 /// UDP, or TCP, to less means all of it.
 fn in_force(name: CellName, limit: &CellLimit, limits: &CellLimits) -> RateLimit {
-    let around = name.class.parent().and_then(|class| limits.get(&CellName { class, ..name }));
+    let around = name.class.parent(name.scope).and_then(|class| limits.get(&CellName { class, ..name }));
     match around {
-        Some(around) if limit.origin == LimitOrigin::Default && around.origin != LimitOrigin::Default => {
+        Some(around) if limit.origin.is_default() && !around.origin.is_default() => {
             let packets = [limit.limit.packets, around.limit.packets].into_iter().flatten();
             let bits = [limit.limit.bits, around.limit.bits].into_iter().flatten();
             RateLimit {
@@ -140,7 +145,7 @@ fn divide_wide(number: u128, by: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        config::BitLimit,
+        config::{BitLimit, LimitOrigin},
         quantity::{BitRate, Bits, PacketRate, Packets},
     };
 

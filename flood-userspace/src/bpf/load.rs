@@ -27,6 +27,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     config::{AttachMode, Config, HostSays, SolicitedBy},
+    host::CLIENT_PORTS,
     lists::{
         Book, Edit, ListKind, Lists,
         tables::{Layout, Moment, Tables},
@@ -34,14 +35,14 @@ use crate::{
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, SettingsPage, SolicitTable,
+    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, OpenPorts, SettingsPage, SolicitTable,
     btf::Structures,
     clock,
     egress::{EGRESS_PROGRAM, Egress},
     error::{chain, errno},
     interface::{self, Interface},
     limit,
-    local::LocalAddresses,
+    local::{LocalAddresses, first},
     mapped::MappedArray,
 };
 
@@ -244,6 +245,8 @@ pub struct Filter {
     pub lists: Lists<ListMaps>,
     /// What was asked for.
     pub solicited: SolicitTable,
+    /// The UDP ports of the host.
+    pub open: OpenPorts,
     options: FilterOptions,
     /// Whether the egress program could be loaded, or why not.
     egress: Result<(), String>,
@@ -308,6 +311,7 @@ impl Filter {
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             accounts: options.accounts,
             retransmissions: options.retransmissions,
+            client_ports: CLIENT_PORTS.map(u32::from),
             ..Settings::default()
         });
         let counters = CounterTable::new(
@@ -316,12 +320,12 @@ impl Filter {
         );
         let clock = Arc::new(Clock::new(!options.virtual_clock));
         let debts = DebtTables::new(take(&mut ebpf, abi::map::DEBTS)?, bucket_bits, Arc::clone(&clock))?;
-        let ports = Box::new(port_sets(options.reflectors.iter().copied()));
+        let ports = port_sets(options.reflectors.iter().copied());
         let reflectors = take(&mut ebpf, abi::map::REFLECTORS)?;
-        let reflectors = MappedArray::new(abi::map::REFLECTORS, reflectors, size_of_val(&*ports))?;
-        reflectors.write(&*ports);
-        let solicited = take(&mut ebpf, abi::map::SOLICITED)?;
-        let solicited = SolicitTable::new(solicited, ports, Arc::clone(&clock))?;
+        let reflectors = MappedArray::new(abi::map::REFLECTORS, reflectors, size_of_val(&ports))?;
+        reflectors.write(&ports);
+        let solicited = SolicitTable::new(take(&mut ebpf, abi::map::SOLICITED)?, Arc::clone(&clock))?;
+        let open = OpenPorts::new(take(&mut ebpf, abi::map::OPEN)?, Arc::clone(&clock))?;
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
         let maps = ListMaps::new(&layout, gates, listed, take(&mut ebpf, abi::map::PREFIXES)?)?;
         let local = typed(&mut ebpf, abi::map::LOCAL, LpmTrie::try_from)?;
@@ -333,6 +337,7 @@ impl Filter {
             debts: Arc::new(debts),
             lists: Lists::new(Tables::new(maps, layout)),
             solicited,
+            open,
             options: options.clone(),
             egress,
             clock,
@@ -525,7 +530,20 @@ impl Filter {
 
     /// Says which unicast addresses are the host's own.
     pub fn set_local(&mut self, addresses: &[IpNet]) -> Result<(), BpfError> {
-        self.local.set(addresses)
+        self.local.set(addresses)?;
+        let first_local = first(addresses);
+        if self.settings.read().first_local != first_local {
+            self.change_settings(|settings| settings.first_local = first_local);
+        }
+        Ok(())
+    }
+
+    /// Says which ports the host gives to its clients.
+    pub fn set_client_ports(&mut self, ports: [u16; 2]) {
+        let ports = ports.map(u32::from);
+        if self.settings.read().client_ports != ports {
+            self.change_settings(|settings| settings.client_ports = ports);
+        }
     }
 
     /// Whether the kernel says what a half-open connection has sent.

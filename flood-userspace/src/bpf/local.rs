@@ -1,9 +1,12 @@
 //! The host's own unicast addresses, as the filter knows them.
 
-use std::collections::BTreeSet;
+use std::{array, collections::BTreeSet, net::IpAddr};
 
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
-use flood_common::abi::{self, local_key};
+use flood_common::{
+    abi::{self, FIRST_LOCAL, local_key},
+    address::Address,
+};
 use ipnet::IpNet;
 
 use super::error::BpfError;
@@ -35,6 +38,17 @@ impl LocalAddresses {
         self.have = wanted;
         Ok(())
     }
+}
+
+/// Those that packets most likely are for, as the settings have them: single addresses that are known outside.
+pub(super) fn first(addresses: &[IpNet]) -> [[u64; 2]; FIRST_LOCAL] {
+    let is_known = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    };
+    let single = addresses.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+    let mut known = single.map(IpNet::addr).filter(is_known);
+    array::from_fn(|_| known.next().map_or([0; 2], |address| Address::from(address).halves()))
 }
 
 fn key(prefix: IpNet) -> Key<[u8; 16]> {

@@ -281,7 +281,7 @@ pub(super) fn limits(limits: &Limits) -> String {
     let packets = |PacketLimit { rate, burst }: PacketLimit| format!("{rate}, burst {burst}");
     for (name, CellLimit { limit: RateLimit { packets: packet_limit, bits }, origin }) in &limits.limits {
         let origin = match origin {
-            LimitOrigin::Default => "default",
+            LimitOrigin::Default | LimitOrigin::Host => "default",
             LimitOrigin::Configuration => "configuration",
             LimitOrigin::RunTime => "set at run time",
         };

@@ -127,7 +127,7 @@ pub(super) struct Section {
 
 impl ScopeLimitFile {
     /// The sections of its classes.
-    pub(super) fn classes(&self) -> [(Class, &ClassLimitFile); 9] {
+    pub(super) fn classes(&self) -> [(Class, &ClassLimitFile); 11] {
         [
             (Class::Syn, &self.syn),
             (Class::SynAck, &self.synack),
@@ -135,7 +135,9 @@ impl ScopeLimitFile {
             (Class::Tcp, &self.tcp),
             (Class::Udp, &self.udp),
             (Class::Amplification, &self.amplification),
+            (Class::Closed, &self.closed),
             (Class::Icmp, &self.icmp),
+            (Class::IcmpError, &self.icmp_error),
             (Class::Fragment, &self.fragment),
             (Class::Other, &self.other),
         ]
@@ -352,11 +354,17 @@ section! {
     ///
     /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
     /// 500 of ICMP, with bursts of two seconds: several times what a network of a thousand people behind one address
-    /// needs. All sources together may send 20,000 SYNs a second; those beyond have to prove their origin (`[proof]`).
+    /// needs. All sources together may send 10,000 SYNs a second; those over that have to prove their origin (`[proof]`).
     /// UDP from the ports of mirrors that was not asked for (`amplification`) may come with 1,000 packets a second from a
     /// source, 2,000 from its network, and 5,000 in all: eight times what a player sends who has such a port by chance, and
-    /// no more than 60 Mbit/s of an attack on a port where a service listens. Other totals have no default, since only you
-    /// know what your host can take.
+    /// no more than 60 Mbit/s of an attack on a port where a service listens.
+    ///
+    /// Where this host's sockets tell what is wanted (`proof.host`), there are totals of what belongs to no connection and to no
+    /// service: 20,000 packets a second of `tcp`, 5,000 of `rst_fin`, 2,000 of `synack`, and 1,000 each of `closed`, `icmp`,
+    /// `icmp_error`, `fragment` and `other`, with bursts of half a second. Whatever is of a connection, was asked for, or is of a
+    /// tunnel of this host passes over them. UDP to an open port has no total by default, since only you know what your
+    /// services can take. If you set one, a flood takes all of it; so beside it each port of this host gets an eighth of it, as
+    /// long as no more than eight of them are flooded.
     ScopeLimitFile at "limit.SCOPE" {
         /// Packets per second.
         packets: OrOff<PacketRate>, unset "`\"20k/s\"` for `source`, off elsewhere", accepts "`1/s` to `100M/s`, or `\"off\"`";
@@ -376,7 +384,9 @@ section! {
         tcp: ClassLimitFile,
         udp: ClassLimitFile,
         amplification: ClassLimitFile,
+        closed: ClassLimitFile,
         icmp: ClassLimitFile,
+        icmp_error: ClassLimitFile,
         fragment: ClassLimitFile,
         other: ClassLimitFile
     }
@@ -385,13 +395,14 @@ section! {
 section! {
     /// A limit on one class of packets in a scope, as `[limit.source.syn]`; it holds besides that of all packets. The
     /// classes are `syn`, `synack`, `rst_fin` and `tcp` (any other TCP), `udp`, `amplification` (UDP from the port of a
-    /// service that attackers use as a mirror, unless it was asked for), `icmp` (both versions), `fragment` (parts of a
+    /// service that attackers use as a mirror, unless it was asked for), `closed` (UDP to a port of this host on which nobody
+    /// listens), `icmp` (both versions) and `icmp_error` (about packets that were not delivered), `fragment` (parts of a
     /// datagram whose first is not known; the first has the class of what it carries), and `other`. Where a class of TCP has
-    /// no limit of its own, that of `tcp` holds for it, and that of `udp` for `amplification`; where it has a default, the
-    /// stricter of the two.
+    /// no limit of its own, that of `tcp` holds for it; that of `udp` for `amplification`, and for `closed` in the scopes of
+    /// sources; that of `icmp` for `icmp_error`. Where it has a default, the stricter of the two holds.
     ClassLimitFile at "limit.SCOPE.CLASS" {
         /// Packets per second.
-        packets: OrOff<PacketRate>, unset "`\"1k/s\"` for `source.syn`, `\"500/s\"` for `source.icmp`, `\"20k/s\"` for `total.syn`, for `amplification` `\"1k/s\"` in `source`, `\"2k/s\"` in `source_prefix` and `\"5k/s\"` in `total`, off elsewhere",
+        packets: OrOff<PacketRate>, unset "as above and in the file of defaults below; off elsewhere",
             accepts "`1/s` to `100M/s`, or `\"off\"`";
         /// Packets that may come at once after a silence.
         packets_burst: Packets, unset "two seconds at the rate of `packets`",

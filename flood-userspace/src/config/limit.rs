@@ -136,10 +136,19 @@ fn class_names() -> String {
 pub enum LimitOrigin {
     /// What holds when nothing is said.
     Default,
+    /// What holds when nothing is said on a host whose sockets tell what is wanted.
+    Host,
     /// The configuration.
     Configuration,
     /// A change at run time.
     RunTime,
+}
+
+impl LimitOrigin {
+    /// Whether nobody has said anything.
+    pub fn is_default(self) -> bool {
+        matches!(self, Self::Default | Self::Host)
+    }
 }
 
 /// A limit, and where it is from.
@@ -152,6 +161,24 @@ pub struct CellLimit {
     pub origin: LimitOrigin,
 }
 
+/// What a host can tell of what it is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostTells {
+    /// That nobody wants a packet for which there is no socket.
+    pub absence: bool,
+    /// What it has asked for.
+    pub asked: bool,
+}
+
+impl CellLimit {
+    /// Whether it holds on a host, as the limit of a cell.
+    pub fn is_in_force(&self, name: CellName, host: HostTells) -> bool {
+        // A tunnel is none of sockets: without knowing what was asked for, nothing speaks for its packets.
+        let speaks = host.absence && (name.class != Class::Other || host.asked);
+        speaks || self.origin != LimitOrigin::Host
+    }
+}
+
 /// The limits that have been set, by cell.
 pub type CellLimits = BTreeMap<CellName, CellLimit>;
 
@@ -160,6 +187,12 @@ pub fn default_limits() -> CellLimits {
     let limit = |scope, class, packets_per_s| {
         let limit = RateLimit { packets: Some(PacketLimit::of_rate(PacketRate(packets_per_s))), bits: None };
         (CellName { scope, class }, CellLimit { limit, origin: LimitOrigin::Default })
+    };
+    // Half a second of it at once: what all of the Internet sends has no pauses to make up for.
+    let total = |class, packets_per_s: u64, origin| {
+        let packets = PacketLimit { rate: PacketRate(packets_per_s), burst: Packets(packets_per_s / 2) };
+        let limit = RateLimit { packets: Some(packets), bits: None };
+        (CellName { scope: Scope::Total, class }, CellLimit { limit, origin })
     };
     // A full-speed download over HTTP/2 at 1 Gbit/s is acknowledged with some 40,000 packets a second at worst, and
     // with half as many by every common system; more from one address is no visitor.
@@ -170,13 +203,25 @@ pub fn default_limits() -> CellLimits {
         limit(Scope::Source, Class::Syn, 1_000),
         // Ping, traceroute and errors: some per second; monitoring, some ten.
         limit(Scope::Source, Class::Icmp, 500),
-        // Few hosts open so many connections in a second, and what is beyond is not lost: it has to prove its origin.
-        limit(Scope::Total, Class::Syn, 20_000),
+        // Few hosts open so many connections in a second, and what is over it is not lost: it has to prove its origin.
+        total(Class::Syn, 10_000, LimitOrigin::Default),
         // What was not asked for but leads to a socket: a player has 128 packets a second at most, whatever his port; a
         // mirror has a few hundred. In all, 5,000 of the largest packets are 60 Mbit/s.
         limit(Scope::Source, Class::Amplification, 1_000),
         limit(Scope::SourcePrefix, Class::Amplification, 2_000),
-        limit(Scope::Total, Class::Amplification, 5_000),
+        total(Class::Amplification, 5_000, LimitOrigin::Default),
+        // What belongs to a connection passes over these, and what is nobody's is not missed.
+        total(Class::Tcp, 20_000, LimitOrigin::Host),
+        total(Class::RstFin, 5_000, LimitOrigin::Host),
+        total(Class::SynAck, 2_000, LimitOrigin::Host),
+        // Nobody listens; a port that is scanned, and traceroute, get an answer still.
+        total(Class::Closed, 1_000, LimitOrigin::Host),
+        // The kernel answers a thousand pings a second (net.ipv4.icmp_msgs_per_sec).
+        total(Class::Icmp, 1_000, LimitOrigin::Host),
+        total(Class::IcmpError, 1_000, LimitOrigin::Host),
+        // A name server gets one for some hundred questions. Answers that were asked for, and tunnels of this host's, pass.
+        total(Class::Fragment, 1_000, LimitOrigin::Host),
+        total(Class::Other, 1_000, LimitOrigin::Host),
     ])
 }
 

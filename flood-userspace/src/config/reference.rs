@@ -7,7 +7,7 @@ use flood_common::{
 };
 
 use super::file::{DefaultValue, Key, Section, sections};
-use super::limit::{BitLimit, CellLimit, CellName, PacketLimit, RateLimit, default_limits};
+use super::limit::{BitLimit, CellLimit, CellName, LimitOrigin, PacketLimit, RateLimit, default_limits};
 
 const PREFACE: &str = "\
 # Configuration
@@ -83,9 +83,14 @@ fn render_defaults(sections: &[Section]) -> String {
 
 fn render_default_limit((name, limit): (&CellName, &CellLimit)) -> String {
     let RateLimit { packets, bits } = limit.limit;
-    let packets = packets.map(|PacketLimit { rate, .. }| format!("packets = \"{rate}\"\n"));
-    let bits = bits.map(|BitLimit { rate, .. }| format!("bits = \"{rate}\"\n"));
-    format!("[limit.{name}]\n{}{}", packets.unwrap_or_default(), bits.unwrap_or_default())
+    let packets = packets
+        .map(|PacketLimit { rate, burst }| format!("packets = \"{rate}\"\npackets_burst = \"{burst}\"\n"));
+    let bits = bits.map(|BitLimit { rate, burst }| format!("bits = \"{rate}\"\nbits_burst = \"{burst}\"\n"));
+    let if_told = match limit.origin {
+        LimitOrigin::Host => "# where this host's sockets tell what is wanted\n",
+        _ => "",
+    };
+    format!("{if_told}[limit.{name}]\n{}{}", packets.unwrap_or_default(), bits.unwrap_or_default())
 }
 
 fn render_default_section(section: &Section) -> String {
@@ -137,7 +142,11 @@ mod tests {
     #[test]
     fn the_stated_defaults_are_the_defaults() {
         let text = render_defaults(&sections());
-        let stated = Config::parse(&text, Path::new("floodgate.toml")).unwrap();
+        let mut stated = Config::parse(&text, Path::new("floodgate.toml")).unwrap();
+        for (name, limit) in &mut stated.limits {
+            assert_eq!(limit.origin, LimitOrigin::Configuration, "{name}: what is written is written");
+            limit.origin = default_limits()[name].origin;
+        }
         assert_eq!(stated, Config::default(), "{text}");
     }
 

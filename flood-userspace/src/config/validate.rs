@@ -211,8 +211,10 @@ impl Faults {
         bits: &Option<Spanned<OrOff<BitRate>>>,
         bits_burst: &Option<Spanned<Bits>>,
     ) {
-        let default = limits.get(&name).map(|limit| limit.limit).unwrap_or_default();
-        let default_rate = default.packets.map(|limit| limit.rate);
+        if (packets, packets_burst, bits, bits_burst) == (&None, &None, &None, &None) {
+            return;
+        }
+        let default_rate = limits.get(&name).and_then(|limit| limit.limit.packets).map(|limit| limit.rate);
         let packet_rate = copy(packets.as_ref()).map_or(default_rate, |OrOff(rate): OrOff<PacketRate>| rate);
         let packet_burst: Option<Packets> = copy(packets_burst.as_ref());
         let packet_limit = packet_rate
@@ -235,9 +237,7 @@ impl Faults {
             self.add(burst, "there is no limit for this burst: write bits = \"200Mbit/s\" too, or remove it");
         }
         let limit = RateLimit { packets: packet_limit, bits: bit_limit };
-        if limit != default {
-            limits.insert(name, CellLimit { limit, origin: LimitOrigin::Configuration });
-        }
+        limits.insert(name, CellLimit { limit, origin: LimitOrigin::Configuration });
     }
 
     /// Reports a broken rule at the half that is wrong, or where that is the default, at the other one.

@@ -24,16 +24,16 @@ use crate::{
     bpf::{
         Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
         interface,
-        limit::{set_limits, set_mode},
+        limit::{host_tells, set_limits, set_mode},
     },
-    config::{CellName, Config, Mode, Proof, RateLimit},
+    config::{CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
         AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
         InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
         ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
         seconds_until, syn_proof,
     },
-    host::Facts,
+    host::{Facts, udp_ports},
     lists::{
         Book, Carriers, Edit, Entry, ListKind, Note, Origin,
         configured::{Configured, reloaded},
@@ -82,6 +82,8 @@ pub struct Engine {
     proof: Proof,
     /// What that comes to on this host.
     means: Means,
+    /// What this host can tell.
+    told: HostTells,
     syncookies: Syncookies,
     ipv6_prefix: u8,
     drops: Drops,
@@ -128,6 +130,7 @@ impl Engine {
             limits,
             proof: config.proof,
             means: Means::default(),
+            told: HostTells::default(),
             syncookies: Syncookies::new(config.proof.syncookies),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
@@ -197,19 +200,32 @@ impl Engine {
     fn follow_host(&mut self) -> Result<(), BpfError> {
         let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
         self.filter.set_local(&facts.local)?;
+        self.filter.set_client_ports(facts.client_ports);
+        let looked = self.filter.open.follow(udp_ports);
+        looked
+            .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
         let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
-        if means == self.means {
-            return Ok(());
+        if means != self.means {
+            means.log();
+            // A kernel whose verifier refuses the second look is guarded without it, and by no limits that need it.
+            if let Err(error) = self.filter.set_proof(means.bits, means.absence) {
+                let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+                warn!("nothing passes over a limit on this kernel, whatever it proves: {first_line}");
+                self.filter.set_proof(0, false)?;
+            }
+            self.means = means;
         }
-        means.log();
-        // A kernel whose verifier refuses the second look is guarded without it.
-        if let Err(error) = self.filter.set_proof(means.bits, means.absence) {
-            let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
-            warn!("nothing passes over a limit on this kernel, whatever it proves: {first_line}");
-            self.filter.set_proof(0, means.absence)?;
+        let told = host_tells(&self.filter.settings.read());
+        if told != self.told {
+            self.told = told;
+            self.publish_limits();
         }
-        self.means = means;
         Ok(())
+    }
+
+    fn publish_limits(&mut self) {
+        let Limits { limits, protected } = &self.limits;
+        self.filter.change_settings(|settings| set_limits(settings, limits, protected));
     }
 
     /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
@@ -493,16 +509,17 @@ impl Engine {
 
     /// The limits in force.
     pub fn limits(&self) -> Limits {
-        self.limits.clone()
+        let mut limits = self.limits.clone();
+        limits.limits.retain(|name, limit| limit.is_in_force(*name, self.told));
+        limits
     }
 
     /// Changes limits: as a whole, or not at all.
     pub fn change_limits(&mut self, change: &LimitChange) -> Result<Limits, Refused> {
         self.limits = changed(&self.limits, change).map_err(Refused::Bad)?;
-        let Limits { limits, protected } = &self.limits;
-        self.filter.change_settings(|settings| set_limits(settings, limits, protected));
+        self.publish_limits();
         info!("limits changed: {:?}", change.set);
-        Ok(self.limits.clone())
+        Ok(self.limits())
     }
 
     /// Changes the mode.

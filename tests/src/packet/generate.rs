@@ -35,12 +35,24 @@ pub fn frame(random: &mut Rng) -> Vec<u8> {
     frame
 }
 
-/// A question of the server's to one of those that [`frame`] is from.
+/// What the server sends to one of those that [`frame`] is from: a question, a ping, what goes into a tunnel.
 pub fn question(random: &mut Rng) -> Vec<u8> {
     let v4 = random.bool();
     let server = if v4 { SERVER } else { SERVER6 };
     let port = [53, 4_000, 40_000][random.usize(..3)];
-    from(server).to(source(random, v4)).udp(port, mirror(random)).payload(30).bytes()
+    let build = from(server).to(source(random, v4));
+    match random.u8(..8) {
+        0 => build.echo_request().identifier(identifier(random)),
+        1 => build.protocol([47, 50][random.usize(..2)]),
+        _ => build.udp(port, mirror(random)),
+    }
+    .payload(30)
+    .bytes()
+}
+
+/// The identifier of a ping, of few.
+fn identifier(random: &mut Rng) -> u16 {
+    random.u16(..2)
 }
 
 /// What there is on the host that frames are [about](about).
@@ -180,7 +192,8 @@ fn transport(random: &mut Rng, build: Build) -> Build {
         0 | 1 => build.tcp(port, 443, flags(random)),
         2 => build.udp(port, 53),
         3 => build.udp(mirror(random), [53, 4_000, 40_000][random.usize(..3)]),
-        4 => build.echo_request(),
+        4 if random.bool() => build.echo_request().identifier(identifier(random)),
+        4 => build.ping_answer(identifier(random)),
         5 => build.icmp([1, 2, 3, 133, 134, 135, 136, 137][random.usize(..8)], [0, 4][random.usize(..2)]),
         6 => build
             .protocol([protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6][random.usize(..4)]),

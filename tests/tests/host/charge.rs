@@ -10,7 +10,7 @@ use flood_common::{
     decide::decide,
     host::HostTables,
     meter::Price,
-    packet::{Packet, Parsed, Part, Piece, Ports},
+    packet::{Message, Packet, Parsed, Part, Piece, Ports},
     place::{MIN_BUCKET_BITS, Seeds},
     reason::Reason,
 };
@@ -99,6 +99,7 @@ fn packet((_, source, destination, is_udp, length, _): &Sent) -> Packet {
         piece: Piece { start: 0, length: length - 34, end: length - 14, is_last: true },
         ports: is_udp.then_some(Ports { source: 5_000, destination: 5_001 }),
         tcp_flags: None,
+        icmp: Message::default(),
         vital: None,
         defect: None,
     }
@@ -176,7 +177,7 @@ proptest! {
         for sent in &sent {
             now_ns += sent.0;
             let packet = packet(sent);
-            let reason = decide(&Parsed::Packet(packet), &settings, now_ns, &tables);
+            let reason = decide(&Parsed::Packet(packet), &settings, now_ns, &tables).reason;
             prop_assert_eq!(reason, model.judge(&settings, &packet, now_ns));
         }
     }
@@ -197,7 +198,7 @@ proptest! {
             now_ns += sent.0 / repeat as u64;
             tables.run_on(sent.5);
             let packet = packet(sent);
-            if decide(&Parsed::Packet(packet), &settings, now_ns, &tables) != Reason::Conforming {
+            if decide(&Parsed::Packet(packet), &settings, now_ns, &tables).reason != Reason::Conforming {
                 continue;
             }
             for (cell, account, price) in accounts(&settings, &packet) {

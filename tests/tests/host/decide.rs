@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::Path};
 
 use flood_common::{
-    abi::{Settings, list, solicited},
+    abi::{MODE_MONITOR, Settings, list, solicited},
     account::{Account, Accounts, By},
     address::{Address, Network},
     class::{Cell, Class},
@@ -12,9 +12,10 @@ use flood_common::{
     fragments::{FragmentPlace, first},
     lists::Listed,
     meter::{Charge, Price},
-    packet::{Packet, Parsed, Part, Piece, Ports, Vital},
+    packet::{Message, Packet, Parsed, Part, Piece, Ports, Vital},
     reason::Reason::{self, *},
-    solicit::Flow,
+    solicit::{Asked, Flow, SolicitPlace},
+    wire::protocol,
 };
 use flood_userspace::{
     bpf::limit::set_limits,
@@ -36,7 +37,9 @@ struct Oracle {
     vital: Option<Charge>,
     /// Whether the source has had its share of what is vital.
     share_is_used_up: bool,
-    is_noted: bool,
+    of_flow: Asked,
+    is_closed: bool,
+    is_forwarded: bool,
     socket: Option<Receiver>,
     /// What became of the first fragment, and what has been noted of one.
     first: Option<u64>,
@@ -52,7 +55,9 @@ impl Default for Oracle {
             exceeded: None,
             vital: None,
             share_is_used_up: false,
-            is_noted: false,
+            of_flow: Asked::Nothing,
+            is_closed: false,
+            is_forwarded: false,
             socket: None,
             first: None,
             noted: Default::default(),
@@ -94,9 +99,25 @@ impl Tables for Oracle {
         port == MIRROR
     }
 
-    fn is_solicited(&self, _: &Settings, flow: &Flow, _: u64) -> bool {
-        assert_eq!(*flow, Flow { remote: SOURCE, local: DESTINATION, remote_port: MIRROR, local_port: 9 });
-        self.note("notes", self.is_noted)
+    fn asked(&self, _: SolicitPlace, _: u64) -> Asked {
+        self.note("notes", self.of_flow)
+    }
+
+    fn mark_begun(&self, _: SolicitPlace, _: u64) {
+        self.note("mark", ());
+    }
+
+    fn is_closed(&self, _: u16, _: u64) -> bool {
+        self.is_closed
+    }
+
+    fn may_have_peer(&self, _: u16, _: u64) -> bool {
+        unreachable!("that is asked after a verdict")
+    }
+
+    fn is_local(&self, _: &Settings, address: Address) -> bool {
+        assert_eq!(address, DESTINATION);
+        !self.is_forwarded
     }
 
     fn first_fragment(&self, _: FragmentPlace, _: u64) -> u64 {
@@ -139,7 +160,10 @@ impl Accounts for Oracle {
         self.share_is_used_up
     }
 
-    fn charge_account(&self, _: &Settings, _: Account, _: By, _: u64, _: &Price) -> Charge {
+    fn charge_account(&self, _: &Settings, account: Account, _: By, _: u64, _: &Price) -> Charge {
+        if account == Account::Proven {
+            self.note("proven", ());
+        }
         Charge::Conforming
     }
 
@@ -149,7 +173,7 @@ impl Accounts for Oracle {
 }
 
 fn settings(lists: u32) -> Settings {
-    let mut settings = Settings { lists, absence: 1, ..Settings::default() };
+    let mut settings = Settings { lists, ..Settings::default() };
     let config =
         Config::parse("[limit]\nsource.syn.packets = \"off\"\ntotal.syn.packets = \"off\"", Path::new(""))
             .expect("a right one");
@@ -171,6 +195,7 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
         piece: Piece { start: 0, length: 20, end: 40, is_last: true },
         ports: None,
         tcp_flags: None,
+        icmp: Message::default(),
         vital,
         defect,
     })
@@ -284,7 +309,7 @@ fn the_order_of_the_rules_is_the_policy() {
     ];
     let settings = settings(list::V4);
     for (why, parsed, tables, expected, asked) in cases {
-        assert_eq!(decide(&parsed, &settings, 1, &tables), expected, "{why}");
+        assert_eq!(decide(&parsed, &settings, 1, &tables).reason, expected, "{why}");
         assert_eq!(*tables.asked.borrow(), asked, "{why}");
     }
 }
@@ -294,12 +319,13 @@ fn a_first_fragment_is_noted_and_a_later_one_has_its_class() {
     let udp = |part| {
         let Parsed::Packet(packet) = packet(None, None) else { unreachable!("it is one") };
         let class = if part == Part::Later { Class::Fragment } else { Class::Udp };
-        Parsed::Packet(Packet { part, class, ..packet })
+        let ports = (part == Part::First).then_some(Ports { source: 5_000, destination: 9 });
+        Parsed::Packet(Packet { part, class, protocol: protocol::UDP, ports, ..packet })
     };
     let limits = limited("source.udp source.fragment");
     let noted = |exceeded| {
         let tables = Oracle { exceeded: Some(exceeded), ..Oracle::default() };
-        let reason = decide(&udp(Part::First), &limits, 1, &tables);
+        let reason = decide(&udp(Part::First), &limits, 1, &tables).reason;
         (reason, tables.noted.get())
     };
     let passed = Class::Udp as u64 + 1;
@@ -313,12 +339,12 @@ fn a_first_fragment_is_noted_and_a_later_one_has_its_class() {
         (first::UNKNOWN, "source.fragment", SourcePackets),
     ] {
         let tables = Oracle { first: Some(first), exceeded: Some(exceeded), ..Oracle::default() };
-        assert_eq!(decide(&udp(Part::Later), &limits, 1, &tables), expected, "{first}, {exceeded}");
+        assert_eq!(decide(&udp(Part::Later), &limits, 1, &tables).reason, expected, "{first}, {exceeded}");
         assert_eq!(tables.noted.get(), None);
     }
     let proving = Settings { proof: 1, ..limited("total") };
     let tables = Oracle { exceeded: Some("total"), ..Oracle::default() };
-    assert_eq!(decide(&udp(Part::First), &proving, 1, &tables), TotalPackets);
+    assert_eq!(decide(&udp(Part::First), &proving, 1, &tables).reason, TotalPackets);
     assert_eq!(tables.noted.get(), None, "it may prove its origin yet");
 }
 
@@ -327,11 +353,11 @@ fn an_empty_list_and_an_unset_limit_are_not_asked() {
     let tables = Oracle { source: Some(Charge::Conforming), ..Oracle::default() };
     // The other family's lists have entries.
     let settings = settings(list::V6);
-    assert_eq!(decide(&packet(None, None), &settings, 1, &tables), Conforming);
+    assert_eq!(decide(&packet(None, None), &settings, 1, &tables).reason, Conforming);
     assert_eq!(*tables.asked.borrow(), ["source"]);
 
     let tables = Oracle::default();
-    assert_eq!(decide(&packet(None, None), &Settings::default(), 1, &tables), Conforming);
+    assert_eq!(decide(&packet(None, None), &Settings::default(), 1, &tables).reason, Conforming);
     assert!(tables.asked.borrow().is_empty());
 }
 
@@ -421,42 +447,44 @@ fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_fir
         let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
         let ports = Some(Ports { source: port, destination: 9 });
         let tables = Oracle { source: Some(Charge::Conforming), exceeded, ..Oracle::default() };
-        let reason = decide(&Parsed::Packet(Packet { class, ports, ..plain }), &settings, 1, &tables);
+        let reason = decide(&Parsed::Packet(Packet { class, ports, ..plain }), &settings, 1, &tables).reason;
         assert_eq!(reason, expected, "{why}");
         assert_eq!(*tables.asked.borrow(), charged, "{why}");
     }
 }
 
-/// Why, what answers are told by, whether it is noted, what is open, the port that it is from, the reason, what was asked.
-type AnswerCase = (&'static str, u32, bool, Option<Receiver>, u16, Reason, &'static [&'static str]);
+/// Why, what answers are told by, what has been asked, what is open on this host, the port that it is from, the reason, what was
+/// asked of the tables.
+type AnswerCase = (&'static str, u32, Asked, Option<Receiver>, u16, Reason, &'static [&'static str]);
 
 #[test]
 fn an_answer_passes_as_it_was_asked_for() {
     const BOTH: u32 = solicited::NOTED | solicited::SOCKETS;
-    let cases: [AnswerCase; 9] = [
-        ("noted", BOTH, true, None, MIRROR, Conforming, &["notes", "source.udp"]),
+    let cases: [AnswerCase; 10] = [
+        ("asked for", BOTH, Asked::Question, None, MIRROR, Solicited, &["notes"]),
+        ("a session", BOTH, Asked::Session, None, MIRROR, Solicited, &["notes", "proven"]),
         (
             "connected",
             BOTH,
-            false,
+            Asked::Nothing,
             Some(Receiver::Connected),
             MIRROR,
-            Conforming,
-            &["notes", "sockets", "source.udp"],
+            Solicited,
+            &["notes", "sockets", "proven"],
         ),
         (
             "a service listens",
             BOTH,
-            false,
+            Asked::Nothing,
             Some(Receiver::Anybodys),
             MIRROR,
             Conforming,
-            &["notes", "sockets", "source.amplification"],
+            &["notes", "sockets", "source.amplification", "mark"],
         ),
         (
             "nobody is there",
             BOTH,
-            false,
+            Asked::Nothing,
             Some(Receiver::NoSocket),
             MIRROR,
             Unsolicited,
@@ -465,16 +493,16 @@ fn an_answer_passes_as_it_was_asked_for() {
         (
             "sockets do not tell",
             solicited::NOTED,
-            false,
+            Asked::Nothing,
             None,
             MIRROR,
             Conforming,
-            &["notes", "source.amplification"],
+            &["notes", "source.amplification", "mark"],
         ),
         (
             "nothing is noted",
             solicited::SOCKETS,
-            true,
+            Asked::Question,
             Some(Receiver::NoSocket),
             MIRROR,
             Unsolicited,
@@ -483,27 +511,78 @@ fn an_answer_passes_as_it_was_asked_for() {
         (
             "sockets alone",
             solicited::SOCKETS,
-            true,
+            Asked::Question,
             Some(Receiver::Connected),
             MIRROR,
-            Conforming,
-            &["sockets", "source.udp"],
+            Solicited,
+            &["sockets", "proven"],
         ),
-        ("nothing tells", 0, true, None, MIRROR, Conforming, &["source.amplification"]),
-        ("no mirror", BOTH, false, None, 54, Conforming, &["source.udp"]),
+        ("nothing tells", 0, Asked::Question, None, MIRROR, Conforming, &["source.amplification"]),
+        ("no mirror", BOTH, Asked::Question, None, 54, Conforming, &["source.udp"]),
     ];
-    for (why, told_by, is_noted, socket, from, expected, asked) in cases {
-        let text = "[limit.source.udp]\npackets = \"100/s\"\n[limit.source]\npackets = \"off\"\n";
-        let mut config = Config::parse(text, Path::new("")).expect(why);
-        config.limits.retain(|name, _| name.to_string().starts_with("source."));
-        let mut settings = Settings { solicited: told_by, absence: 1, ..Settings::default() };
-        set_limits(&mut settings, &config.limits, &config.protected_limits);
-        let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
-        let ports = Some(Ports { source: from, destination: 9 });
-        let tables = Oracle { source: Some(Charge::Conforming), is_noted, socket, ..Oracle::default() };
-        let reason =
-            decide(&Parsed::Packet(Packet { class: Class::Udp, ports, ..plain }), &settings, 1, &tables);
-        assert_eq!(reason, expected, "{why}");
+    for (why, told_by, of_flow, socket, from, expected, asked) in cases {
+        let settings = answering(told_by);
+        let tables = Oracle { source: Some(Charge::Conforming), of_flow, socket, ..Oracle::default() };
+        assert_eq!(decide(&udp(from), &settings, 1, &tables).reason, expected, "{why}");
         assert_eq!(*tables.asked.borrow(), asked, "{why}");
     }
+}
+
+#[test]
+fn a_flow_is_marked_when_a_service_is_sent_something_that_it_may_answer() {
+    let client = Settings { client_ports: [9, 9], ..answering(solicited::NOTED | solicited::SOCKETS) };
+    let monitor = Settings { mode: MODE_MONITOR, ..client };
+    let service = Settings { client_ports: [10, 20], ..client };
+    for (why, settings, is_forwarded, source, expected) in [
+        ("a socket", client, false, Charge::Conforming, true),
+        ("what is dropped is not answered", client, false, Charge::Exceeding, false),
+        ("unless nothing is dropped", monitor, false, Charge::Exceeding, true),
+        ("behind this host, on a client's port", client, true, Charge::Conforming, false),
+        ("behind this host, on another", service, true, Charge::Conforming, true),
+    ] {
+        let socket = (!is_forwarded).then_some(Receiver::Anybodys);
+        let tables = Oracle { source: Some(source), socket, is_forwarded, ..Oracle::default() };
+        let _ = decide(&udp(MIRROR), &settings, 1, &tables);
+        assert_eq!(tables.asked.borrow().contains(&"mark"), expected, "{why}");
+    }
+}
+
+#[test]
+fn what_nobody_listens_for_has_a_budget_of_its_own() {
+    let limits = "source.udp destination.udp total.closed total.udp";
+    let settings = Settings { solicited: 0, ..limited(limits) };
+    for (why, is_closed, exceeded, expected, charged) in [
+        ("closed", true, None, Conforming, &["source.udp", "total.closed"][..]),
+        ("open", false, None, Conforming, &["source.udp", "destination.udp", "total.udp"]),
+        ("too much of it", true, Some("total.closed"), NoSocket, &[]),
+        (
+            "what is listened for is over its limits",
+            true,
+            Some("total.udp"),
+            Conforming,
+            &["source.udp", "total.closed"],
+        ),
+        ("too much of one source", true, Some("source.udp"), SourcePackets, &[]),
+    ] {
+        let tables = Oracle { source: Some(Charge::Conforming), is_closed, exceeded, ..Oracle::default() };
+        assert_eq!(decide(&udp(54), &settings, 1, &tables).reason, expected, "{why}");
+        assert_eq!(*tables.asked.borrow(), charged, "{why}");
+    }
+}
+
+/// Limits on UDP from each source, where answers are told by these bits of [`solicited`].
+fn answering(told_by: u32) -> Settings {
+    let text = "[limit.source.udp]\npackets = \"100/s\"\n[limit.source]\npackets = \"off\"\n";
+    let mut config = Config::parse(text, Path::new("")).expect("it is right");
+    config.limits.retain(|name, _| name.to_string().starts_with("source."));
+    let mut settings = Settings { solicited: told_by, absence: 1, ..Settings::default() };
+    set_limits(&mut settings, &config.limits, &config.protected_limits);
+    settings
+}
+
+/// UDP from a port.
+fn udp(from: u16) -> Parsed {
+    let Parsed::Packet(plain) = packet(None, None) else { unreachable!() };
+    let ports = Some(Ports { source: from, destination: 9 });
+    Parsed::Packet(Packet { class: Class::Udp, protocol: protocol::UDP, ports, ..plain })
 }

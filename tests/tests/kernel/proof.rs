@@ -689,7 +689,9 @@ fn udp_over_a_limit_needs_a_socket_of_its_own() -> Result<()> {
             let session = udp(visitor, [5_000, ports[1]]);
             let passed = (0..300).filter(|_| send(rig, &session) == Some(Proven)).count();
             ensure!(passed == 200, "{visitor}: a session has a budget, and {passed} passed");
-            ensure!(send(rig, &udp(visitor, [5_000, ports[0]])) == Some(TotalPackets), "to anybody's socket");
+            let anybodys = udp(visitor, [5_000, ports[0]]);
+            let passed = (0..10).filter(|_| send(rig, &anybodys) != Some(TotalPackets)).count();
+            ensure!(passed <= 1, "to anybody's socket there is its share, and {passed} passed");
             ensure!(send(rig, &udp(visitor, [5_001, ports[1]])) == Some(NoSocket), "from another port");
             ensure!(send(rig, &udp(attacker, [5_001, 1])) == Some(NoSocket), "to none");
             let elsewhere = if server.is_ipv4() { "203.0.113.9" } else { "2001:db8:9::1" };

@@ -523,6 +523,7 @@ fn every_reason_is_produced_by_some_case() {
         Allowed,
         Unaccounted,
         Unsolicited,
+        Solicited,
         BogonSource,
         RefusedProtocol,
         FragmentOfDropped,
@@ -530,6 +531,7 @@ fn every_reason_is_produced_by_some_case() {
     // In `proof`.
     produced.extend([
         Proven,
+        PortShare,
         QueueHasRoom,
         Answered,
         NoConnection,
