@@ -54,6 +54,10 @@ pub mod map {
     pub const OPEN: &str = "OPEN";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Buckets of datagrams that are not whole yet, and of sources of fragments ([`reassembly`](crate::reassembly)).
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// See [`DATAGRAMS`].
+    pub const FRAGMENTING: &str = "FRAGMENTING";
     /// Lines of SYNs that may come [again](crate::again).
     pub const SYNS: &str = "SYNS";
     /// Trie of the host's own unicast addresses ([`local_key`](super::local_key)) -> 1.
@@ -136,10 +140,12 @@ pub fn local_key(address: Address) -> [u8; 16] {
 pub mod next {
     /// Logs a decision.
     pub const TRACE: u32 = 0;
-    /// Looks once more at a packet beyond a limit.
+    /// Looks once more at a packet over a limit, and hands fragments on.
     pub const PROVE: u32 = 1;
+    /// Looks whether there is memory for a fragment.
+    pub const REASSEMBLE: u32 = 2;
     /// Number of programs.
-    pub const PROGRAMS: u32 = 2;
+    pub const PROGRAMS: u32 = 3;
 }
 
 /// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.
@@ -216,6 +222,8 @@ pub struct Settings {
     /// What each port of this host gets a [share](crate::account::SHARE) of when UDP is over a limit of many: of UDP as such, and
     /// of that from the ports of mirrors. Follows from `limits`.
     pub port_shares: [Limit; 2],
+    /// The memory in which this host keeps fragments of IPv4 and of IPv6, as what a page of it costs; not set where it keeps none.
+    pub reassembly: [Limit; 2],
     /// The smallest MTU of the interfaces, bytes.
     pub mtu: u64,
     /// Bits of [`solicited`].
@@ -236,7 +244,7 @@ pub struct Settings {
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
 const SETTINGS_BYTES: usize =
-    464 + 16 * FIRST_LOCAL + (VITALS + 1 + ACCOUNTS + 2 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+    464 + 16 * FIRST_LOCAL + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -265,7 +273,7 @@ impl Settings {
 
     /// What is charged in the tables of debts.
     fn tabled(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().chain(&self.accounts).chain(&self.vital)
+        self.limits.iter().chain(&self.accounts).chain(&self.vital).chain(&self.reassembly)
     }
 
     /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).
@@ -318,7 +326,8 @@ impl Settings {
         let set = || self.tabled().filter(|limit| limit.is_set());
         let horizon_ns = set().map(|limit| limit.horizon_ns).max().unwrap_or(0);
         let evictable_ns = set().map(|limit| limit.evictable_ns).min().unwrap_or(0);
-        for limit in self.limits.iter_mut().chain(&mut self.accounts).chain(&mut self.vital) {
+        let tables = [&mut self.accounts[..], &mut self.vital, &mut self.reassembly];
+        for limit in self.limits.iter_mut().chain(tables.into_iter().flatten()) {
             if limit.is_set() {
                 *limit = Limit { horizon_ns, evictable_ns, ..*limit };
             }
@@ -422,8 +431,10 @@ pub const BUDGET_RETRANSMISSIONS: u32 = BUDGET_TRACE + 1;
 pub const BUDGET_PORTS: u32 = BUDGET_RETRANSMISSIONS + 1;
 /// The same of UDP from the ports of mirrors.
 pub const BUDGET_PORTS_REFLECTED: u32 = BUDGET_PORTS + 1;
+/// The memory in which fragments are kept, of IPv4 and then of IPv6.
+pub const BUDGET_REASSEMBLY: u32 = BUDGET_PORTS_REFLECTED + 1;
 /// The first of the totals.
-pub const BUDGET_TOTALS: u32 = BUDGET_PORTS_REFLECTED + 1;
+pub const BUDGET_TOTALS: u32 = BUDGET_REASSEMBLY + 2;
 /// Number of budgets.
 pub const BUDGETS: u32 = BUDGET_TOTALS + CLASS_SLOTS as u32;
 

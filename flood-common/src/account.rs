@@ -40,6 +40,10 @@ pub enum Account {
     PathMtu = 8,
     /// What is sent to all hosts of a link: by source.
     Link = 9,
+    /// [Memory](crate::reassembly) for fragments: by source.
+    Fragments = 10,
+    /// The same, for fragments that were asked for or are proven.
+    FragmentsProven = 11,
 }
 
 /// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).

@@ -128,14 +128,14 @@ fn pseudo_header() -> u32 {
 
 /// The sum of 16-bit words (RFC 1071), for an even number of bytes.
 #[inline(always)]
-fn words(bytes: &[u8]) -> u32 {
+pub(crate) fn words(bytes: &[u8]) -> u32 {
     let (words, _) = bytes.as_chunks::<2>();
     words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum()
 }
 
 /// The checksum of a sum.
 #[inline(always)]
-fn checksum(sum: u32) -> u16 {
+pub(crate) fn checksum(sum: u32) -> u16 {
     let folded = (sum >> 16) + (sum & 0xffff);
     !((folded >> 16) + (folded & 0xffff)) as u16
 }

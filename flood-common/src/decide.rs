@@ -77,15 +77,15 @@ pub trait Tables: Accounts {
 pub struct Verdict {
     /// Why it passes or is dropped.
     pub reason: Reason,
-    /// Whether it is over a limit and may have something to [say for itself](crate::proof). Most floods have not, by what is
-    /// known of them without asking a socket.
-    pub may_speak: bool,
+    /// Whether it is looked at again: it is over a limit and may [say something for itself](crate::proof), which most floods may
+    /// not, by what is known of them without asking a socket; or it passes so far, and is a [fragment](crate::reassembly).
+    pub looks_again: bool,
 }
 
 impl From<Reason> for Verdict {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
-        Self { reason, may_speak: false }
+        Self { reason, looks_again: false }
     }
 }
 
@@ -231,7 +231,8 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if kind == kind::BEGUN && (!is_drop(reason) || settings.mode == MODE_MONITOR) {
         tables.mark_begun(flow.place(&settings.solicit_seeds), now_ns);
     }
-    Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), may_speak }
+    let looks_again = may_speak || part != Part::Whole as u64 && !is_drop(reason);
+    Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), looks_again }
 }
 
 /// What a packet is, as a number: its class, or one of these.

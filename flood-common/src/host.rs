@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
-    account::{Account, Accounts, By},
+    account::{Account, Accounts, By, share},
     address::{Address, Network},
     again::{self, LINE_BITS, SLICES, SynPlace},
     class::{CLASS_SLOTS, Cell},
@@ -19,10 +19,14 @@ use crate::{
     evidence::{Connection, Cookie, Opening, Quote, Receiver, Request, Segment, Standing, state},
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{ListTables, Listed, Prefix, gate_words},
-    meter::{Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
+    meter::{
+        Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased, pay_back,
+        pay_back_budget,
+    },
     open,
     packet::Packet,
     proof::Host,
+    reassembly::{self, Memory, Step},
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
     solicit::{self, Asked, Flow, Note, SOLICIT_BITS, SolicitPlace},
@@ -168,6 +172,8 @@ pub struct HostTables {
     running: cell::Cell<usize>,
     sketch_shift: u32,
     fragments: Vec<[AtomicU64; WAYS]>,
+    datagrams: Vec<[AtomicU64; WAYS]>,
+    fragmenting: Vec<[AtomicU64; WAYS]>,
     syns: Vec<[AtomicU64; SLICES]>,
     bucket_bits: u32,
     debts: Vec<[AtomicU64; WAYS]>,
@@ -189,6 +195,8 @@ impl HostTables {
             running: cell::Cell::new(0),
             sketch_shift: 0,
             fragments: (0..1 << FRAGMENT_BITS).map(|_| Default::default()).collect(),
+            datagrams: (0..1 << FRAGMENT_BITS).map(|_| Default::default()).collect(),
+            fragmenting: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             syns: (0..1 << LINE_BITS).map(|_| Default::default()).collect(),
             bucket_bits,
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
@@ -408,6 +416,29 @@ impl Accounts for HostTables {
 
     fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge {
         charge_budget(&self.budgets[budget as usize], now_ns, price)
+    }
+}
+
+impl Memory for HostTables {
+    fn arrives(&self, source: SolicitPlace, now_ns: u64) -> u64 {
+        reassembly::arrives(&self.fragmenting[source.bucket as usize], source.tag, now_ns)
+    }
+
+    fn follow(&self, datagram: FragmentPlace, step: Step, now_ns: u64) -> u64 {
+        reassembly::follow(&self.datagrams[datagram.bucket as usize], datagram.tag, step, now_ns)
+    }
+
+    fn pay_back(
+        &self,
+        settings: &Settings,
+        (account, budget): (Account, u32),
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) {
+        let place = settings.account_place(account, by, self.bucket_bits);
+        pay_back(&self.debts[place.bucket as usize], place.owner, now_ns, &share(price));
+        pay_back_budget(&self.budgets[budget as usize], price);
     }
 }
 

@@ -31,6 +31,7 @@ pub mod packet;
 pub mod place;
 pub mod proof;
 pub mod reason;
+pub mod reassembly;
 pub mod reflector;
 pub mod sanity;
 pub mod sketch;

@@ -319,6 +319,33 @@ pub fn exceeds<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Pr
     false
 }
 
+/// Takes back what was charged to a source, where it is in its bucket.
+#[inline(always)]
+pub fn pay_back<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price) {
+    for slot in bucket {
+        let found = slot.load();
+        if owner_of(found) == source && found != 0 {
+            let debt = debt_ns(found, now_ns, price.horizon_ns).saturating_sub(price.cost_ns);
+            // Lost to another packet of the source: the rest ends by itself.
+            slot.compare_swap(found, word(source, now_ns, debt));
+            return;
+        }
+    }
+}
+
+/// Takes back what was charged to a budget.
+#[inline(always)]
+pub fn pay_back_budget<S: Slot>(slot: &S, price: &Price) {
+    let mut found = slot.load();
+    for _ in 0..RACES {
+        let seen = slot.compare_swap(found, found.saturating_sub(price.cost_ns));
+        if seen == found {
+            return;
+        }
+        found = seen;
+    }
+}
+
 /// The debt of a budget, which is one word for the whole host: a TAT of 64 bits, as there is no owner to tell, so that it
 /// never wraps.
 #[inline(always)]

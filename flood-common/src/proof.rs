@@ -14,11 +14,12 @@ use crate::{
     address::Address,
     again::{self, SynPlace},
     class::Class,
-    decide::{Tables, charge_source},
+    decide::charge_source,
     evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
     meter::{Charge, Price},
     packet::Packet,
     reason::Reason,
+    reassembly::Memory,
     solicit::Flow,
     wire::{Window, protocol},
 };
@@ -34,7 +35,7 @@ pub mod means {
 }
 
 /// What the host says of a packet over a limit.
-pub trait Host: Tables {
+pub trait Host: Memory {
     /// What becomes of a SYN.
     fn open(&self, packet: &Packet) -> Opening;
     /// What sockets say to another TCP segment.
@@ -77,7 +78,7 @@ struct Case<'a, H> {
     host: &'a H,
 }
 
-/// Looks once more at a packet that has exceeded a limit: the number of its reason.
+/// Looks once more at a packet that has exceeded a limit. `exceeded` is the number of that reason.
 #[inline(always)]
 pub fn prove<'a, H: Host>(
     packet: &Packet,

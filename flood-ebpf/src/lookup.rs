@@ -18,9 +18,13 @@ use flood_common::{
     evidence::Receiver,
     fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
-    meter::{Charge, Price, Slot, charge, charge_budget, charge_leased, exceeds, exceeds_leased},
+    meter::{
+        Charge, Price, Slot, charge, charge_budget, charge_leased, exceeds, exceeds_leased, pay_back,
+        pay_back_budget,
+    },
     open,
     place::MAX_BUCKET_BITS,
+    reassembly::{self, Memory, Step},
     reflector::{PORT_WORDS, port_bit, port_word},
     sketch,
     solicit::{self, Asked, Flow, Note, SolicitPlace},
@@ -28,8 +32,8 @@ use flood_common::{
 
 use crate::{
     maps::{
-        BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DEBTS, FRAGMENTS, OPEN, REFLECTORS, SKETCH, SKETCH_SHIFT,
-        SOLICITED,
+        BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DATAGRAMS, DEBTS, FRAGMENTING, FRAGMENTS, OPEN, REFLECTORS,
+        SKETCH, SKETCH_SHIFT, SOLICITED,
     },
     sockets,
 };
@@ -241,6 +245,38 @@ impl Accounts for MapTables<'_> {
         let place = settings.account_place(account, by, BUCKET_BITS.load());
         let place = pack(place) | u64::from(budget) << BUDGET_SHIFT;
         floodgate_share(place, now_ns, price.cost_ns, price.tolerance_ns, price.horizon_ns) != 0
+    }
+}
+
+impl Memory for MapTables<'_> {
+    #[inline(always)]
+    fn arrives(&self, source: SolicitPlace, now_ns: u64) -> u64 {
+        FRAGMENTING.get(source.bucket).map_or(0, |bucket| reassembly::arrives(bucket, source.tag, now_ns))
+    }
+
+    #[inline(always)]
+    fn follow(&self, datagram: FragmentPlace, step: Step, now_ns: u64) -> u64 {
+        DATAGRAMS
+            .get(datagram.bucket)
+            .map_or(0, |bucket| reassembly::follow(bucket, datagram.tag, step, now_ns))
+    }
+
+    #[inline(always)]
+    fn pay_back(
+        &self,
+        settings: &Settings,
+        (account, budget): (Account, u32),
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) {
+        let place = settings.account_place(account, by, BUCKET_BITS.load());
+        if let Some(bucket) = DEBTS.get(place.bucket) {
+            pay_back(bucket, place.owner, now_ns, &share(price));
+        }
+        if let Some(bucket) = BUDGETS.get(budget) {
+            pay_back_budget(&bucket[0], price);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The XDP program `floodgate`, and `floodgate_egress` on the way out: glue between the kernel and `flood-common`.
 //!
 //! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
-//! that counts, samples, traces and returns the action; `prove` looks once more at packets over a limit, and `sockets` asks the host about them; `egress` is the way out; `maps` names what is shared with user space. There is
+//! that counts, samples, traces and returns the action; `prove` looks once more at packets over a limit, `reassemble` at fragments, and `sockets` asks the host about them; `egress` is the way out; `maps` names what is shared with user space. There is
 //! nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
 #![no_std]
 #![no_main]
@@ -19,6 +19,7 @@ mod lookup;
 mod maps;
 mod object;
 mod prove;
+mod reassemble;
 mod sockets;
 mod trace;
 mod window;
@@ -44,12 +45,12 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = XdpWindow::new(&ctx);
     let parsed = parse(window);
-    let Verdict { reason, may_speak } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
+    let Verdict { reason, looks_again } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp | Parsed::Broken(_) => window.length(),
     };
-    if may_speak {
+    if looks_again {
         prove::call(&ctx, reason);
     }
     finish::finish(&ctx, settings, length, reason.number(), xdp_action::XDP_PASS)

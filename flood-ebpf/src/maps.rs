@@ -119,6 +119,14 @@ pub(crate) static OPEN: Array<Word> = Array::with_max_entries(open::WORDS as u32
 #[map]
 pub(crate) static FRAGMENTS: Array<Bucket> = Array::with_max_entries(1 << FRAGMENT_BITS, 0);
 
+/// Datagrams that are not whole yet. Written per fragment that passes.
+#[map]
+pub(crate) static DATAGRAMS: Array<Bucket> = Array::with_max_entries(1 << FRAGMENT_BITS, 0);
+
+/// Sources of fragments. Written likewise.
+#[map]
+pub(crate) static FRAGMENTING: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
+
 /// Gates of both address families. Written by the daemon.
 #[map]
 pub(crate) static GATES: Array<Word> =

@@ -1,4 +1,4 @@
-//! The second look at packets over a limit.
+//! The second look at packets over a limit, and at fragments.
 //!
 //! It is a program of its own, which the filter calls for such packets only: the filter stays as short as it is, and the
 //! verifier follows socket lookups once, not once for every way to a limit.
@@ -16,7 +16,8 @@ use flood_common::{
     evidence::Cookie,
     packet::{Packet, Parsed, parse},
     proof::{Proof, prove},
-    reason::Reason,
+    reason::{Reason, is_drop},
+    reassembly::is_due,
     wire::{Ethernet, Window},
 };
 
@@ -24,23 +25,23 @@ use crate::{
     finish::finish,
     lookup::MapTables,
     maps::{CPU_STATE, NEXT, SETTINGS},
-    now_ns, settings_in_force,
+    now_ns, reassemble, settings_in_force,
     window::XdpWindow,
 };
 
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
 /// place.
 #[inline(always)]
-pub(crate) fn call(ctx: &XdpContext, exceeded: Reason) {
+pub(crate) fn call(ctx: &XdpContext, reason: Reason) {
     if let Some(state) = CPU_STATE.get_ptr_mut(0) {
         // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        unsafe { (*state).reason = exceeded.number().into() };
+        unsafe { (*state).reason = reason.number().into() };
         // SAFETY: on success the call does not return; on failure the packet is dropped for its limit.
         unsafe { NEXT.tail_call(ctx, next::PROVE) };
     }
 }
 
-/// Looks once more at a packet that exceeds a limit.
+/// Looks once more at a packet that exceeds a limit, and hands a fragment on that passes.
 #[xdp(frags)]
 #[inline(always)] // a frame of its own would be a part of the stack that programs have together
 fn floodgate_prove(ctx: XdpContext) -> u32 {
@@ -49,24 +50,31 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
     // this processor's own, and nothing ran on it since `call` wrote it.
-    let (settings, now_ns, exceeded) =
+    let (settings, now_ns, reason) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
     let window = XdpWindow::new(&ctx);
     let Parsed::Packet(packet) = parse(window) else {
-        return xdp_action::XDP_PASS; // cannot happen: only a packet exceeds a limit
+        return xdp_action::XDP_PASS; // cannot happen: only a packet is looked at again
     };
     let length = packet.length;
-    let (reason, pass) = match prove(&packet, exceeded, window, settings, now_ns, &MapTables::new(&ctx)) {
-        Proof::Verdict(reason) => (reason.number(), xdp_action::XDP_PASS),
-        Proof::Nothing => (exceeded, xdp_action::XDP_PASS),
-        Proof::Answer(_) if settings.mode != MODE_ENFORCE => {
-            (Reason::Answered.number(), xdp_action::XDP_PASS)
+    let (reason, pass) = if is_drop(reason) {
+        match prove(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
+            Proof::Verdict(reason) => (reason.number(), xdp_action::XDP_PASS),
+            Proof::Nothing => (reason, xdp_action::XDP_PASS),
+            Proof::Answer(_) if settings.mode != MODE_ENFORCE => {
+                (Reason::Answered.number(), xdp_action::XDP_PASS)
+            }
+            Proof::Answer(cookie) => match answer(&ctx, &packet, settings, &cookie) {
+                Some(()) => (Reason::Answered.number(), xdp_action::XDP_TX),
+                None => (reason, xdp_action::XDP_PASS),
+            },
         }
-        Proof::Answer(cookie) => match answer(&ctx, &packet, settings, &cookie) {
-            Some(()) => (Reason::Answered.number(), xdp_action::XDP_TX),
-            None => (exceeded, xdp_action::XDP_PASS),
-        },
+    } else {
+        (reason, xdp_action::XDP_PASS)
     };
+    if is_due(&packet, reason) {
+        reassemble::call(&ctx, reason);
+    }
     finish(&ctx, settings, length, reason, pass)
 }
 

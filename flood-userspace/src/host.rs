@@ -8,6 +8,7 @@ mod udp;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -37,6 +38,8 @@ pub struct Facts {
     pub local: Vec<IpNet>,
     /// The ports that it gives to its clients.
     pub client_ports: [u16; 2],
+    /// The memory in which it keeps fragments of IPv4 and of IPv6.
+    pub fragment_memory: [FragmentMemory; 2],
     /// Whether it passes packets on that are not for it: the setting that says so.
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
@@ -50,6 +53,10 @@ impl Facts {
         Ok(Self {
             local: local_addresses()?,
             client_ports: client_ports(),
+            fragment_memory: [
+                FragmentMemory::read("ipv4/ipfrag_high_thresh", "ipv4/ipfrag_time"),
+                FragmentMemory::read("ipv6/ip6frag_high_thresh", "ipv6/ip6frag_time"),
+            ],
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
         })
@@ -62,6 +69,23 @@ impl Facts {
         }
         let key = self.forwarding?;
         Some(format!("this host forwards packets (net.{})", key.replace('/', ".")))
+    }
+}
+
+/// The memory in which a host keeps what has come of datagrams that are not whole yet.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FragmentMemory {
+    /// How much there is, bytes; 0 where nothing is kept.
+    pub bytes: u64,
+    /// For how long it keeps what is not whole.
+    pub kept: Duration,
+}
+
+impl FragmentMemory {
+    /// Asks the kernel; nothing where it does not say.
+    fn read(bytes: &str, seconds: &str) -> Self {
+        let number = |key| setting(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        Self { bytes: number(bytes), kept: Duration::from_secs(number(seconds)) }
     }
 }
 

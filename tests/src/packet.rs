@@ -38,6 +38,7 @@ pub struct Build {
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
     fragment: Option<(u16, bool)>,
+    identification: u16,
     hop_limit: u8,
     protocol: u8,
     transport: Vec<u8>,
@@ -57,6 +58,7 @@ pub fn from(source: IpAddr) -> Build {
         options: Vec::new(),
         extensions: Vec::new(),
         fragment: None,
+        identification: 1,
         hop_limit: 64,
         protocol: 253,
         transport: Vec::new(),
@@ -116,9 +118,15 @@ impl Build {
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         if self.source.is_ipv6() {
             let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
-            self.extensions.push((protocol::FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 1]));
+            self.extensions.push((protocol::FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 0]));
         }
         self.fragment = Some((offset, more));
+        self
+    }
+
+    /// Says of which datagram it is, by its identification.
+    pub fn datagram(mut self, identification: u16) -> Self {
+        self.identification = identification;
         self
     }
 
@@ -298,7 +306,7 @@ impl Build {
         let (offset, more) = self.fragment.unwrap_or((0, false));
         let mut ip = vec![0x40 | u8::try_from(header / 4).unwrap_or(15), 0];
         ip.extend(u16::try_from(header + data.len()).unwrap_or(u16::MAX).to_be_bytes());
-        ip.extend([0, 1]);
+        ip.extend(self.identification.to_be_bytes());
         ip.extend((offset | u16::from(more) << 13).to_be_bytes());
         ip.extend([self.hop_limit, self.protocol, 0, 0]);
         ip.extend(source.octets());
@@ -319,9 +327,13 @@ impl Build {
         frame.extend([kinds.next().unwrap_or(59), self.hop_limit]);
         frame.extend(source.octets());
         frame.extend(destination.octets());
-        for (_, header) in &self.extensions {
+        for (kind, header) in &self.extensions {
             frame.push(kinds.next().unwrap_or(59));
             frame.extend(&header[1..]);
+            if *kind == protocol::FRAGMENT {
+                let at = frame.len() - 2;
+                frame[at..].copy_from_slice(&self.identification.to_be_bytes());
+            }
         }
         frame.extend(data);
     }

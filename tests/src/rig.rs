@@ -26,6 +26,7 @@ use flood_common::{
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::Reason,
+    reassembly::{admits, is_due},
     sanity::Sanity,
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
@@ -33,10 +34,10 @@ use flood_common::{
 use flood_userspace::{
     bpf::{
         Filter, FilterOptions, RunOutcome,
-        limit::{accounts, rate_limit, set_limits, set_mode, shared},
+        limit::{accounts, rate_limit, reassembly, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
-    host::udp_ports,
+    host::{FragmentMemory, udp_ports},
     lists::{Edit, Entry, ListKind, Note, Origin},
     quantity::PacketRate,
 };
@@ -255,6 +256,14 @@ impl Rig {
         self.publish();
     }
 
+    /// Says what memory the host has for fragments of each family.
+    pub fn fragment_memory(&mut self, memory: FragmentMemory) {
+        self.filter.set_fragment_memory(&[memory; 2]).unwrap_or_else(|error| panic!("{error}"));
+        self.settings.reassembly = [reassembly(&memory); 2];
+        self.settings.set_limits(self.settings.limits);
+        self.publish();
+    }
+
     /// Says whether it means that nobody wants a packet when there is no socket for it.
     pub fn absence(&mut self, counts: bool) {
         self.settings.absence = counts.into();
@@ -458,16 +467,24 @@ impl Rig {
 
     /// What the twin says.
     fn expect(&self, parsed: &Parsed, buffers: Buffers<'_>) -> Reason {
-        let Verdict { reason: exceeded, may_speak } = decide(parsed, &self.settings, self.now_ns, &self.twin);
-        let Parsed::Packet(packet) = parsed else { return exceeded };
-        if !may_speak {
-            return exceeded;
+        let (settings, now_ns, twin) = (&self.settings, self.now_ns, &self.twin);
+        let Verdict { reason, looks_again } = decide(parsed, settings, now_ns, twin);
+        let Parsed::Packet(packet) = parsed else { return reason };
+        if !looks_again {
+            return reason;
         }
-        match prove(packet, exceeded.number(), buffers, &self.settings, self.now_ns, &self.twin) {
-            Proof::Verdict(reason) => reason,
-            Proof::Answer(_) => Reason::Answered,
-            Proof::Nothing => exceeded,
+        let mut number = reason.number();
+        if reason.is_drop() {
+            number = match prove(packet, number, buffers, settings, now_ns, twin) {
+                Proof::Verdict(reason) => reason.number(),
+                Proof::Answer(_) => Reason::Answered.number(),
+                Proof::Nothing => number,
+            };
         }
+        if is_due(packet, number) && !admits(packet, number, buffers, settings, now_ns, twin) {
+            return Reason::FragmentMemory;
+        }
+        Reason::from_number(number).expect("it is one's")
     }
 
     /// Forgets what was counted for frames that were not [sent](Self::send).

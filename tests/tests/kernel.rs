@@ -14,5 +14,7 @@ mod lists;
 mod proof;
 #[path = "kernel/reasons.rs"]
 mod reasons;
+#[path = "kernel/reassembly.rs"]
+mod reassembly;
 #[path = "kernel/verifier.rs"]
 mod verifier;

@@ -1,17 +1,21 @@
 //! Limits and mode as people write them, turned into what the filter computes with.
 
+use std::time::Duration;
+
 use flood_common::{
     abi::{MODE_ENFORCE, MODE_MONITOR, Settings, solicited},
     account::{ACCOUNTS, Account, SHARE},
     class::CELLS,
     meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
     packet::Vital,
+    reassembly::PAGE_BYTES,
 };
 
 use crate::{
     config::{
         CellLimit, CellLimits, CellName, HostTells, Mode, PacketLimit, Proof, ProtectedLimits, RateLimit,
     },
+    host::FragmentMemory,
     quantity::PacketRate,
 };
 
@@ -126,10 +130,33 @@ pub fn shared(limit: &PacketLimit) -> Limit {
     Limit { horizon_ns: limit.horizon_ns + (limit.packet_cost_ns << SHARE), ..limit }
 }
 
+/// What a page of the memory costs in which the kernel keeps fragments, so that what is charged at once and what drains while
+/// it is kept are half of it each.
+pub fn reassembly(memory: &FragmentMemory) -> Limit {
+    let kept_ns = u64::try_from(memory.kept.min(LONGEST_KEPT).as_nanos()).unwrap_or(u64::MAX);
+    let cost_ns = divide_wide(u128::from(kept_ns) * u128::from(PAGE_BYTES), memory.bytes / 2).min(kept_ns);
+    if cost_ns == 0 {
+        return Limit::default();
+    }
+    Limit {
+        packet_cost_ns: cost_ns,
+        packet_tolerance_ns: kept_ns,
+        horizon_ns: kept_ns + (cost_ns << SHARE) * MOST_PAGES + CLOCK_SLACK_NS,
+        evictable_ns: kept_ns / 2,
+        ..Limit::default()
+    }
+}
+
 /// A budget of the whole host.
 pub fn budget(limit: &PacketLimit) -> Limit {
     rate_limit(&RateLimit { packets: Some(*limit), bits: None })
 }
+
+/// No debt lasts longer than what a word of a table can say.
+const LONGEST_KEPT: Duration = Duration::from_secs(300);
+
+/// The most pages in a fragment, whose data are at most 64 KiB.
+const MOST_PAGES: u64 = 17;
 
 /// Division to the nearest.
 fn divide(number: u64, by: u64) -> u64 {

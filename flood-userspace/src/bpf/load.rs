@@ -27,7 +27,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     config::{AttachMode, Config, HostSays, SolicitedBy},
-    host::CLIENT_PORTS,
+    host::{CLIENT_PORTS, FragmentMemory},
     lists::{
         Book, Edit, ListKind, Lists,
         tables::{Layout, Moment, Tables},
@@ -55,11 +55,14 @@ const TRACE_PROGRAM: &str = "floodgate_trace";
 /// The program that writes down what the filter's clock says.
 const CLOCK_PROGRAM: &str = "floodgate_clock";
 
-/// The program that it calls for packets beyond a limit.
+/// The program that it calls for packets over a limit, and for fragments.
 const PROVE_PROGRAM: &str = "floodgate_prove";
 
+/// The program to which that one hands fragments on.
+const REASSEMBLE_PROGRAM: &str = "floodgate_reassemble";
+
 /// All XDP programs in the object.
-const PROGRAMS: [&str; 4] = [PROGRAM, PROVE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
+const PROGRAMS: [&str; 5] = [PROGRAM, PROVE_PROGRAM, REASSEMBLE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
 
 /// The object, as it was built along with this binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter"));
@@ -546,6 +549,22 @@ impl Filter {
         }
     }
 
+    /// Says what memory the host has for fragments of IPv4 and of IPv6.
+    pub fn set_fragment_memory(&mut self, memory: &[FragmentMemory; 2]) -> Result<(), BpfError> {
+        let reassembly = memory.each_ref().map(limit::reassembly);
+        let settings = self.settings.read();
+        let prices =
+            |limits: [Limit; 2]| limits.map(|limit| (limit.packet_cost_ns, limit.packet_tolerance_ns));
+        if prices(settings.reassembly) != prices(reassembly) {
+            self.load_prover()?;
+            self.change_settings(|settings| {
+                settings.reassembly = reassembly;
+                settings.set_limits(settings.limits);
+            });
+        }
+        Ok(())
+    }
+
     /// Whether the kernel says what a half-open connection has sent.
     pub fn knows_requests(&self) -> bool {
         self.knows_requests
@@ -621,9 +640,10 @@ impl Filter {
         self.load_next(TRACE_PROGRAM, next::TRACE)
     }
 
-    /// Puts the program that looks once more at packets beyond a limit where the filter calls it, when that is first
+    /// Puts the programs that look once more at packets over a limit, and at fragments, where they are called, when they are first
     /// wanted.
     pub fn load_prover(&mut self) -> Result<(), BpfError> {
+        self.load_next(REASSEMBLE_PROGRAM, next::REASSEMBLE)?;
         self.load_next(PROVE_PROGRAM, next::PROVE)
     }
 

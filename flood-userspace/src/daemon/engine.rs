@@ -33,7 +33,7 @@ use crate::{
         ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
         seconds_until, syn_proof,
     },
-    host::{Facts, udp_ports},
+    host::{Facts, FragmentMemory, udp_ports},
     lists::{
         Book, Carriers, Edit, Entry, ListKind, Note, Origin,
         configured::{Configured, reloaded},
@@ -84,6 +84,7 @@ pub struct Engine {
     means: Means,
     /// What this host can tell.
     told: HostTells,
+    fragment_memory: [FragmentMemory; 2],
     syncookies: Syncookies,
     ipv6_prefix: u8,
     drops: Drops,
@@ -131,6 +132,7 @@ impl Engine {
             proof: config.proof,
             means: Means::default(),
             told: HostTells::default(),
+            fragment_memory: Default::default(),
             syncookies: Syncookies::new(config.proof.syncookies),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
@@ -204,6 +206,13 @@ impl Engine {
         let looked = self.filter.open.follow(udp_ports);
         looked
             .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
+        if facts.fragment_memory != self.fragment_memory {
+            self.fragment_memory = facts.fragment_memory;
+            if let Err(error) = self.filter.set_fragment_memory(&facts.fragment_memory) {
+                let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+                warn!("fragments are judged by their limits alone on this kernel: {first_line}");
+            }
+        }
         let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
         if means != self.means {
             means.log();

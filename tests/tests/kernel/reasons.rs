@@ -332,11 +332,9 @@ fn later_fragments_have_the_verdict_of_their_first_or_are_limited() {
     const BURST: usize = 2;
     needs_root!();
     for source in [ATTACKER, ATTACKER6] {
-        let named = |build: Build, name: u16| {
-            build.patch(if source.is_ipv4() { 18 } else { 60 }, &name.to_be_bytes()).bytes()
-        };
-        let first = |name| named(from(source).fragment(0, true).udp(4_000, 5_000).payload(64), name);
-        let later = |name| named(from(source).fragment(9, false).protocol(protocol::UDP).payload(64), name);
+        let part = |name, offset, more| from(source).datagram(name).fragment(offset, more);
+        let first = |name| part(name, 0, true).udp(4_000, 5_000).payload(64).bytes();
+        let later = |name| part(name, 9, false).protocol(protocol::UDP).payload(64).bytes();
         let mut rig = Rig::without_limits();
         rig.limits(
             "[limit.source]\npackets = \"off\"\nudp = { packets = \"1/s\", packets_burst = \"2\" }\n\
@@ -528,6 +526,8 @@ fn every_reason_is_produced_by_some_case() {
         RefusedProtocol,
         FragmentOfDropped,
     ]);
+    // In `reassembly`.
+    produced.insert(FragmentMemory);
     // In `proof`.
     produced.extend([
         Proven,

@@ -1,0 +1,52 @@
+//! The last look at fragments: whether there is memory for them. A program of its own, as the [second look](crate::prove) is.
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use flood_common::{
+    abi::next,
+    packet::{Parsed, parse},
+    reason::Reason,
+    reassembly::admits,
+};
+
+use crate::{
+    finish::finish,
+    lookup::MapTables,
+    maps::{CPU_STATE, NEXT, SETTINGS},
+    now_ns, settings_in_force,
+    window::XdpWindow,
+};
+
+/// Hands a fragment that passes so far over to [`floodgate_reassemble`], which finishes with it. Comes back only if that program
+/// is not in its place.
+#[inline(always)]
+pub(crate) fn call(ctx: &XdpContext, reason: u32) {
+    if let Some(state) = CPU_STATE.get_ptr_mut(0) {
+        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+        unsafe { (*state).reason = reason.into() };
+        // SAFETY: on success the call does not return; on failure the packet passes as it did.
+        unsafe { NEXT.tail_call(ctx, next::REASSEMBLE) };
+    }
+}
+
+/// Looks whether there is memory for a fragment.
+#[xdp(frags)]
+#[inline(always)] // a frame of its own would be a part of the stack that programs have together
+fn floodgate_reassemble(ctx: XdpContext) -> u32 {
+    let (Some(page), Some(state)) = (SETTINGS.get_ptr(0), CPU_STATE.get_ptr(0)) else {
+        return xdp_action::XDP_PASS; // cannot happen: the arrays have one element
+    };
+    // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
+    // this processor's own, and nothing ran on it since `call` wrote it.
+    let (settings, now_ns, reason) =
+        unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
+    let window = XdpWindow::new(&ctx);
+    let Parsed::Packet(packet) = parse(window) else {
+        return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
+    };
+    let reason = if admits(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
+        reason
+    } else {
+        Reason::FragmentMemory.number()
+    };
+    finish(&ctx, settings, packet.length, reason, xdp_action::XDP_PASS)
+}
