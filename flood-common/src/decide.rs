@@ -94,7 +94,8 @@ impl From<Reason> for Verdict {
 pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tables: &T) -> Verdict {
     match parsed {
         Parsed::Packet(packet) => decide_packet(packet, settings, now_ns, tables),
-        Parsed::NotIp => Reason::NotIp.into(),
+        Parsed::NotIp(kind) => settings.sanity.ethertypes.check(*kind, Reason::NotIp).into(),
+        Parsed::Encapsulated(kind) => settings.sanity.ethertypes.check(*kind, Reason::Encapsulated).into(),
         Parsed::Broken(reason) => (*reason).into(),
     }
 }

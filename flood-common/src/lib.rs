@@ -4,7 +4,7 @@
 //! every line runs unchanged on a host (unit tests, property tests, `floodgate replay`) and in the kernel. What
 //! cannot be pure lives in `flood-ebpf`, and is little.
 //!
-//! The way of a packet through this crate: [`wire`] views headers, [`packet`] parses them into a summary,
+//! The way of a packet through this crate: [`wire`] views headers, [`link`] opens frames, [`packet`] parses headers into a summary,
 //! [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`] keeps the limits and [`lists`]
 //! the lists that `decide` asks about, [`solicit`] knows what the host asked for, and [`abi`] is what both sides of the kernel border agree on.
 //!
@@ -24,6 +24,7 @@ pub mod evidence;
 pub mod fragments;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
+pub mod link;
 pub mod lists;
 pub mod meter;
 pub mod open;
@@ -33,6 +34,7 @@ pub mod proof;
 pub mod reason;
 pub mod reassembly;
 pub mod reflector;
+pub mod sampler;
 pub mod sanity;
 pub mod sketch;
 pub mod solicit;

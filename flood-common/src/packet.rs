@@ -1,6 +1,6 @@
 //! Parsing: from a frame to the few facts that a verdict needs.
 //!
-//! One pass from the outside in: Ethernet, VLAN tags, IP, IPv6 extension headers, transport. Every loop has a
+//! One pass from the outside in: Ethernet and what is around IP ([`link`]), IP, IPv6 extension headers, transport. Every loop has a
 //! named bound, and what exceeds it has a reason of its own. A fault before the source address is known makes the
 //! frame [`Parsed::Broken`]; one behind it is a [`defect`](Packet::defect) of the packet, so that the allow list
 //! can still speak for its source.
@@ -11,24 +11,21 @@
 use crate::{
     address::Address,
     class::Class,
+    link::{self, Inner, Link},
     reason::Reason,
     verifier,
     wire::{
-        Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, VlanTag, Window, ethertype, protocol,
-        read_be32, read_be64, tcp_flags,
+        Ethernet, Extension, Fragment, Icmp, Ipv4, Ipv6, Tcp, Udp, Window, ethertype, protocol, read_be32,
+        read_be64, tcp_flags,
     },
 };
-
-/// VLAN tags that are looked behind: a customer's tag inside a provider's (802.1ad). The kernel's own receive path
-/// goes no deeper either unless VLAN devices are stacked by hand.
-pub const MAX_VLAN_TAGS: usize = 2;
 
 /// IPv6 extension headers that are walked. RFC 8200 section 4.1 recommends an order in which each occurs at most
 /// once, destination options twice; six leaves room for all that are seen together in practice.
 pub const MAX_IPV6_EXTENSIONS: usize = 6;
 
-/// No header is looked for at or beyond this offset, bytes: two VLAN tags and IPv6 with the longest chain of
-/// extension headers (2048 bytes each) end before it, and the verifier knows a bound for every packet access.
+/// No header is looked for at or beyond this offset, bytes: what is around IP (30 bytes) and IPv6 with the longest
+/// chain of extension headers (2048 bytes each) end before it, and the verifier knows a bound for every packet access.
 pub const MAX_HEADER_OFFSET: usize = 0x3fff;
 
 /// What became of a frame.
@@ -37,8 +34,10 @@ pub const MAX_HEADER_OFFSET: usize = 0x3fff;
 pub enum Parsed {
     /// An IP packet whose source is known.
     Packet(Packet),
-    /// Not IP.
-    NotIp,
+    /// Not IP; the EtherType, or [`link::LENGTH`].
+    NotIp(u16),
+    /// Something that may carry IP, and is not looked into; the EtherType.
+    Encapsulated(u16),
     /// Too broken to have a source.
     Broken(Reason),
 }
@@ -56,6 +55,8 @@ pub struct Packet {
     pub length: u32,
     /// Offset of the IP header, bytes.
     pub network_at: usize,
+    /// Where a header around the packet states how many bytes follow there ([`Inner::length_at`]).
+    pub length_at: usize,
     /// Offset of what follows the IP header, its options and its extension headers, bytes.
     pub transport_at: usize,
     /// Protocol of the innermost header reached (IANA number).
@@ -153,33 +154,24 @@ pub fn parse<'a, W: Window<'a>>(window: W) -> Parsed {
     let Some(ethernet) = window.view::<Ethernet>(0) else {
         return Parsed::Broken(Reason::Truncated);
     };
-    let mut kind = ethernet.ethertype.get();
-    let mut offset = size_of::<Ethernet>();
-    for _ in 0..MAX_VLAN_TAGS {
-        if !is_vlan(kind) {
-            break;
-        }
-        let Some(tag) = window.view::<VlanTag>(offset) else {
-            return Parsed::Broken(Reason::Truncated);
-        };
-        kind = tag.ethertype.get();
-        offset += size_of::<VlanTag>();
-    }
+    let kind = ethernet.ethertype.get();
+    let bare = Inner { ethertype: kind, offset: size_of::<Ethernet>(), length_at: 0 };
+    // Two copies of the code: in that for a bare packet, offsets are constants.
     match kind {
-        ethertype::IPV4 => parse_ipv4(window, offset),
-        ethertype::IPV6 => parse_ipv6(window, offset),
-        kind if is_vlan(kind) => Parsed::Broken(Reason::VlanDepth),
-        _ => Parsed::NotIp,
+        ethertype::IPV4 => parse_ipv4(window, bare),
+        ethertype::IPV6 => parse_ipv6(window, bare),
+        kind => match link::open(window, kind) {
+            Link::Ip(inner) if inner.ethertype == ethertype::IPV4 => parse_ipv4(window, inner),
+            Link::Ip(inner) => parse_ipv6(window, inner),
+            Link::NotIp(kind) => Parsed::NotIp(kind),
+            Link::Encapsulated(kind) => Parsed::Encapsulated(kind),
+            Link::Broken(reason) => Parsed::Broken(reason),
+        },
     }
 }
 
 #[inline(always)]
-fn is_vlan(kind: u16) -> bool {
-    matches!(kind, ethertype::VLAN | ethertype::SERVICE_VLAN)
-}
-
-#[inline(always)]
-fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
+fn parse_ipv4<'a, W: Window<'a>>(window: W, Inner { offset, length_at, .. }: Inner) -> Parsed {
     let Some(ip) = window.view::<Ipv4>(offset) else {
         return Parsed::Broken(Reason::Truncated);
     };
@@ -214,6 +206,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         class: transport.class,
         length,
         network_at: offset,
+        length_at,
         transport_at: offset + header,
         protocol: ip.protocol,
         part: cut.part(),
@@ -228,7 +221,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
 }
 
 #[inline(always)]
-fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
+fn parse_ipv6<'a, W: Window<'a>>(window: W, Inner { offset, length_at, .. }: Inner) -> Parsed {
     let Some(ip) = window.view::<Ipv6>(offset) else {
         return Parsed::Broken(Reason::Truncated);
     };
@@ -269,6 +262,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, offset: usize) -> Parsed {
         class: transport.class,
         length,
         network_at: offset,
+        length_at,
         transport_at: end - chain.remaining,
         protocol: chain.protocol,
         part: chain.cut.part(),

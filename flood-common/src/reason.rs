@@ -98,9 +98,11 @@ drop_reasons! {
     FragmentOfDropped = 44, "fragment_of_dropped", "A later fragment of a datagram whose first was dropped.";
     QueueFull = 45, "queue_full", "A SYN over a limit, to a listener whose application does not take its connections: the network stack would drop it, too.";
     FragmentMemory = 46, "fragment_memory", "A fragment of a datagram that is not whole yet, and those before it may have taken what memory this host has for such.";
+    RefusedEthertype = 47, "refused_ethertype", "Not IP, and of an EtherType that the configuration refuses.";
     SynAgain = 56, "syn_again", "A SYN over a limit that came a second time, as that of a client does.";
     Solicited = 57, "solicited", "An answer that this host has asked for, or a packet of a session that it has begun.";
     PortShare = 58, "port_share", "UDP over a limit, within what each of this host's ports gets of it.";
+    Encapsulated = 59, "encapsulated", "Not looked into: MPLS, MACsec and the like, which may carry IP.";
 }
 
 /// [`Reason::is_drop`] by number.

@@ -14,10 +14,11 @@
 use crate::{
     account::ports,
     address::Address,
+    link::{self, Inner, Link},
     meter::{Slot, WAYS},
     packet::{Packet, is_extension},
     verifier::opaque,
-    wire::{Ethernet, Icmp, Ipv4, Ipv6, Udp, VlanTag, Window, ethertype, is_ping, protocol},
+    wire::{Icmp, Ipv4, Ipv6, Udp, Window, ethertype, is_ping, protocol},
 };
 
 /// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000 questions a
@@ -273,16 +274,12 @@ fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
 }
 
 /// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports. `kind` is its
-/// EtherType, or that inside the VLAN tag which the kernel keeps beside the frame. IPv6 with extension headers is not looked
-/// into.
+/// EtherType, or that inside the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
+/// that comes in, as the answer will be; only IPv6 with extension headers is not looked into.
 #[inline(always)]
-pub fn outgoing<'a, W: Window<'a>>(window: W, mut kind: u16) -> Option<Flow> {
-    let mut offset = size_of::<Ethernet>();
-    if matches!(kind, ethertype::VLAN | ethertype::SERVICE_VLAN) {
-        kind = window.view::<VlanTag>(offset)?.ethertype.get();
-        offset += size_of::<VlanTag>();
-    }
-    let (protocol, local, remote, transport) = match kind {
+pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16) -> Option<Flow> {
+    let Link::Ip(Inner { ethertype, offset, .. }) = link::open(window, kind) else { return None };
+    let (protocol, local, remote, transport) = match ethertype {
         ethertype::IPV4 => {
             const OFFSET: u16 = 0x1fff;
             let ip = window.view::<Ipv4>(offset)?;
@@ -293,7 +290,7 @@ pub fn outgoing<'a, W: Window<'a>>(window: W, mut kind: u16) -> Option<Flow> {
             let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v4_bytes);
             (ip.protocol, source, destination, offset + header)
         }
-        ethertype::IPV6 => {
+        _ => {
             let ip = window.view::<Ipv6>(offset)?;
             if is_extension(ip.next_header) {
                 return None;
@@ -301,7 +298,6 @@ pub fn outgoing<'a, W: Window<'a>>(window: W, mut kind: u16) -> Option<Flow> {
             let [source, destination] = [&ip.source, &ip.destination].map(Address::from_v6_bytes);
             (ip.next_header, source, destination, offset + size_of::<Ipv6>())
         }
-        _ => return None,
     };
     let (remote_port, local_port) = match protocol {
         protocol::UDP => {

@@ -46,3 +46,22 @@ pub fn unknown(value: usize) -> usize {
     };
     value
 }
+
+/// Returns `value`, which the compiler does not touch before it comes here.
+///
+/// Of an enum with two kinds of content it may widen the one before it looks which of them there is, and where it is the other,
+/// the register may still hold a pointer.
+#[inline(always)]
+#[must_use]
+pub fn here(value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    let value = {
+        let mut value = value;
+        // SAFETY: a register that keeps its value.
+        unsafe {
+            core::arch::asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack, preserves_flags))
+        };
+        value
+    };
+    value
+}

@@ -117,6 +117,39 @@ header! {
 }
 
 header! {
+    /// A PPPoE session header (RFC 2516 section 4), and the beginning of the PPP frame behind it.
+    Pppoe, 8 {
+        /// Version and type; receivers do not look at it.
+        version_type: u8,
+        /// Code; neither at this.
+        code: u8,
+        /// Number of the session.
+        session: Be16,
+        /// Length of the PPP frame, bytes.
+        length: Be16,
+        /// Its protocol. An odd first byte is all of it (RFC 1661 section 6.5).
+        protocol: [u8; 2],
+    }
+}
+
+header! {
+    /// LLC and SNAP, in a frame with a length (RFC 1042).
+    Snap, 8 {
+        /// Both service access points and the control field: [`LLC`](Self::LLC).
+        llc: [u8; 3],
+        /// Who numbers `ethertype`; zeros for EtherTypes.
+        organization: [u8; 3],
+        /// EtherType of what is inside.
+        ethertype: Be16,
+    }
+}
+
+impl Snap {
+    /// `llc` of SNAP.
+    pub const LLC: [u8; 3] = [0xaa, 0xaa, 0x03];
+}
+
+header! {
     /// IPv4 without options (RFC 791 section 3.1).
     Ipv4, 20 {
         /// Version in the upper four bits, header length in 32-bit words in the lower.
@@ -257,8 +290,10 @@ pub fn is_icmp_error(number: u8, kind: u8) -> bool {
     if number == protocol::ICMP { kind < 64 && ERRORS >> kind & 1 != 0 } else { kind < 128 }
 }
 
-/// EtherTypes (IEEE registration authority).
+/// EtherTypes (IEEE registration authority; `linux/if_ether.h` for what it has not).
 pub mod ethertype {
+    /// Smaller numbers are lengths (IEEE 802.3 clause 3.2.6).
+    pub const FIRST: u16 = 0x0600;
     /// IPv4.
     pub const IPV4: u16 = 0x0800;
     /// IPv6.
@@ -267,6 +302,35 @@ pub mod ethertype {
     pub const VLAN: u16 = 0x8100;
     /// Service VLAN tag (802.1ad).
     pub const SERVICE_VLAN: u16 = 0x88a8;
+    /// Service VLAN tags from before 802.1ad, never registered, which equipment can still be set to.
+    pub const OLD_SERVICE_VLANS: [u16; 3] = [0x9100, 0x9200, 0x9300];
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+    /// PPPoE session (RFC 2516).
+    pub const PPPOE_SESSION: u16 = 0x8864;
+    /// What carries packets, or whole frames, in ways that are not looked into.
+    pub const CARRIERS: [u16; 10] = [
+        0x8847, // MPLS
+        0x8848, // MPLS multicast
+        0x88e5, // MACsec (802.1AE)
+        0x88e7, // provider backbone bridge (802.1ah)
+        0x893f, // E-tag (802.1BR)
+        0x8926, // VN-tag
+        0x894f, // NSH (RFC 8300)
+        0x22f3, // TRILL (RFC 6325)
+        0x892f, // HSR (IEC 62439-3)
+        0x4305, // batman-adv
+    ];
+}
+
+/// Numbers of PPP (IANA "PPP DLL Protocol Numbers").
+pub mod ppp {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0021;
+    /// IPv6.
+    pub const IPV6: u16 = 0x0057;
+    /// From here on are the protocols that run a link; those below carry data (RFC 1661 section 2).
+    pub const FIRST_CONTROL: u16 = 0x8000;
 }
 
 /// Protocol and next-header numbers (IANA "Assigned Internet Protocol Numbers").

@@ -21,14 +21,21 @@ use crate::{
 /// Finishes with a packet of `length` bytes: `reason` is the number of one, and `pass` the action for a packet that is
 /// not dropped.
 #[inline(always)]
-pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason: u32, pass: u32) -> u32 {
+pub(crate) fn finish(
+    ctx: &XdpContext,
+    settings: &Settings,
+    now_ns: u64,
+    length: u32,
+    reason: u32,
+    pass: u32,
+) -> u32 {
     let enforced = settings.mode == MODE_ENFORCE;
     // VERIFIER: many ways lead here, each with a reason of its own.
     let reason = opaque(reason.into(), length.into()) as u32;
     let is_drop = reason::is_drop(reason);
     count(interface_slot(ctx, settings), reason, enforced, length);
     let action = if is_drop && enforced { xdp_action::XDP_DROP } else { pass };
-    let sampled = if is_drop { state_to_sample(settings.sample_every) } else { None };
+    let sampled = if is_drop { to_sample(settings, now_ns) } else { None };
     if sampled.is_some() || settings.trace_version != 0 {
         // Parsed again, which is rare, rather than carried along for every packet.
         let (version, source) = match parse(XdpWindow::new(ctx)) {
@@ -37,10 +44,10 @@ pub(crate) fn finish(ctx: &XdpContext, settings: &Settings, length: u32, reason:
                 (u32::from(packet.source.version()), packet.destination.halves())
             }
             Parsed::Packet(packet) => (u32::from(packet.source.version()), packet.source.halves()),
-            Parsed::NotIp | Parsed::Broken(_) => (0, [0, 0]),
+            Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => (0, [0, 0]),
         };
-        if let Some(state) = sampled {
-            sample(state, Sample { source, version, reason, length, weight: settings.sample_every });
+        if let Some((state, weight)) = sampled {
+            sample(state, Sample { source, version, reason, length, weight });
         }
         if settings.trace_version != 0 && settings.trace_version == version && settings.trace_source == source
         {
@@ -80,24 +87,15 @@ fn count(slot: u32, reason: u32, enforced: bool, length: u32) {
     *bytes = bytes.wrapping_add(u64::from(length));
 }
 
-/// The processor's state when a dropped packet is to be sampled: one in `every`, none if that is 0. The gaps are
-/// random, so that traffic with a rhythm is sampled as fairly as any.
+/// The processor's state and the weight of the sample when a dropped packet is to be sampled.
 #[inline(always)]
-fn state_to_sample<'a>(every: u32) -> Option<&'a mut CpuState> {
-    if every == 0 {
-        return None;
-    }
+fn to_sample<'a>(settings: &Settings, now_ns: u64) -> Option<(&'a mut CpuState, u32)> {
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
     let state = unsafe { &mut *CPU_STATE.get_ptr_mut(0)? };
-    if state.until_sample > 1 {
-        state.until_sample -= 1;
-        return None;
-    }
-    // Uniform in 1 to 2 * every - 1, so `every` on average.
     // SAFETY: no arguments, no conditions.
-    let random = unsafe { bpf_get_prandom_u32() };
-    state.until_sample = 1 + u64::from(random) % (2 * u64::from(every) - 1);
-    Some(state)
+    let random = || unsafe { bpf_get_prandom_u32() };
+    let weight = state.sampler.take(now_ns, settings.sample_cost_ns, random)?;
+    Some((state, weight))
 }
 
 /// Writes a sample to the ring.

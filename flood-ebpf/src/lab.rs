@@ -90,7 +90,7 @@ fn parse_only(ctx: XdpContext) -> u32 {
             let usual = packet.defect.is_none() && packet.vital.is_none() && high ^ low != 0;
             if usual { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
         }
-        Parsed::NotIp | Parsed::Broken(_) => xdp_action::XDP_PASS,
+        Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => xdp_action::XDP_PASS,
     }
 }
 

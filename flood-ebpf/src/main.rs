@@ -36,7 +36,7 @@ use crate::{lookup::MapTables, window::XdpWindow};
 
 /// The filter. Multi-buffer aware (`frags`), so that interfaces with jumbo frames accept it.
 #[xdp(frags)]
-#[inline(always)] // a frame of its own would be a part of the stack that programs have together
+#[inline(always)] // a call costs every packet, and its frame would be a part of the stack that programs have together
 fn floodgate(ctx: XdpContext) -> u32 {
     let Some(page) = maps::SETTINGS.get_ptr(0) else {
         return xdp_action::XDP_PASS; // cannot happen: the array has one element
@@ -48,12 +48,12 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let Verdict { reason, looks_again } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
-        Parsed::NotIp | Parsed::Broken(_) => window.length(),
+        Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => window.length(),
     };
     if looks_again {
         prove::call(&ctx, reason);
     }
-    finish::finish(&ctx, settings, length, reason.number(), xdp_action::XDP_PASS)
+    finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
 }
 
 /// # Safety

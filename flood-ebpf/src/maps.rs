@@ -31,7 +31,8 @@ const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
 /// for another.
 const DEFAULT_CELL_BITS: u32 = 12;
 
-/// Bytes of the sample ring: 26,000 samples, a quarter of a second at a hundred thousand a second.
+/// Bytes of the sample ring: 26,000 samples, which user space takes out ten times a second. The budgets of processors
+/// ([`flood_common::sampler`]) fill it in that time on 256 of them at once.
 const SAMPLE_RING: u32 = 1 << 20;
 
 /// Version of the ABI that this object was built with, for the loader to compare.

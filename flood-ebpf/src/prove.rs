@@ -18,7 +18,7 @@ use flood_common::{
     proof::{Proof, prove},
     reason::{Reason, is_drop},
     reassembly::is_due,
-    wire::{Ethernet, Window},
+    wire::{Be16, Ethernet, Window},
 };
 
 use crate::{
@@ -75,14 +75,17 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     if is_due(&packet, reason) {
         reassemble::call(&ctx, reason);
     }
-    finish(&ctx, settings, length, reason, pass)
+    finish(&ctx, settings, now_ns, length, reason, pass)
 }
 
-/// Makes the SYN-ACK out of the SYN, in place: link layer and VLAN tags stay, but for the MAC addresses, which change
-/// places. `None` if it cannot be done; the packet is to be dropped then.
+/// What PPPoE and LLC/SNAP take of the link's MTU, bytes.
+const AROUND: u16 = 8;
+
+/// Makes the SYN-ACK out of the SYN, in place: what is around it stays, but for the MAC addresses, which change places, and
+/// the length in it. `None` if it cannot be done; the packet is to be dropped then.
 #[inline(always)]
 fn answer(ctx: &XdpContext, packet: &Packet, settings: &Settings, cookie: &Cookie) -> Option<()> {
-    let mtu = settings.mtu as u16;
+    let mtu = (settings.mtu as u16).saturating_sub(if packet.length_at == 0 { 0 } else { AROUND });
     let syn = packet.ports?;
     match (packet.source, packet.destination) {
         (Address::V4(client), Address::V4(host)) => {
@@ -99,11 +102,18 @@ fn store<T>(ctx: &XdpContext, packet: &Packet, mut answer: T) -> Option<()> {
     let ethernet = XdpWindow::new(ctx).view::<Ethernet>(0)?;
     let mut addresses = [ethernet.source, ethernet.destination];
     let size = size_of::<T>();
-    let change = (packet.network_at + size) as i64 - i64::from(packet.length);
-    // SAFETY: the context is the program's, and both values are as long as they are said to be. All views of the packet
+    let end = packet.network_at + size;
+    let change = end as i64 - i64::from(packet.length);
+    let mut length = (end.wrapping_sub(packet.length_at + size_of::<Be16>()) as u16).to_be_bytes();
+    // SAFETY: the context is the program's, and all values are as long as they are said to be. All views of the packet
     // end here.
     let results = unsafe {
         if bpf_xdp_adjust_tail(ctx.ctx, change as i32) != 0 {
+            return None;
+        }
+        if packet.length_at != 0
+            && bpf_xdp_store_bytes(ctx.ctx, packet.length_at as u32, (&raw mut length).cast(), 2) != 0
+        {
             return None;
         }
         [

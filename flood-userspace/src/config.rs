@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use flood_common::{
     reflector::REFLECTORS,
-    sanity::{self, CHECKS},
+    sanity::{self, CHECKS, Ethertypes},
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -111,19 +111,33 @@ pub struct Sanity {
     pub checks: BTreeMap<&'static str, bool>,
     /// Protocols that are not wanted, by number.
     pub refuse_protocols: Vec<u8>,
+    /// EtherTypes that are not wanted.
+    pub refuse_ethertypes: Vec<u16>,
+    /// The only ones that are, if any.
+    pub accept_ethertypes: Vec<u16>,
 }
 
 impl Default for Sanity {
     fn default() -> Self {
         let checks = CHECKS.iter().map(|(reason, is_made)| (reason.label(), *is_made)).collect();
-        Self { checks, refuse_protocols: Vec::new() }
+        Self {
+            checks,
+            refuse_protocols: Vec::new(),
+            refuse_ethertypes: Vec::new(),
+            accept_ethertypes: Vec::new(),
+        }
     }
 }
 
 impl From<&Sanity> for sanity::Sanity {
     fn from(config: &Sanity) -> Self {
         let made = CHECKS.iter().map(|(reason, _)| *reason).filter(|reason| config.checks[reason.label()]);
-        Self::new(made, &config.refuse_protocols)
+        let ethertypes = if config.accept_ethertypes.is_empty() {
+            Ethertypes::refuse(&config.refuse_ethertypes)
+        } else {
+            Ethertypes::accept(&config.accept_ethertypes)
+        };
+        Self::new(made, &config.refuse_protocols).with(ethertypes)
     }
 }
 

@@ -29,12 +29,52 @@ pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
+/// What is between the tags and the IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Around {
+    Nothing,
+    /// PPPoE; the protocol of PPP in one byte or two.
+    Pppoe {
+        is_short: bool,
+    },
+    /// A length, LLC and SNAP.
+    Snap,
+}
+
+impl Around {
+    /// Bytes that it takes, beyond an EtherType.
+    fn size(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Pppoe { is_short } => 8 - usize::from(is_short),
+            Self::Snap => 8,
+        }
+    }
+
+    /// The EtherType of a packet, or what leads to it, of a packet of so many bytes.
+    fn announce(self, ethertype: u16, packet: usize) -> Vec<u8> {
+        let length = |more: usize| u16::try_from(packet + more).unwrap_or(u16::MAX).to_be_bytes();
+        let kind = ethertype.to_be_bytes();
+        match self {
+            Self::Nothing => kind.to_vec(),
+            Self::Pppoe { is_short } => {
+                let protocol = [0, if ethertype == ethertype::IPV4 { 0x21 } else { 0x57 }];
+                let protocol = &protocol[usize::from(is_short)..];
+                let [high, low] = ethertype::PPPOE_SESSION.to_be_bytes();
+                [&[high, low, 0x11, 0, 0, 1], &length(protocol.len())[..], protocol].concat()
+            }
+            Self::Snap => [&length(8)[..], &[0xaa, 0xaa, 3, 0, 0, 0], &kind].concat(),
+        }
+    }
+}
+
 /// A packet under construction.
 #[derive(Clone, Debug)]
 pub struct Build {
     source: IpAddr,
     destination: IpAddr,
     tags: Vec<u16>,
+    around: Around,
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
     fragment: Option<(u16, bool)>,
@@ -55,6 +95,7 @@ pub fn from(source: IpAddr) -> Build {
         source,
         destination: if source.is_ipv4() { SERVER } else { SERVER6 },
         tags: Vec::new(),
+        around: Around::Nothing,
         options: Vec::new(),
         extensions: Vec::new(),
         fragment: None,
@@ -82,14 +123,36 @@ impl Build {
     }
 
     /// Adds a customer's VLAN tag (802.1Q) inside those that are there.
-    pub fn vlan(mut self) -> Self {
-        self.tags.push(ethertype::VLAN);
-        self
+    pub fn vlan(self) -> Self {
+        self.tag(ethertype::VLAN)
     }
 
     /// Adds a provider's VLAN tag (802.1ad) inside those that are there.
-    pub fn service_vlan(mut self) -> Self {
-        self.tags.push(ethertype::SERVICE_VLAN);
+    pub fn service_vlan(self) -> Self {
+        self.tag(ethertype::SERVICE_VLAN)
+    }
+
+    /// Adds a VLAN tag of this EtherType inside those that are there.
+    pub fn tag(mut self, ethertype: u16) -> Self {
+        self.tags.push(ethertype);
+        self
+    }
+
+    /// Puts it into a PPPoE session.
+    pub fn pppoe(mut self) -> Self {
+        self.around = Around::Pppoe { is_short: false };
+        self
+    }
+
+    /// The same with the protocol of PPP in one byte.
+    pub fn short_pppoe(mut self) -> Self {
+        self.around = Around::Pppoe { is_short: true };
+        self
+    }
+
+    /// Puts it into a frame with a length, behind LLC and SNAP.
+    pub fn snap(mut self) -> Self {
+        self.around = Around::Snap;
         self
     }
 
@@ -232,7 +295,7 @@ impl Build {
 
     /// Offset of the IP header.
     pub fn ip_offset(&self) -> usize {
-        ETHERNET + 4 * self.tags.len()
+        ETHERNET + 4 * self.tags.len() + self.around.size()
     }
 
     /// Offset of the transport header.
@@ -301,8 +364,8 @@ impl Build {
     }
 
     fn push_ipv4(&self, frame: &mut Vec<u8>, source: Ipv4Addr, destination: Ipv4Addr, data: &[u8]) {
-        frame.extend(ethertype::IPV4.to_be_bytes());
         let header = 20 + self.options.len();
+        frame.extend(self.around.announce(ethertype::IPV4, header + data.len()));
         let (offset, more) = self.fragment.unwrap_or((0, false));
         let mut ip = vec![0x40 | u8::try_from(header / 4).unwrap_or(15), 0];
         ip.extend(u16::try_from(header + data.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -319,8 +382,8 @@ impl Build {
     }
 
     fn push_ipv6(&self, frame: &mut Vec<u8>, source: Ipv6Addr, destination: Ipv6Addr, data: &[u8]) {
-        frame.extend(ethertype::IPV6.to_be_bytes());
         let extensions: usize = self.extensions.iter().map(|(_, header)| header.len()).sum();
+        frame.extend(self.around.announce(ethertype::IPV6, 40 + extensions + data.len()));
         let mut kinds = self.extensions.iter().map(|(kind, _)| *kind).chain([self.protocol]);
         frame.extend([0x60, 0, 0, 0]);
         frame.extend(u16::try_from(extensions + data.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -356,6 +419,12 @@ pub fn not_ip(ethertype: u16) -> Vec<u8> {
     frame.extend(ethertype.to_be_bytes());
     frame.resize(60, 0);
     frame
+}
+
+/// A frame in which an IP packet lies behind `header`, which is no way that is looked behind.
+pub fn encapsulated(ethertype: u16, header: &[u8], packet: &Build) -> Vec<u8> {
+    let bytes = packet.bytes();
+    [&bytes[..ETHERNET - 2], &ethertype.to_be_bytes(), header, &bytes[packet.ip_offset()..]].concat()
 }
 
 /// A frame for a message: what etherparse makes of it, and its bytes.

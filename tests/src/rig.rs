@@ -27,7 +27,7 @@ use flood_common::{
     proof::{Proof, prove},
     reason::Reason,
     reassembly::{admits, is_due},
-    sanity::Sanity,
+    sanity::{Ethertypes, Sanity},
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
 };
@@ -167,7 +167,7 @@ impl Rig {
         let options = FilterOptions { virtual_clock: true, ..options };
         let filter = Filter::load(&options).unwrap_or_else(|error| panic!("loading the filter: {error}"));
         let mut settings = filter.settings.read();
-        settings.sample_every = 1;
+        settings.sample_cost_ns = 1; // cheap enough that every drop is sampled
         settings.interfaces[SLOT as usize] = LOOPBACK;
         let twin = HostTables::new(MIN_BUCKET_BITS);
         let mut rig = Self {
@@ -232,6 +232,12 @@ impl Rig {
     /// Makes these checks, and refuses the protocols with these numbers.
     pub fn check(&mut self, checks: impl IntoIterator<Item = Reason>, protocols: &[u8]) {
         self.settings.sanity = Sanity::new(checks, protocols);
+        self.publish();
+    }
+
+    /// Refuses frames that are not IP.
+    pub fn refuse(&mut self, ethertypes: Ethertypes) {
+        self.settings.sanity.ethertypes = ethertypes;
         self.publish();
     }
 
@@ -435,7 +441,7 @@ impl Rig {
         let parsed = parse(buffers);
         let length = match parsed {
             Parsed::Packet(packet) => packet.length,
-            Parsed::NotIp | Parsed::Broken(_) => buffers.length(),
+            Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => buffers.length(),
         };
         let expected = self.expect(&parsed, buffers);
 

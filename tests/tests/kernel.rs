@@ -16,5 +16,7 @@ mod proof;
 mod reasons;
 #[path = "kernel/reassembly.rs"]
 mod reassembly;
+#[path = "kernel/samples.rs"]
+mod samples;
 #[path = "kernel/verifier.rs"]
 mod verifier;

@@ -3,8 +3,7 @@ use core::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::class::Class;
-use crate::packet::Message;
+use crate::{class::Class, link::LENGTH, packet::Message, wire::ethertype::ARP};
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -21,6 +20,7 @@ fn packet(source: &str, protocol: u8, ports: Option<(u16, u16)>) -> Packet {
         class: Class::Other,
         length: 60,
         network_at: 14,
+        length_at: 0,
         transport_at: 34,
         protocol,
         part: Part::Whole,
@@ -263,4 +263,31 @@ proptest! {
             prop_assert_eq!(judge(&Sanity::new([first], &[]), &packet), Some(first));
         }
     }
+}
+
+#[test]
+fn ethertypes_are_refused_or_accepted_by_a_list_and_arp_always_passes() {
+    const MPLS: u16 = 0x8847;
+    const LLDP: u16 = 0x88cc;
+    let many: Vec<u16> = (0..MAX_ETHERTYPES as u16).map(|n| 0x9000 + n).collect();
+    let cases = [
+        ("no list", Ethertypes::default(), [MPLS, LLDP, LENGTH].as_slice(), [].as_slice()),
+        ("an empty one", Ethertypes::accept(&[]), &[MPLS, LLDP, LENGTH], &[]),
+        ("refused", Ethertypes::refuse(&[MPLS]), &[LLDP, LENGTH, 0x8848], &[MPLS]),
+        ("accepted", Ethertypes::accept(&[LLDP]), &[LLDP], &[MPLS, LENGTH, 0x1234]),
+        ("frames with a length", Ethertypes::refuse(&[LENGTH, LLDP]), &[MPLS], &[LENGTH, LLDP]),
+        ("a full list", Ethertypes::refuse(&many), &[MPLS, 0x9010], &many),
+        ("ARP, by accident", Ethertypes::refuse(&[ARP]), &[MPLS, LLDP], &[]),
+    ];
+    for (why, ethertypes, passed, refused) in cases {
+        for (kinds, expected) in [(passed, Reason::NotIp), (refused, Reason::RefusedEthertype)] {
+            for kind in kinds {
+                assert_eq!(ethertypes.check(*kind, Reason::NotIp), expected, "{why}: {kind:#06x}");
+            }
+        }
+        assert_eq!(ethertypes.check(ARP, Reason::NotIp), Reason::NotIp, "{why}");
+    }
+    assert_eq!(Ethertypes::refuse(&many).refused(), many);
+    assert_eq!(Ethertypes::accept(&[LLDP, MPLS]).accepted(), [LLDP, MPLS]);
+    assert!(Ethertypes::accept(&[LLDP]).refused().is_empty());
 }

@@ -48,7 +48,7 @@ impl CounterTable {
         let mut sum = CpuState::default();
         for Plain(state) in per_cpu.iter() {
             let CpuState {
-                until_sample: _,
+                sampler: _,
                 sampled,
                 samples_lost,
                 trace_suppressed,

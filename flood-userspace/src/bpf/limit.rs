@@ -21,8 +21,8 @@ use crate::{
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header and two VLAN tags, bytes.
-const LARGEST_FRAME: u64 = 65_575 + 22;
+/// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header, two VLAN tags and PPPoE, bytes.
+const LARGEST_FRAME: u64 = 65_575 + 22 + 8;
 
 /// What the host can tell, by the settings.
 pub fn host_tells(settings: &Settings) -> HostTells {

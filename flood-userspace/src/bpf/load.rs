@@ -19,6 +19,7 @@ use flood_common::{
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
+    sampler,
     sanity::Sanity,
     sketch::{self, SKETCH_WORDS},
 };
@@ -154,6 +155,11 @@ impl FilterOptions {
             0 => 0,
             processors => sketch::shift(u32::try_from(processors).unwrap_or(u32::MAX)),
         }
+    }
+
+    /// See [`sampler::cost_ns`].
+    pub fn sample_cost_ns(&self) -> u32 {
+        sampler::cost_ns(self.processors.len().max(1) as u64)
     }
 
     /// Memory of the sketch, bytes.

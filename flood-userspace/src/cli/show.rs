@@ -149,7 +149,8 @@ fn proof(proof: &ProofStatus) -> String {
     text
 }
 
-fn sanity(SanityStatus { off, refused_protocols }: &SanityStatus) -> String {
+fn sanity(status: &SanityStatus) -> String {
+    let SanityStatus { off, refused_protocols, refused_ethertypes, accepted_ethertypes } = status;
     let mut text = "all checks".to_owned();
     if !off.is_empty() {
         _ = write!(text, " but {}", off.join(", "));
@@ -157,6 +158,14 @@ fn sanity(SanityStatus { off, refused_protocols }: &SanityStatus) -> String {
     if !refused_protocols.is_empty() {
         let numbers: Vec<_> = refused_protocols.iter().map(u8::to_string).collect();
         _ = write!(text, "; protocols refused: {}", numbers.join(", "));
+    }
+    for (what, numbers) in
+        [("refused", refused_ethertypes), ("accepted besides IP and ARP", accepted_ethertypes)]
+    {
+        if !numbers.is_empty() {
+            let numbers: Vec<_> = numbers.iter().map(|number| format!("{number:#06x}")).collect();
+            _ = write!(text, "; EtherTypes {what}: {}", numbers.join(", "));
+        }
     }
     text
 }

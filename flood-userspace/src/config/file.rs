@@ -450,7 +450,7 @@ section! {
         /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
         /// none speaks against a packet only if it is for an address of this host, and this host neither translates addresses
         /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
-        /// router, or where those that matter are bound to another interface than the guarded one, a VLAN or bridge on it.
+        /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
         /// What each peer may send over the limits in packets of connections, and what may come in each session.
         proven: PacketRate, default "250k/s", accepts "`1/s` to `100M/s`";
@@ -527,6 +527,17 @@ section! {
         /// extension headers. The numbers are those of IANA (`/etc/protocols`). Their packets are dropped as
         /// `refused_protocol`.
         refuse_protocols: Vec<Spanned<u8>>, default [], accepts "numbers from `0` to `255`, each once";
+        /// EtherTypes of frames that are not IP and not wanted here, as 0x8847 (MPLS) or 0x8863 (PPPoE discovery); 0 stands
+        /// for frames with a length in its place (802.3, as those of spanning tree). They are dropped as `refused_ethertype`.
+        /// ARP (0x0806) cannot be refused. What is in VLAN tags (0x8100, 0x88a8, 0x9100, 0x9200, 0x9300) goes by the
+        /// EtherType in them, and IP in PPPoE (0x8864) or LLC/SNAP is judged as any other, so 0x8864 refuses the rest.
+        refuse_ethertypes: Vec<Spanned<u16>>, default [],
+            accepts "up to 16 numbers, `0` or from `0x0600` on, each once; not along with `accept_ethertypes`";
+        /// The only EtherTypes of frames that are not IP, besides ARP; all others are dropped as `refused_ethertype`. Against a
+        /// flood of made-up EtherTypes. Think of what your network needs: 0 (spanning tree), 0x8809 (LACP), 0x888e (802.1X),
+        /// 0x88cc (LLDP), 0x8863 and 0x8864 (PPPoE). Empty accepts all.
+        accept_ethertypes: Vec<Spanned<u16>>, default [],
+            accepts "up to 16 numbers, `0` or from `0x0600` on, each once; not along with `refuse_ethertypes`";
     }
 }
 

@@ -203,6 +203,8 @@ pub fn default_limits() -> CellLimits {
         limit(Scope::Source, Class::Syn, 1_000),
         // Ping, traceroute and errors: some per second; monitoring, some ten.
         limit(Scope::Source, Class::Icmp, 500),
+        // A routed IPv6 network of /48 has 65,536 sources. UDP alone, as the rest has totals.
+        limit(Scope::SourcePrefix, Class::Udp, 100_000),
         // Few hosts open so many connections in a second, and what is over it is not lost: it has to prove its origin.
         total(Class::Syn, 10_000, LimitOrigin::Default),
         // What was not asked for but leads to a socket: a player has 128 packets a second at most, whatever his port; a

@@ -61,6 +61,7 @@ fn a_full_file_is_read() {
         land = false
         bogon_source = true
         refuse_protocols = [47, 132]
+        refuse_ethertypes = [0x8847, 0]
 
         [sources]
         table = 32768
@@ -145,6 +146,8 @@ fn a_full_file_is_read() {
                 .chain([("land", false), ("bogon_source", true)])
                 .collect(),
             refuse_protocols: vec![47, 132],
+            refuse_ethertypes: vec![0x8847, 0],
+            accept_ethertypes: vec![],
         },
         sources: Sources {
             table: 32_768,
@@ -229,6 +232,41 @@ fn each_check_of_sanity_is_switched_by_its_name() {
         ("refuse_protocols = [47, 47]", "2:25: sanity.refuse_protocols: protocol 47 is named twice"),
         ("refuse_protocols = [256]", "2:21: sanity.refuse_protocols: invalid value"),
         ("refuse_protocols = [\"gre\"]", "2:21: sanity.refuse_protocols: invalid type"),
+    ] {
+        let refusal = refusal(&format!("[sanity]\n{text}"));
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+}
+
+#[test]
+fn frames_that_are_not_ip_are_refused_or_accepted_by_ethertype() {
+    let ethertypes =
+        |text: &str| sanity::Sanity::from(&parse(&format!("[sanity]\n{text}")).unwrap().sanity).ethertypes;
+    assert_eq!(ethertypes("refuse_ethertypes = [0x8847, 0]"), Ethertypes::refuse(&[0x8847, 0]));
+    assert_eq!(ethertypes("accept_ethertypes = [0x0806, 0x88cc]"), Ethertypes::accept(&[0x0806, 0x88cc]));
+    assert_eq!(ethertypes("accept_ethertypes = []"), Ethertypes::default());
+    let many: Vec<u16> = (0x9001..=0x9011).collect();
+    for (text, expected) in [
+        (
+            "refuse_ethertypes = [0x8847, 0x8847]".to_owned(),
+            "2:30: sanity.refuse_ethertypes: 0x8847 is named twice",
+        ),
+        (
+            "refuse_ethertypes = [0x8100]".to_owned(),
+            "2:22: sanity.refuse_ethertypes: frames of 0x8100 are judged by",
+        ),
+        (
+            "accept_ethertypes = [0x0800]".to_owned(),
+            "2:22: sanity.accept_ethertypes: frames of 0x0800 are judged by",
+        ),
+        ("refuse_ethertypes = [46]".to_owned(), "2:22: sanity.refuse_ethertypes: 46 is a length"),
+        ("refuse_ethertypes = [0x0806]".to_owned(), "2:21: sanity.refuse_ethertypes: 0x0806 is ARP"),
+        ("refuse_ethertypes = [0x10000]".to_owned(), "2:22: sanity.refuse_ethertypes: invalid value"),
+        (format!("refuse_ethertypes = {many:?}"), "2:21: sanity.refuse_ethertypes: more than 16"),
+        (
+            "refuse_ethertypes = [0]\naccept_ethertypes = [0x88cc]".to_owned(),
+            "3:21: sanity.accept_ethertypes: `refuse_ethertypes` is set, too",
+        ),
     ] {
         let refusal = refusal(&format!("[sanity]\n{text}"));
         assert!(refusal.contains(expected), "{refusal}");

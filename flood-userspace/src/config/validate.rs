@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flood_common::class::{Class, Scope};
+use flood_common::link::{LENGTH, is_ip, is_vlan};
 use flood_common::reflector::REFLECTORS;
+use flood_common::sanity::MAX_ETHERTYPES;
+use flood_common::wire::ethertype;
 use ipnet::IpNet;
 use toml::Spanned;
 
@@ -299,7 +302,40 @@ impl Faults {
             }
             sanity.refuse_protocols.push(*number.get_ref());
         }
+        sanity.refuse_ethertypes = self.ethertypes(written.refuse_ethertypes.as_ref());
+        sanity.accept_ethertypes = self.ethertypes(written.accept_ethertypes.as_ref());
+        if let Some(accepted) = &written.accept_ethertypes
+            && !sanity.accept_ethertypes.is_empty()
+        {
+            if !sanity.refuse_ethertypes.is_empty() {
+                self.add(accepted, "`refuse_ethertypes` is set, too: what is not accepted is refused");
+            }
+        } else if sanity.refuse_ethertypes.contains(&ethertype::ARP)
+            && let Some(refused) = &written.refuse_ethertypes
+        {
+            self.add(refused, "0x0806 is ARP, without which nobody finds this host");
+        }
         sanity
+    }
+
+    fn ethertypes(&mut self, written: Option<&Spanned<Vec<Spanned<u16>>>>) -> Vec<u16> {
+        let mut numbers = Vec::new();
+        let Some(written) = written else { return numbers };
+        for spanned in written.get_ref() {
+            let number = *spanned.get_ref();
+            if is_ip(number) || is_vlan(number) {
+                self.add(spanned, format!("frames of {number:#06x} are judged by the packet in them"));
+            } else if number != LENGTH && number < ethertype::FIRST {
+                self.add(spanned, format!("{number} is a length and no EtherType; 0 stands for all of them"));
+            } else if numbers.contains(&number) {
+                self.add(spanned, format!("{number:#06x} is named twice"));
+            }
+            numbers.push(number);
+        }
+        if numbers.len() > MAX_ETHERTYPES {
+            self.add(written, format!("more than {MAX_ETHERTYPES}"));
+        }
+        numbers
     }
 
     fn budget(&mut self, rate: Option<&Spanned<PacketRate>>, default: PacketLimit) -> PacketLimit {

@@ -124,6 +124,10 @@ pub struct SanityStatus {
     pub off: Vec<String>,
     /// Protocols that are refused, by number.
     pub refused_protocols: Vec<u8>,
+    /// EtherTypes that are refused.
+    pub refused_ethertypes: Vec<u16>,
+    /// The only ones that are accepted, if not all are.
+    pub accepted_ethertypes: Vec<u16>,
 }
 
 impl From<&Sanity> for SanityStatus {
@@ -132,6 +136,8 @@ impl From<&Sanity> for SanityStatus {
         Self {
             off: off.map(|(reason, _)| reason.label().to_owned()).collect(),
             refused_protocols: sanity.refused_protocols().collect(),
+            refused_ethertypes: sanity.ethertypes.refused().to_vec(),
+            accepted_ethertypes: sanity.ethertypes.accepted().to_vec(),
         }
     }
 }
@@ -223,7 +229,7 @@ pub struct TableStatus {
 /// How dropped packets are sampled.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SampleStatus {
-    /// One in so many is sampled now.
+    /// One in so many was sampled of late.
     pub every: u32,
     /// Samples taken since the start.
     pub taken: u64,

@@ -1,7 +1,7 @@
 //! Who loses packets: the sources of dropped packets, from samples, in bounded memory.
 //!
 //! A sample stands for `weight` dropped packets. While drops are few each of them is sampled and the volumes are
-//! exact; in a flood [`sample_every`] thins the samples out, and each volume comes with its error.
+//! exact; in a flood the [`sampler`](flood_common::sampler) thins the samples out, and each volume comes with its error.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,9 +12,6 @@ use std::{
 use flood_common::{abi::Sample, address::Address, reason::Reason};
 
 use crate::control::protocol::DroppedSource;
-
-/// Samples that are wanted in a second. Each costs the filter some 100 ns, so these cost 0.04 % of a processor.
-const SAMPLES_PER_SECOND: f64 = 4_000.0;
 
 /// Sources that survive at most when there are too many; twice as many are held before.
 const KEPT: usize = 16_384;
@@ -132,14 +129,6 @@ impl Dropped {
     }
 }
 
-/// How many dropped packets each sample should stand for, when it is `every` now and this many are dropped a
-/// second. It follows a rising flood at once and a falling one reluctantly, as each change is a publication.
-pub(super) fn sample_every(every: u32, drops_per_second: f64) -> u32 {
-    let wanted = (drops_per_second / SAMPLES_PER_SECOND).ceil().clamp(1.0, f64::from(1 << 20)) as u32;
-    let wanted = wanted.next_power_of_two();
-    if wanted > every || wanted * 4 <= every { wanted } else { every }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,21 +193,5 @@ mod tests {
         let most = &drops.most(1, now)[0];
         assert_eq!((most.source.as_str(), most.packets), ("0.0.0.7", 2_000));
         assert!(most.error < 0.01 && !drops.exact());
-    }
-
-    #[test]
-    fn sampling_follows_a_flood_and_comes_back() {
-        let cases = [
-            ("in peace", 1, 10.0, 1),
-            ("as many as are wanted", 1, 4_000.0, 1),
-            ("a flood", 1, 10_000_000.0, 4_096),
-            ("it goes on, a little weaker", 4_096, 6_000_000.0, 4_096),
-            ("it halves, and that is not worth a change", 4_096, 5_000_000.0, 4_096),
-            ("it fades", 4_096, 1_000_000.0, 256),
-            ("it is over", 256, 0.0, 1),
-        ];
-        for (why, every, rate, expected) in cases {
-            assert_eq!(sample_every(every, rate), expected, "{why}");
-        }
     }
 }

@@ -42,7 +42,7 @@ use crate::{
 };
 
 use super::{
-    drops::{Drops, sample_every},
+    drops::Drops,
     limits::changed,
     proof::{Means, Syncookies},
     trace::Trace,
@@ -97,8 +97,30 @@ pub struct Engine {
     carriers: [Carriers; 2],
     /// Interfaces that have disappeared.
     gone: Vec<String>,
-    /// Dropped packets, and when, at the last look.
-    dropped_before: (u64, Instant),
+    /// How packets are sampled.
+    sampled: Sampled,
+}
+
+/// How many dropped packets a sample stands for, by what was counted from one look to the next.
+#[derive(Clone, Copy)]
+struct Sampled {
+    every: u32,
+    /// Dropped packets and samples at the last look.
+    before: (u64, u64),
+}
+
+impl Default for Sampled {
+    fn default() -> Self {
+        Self { every: 1, before: (0, 0) }
+    }
+}
+
+impl Sampled {
+    fn look(&mut self, dropped: u64, taken: u64) {
+        let (dropped_before, taken_before) = std::mem::replace(&mut self.before, (dropped, taken));
+        let (dropped, taken) = (dropped.saturating_sub(dropped_before), taken.saturating_sub(taken_before));
+        self.every = u32::try_from((dropped / taken.max(1)).max(1)).unwrap_or(u32::MAX);
+    }
 }
 
 /// What is needed to look for sources without the lock.
@@ -117,12 +139,13 @@ impl Watch {
 impl Engine {
     /// Loads the filter with the limits and mode of the configuration. Its lists are empty, and it guards nothing yet.
     pub fn new(config: &Config) -> Result<Self, BpfError> {
-        let mut filter = Filter::load(&FilterOptions::from(config))?;
+        let options = FilterOptions::from(config);
+        let mut filter = Filter::load(&options)?;
         let limits = Limits { limits: config.limits.clone(), protected: config.protected_limits };
         filter.change_settings(|settings| {
             set_limits(settings, &limits.limits, &limits.protected);
             set_mode(settings, config.mode);
-            settings.sample_every = 1;
+            settings.sample_cost_ns = options.sample_cost_ns();
         });
         let trace = Trace::new(&mut filter)?;
         Ok(Self {
@@ -142,7 +165,7 @@ impl Engine {
             feeds: Vec::new(),
             carriers: [Carriers::default(), Carriers::default()],
             gone: Vec::new(),
-            dropped_before: (0, Instant::now()),
+            sampled: Sampled::default(),
         })
     }
 
@@ -306,7 +329,7 @@ impl Engine {
                 capacity: self.filter.solicited.capacity(),
             },
             samples: SampleStatus {
-                every: self.filter.settings.read().sample_every,
+                every: self.sampled.every,
                 taken: state.sampled,
                 lost: state.samples_lost,
             },
@@ -593,8 +616,7 @@ impl Engine {
         Ok(DetachReply { detached: names, ends })
     }
 
-    /// What has to be done again and again: lists expire, samples and trace lines are fetched, sampling follows the
-    /// flood.
+    /// What has to be done again and again: lists expire, samples and trace lines are fetched.
     pub fn tick(&mut self) -> Result<(), BpfError> {
         let now = SystemTime::now();
         for kind in ListKind::ALL {
@@ -608,7 +630,8 @@ impl Engine {
         }
         self.take_samples()?;
         let counters = self.counters()?;
-        self.adapt_sampling(sum(&counters, Reason::is_drop));
+        let taken = self.filter.counters.state()?.sampled;
+        self.sampled.look(sum(&counters, Reason::is_drop), taken);
         self.syncookies.look(sum(&counters, is_open_question), Instant::now());
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;
@@ -623,17 +646,6 @@ impl Engine {
         let state = self.filter.counters.state()?;
         self.drops.add(&samples, state.sampled, state.samples_lost, Instant::now());
         Ok(())
-    }
-
-    fn adapt_sampling(&mut self, dropped: u64) {
-        let now = Instant::now();
-        let (before, at) = std::mem::replace(&mut self.dropped_before, (dropped, now));
-        let seconds = now.saturating_duration_since(at).as_secs_f64().max(0.001);
-        let every = self.filter.settings.read().sample_every;
-        let wanted = sample_every(every, dropped.saturating_sub(before) as f64 / seconds);
-        if wanted != every {
-            self.filter.change_settings(|settings| settings.sample_every = wanted);
-        }
     }
 
     /// Looks whether the interfaces are still there, and says so when one has gone or come back; and at the rest of the host.

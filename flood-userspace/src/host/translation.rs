@@ -1,6 +1,11 @@
-//! Who translates packets on this host: rules of netfilter, by either of its interfaces, and IPVS.
+//! Who translates packets on this host, or gives them to sockets on other ports: rules of netfilter, by either of its interfaces,
+//! IPVS, transparent proxies, and programs that look sockets up.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+};
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkPayload,
@@ -12,7 +17,7 @@ use crate::netlink::{Message, exchange};
 
 /// The first translation that there is, in words. Where it cannot be told, there is one.
 pub(super) fn find() -> Option<String> {
-    by_nftables().or_else(by_iptables).or_else(by_ipvs)
+    by_nftables().or_else(by_iptables).or_else(by_ipvs).or_else(by_proxy).or_else(by_program)
 }
 
 /// A chain of nftables for translation that has a rule; iptables writes such chains, too, unless it is the old one.
@@ -53,6 +58,49 @@ fn by_iptables() -> Option<String> {
 fn by_ipvs() -> Option<String> {
     let services = fs::read_to_string("/proc/thread-self/net/ip_vs").ok()?;
     (services.lines().count() > 3).then(|| "IPVS".to_owned())
+}
+
+/// A rule that hands packets to a transparent proxy: its module is in use. (Where it is, in this namespace or another, is not told.)
+fn by_proxy() -> Option<String> {
+    let modules = fs::read_to_string("/proc/modules").ok()?;
+    modules.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, users) = (words.next()?, words.nth(1)?);
+        (["xt_TPROXY", "nft_tproxy"].contains(&name) && users != "0")
+            .then(|| format!("a transparent proxy, module {name}"))
+    })
+}
+
+/// A BPF program that chooses the sockets of this network namespace. Where it cannot be told, kernels before 5.9, there is none.
+fn by_program() -> Option<String> {
+    match sk_lookup_programs() {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some("a BPF program of type sk_lookup".to_owned()),
+    }
+}
+
+/// How many programs of type `sk_lookup` are attached to the network namespace of this thread (bpf(2), `BPF_PROG_QUERY`).
+fn sk_lookup_programs() -> io::Result<u32> {
+    const PROG_QUERY: i32 = 16;
+    const SK_LOOKUP: u32 = 36;
+    /// The member `query` of `union bpf_attr` (linux/bpf.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        _padding: u32,
+    }
+    let namespace = File::open("/proc/thread-self/ns/net")?;
+    let target = u32::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    let mut query = Query { target, attach_type: SK_LOOKUP, ..Query::default() };
+    // SAFETY: the kernel reads and writes the structure, and no more than its length; it has room for no ids and writes none.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(query.count) }
 }
 
 /// A request for all chains of nftables, and what the kernel answers (linux/netfilter/nf_tables.h).

@@ -34,9 +34,6 @@ use super::{
     reference::Reference,
 };
 
-/// In the drop path one in so many packets is sampled; the daemon comes to about this at ten million a second.
-const SAMPLE_EVERY: u32 = 2_500;
-
 /// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
 const LOOPBACK: u32 = 1;
 const SLOT: u32 = 1;
@@ -295,7 +292,7 @@ impl Case {
         filter.set_local(&[SERVER.into(), SERVER6.into()])?;
         let mut limited = Ok(());
         filter.change_settings(|settings| {
-            settings.sample_every = SAMPLE_EVERY;
+            settings.sample_cost_ns = options.sample_cost_ns();
             settings.interfaces[SLOT as usize] = LOOPBACK;
             settings.absence = 1;
             limited = self.set_limits(settings);

@@ -9,12 +9,15 @@ use flood_common::{
     wire::{ethertype, protocol},
 };
 
-use super::{Build, ETHERNET, SERVER, SERVER6, from, not_ip};
+use super::{Build, ETHERNET, SERVER, SERVER6, encapsulated, from, not_ip};
+
+/// The EtherType of some of the frames that are not IP.
+pub const REFUSED: u16 = 0x88cc;
 
 /// A random frame.
 pub fn frame(random: &mut Rng) -> Vec<u8> {
     let mut frame = match random.u8(..32) {
-        0 => not_ip(random.u16(..)),
+        0 => not_ip_at_all(random),
         1 => (0..random.usize(14..200)).map(|_| random.u8(..)).collect(),
         _ => packet(random),
     };
@@ -27,12 +30,26 @@ pub fn frame(random: &mut Rng) -> Vec<u8> {
         2 => {
             // A length, a version, a next header: all are within the first bytes of some header.
             let at = random.usize(ETHERNET - 2..frame.len().min(ETHERNET + 70));
-            frame[at] = [0, 1, 4, 5, 6, 15, 43, 44, 51, 58, 60, 0x41, 0x45, 0x46, 0x4f, 0x60, 0xff]
-                [random.usize(..17)];
+            frame[at] =
+                [0, 1, 4, 5, 6, 15, 43, 44, 51, 58, 60, 0x21, 0x41, 0x45, 0x46, 0x4f, 0x57, 0x60, 0xff]
+                    [random.usize(..19)];
         }
         _ => {}
     }
     frame
+}
+
+fn not_ip_at_all(random: &mut Rng) -> Vec<u8> {
+    let other = random.u16(..);
+    let kinds = [0x0806, REFUSED, 0x8863, ethertype::PPPOE_SESSION, 46, other];
+    match random.u8(..4) {
+        0 => {
+            let kind = ethertype::CARRIERS[random.usize(..ethertype::CARRIERS.len())];
+            let header: Vec<u8> = (0..random.usize(..3) * 4).map(|_| random.u8(..)).collect();
+            encapsulated(kind, &header, &from(source(random, true)).syn(443))
+        }
+        _ => not_ip(kinds[random.usize(..kinds.len())]),
+    }
 }
 
 /// What the server sends to one of those that [`frame`] is from: a question, a ping, what goes into a tunnel.
@@ -40,7 +57,8 @@ pub fn question(random: &mut Rng) -> Vec<u8> {
     let v4 = random.bool();
     let server = if v4 { SERVER } else { SERVER6 };
     let port = [53, 4_000, 40_000][random.usize(..3)];
-    let build = from(server).to(source(random, v4));
+    let to = source(random, v4);
+    let build = around(random, from(server).to(to));
     match random.u8(..8) {
         0 => build.echo_request().identifier(identifier(random)),
         1 => build.protocol([47, 50][random.usize(..2)]),
@@ -118,9 +136,7 @@ fn mirror(random: &mut Rng) -> u16 {
 fn packet(random: &mut Rng) -> Vec<u8> {
     let v4 = random.bool();
     let mut build = from(source(random, v4));
-    for _ in 0..[0, 0, 0, 0, 1, 1, 2, 3][random.usize(..8)] {
-        build = if random.bool() { build.vlan() } else { build.service_vlan() };
-    }
+    build = around(random, build);
     if v4 {
         build = build.options([0, 0, 0, 1, 5, 10][random.usize(..6)]);
         if random.u8(..4) == 0 {
@@ -146,6 +162,25 @@ fn packet(random: &mut Rng) -> Vec<u8> {
         .payload([0, 1, 26, 64, 512, 1400][random.usize(..6)])
         .padding([0, 0, 6][random.usize(..3)])
         .bytes()
+}
+
+/// Up to three tags, and sometimes what else may be around IP.
+fn around(random: &mut Rng, mut build: Build) -> Build {
+    for _ in 0..[0, 0, 0, 0, 1, 1, 2, 3][random.usize(..8)] {
+        build = build.tag(match random.u8(..32) {
+            0 => 0x9100,
+            1 => 0x9200,
+            2 => 0x9300,
+            3..16 => ethertype::VLAN,
+            _ => ethertype::SERVICE_VLAN,
+        });
+    }
+    match random.u8(..64) {
+        0 => build.pppoe(),
+        1 => build.short_pppoe(),
+        2 => build.snap(),
+        _ => build,
+    }
 }
 
 /// Few enough sources that lists and limits are met, and some that nobody has.

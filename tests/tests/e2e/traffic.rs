@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -226,6 +226,10 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         ("plain", syn()),
         ("VLAN", syn().vlan()),
         ("two VLANs", syn().service_vlan().vlan()),
+        ("old service tags", syn().tag(0x9100).tag(0x9300)),
+        ("PPPoE", syn().pppoe()),
+        ("PPPoE in a VLAN, with a protocol of one byte", syn().vlan().short_pppoe()),
+        ("SNAP", syn().snap()),
         ("a first fragment", syn().payload(68).fragment(0, true)),
         ("a later fragment", from(source).protocol(protocol::TCP).payload(64).fragment(100, false)),
         ("another protocol", from(source).protocol(47).payload(40)),
@@ -326,4 +330,45 @@ fn a_real_syn_flood_over_the_wire_counts_what_replay_says() -> Result<()> {
         })
     })
     .with_context(|| format!("replay: {summary:?}, the wire: {:?}", eth0(&daemon)))
+}
+
+/// Nothing follows the fragments of a flood, and so the kernel keeps them, in memory that is soon full.
+#[test]
+fn during_a_flood_of_fragments_the_visitor_s_are_put_together() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    const DATAGRAMS: usize = 20;
+    let lab = Lab::new()?;
+    let (server, visitor, attacker) =
+        (lab.host(Role::Server), lab.host(Role::Visitor), lab.host(Role::Attacker));
+    let _daemon = Daemon::start(server, "[limit.total.fragment]\npackets = \"off\"\n", "eth0")?;
+    let interface = attacker.index("eth0")?;
+    let flood: Vec<Vec<u8>> = (0..6_000_u32)
+        .map(|n| {
+            let source = IpAddr::from((0x0b00_0000 + n * 9).to_be_bytes());
+            let mut frame = from(source).fragment(100, true).protocol(protocol::UDP).payload(64).bytes();
+            frame[..6].copy_from_slice(&Role::Server.mac());
+            frame
+        })
+        .collect();
+    for address in [Role::Server.address(), Role::Server.address6()] {
+        let service = server.within(|| Ok(UdpSocket::bind((address, 0))?))?;
+        service.set_read_timeout(Some(patience()))?;
+        let service_address = service.local_addr()?;
+        let answered = visitor.within(|| {
+            let client = UdpSocket::bind((if address.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+            client.connect(service_address)?;
+            let mut answered = 0;
+            for n in 0..DATAGRAMS {
+                if n == 1 {
+                    attacker.within(|| send_frames(interface, flood.iter().map(Vec::as_slice)))?;
+                }
+                client.send(&[7; 3_000])?;
+                answered += usize::from(service.recv(&mut [0; 4_000]).is_ok_and(|length| length == 3_000));
+            }
+            Ok(answered)
+        })?;
+        ensure!(answered == DATAGRAMS, "{address}: {answered} of {DATAGRAMS}");
+    }
+    Ok(())
 }

@@ -92,6 +92,7 @@ fn packet((_, source, destination, is_udp, length, _): &Sent) -> Packet {
         class: if *is_udp { Class::Udp } else { Class::Icmp },
         length: *length,
         network_at: 14,
+        length_at: 0,
         transport_at: 34,
         protocol: if *is_udp { 17 } else { 1 },
         part: Part::Whole,

@@ -188,6 +188,7 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
         class: Class::Syn,
         length: 60,
         network_at: 14,
+        length_at: 0,
         transport_at: 34,
         protocol: 6,
         part: Part::Whole,
@@ -212,7 +213,7 @@ fn the_order_of_the_rules_is_the_policy() {
     let neighbour = || packet(Some(Vital::NeighbourDiscovery), None);
     let source = |charge| Oracle { source: Some(charge), ..Oracle::default() };
     let cases: [Case; 18] = [
-        ("not IP is none of our business", Parsed::NotIp, Oracle::default(), NotIp, &[]),
+        ("not IP is none of our business", Parsed::NotIp(0x0806), Oracle::default(), NotIp, &[]),
         ("without a source nothing is asked", Parsed::Broken(IpLength), Oracle::default(), IpLength, &[]),
         ("nothing speaks against it", plain(), source(Charge::Conforming), Conforming, &["lists", "source"]),
         ("beyond the limit", plain(), source(Charge::Exceeding), SourcePackets, &["lists", "source"]),

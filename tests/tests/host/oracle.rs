@@ -47,23 +47,33 @@ fn ours(packet: &Packet) -> Theirs {
     }
 }
 
-/// Whether an EtherType is that of a second tag as it was before 802.1ad.
-fn has_old_double_tag(sliced: &LaxSlicedPacket<'_>) -> bool {
+/// The EtherType at which it stopped.
+fn last_ethertype(sliced: &LaxSlicedPacket<'_>) -> Option<u16> {
     let in_frame = match &sliced.link {
         Some(LinkSlice::Ethernet2(ethernet)) => Some(ethernet.ether_type()),
         _ => None,
     };
-    let in_tags = sliced.link_exts.iter().map(|tag| match tag {
-        LaxLinkExtSlice::Vlan(tag) => Some(tag.ether_type()),
-        LaxLinkExtSlice::Macsec(_) => None,
-    });
-    in_tags.chain([in_frame]).any(|kind| kind == Some(EtherType::VLAN_DOUBLE_TAGGED_FRAME))
+    let last = match sliced.link_exts.last() {
+        Some(LaxLinkExtSlice::Vlan(tag)) => Some(tag.ether_type()),
+        Some(LaxLinkExtSlice::Macsec(_)) => None,
+        None => in_frame,
+    };
+    last.map(|EtherType(number)| number)
 }
 
 /// How a frame came out: agreed, or the reason why not; `None` when there is none.
 fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str> {
     let (packet, theirs) = match (parsed, theirs(sliced)) {
-        (Parsed::NotIp | Parsed::Broken(_), None) => return Some("neither finds an IP packet"),
+        (Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_), None) => {
+            return Some("neither finds an IP packet");
+        }
+        (Parsed::Packet(Packet { length_at: 1.., .. }), None) => {
+            return Some("it does not look into PPPoE and SNAP");
+        }
+        (Parsed::Packet(_), None) if matches!(last_ethertype(sliced), Some(0x9200 | 0x9300)) => {
+            return Some("it knows one VLAN EtherType from before 802.1ad, and we three");
+        }
+        (Parsed::Encapsulated(0x88e5), Some(_)) => return Some("it looks into MACsec that does not encrypt"),
         (Parsed::Packet(packet), Some(theirs)) => (packet, theirs),
         (Parsed::Broken(Reason::VlanDepth), Some(_)) => return Some("it looks behind three tags"),
         (Parsed::Broken(Reason::IpLength), Some(_)) => {
@@ -71,9 +81,6 @@ fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str
         }
         (Parsed::Broken(Reason::IpVersion), Some(_)) => {
             return Some("it believes the version in the IP header, not the EtherType");
-        }
-        (Parsed::NotIp, Some(_)) if has_old_double_tag(sliced) => {
-            return Some("it knows a VLAN EtherType from before 802.1ad");
         }
         _ => return None,
     };

@@ -37,6 +37,10 @@ fn the_facts_of_a_packet_are_found_behind_whatever_comes_first() {
         ("UDP", v4().udp(53, 4_000).payload(9), (17, Whole, Some((53, 4_000)), None, None)),
         ("behind one VLAN tag", tcp(v4().vlan()), (6, Whole, ports, None, None)),
         ("behind two", tcp(v6().service_vlan().vlan()), (6, Whole, ports, None, None)),
+        ("behind old service tags", tcp(v4().tag(0x9100).tag(0x9200)), (6, Whole, ports, None, None)),
+        ("in PPPoE", tcp(v4().pppoe()), (6, Whole, ports, None, None)),
+        ("in PPPoE, in VLANs", tcp(v6().service_vlan().vlan().short_pppoe()), (6, Whole, ports, None, None)),
+        ("behind SNAP", tcp(v6().tag(0x9300).snap()), (6, Whole, ports, None, None)),
         ("behind options", tcp(v4().options(10)), (6, Whole, ports, None, None)),
         (
             "behind extension headers",
@@ -93,6 +97,16 @@ fn the_facts_of_a_packet_are_found_behind_whatever_comes_first() {
     for (why, build, expected) in cases {
         let packet = packet(&build);
         assert_eq!(facts(&packet), expected, "{why}");
+        assert_eq!(
+            (packet.network_at, packet.transport_at),
+            (build.ip_offset(), build.transport_offset()),
+            "{why}"
+        );
+        if packet.length_at != 0 {
+            let bytes = build.bytes();
+            let stated = u16::from_be_bytes([bytes[packet.length_at], bytes[packet.length_at + 1]]);
+            assert_eq!(packet.length_at + 2 + usize::from(stated), bytes.len(), "{why}");
+        }
         let source =
             if build.bytes().len() as u32 == packet.length { packet.source } else { panic!("{why}") };
         assert!([VISITOR, VISITOR6].map(Address::from).contains(&source), "{why}: {source:?}");
@@ -110,8 +124,8 @@ proptest! {
     /// Bytes that begin like IP, for the others seldom come far.
     #[test]
     fn any_bytes_behind_an_ethertype_come_to_something(
-        kind in prop::sample::select(vec![0x0800_u16, 0x86dd, 0x8100, 0x88a8]),
-        first in prop::sample::select(vec![0x45_u8, 0x4f, 0x60, 0x00]),
+        kind in prop::sample::select(vec![0x0800_u16, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x8864, 0x8847, 46]),
+        first in prop::sample::select(vec![0x45_u8, 0x4f, 0x60, 0x00, 0x11, 0xaa]),
         bytes in prop::collection::vec(any::<u8>(), 0..400),
     ) {
         let mut frame = vec![0; 12];

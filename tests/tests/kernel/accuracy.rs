@@ -37,9 +37,6 @@ const TIME: Duration = Duration::from_secs(2);
 /// Runs of a flood per call into the kernel: some of a call's 20 milliseconds go into waiting for other processors.
 const RUNS: u32 = 1 << 19;
 
-/// In a flood, one dropped packet in so many is sampled.
-const SAMPLE_EVERY: u32 = 2_500;
-
 const XDP_PASS: u32 = 2;
 
 /// One of these tests at a time: each wants both processors.
@@ -55,11 +52,12 @@ fn filter(scope: &str) -> Result<Filter> {
     let config =
         format!("[limit]\n{others}{scope}.packets = \"{LIMIT}/s\"\n{scope}.packets_burst = \"{BURST}\"\n");
     let config = Config::parse(&config, Path::new(""))?;
-    let mut filter = Filter::load(&FilterOptions::default())?;
+    let options = FilterOptions::default();
+    let mut filter = Filter::load(&options)?;
     filter.change_settings(|settings| {
         set_limits(settings, &config.limits, &config.protected_limits);
-        // As the daemon does in a flood.
-        settings.sample_every = SAMPLE_EVERY;
+        // As the daemon does.
+        settings.sample_cost_ns = options.sample_cost_ns();
     });
     Ok(filter)
 }

@@ -13,9 +13,11 @@ use flood_common::{
     host::{Between, Listener},
     proof::means,
     reason::Reason,
-    sanity::CHECKS,
+    reassembly::PAGE_BYTES,
+    sanity::{CHECKS, Ethertypes},
     solicit::Flow,
 };
+use flood_userspace::host::FragmentMemory;
 use floodgate_tests::{
     lab::{Namespace, slowness},
     needs_root,
@@ -93,6 +95,8 @@ fn compare_generated_frames() {
         CHECKS.map(|(reason, _)| reason).into_iter().filter(|reason| *reason != Reason::BogonSource),
         &[132],
     );
+    rig.refuse(Ethertypes::refuse(&[generate::REFUSED]));
+    rig.fragment_memory(FragmentMemory { bytes: 64 * PAGE_BYTES, kept: Duration::from_secs(30) });
     let (targets, _open) = sockets(&mut rig);
     rig.block("198.51.100.4/30");
     rig.block("2001:db8:0:5::/64");

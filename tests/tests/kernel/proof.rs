@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use flood_common::{
     evidence::{Opening, Request, state},
     host::{self, Between, Listener},
+    packet::{Parsed, parse},
     proof::means::{COOKIES, RETRANSMISSION, SOCKETS},
     reason::Reason::{self, *},
-    wire::protocol,
+    wire::{Frame, protocol},
 };
 use floodgate_tests::{
     lab::{Namespace, eventually},
@@ -396,6 +397,14 @@ fn a_kernel_that_does_not_say_what_a_request_has_sent_has_a_budget_for_each_list
     })
 }
 
+/// Where a frame states a length around its packet.
+fn length_at(frame: &[u8]) -> Result<Option<usize>> {
+    match parse(Frame(frame)) {
+        Parsed::Packet(packet) => Ok(Some(packet.length_at).filter(|at| *at != 0)),
+        other => bail!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Result<()> {
     needs_root!();
@@ -409,6 +418,9 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                 for build in [
                     tcp(attacker, [40_000, port], SYN),
                     tcp(attacker, [40_000, port], SYN).vlan().service_vlan(),
+                    tcp(attacker, [40_000, port], SYN).vlan().pppoe(),
+                    tcp(attacker, [40_000, port], SYN).short_pppoe(),
+                    tcp(attacker, [40_000, port], SYN).snap(),
                 ] {
                     let build = with_size(build, size);
                     let why = format!("{server}, segment size {size:?}");
@@ -421,10 +433,13 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                         answer[..6] == frame[6..12] && answer[6..12] == frame[..6],
                         "{why}: MAC addresses"
                     );
-                    ensure!(
-                        answer[12..build.ip_offset()] == frame[12..build.ip_offset()],
-                        "{why}: VLAN tags"
-                    );
+                    let mut around = frame[12..build.ip_offset()].to_vec();
+                    let length_at = length_at(&frame)?;
+                    if let Some(at) = length_at {
+                        let follow = u16::try_from(answer.len() - at - 2)?;
+                        around[at - 12..at - 10].copy_from_slice(&follow.to_be_bytes());
+                    }
+                    ensure!(answer[12..build.ip_offset()] == around, "{why}: what is around it");
                     let tcp_header = &answer[transport..];
                     ensure!(
                         tcp_header[..4]
@@ -443,7 +458,8 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                         [1_220, 1_420, 1_440, 8_940]
                     };
                     let largest = sizes.into_iter().rfind(|fits| size.is_some_and(|size| size >= *fits));
-                    let wanted = largest.unwrap_or(sizes[0]).min(1_500 - headers);
+                    let mtu = if length_at.is_some() { 1_492 } else { 1_500 };
+                    let wanted = largest.unwrap_or(sizes[0]).min(mtu - headers);
                     ensure!(tcp_header[22..24] == wanted.to_be_bytes(), "{why}: {:?}", &tcp_header[20..]);
 
                     let cookie = u32::from_be_bytes(tcp_header[4..8].try_into()?);

@@ -11,7 +11,7 @@ use flood_common::{
     meter::TAT_BITS,
     place::Place,
     reason::Reason::{self, *},
-    sanity::CHECKS,
+    sanity::{CHECKS, Ethertypes},
     wire::{ethertype, protocol},
 };
 use flood_userspace::{
@@ -20,7 +20,7 @@ use flood_userspace::{
 };
 use floodgate_tests::{
     needs_root,
-    packet::{ATTACKER, ATTACKER6, Build, SERVER, SERVER6, VISITOR, VISITOR6, from, not_ip},
+    packet::{ATTACKER, ATTACKER6, Build, SERVER, SERVER6, VISITOR, VISITOR6, encapsulated, from, not_ip},
     rig::Rig,
 };
 
@@ -40,6 +40,36 @@ fn frames() -> Vec<Case> {
         ("the longest options", syn().options(10).bytes(), Conforming),
         ("two VLAN tags", syn().service_vlan().vlan().bytes(), Conforming),
         ("three VLAN tags", syn().service_vlan().vlan().vlan().bytes(), VlanDepth),
+        ("two old service tags", syn().tag(0x9100).tag(0x9200).bytes(), Conforming),
+        ("another, and a VLAN", syn6().tag(0x9300).vlan().bytes(), Conforming),
+        ("three tags of different kinds", syn().tag(0x9100).service_vlan().vlan().bytes(), VlanDepth),
+        ("PPPoE", syn().pppoe().bytes(), Conforming),
+        ("PPPoE in VLANs", syn6().service_vlan().vlan().pppoe().bytes(), Conforming),
+        ("PPPoE with a protocol of one byte", syn().short_pppoe().bytes(), Conforming),
+        ("the same in IPv6", syn6().vlan().short_pppoe().bytes(), Conforming),
+        ("PPPoE of a code that is none", syn().pppoe().patch(15, &[0x65]).bytes(), Conforming),
+        ("the PPPoE header is cut off", syn().pppoe().cut(21).bytes(), Truncated),
+        ("IPv6 under the protocol of IPv4", syn().pppoe().patch(22, &[0x65]).bytes(), IpVersion),
+        ("PPP that asks for the other side (LCP)", syn().pppoe().patch(20, &[0xc0, 0x21]).bytes(), NotIp),
+        ("PPP over many links", syn().pppoe().patch(20, &[0, 0x3d]).bytes(), Encapsulated),
+        ("compressed headers", syn().short_pppoe().patch(20, &[0x2d]).bytes(), Encapsulated),
+        ("PPPoE discovery", not_ip(0x8863), NotIp),
+        ("SNAP", syn().snap().bytes(), Conforming),
+        ("SNAP in a VLAN", syn6().vlan().snap().bytes(), Conforming),
+        ("SNAP of a manufacturer (CDP)", syn().snap().patch(17, &[0, 0, 0x0c]).bytes(), NotIp),
+        ("LLC of spanning tree", syn().snap().patch(14, &[0x42, 0x42, 3]).bytes(), NotIp),
+        ("SNAP that is cut off", syn().snap().cut(20).bytes(), NotIp),
+        ("MPLS", encapsulated(0x8847, &[0, 0, 1, 64], &syn()), Encapsulated),
+        ("MPLS for many", encapsulated(0x8848, &[0, 1, 0, 64, 0, 0, 1, 64], &syn6()), Encapsulated),
+        (
+            "MPLS in a VLAN",
+            encapsulated(ethertype::VLAN, &[0, 7, 0x88, 0x47, 0, 0, 1, 64], &syn()),
+            Encapsulated,
+        ),
+        ("MACsec that only signs", encapsulated(0x88e5, &[0, 0, 0, 0, 0, 1, 8, 0], &syn()), Encapsulated),
+        ("802.1X", not_ip(0x888e), NotIp),
+        ("storage", not_ip(0x8906), NotIp),
+        ("loopback", not_ip(0x9000), NotIp),
         ("the second tag is cut off", syn().vlan().vlan().cut(20).bytes(), Truncated),
         ("ARP", not_ip(0x0806), NotIp),
         ("LLDP", not_ip(0x88cc), NotIp),
@@ -203,6 +233,39 @@ fn each_check_of_sanity_has_a_switch() {
 }
 
 #[test]
+fn frames_that_are_not_ip_are_refused_by_ethertype() {
+    needs_root!();
+    let mut rig = Rig::new();
+    let [mpls, macsec] =
+        [0x8847, 0x88e5].map(|kind| encapsulated(kind, &[0, 0, 1, 64], &from(VISITOR).syn(443)));
+    let ppp = from(VISITOR).syn(443).pppoe();
+    let control = ppp.clone().patch(20, &[0xc0, 0x21]).bytes();
+    let (ip, arp, stp) = (ppp.bytes(), not_ip(0x0806), not_ip(46));
+    let frames = [&mpls, &macsec, &control, &ip, &arp, &stp, &not_ip(0x1234)];
+    for (why, ethertypes, expected) in [
+        ("none", Ethertypes::default(), [Encapsulated, Encapsulated, NotIp, Conforming, NotIp, NotIp, NotIp]),
+        (
+            "some are refused",
+            Ethertypes::refuse(&[0x8847, 0x8864]),
+            [RefusedEthertype, Encapsulated, RefusedEthertype, Conforming, NotIp, NotIp, NotIp],
+        ),
+        (
+            "some are accepted",
+            Ethertypes::accept(&[0, 0x88e5]),
+            [RefusedEthertype, Encapsulated, RefusedEthertype, Conforming, NotIp, NotIp, RefusedEthertype],
+        ),
+    ] {
+        rig.refuse(ethertypes);
+        for (frame, expected) in frames.iter().zip(expected) {
+            assert_eq!(rig.send(frame), Some(expected), "{why}: {:x?}", &frame[12..16]);
+        }
+        rig.monitor(true);
+        assert_eq!(rig.send(&mpls), Some(expected[0]), "{why}");
+        rig.monitor(false);
+    }
+}
+
+#[test]
 fn an_allowed_source_passes_the_checks_and_a_blocked_one_is_told_what_is_wrong() {
     needs_root!();
     let mut rig = Rig::new();
@@ -227,6 +290,12 @@ fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
         ("plain", syn()),
         ("VLAN", syn().vlan()),
         ("two VLANs", syn().service_vlan().vlan()),
+        ("old service tags", syn().tag(0x9100).tag(0x9300)),
+        ("PPPoE", syn().pppoe()),
+        ("PPPoE in VLANs", syn().tag(0x9200).vlan().pppoe()),
+        ("PPPoE with a protocol of one byte", syn().short_pppoe()),
+        ("SNAP", syn().snap()),
+        ("SNAP in a VLAN", syn().vlan().snap()),
         ("later fragment", from(source).protocol(protocol::TCP).payload(64).fragment(100, false)),
         ("first fragment", syn().payload(68).fragment(0, true)),
         ("another protocol", from(source).protocol(47).payload(8)),
@@ -524,6 +593,7 @@ fn every_reason_is_produced_by_some_case() {
         Solicited,
         BogonSource,
         RefusedProtocol,
+        RefusedEthertype,
         FragmentOfDropped,
     ]);
     // In `reassembly`.
