@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -41,13 +41,13 @@ pub mod map {
     /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
     /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Words of the gates of the lists, mmapable: the summary of that for IPv4, those of IPv4, of IPv6, and the one for
-    /// all of IPv6 ([`lists`](crate::lists)).
+    /// Words of the gates of the lists, mmapable: the summary of that for IPv4, those of IPv4, of IPv6
+    /// ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.
     pub const LISTED: &str = "LISTED";
-    /// Listed IPv6 prefixes ([`Prefix`](crate::lists::Prefix)) -> a word for each list.
-    pub const PREFIXES: &str = "PREFIXES";
+    /// Buckets of IPv6 nodes of the lists, mmapable, then as many of ends ([`ipv6`](crate::lists::ipv6)).
+    pub const NODES: &str = "NODES";
     /// Buckets of what was asked for, mmapable ([`solicit`](crate::solicit)).
     pub const SOLICITED: &str = "SOLICITED";
     /// Buckets of the flows that the other side has begun, likewise.
@@ -82,8 +82,10 @@ pub mod global {
     pub const TICK_NS: &str = "TICK_NS";
     /// `u32`: binary logarithm of the number of buckets of listed IPv4 addresses.
     pub const LISTED_BITS: &str = "LISTED_BITS";
-    /// `u32`: binary logarithm of the number of cells of the IPv6 gate.
-    pub const CELL_BITS: &str = "CELL_BITS";
+    /// `[u64; 4]`: the keys by which the lists hash IPv6 prefixes.
+    pub const LIST_KEYS: &str = "LIST_KEYS";
+    /// `u32`: number of buckets of IPv6 nodes that there may be.
+    pub const NODE_BUCKETS: &str = "NODE_BUCKETS";
 }
 
 /// A field of the kernel's sockets that the second look reads. It lies elsewhere in each kernel, which says where in its BTF.

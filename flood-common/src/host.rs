@@ -4,8 +4,7 @@
 //! of [`ListMemory`], are the real code over atomics.
 
 use std::{
-    array, cell,
-    collections::HashMap,
+    cell,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -18,7 +17,10 @@ use crate::{
     decide::Tables,
     evidence::{Connection, Cookie, Opening, Quote, Receiver, Request, Segment, Standing, state},
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
-    lists::{ListTables, Listed, Prefix, gate_words},
+    lists::{
+        GATE_WORDS, ListTables, Listed,
+        ipv6::{self, Memo},
+    },
     meter::{
         Charge, Price, Slot, WAYS, charge, charge_budget, charge_leased, exceeds, exceeds_leased, pay_back,
         pay_back_budget,
@@ -497,49 +499,35 @@ impl Host for HostTables {
 /// The tables of the lists in memory.
 pub struct ListMemory {
     bucket_bits: u32,
-    cell_bits: u32,
+    keys: [u64; 4],
     /// Both gates.
     pub gates: Vec<AtomicU64>,
     /// Buckets of IPv4 addresses, word by word.
     pub buckets: Vec<AtomicU64>,
-    /// IPv6 prefixes.
-    pub prefixes: HashMap<Prefix, [AtomicU64; 2]>,
+    /// Buckets of IPv6 nodes, word by word, then as many of ends.
+    pub nodes: Vec<AtomicU64>,
 }
 
 impl ListMemory {
-    /// Makes empty tables with `2^bucket_bits` buckets and `2^cell_bits` cells of IPv6.
-    pub fn new(bucket_bits: u32, cell_bits: u32) -> Self {
+    /// Makes empty tables with `2^bucket_bits` buckets of IPv4, and so many of IPv6, hashed by these keys.
+    pub fn new(bucket_bits: u32, node_buckets: u32, keys: [u64; 4]) -> Self {
         let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             bucket_bits,
-            cell_bits,
-            gates: words(gate_words(cell_bits) as usize),
+            keys,
+            gates: words(GATE_WORDS as usize),
             buckets: words(WAYS << bucket_bits),
-            prefixes: HashMap::new(),
+            nodes: words(2 * WAYS * node_buckets as usize),
         }
-    }
-
-    /// Writes the words of an IPv6 prefix.
-    pub fn set_prefix(&mut self, prefix: Prefix, words: [u64; 2]) {
-        self.prefixes.insert(prefix, array::from_fn(|index| AtomicU64::new(words[index])));
-    }
-
-    /// Whether nothing is on a list.
-    pub fn is_empty(&self) -> bool {
-        let empty = |words: &[AtomicU64]| words.iter().all(|word| Slot::load(word) == 0);
-        empty(&self.gates) && empty(&self.buckets) && self.prefixes.is_empty()
     }
 }
 
 impl ListTables for ListMemory {
     type Word = AtomicU64;
+    type Note = cell::Cell<u64>;
 
     fn bucket_bits(&self) -> u32 {
         self.bucket_bits
-    }
-
-    fn cell_bits(&self) -> u32 {
-        self.cell_bits
     }
 
     fn gate(&self, word: u32) -> u64 {
@@ -550,7 +538,20 @@ impl ListTables for ListMemory {
         self.buckets.as_chunks().0.get(number as usize)
     }
 
-    fn prefix(&self, prefix: &Prefix) -> Option<&[AtomicU64; 2]> {
-        self.prefixes.get(prefix)
+    fn key(&self, number: usize) -> u64 {
+        self.keys[number]
+    }
+
+    fn nodes(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        self.nodes.as_chunks().0.get(number as usize)
+    }
+
+    fn ends(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        let buckets = self.nodes.as_chunks().0;
+        buckets.get(buckets.len() / 2 + number as usize)
+    }
+
+    fn search(&self, address: [u64; 2], now_ns: u64) -> u64 {
+        ipv6::search(self, &Memo::default(), address, now_ns)
     }
 }

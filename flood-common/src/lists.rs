@@ -7,13 +7,12 @@
 //! more often than the gate's 8. A word names its address exactly: the place of an address is a permutation of it (see
 //! [`place`](crate::place)).
 //!
-//! **IPv6.** The gate has a cell for each /32, by a hash, with the lengths of the prefixes that begin there; a hash
-//! map has the prefixes. Only lengths that are multiples of four occur: others are expanded to the next.
+//! **IPv6.** See [`ipv6`].
 //!
 //! An address is on a list while any unexpired entry of it covers the address; allow wins over block. Only user
 //! space writes, one word at a time, in an order in which no address is off a list in between.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+pub mod ipv6;
 
 use crate::{
     address::Address,
@@ -50,13 +49,8 @@ const SUMMARY_WORDS: u32 = (1 << CELL_LENGTH) / SUMMARY_CELLS;
 const GATE_V4_WORDS: u32 = (1 << CELL_LENGTH) / CELLS_PER_WORD;
 /// The first word of the IPv6 gate.
 const GATE_V6: u32 = SUMMARY_WORDS + GATE_V4_WORDS;
-
-/// IPv6 prefixes are looked up in lengths that are multiples of this.
-pub const LENGTH_STEP: u32 = 4;
-/// Length of the IPv6 prefix that has a cell of the gate. Shorter ones are in the cell for all addresses.
-pub const CELL_LENGTH_V6: u32 = 32;
-/// The lengths 0, 4 to 128.
-const LENGTHS: u32 = 128 / LENGTH_STEP + 1;
+/// Words of both gates.
+pub const GATE_WORDS: u32 = GATE_V6 + ipv6::GATE_WORDS;
 
 /// Bits of an end in a word.
 const END_BITS: u32 = 45;
@@ -177,73 +171,37 @@ pub fn summary(gate: u64) -> u64 {
     (spread | spread >> 16) & 0xffff_ffff
 }
 
-/// Words of both gates.
-pub const fn gate_words(cell_bits: u32) -> u32 {
-    everywhere(cell_bits) + 1
-}
-
-/// The word with the IPv6 lengths that are shorter than a cell's and hold for all addresses.
-#[inline(always)]
-pub const fn everywhere(cell_bits: u32) -> u32 {
-    GATE_V6 + (1 << cell_bits)
-}
-
-/// The word with the lengths of the IPv6 prefixes that begin with the upper 32 bits of `network`.
-#[inline(always)]
-pub fn cell_v6(seeds: &Seeds, network: u64, cell_bits: u32) -> u32 {
-    GATE_V6 + seeds.place_v6(network >> 32 << 32, cell_bits).bucket
-}
-
-/// What stands for an IPv6 length in a word of the gate.
-#[inline(always)]
-pub fn length_bit(length: u32) -> u64 {
-    1 << (length / LENGTH_STEP)
-}
-
-/// An IPv6 prefix, the key of [`map::PREFIXES`](crate::abi::map::PREFIXES).
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
-pub struct Prefix {
-    /// Upper 64 bits of its addresses, what is not in the prefix cleared.
-    pub network: u64,
-    /// Lower 64 bits.
-    pub interface: u64,
-    /// Its length, a multiple of [`LENGTH_STEP`].
-    pub length: u64,
-}
-const _: () = assert!(size_of::<Prefix>() == 24);
-
-impl Prefix {
-    /// The prefix of this length (up to 128) in which an address is.
-    #[inline(always)]
-    pub fn around(network: u64, interface: u64, length: u32) -> Self {
-        let (upper, lower) = if length < 64 { (length, 0) } else { (64, length - 64) };
-        Self { network: network & mask(upper), interface: interface & mask(lower), length: length.into() }
-    }
-}
-
-/// A mask of the upper `bits` of 64.
-#[inline(always)]
-fn mask(bits: u32) -> u64 {
-    // Two shifts, as one of 64 is none.
-    !(u64::MAX >> (bits / 2) >> (bits - bits / 2))
-}
-
 /// The tables of the lists: maps in the kernel, ordinary memory on a host.
 pub trait ListTables {
     /// A word of the buckets.
     type Word: Slot;
+    /// A word of what a search remembers.
+    type Note: ipv6::Note;
 
     /// Binary logarithm of the number of buckets.
     fn bucket_bits(&self) -> u32;
-    /// Binary logarithm of the number of cells of the IPv6 gate.
-    fn cell_bits(&self) -> u32;
     /// A word of the gates.
     fn gate(&self, word: u32) -> u64;
     /// A bucket of IPv4 addresses.
     fn bucket(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
-    /// The words of an IPv6 prefix, one for each list.
-    fn prefix(&self, prefix: &Prefix) -> Option<&[Self::Word; 2]>;
+    /// One of the four keys by which IPv6 prefixes are hashed.
+    fn key(&self, number: usize) -> u64;
+    /// A bucket of IPv6 nodes.
+    fn nodes(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
+    /// When what ends ends in this bucket.
+    fn ends(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
+
+    /// The lists that an IPv6 address is on, where its cell does not say it: an [`ipv6::search`].
+    fn search(&self, address: [u64; 2], now_ns: u64) -> u64;
+
+    /// A look of it.
+    #[inline(always)]
+    fn look(&self, memo: &ipv6::Memo<Self::Note>)
+    where
+        Self: Sized,
+    {
+        ipv6::look(self, memo);
+    }
 }
 
 /// Looks an address up in both lists.
@@ -251,7 +209,7 @@ pub trait ListTables {
 pub fn look_up<T: ListTables>(tables: &T, seeds: &Seeds, address: Address, now_ns: u64) -> Listed {
     Listed::from_kinds(match address {
         Address::V4(v4) => kinds_v4(tables, seeds, v4, now_ns),
-        Address::V6 { network, interface } => kinds_v6(tables, seeds, network, interface, now_ns),
+        Address::V6 { network, interface } => ipv6::kinds(tables, [network, interface], now_ns),
     })
 }
 
@@ -284,28 +242,6 @@ fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64)
     kinds
 }
 
-#[inline(always)]
-fn kinds_v6<T: ListTables>(tables: &T, seeds: &Seeds, network: u64, interface: u64, now_ns: u64) -> u64 {
-    let bits = tables.cell_bits();
-    let mut lengths = tables.gate(cell_v6(seeds, network, bits)) | tables.gate(everywhere(bits));
-    let mut kinds = 0;
-    for _ in 0..LENGTHS {
-        if lengths == 0 {
-            break;
-        }
-        let length = lengths.trailing_zeros() * LENGTH_STEP;
-        lengths &= lengths - 1;
-        if let Some(words) = tables.prefix(&Prefix::around(network, interface, length)) {
-            for word in words {
-                kinds |= kinds_in_force(word.load(), now_ns);
-            }
-        }
-        // VERIFIER: as above.
-        kinds = opaque(kinds, lengths);
-    }
-    kinds
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -332,14 +268,6 @@ mod tests {
             if let Some(after) = expires_ns.checked_add(1_000_000) {
                 prop_assert_eq!(kinds_in_force(word, after), 0);
             }
-        }
-
-        #[test]
-        fn the_prefix_around_an_address_has_its_upper_bits(address: u128, step in 0..LENGTHS) {
-            let length = step * LENGTH_STEP;
-            let wanted = address & u128::MAX.checked_shl(128 - length).unwrap_or(0);
-            let prefix = Prefix::around((address >> 64) as u64, address as u64, length);
-            prop_assert_eq!(u128::from(prefix.network) << 64 | u128::from(prefix.interface), wanted);
         }
     }
 

@@ -163,7 +163,8 @@ pub trait Slot {
 #[cfg(not(target_arch = "bpf"))]
 impl Slot for AtomicU64 {
     fn load(&self) -> u64 {
-        Self::load(self, Ordering::Relaxed)
+        // As the kernel's on x86: in the order of the program.
+        Self::load(self, Ordering::Acquire)
     }
 
     fn compare_swap(&self, expected: u64, new: u64) -> u64 {

@@ -75,6 +75,35 @@ impl Seeds {
     }
 }
 
+/// The hash of the IPv6 prefix of this length in which an address is, given as its two halves. There are four keys, by number.
+///
+/// Over all keys, two prefixes have the same with a probability of 2^-32 at most, whatever they are (pair-multiply-shift,
+/// Dietzfelbinger 1996), and of about 2^-64 unless they differ in one bit.
+///
+/// VERIFIER: each key is fetched where it is used, so that they take no stack.
+#[inline(always)]
+pub fn prefix_hash(key: impl Fn(usize) -> u64, [network, interface]: [u64; 2], length: u32) -> u64 {
+    /// So that a prefix and the same one with zeros behind it differ: 2^64 over the golden ratio.
+    const LENGTH: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    let product = |bits: u64, pair: usize| {
+        let (upper, lower) = (bits >> 32, bits & 0xffff_ffff);
+        key(pair).wrapping_add(upper).wrapping_mul(key(pair + 1).wrapping_add(lower))
+    };
+    let mut sum = LENGTH.wrapping_mul(length.into());
+    let upper = if length < 64 {
+        network & !(u64::MAX >> length)
+    } else {
+        let lower = if length < 128 { interface & !(u64::MAX >> (length & 63)) } else { interface };
+        sum = sum.wrapping_add(product(lower, 2));
+        network
+    };
+    sum = sum.wrapping_add(product(upper, 0));
+    sum ^= sum >> 32;
+    sum = sum.wrapping_mul(key(3) | 1);
+    sum ^ sum >> 32
+}
+
 /// The inverse of an odd number modulo 2^32, by Newton's iteration: each step doubles the right bits.
 fn inverse(odd: u32) -> u32 {
     let mut x = odd; // right in 3 bits, since odd * odd = 1 modulo 8

@@ -29,9 +29,10 @@ use flood_common::{
 
 use crate::window::XdpWindow;
 
-/// Where sources come from: `[first, mask, within]`. The n-th source is `first + (scatter(n & mask) & within)`.
+/// Where sources come from: `[first, mask, within, shift]`. The n-th source is `first + (scatter(n & mask) & within)`, in
+/// IPv6 shifted to the left.
 #[map]
-static SOURCES: Array<[u64; 3]> = Array::with_max_entries(1, 0);
+static SOURCES: Array<[u64; 4]> = Array::with_max_entries(1, 0);
 
 /// State of the random numbers.
 #[map]
@@ -142,7 +143,7 @@ fn restore(ctx: &XdpContext) {
 /// Overwrites the source address of an untagged IPv4 or IPv6 frame.
 #[inline(always)]
 fn write_source(ctx: &XdpContext) {
-    let (Some([first, mask, within]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
+    let (Some([first, mask, within, shift]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
         return; // cannot happen: both arrays have one element
     };
     // SAFETY: the value is this processor's own.
@@ -165,7 +166,7 @@ fn write_source(ctx: &XdpContext) {
         }
         ethertype::IPV6 => {
             if let Some(ip) = window.view::<Ipv6>(offset) {
-                let network = first.wrapping_add((scatter(number) & *within) << 16);
+                let network = first.wrapping_add((scatter(number) & *within) << (*shift & 63));
                 // SAFETY: as above.
                 unsafe { (&raw const ip.source).cast_mut().cast::<[u8; 8]>().write(network.to_be_bytes()) };
             }

@@ -1,26 +1,30 @@
 //! The tables of the lists, as maps.
 
+use core::cell::UnsafeCell;
+
 use flood_common::{
-    lists::{ListTables, Prefix},
+    lists::{
+        ListTables,
+        ipv6::{self, Memo, Note},
+    },
     meter::{Slot as _, WAYS},
 };
 
 use crate::{
-    lookup::{MapTables, Word},
-    maps::{CELL_BITS, GATES, LISTED, LISTED_BITS, PREFIXES},
+    lookup::Word,
+    maps::{GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH},
 };
 
-impl ListTables for MapTables<'_> {
+/// All of them.
+pub(crate) struct Lists;
+
+impl ListTables for Lists {
     type Word = Word;
+    type Note = OwnWord;
 
     #[inline(always)]
     fn bucket_bits(&self) -> u32 {
         LISTED_BITS.load()
-    }
-
-    #[inline(always)]
-    fn cell_bits(&self) -> u32 {
-        CELL_BITS.load()
     }
 
     #[inline(always)]
@@ -34,9 +38,72 @@ impl ListTables for MapTables<'_> {
     }
 
     #[inline(always)]
-    fn prefix(&self, prefix: &Prefix) -> Option<&[Word; 2]> {
-        // SAFETY: the words are read whole. An element that user space has removed may be used again for another
-        // prefix while it is read here; ARCHITECTURE.md says what that comes to.
-        unsafe { PREFIXES.get(prefix) }
+    fn key(&self, number: usize) -> u64 {
+        LIST_KEYS[number].load()
+    }
+
+    #[inline(always)]
+    fn nodes(&self, number: u32) -> Option<&[Word; WAYS]> {
+        NODES.get(number)
+    }
+
+    #[inline(always)]
+    fn ends(&self, number: u32) -> Option<&[Word; WAYS]> {
+        NODES.get(NODE_BUCKETS.load() + number)
+    }
+
+    #[inline(always)]
+    fn search(&self, [network, interface]: [u64; 2], now_ns: u64) -> u64 {
+        floodgate_search(network, interface, now_ns)
+    }
+
+    #[inline(always)]
+    fn look(&self, _: &Memo<OwnWord>) {
+        floodgate_look();
+    }
+}
+
+/// See [`ipv6::search`].
+///
+/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_search(network: u64, interface: u64, now_ns: u64) -> u64 {
+    match SEARCH.get(0) {
+        Some(memo) => ipv6::search(&Lists, memo, [network, interface], now_ns),
+        None => 0, // cannot happen: the array has one element
+    }
+}
+
+/// See [`ipv6::look`].
+///
+/// VERIFIER: as above. Inlined, it is verified for each of the looks that a search may make: 200,000 instructions more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_look() -> u64 {
+    if let Some(memo) = SEARCH.get(0) {
+        ipv6::look(&Lists, memo);
+    }
+    0
+}
+
+/// A word that only one processor reads and writes, and no program that interrupts another there.
+#[repr(transparent)]
+pub(crate) struct OwnWord(UnsafeCell<u64>);
+
+// SAFETY: as said.
+unsafe impl Sync for OwnWord {}
+
+impl Note for OwnWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the word is in a map value; an aligned 64-bit load is whole.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(value) }
     }
 }

@@ -31,6 +31,7 @@ use flood_common::{
 };
 
 use crate::{
+    lists::Lists,
     maps::{
         BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DATAGRAMS, DEBTS, FRAGMENTING, FRAGMENTS, OPEN, REFLECTORS,
         SKETCH, SKETCH_SHIFT, SOLICITED,
@@ -102,7 +103,7 @@ impl<'a> MapTables<'a> {
 impl Tables for MapTables<'_> {
     #[inline(always)]
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed {
-        look_up(self, &settings.list_seeds, address, now_ns)
+        look_up(&Lists, &settings.list_seeds, address, now_ns)
     }
 
     #[inline(always)]

@@ -4,13 +4,16 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use flood_common::{
     abi::{self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, SettingsPage},
     again::{LINE_BITS, SLICES},
     fragments::FRAGMENT_BITS,
-    lists::{self, Prefix},
+    lists::{
+        self,
+        ipv6::{MIN_BUCKET_BITS as MIN_NODE_BITS, Memo},
+    },
     meter::WAYS,
     open,
     place::MIN_BUCKET_BITS,
@@ -19,7 +22,10 @@ use flood_common::{
     solicit::SOLICIT_BITS,
 };
 
-use crate::lookup::{SketchWord, Word};
+use crate::{
+    lists::OwnWord,
+    lookup::{SketchWord, Word},
+};
 
 /// Eight slots, one cache line.
 pub(crate) type Bucket = [Word; WAYS];
@@ -27,9 +33,8 @@ pub(crate) type Bucket = [Word; WAYS];
 /// Buckets before user space has said how many it wants.
 const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
 
-/// Cells of the IPv6 gate, likewise; and twice as many prefixes as lists may hold, so that a list can be exchanged
-/// for another.
-const DEFAULT_CELL_BITS: u32 = 12;
+/// Buckets of IPv6 nodes, likewise.
+const DEFAULT_NODE_BUCKETS: u32 = 1 << MIN_NODE_BITS;
 
 /// Bytes of the sample ring: 26,000 samples, which user space takes out ten times a second. The budgets of processors
 /// ([`flood_common::sampler`]) fill it in that time on 256 of them at once.
@@ -55,9 +60,13 @@ pub(crate) static TICK_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static LISTED_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 
-/// Binary logarithm of the number of cells of the IPv6 gate.
+/// The keys by which the lists hash IPv6 prefixes.
 #[unsafe(no_mangle)]
-pub(crate) static CELL_BITS: Global<u32> = Global::new(DEFAULT_CELL_BITS);
+pub(crate) static LIST_KEYS: [Global<u64>; 4] = [const { Global::new(0) }; 4];
+
+/// Number of buckets of IPv6 nodes that there may be.
+#[unsafe(no_mangle)]
+pub(crate) static NODE_BUCKETS: Global<u32> = Global::new(DEFAULT_NODE_BUCKETS);
 
 macro_rules! fields {
     ($($name:ident)*) => {
@@ -130,17 +139,19 @@ pub(crate) static FRAGMENTING: Array<Bucket> = Array::with_max_entries(1 << SOLI
 
 /// Gates of both address families. Written by the daemon.
 #[map]
-pub(crate) static GATES: Array<Word> =
-    Array::with_max_entries(lists::gate_words(DEFAULT_CELL_BITS), BPF_F_MMAPABLE);
+pub(crate) static GATES: Array<Word> = Array::with_max_entries(lists::GATE_WORDS, BPF_F_MMAPABLE);
 
 /// Listed IPv4 addresses. Written by the daemon.
 #[map]
 pub(crate) static LISTED: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
 
-/// Listed IPv6 prefixes, with a word for each list. Written by the daemon.
+/// IPv6 nodes of the lists, then when they end. Written by the daemon.
 #[map]
-pub(crate) static PREFIXES: HashMap<Prefix, [Word; 2]> =
-    HashMap::with_max_entries(1 << DEFAULT_CELL_BITS, BPF_F_NO_PREALLOC);
+pub(crate) static NODES: Array<Bucket> = Array::with_max_entries(2 * DEFAULT_NODE_BUCKETS, BPF_F_MMAPABLE);
+
+/// What a search for an IPv6 address remembers.
+#[map]
+pub(crate) static SEARCH: PerCpuArray<Memo<OwnWord>> = PerCpuArray::with_max_entries(1, 0);
 
 /// Samples of dropped packets.
 #[map]

@@ -3,11 +3,9 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use flood_common::{
     abi::next,
-    address::Address,
-    packet::{Packet, Parsed, parse},
+    packet::{Parsed, parse},
     reason::Reason,
     reassembly::admits,
-    wire::{Ipv4, Ipv6, Window},
 };
 
 use crate::{
@@ -45,29 +43,10 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
     };
-    // VERIFIER: read once more. Those that the parser has read are on one way a number and on the other an undefined one, maybe
-    // a pointer, with which the compiler computes before it looks which.
-    let Some([source, destination]) = addresses(&packet, window) else {
-        return xdp_action::XDP_PASS; // cannot happen: the parser has seen them
-    };
-    let packet = Packet { source, destination, ..packet };
-    let admitted = admits(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx));
-    let reason = if admitted { reason } else { Reason::FragmentMemory.number() };
-    finish(&ctx, settings, now_ns, packet.length, reason, xdp_action::XDP_PASS)
-}
-
-/// Source and destination of a packet.
-#[inline(always)]
-fn addresses(packet: &Packet, window: XdpWindow) -> Option<[Address; 2]> {
-    let version = packet.source.version();
-    let halves = if version == 4 {
-        let ip = window.view::<Ipv4>(packet.network_at)?;
-        [&ip.source, &ip.destination].map(|address| [0, u64::from(u32::from_be_bytes(*address))])
+    let reason = if admits(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
+        reason
     } else {
-        let ip = window.view::<Ipv6>(packet.network_at)?;
-        [&ip.source, &ip.destination].map(|halves| halves.map(u64::from_be_bytes))
+        Reason::FragmentMemory.number()
     };
-    Some(halves.map(|[network, interface]| {
-        if version == 4 { Address::V4(interface as u32) } else { Address::V6 { network, interface } }
-    }))
+    finish(&ctx, settings, now_ns, packet.length, reason, xdp_action::XDP_PASS)
 }

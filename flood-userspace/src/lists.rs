@@ -18,7 +18,7 @@ pub mod tables;
 pub mod target;
 
 pub use book::{Book, Edit, Entry, Note, Origin, Places};
-pub use books::{Books, Full, Lists};
+pub use books::{Books, EditError, Full, Lists};
 pub use carriers::Carriers;
 pub use kind::ListKind;
 pub use target::{TargetError, parse_target};

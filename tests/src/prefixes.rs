@@ -23,6 +23,17 @@ pub fn random(ipv4: usize, ipv6: usize, seed: u64) -> Vec<IpNet> {
     prefixes
 }
 
+/// So many random IPv6 prefixes of the /32 that begins at [`FIRST_V6`], longer than the /48 of a source.
+pub fn of_all_lengths(count: usize, seed: u64) -> Vec<IpNet> {
+    let mut random = Rng::with_seed(seed);
+    let first = u128::from(FIRST_V6) << 64;
+    let prefixes = (0..count).map(|_| {
+        let address = Ipv6Addr::from_bits(first | random.u128(..) >> 32);
+        IpNet::new_assert(address.into(), random.u8(49..=128)).trunc()
+    });
+    prefixes.collect()
+}
+
 /// The edit that puts prefixes into a list for ever.
 pub fn put(prefixes: impl IntoIterator<Item = IpNet>) -> Edit {
     Edit::put_alike(prefixes.into_iter().collect(), &entry(None))

@@ -13,7 +13,12 @@ use aya::{
 /// The loaded laboratory.
 pub struct Programs {
     ebpf: Ebpf,
+    /// Which bit of the upper 64 of an IPv6 address the numbers of sources begin at.
+    lowest_bit: u32,
 }
+
+/// A source is a /48, if nothing else is said.
+const LOWEST_BIT: u32 = 16;
 
 /// Where a generated packet's source comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +37,7 @@ impl Programs {
         let ebpf = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
             .context("loading the laboratory (needs root)")?;
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, lowest_bit: LOWEST_BIT })
     }
 
     /// The program of this name.
@@ -64,11 +69,17 @@ impl Programs {
 
     /// Says where `harness` and `flood` take sources from.
     pub fn set_sources(&mut self, sources: Sources) -> Result<()> {
-        let mut map: Array<_, [u64; 3]> =
+        let mut map: Array<_, [u64; 4]> =
             self.ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
         let mask = sources.count - 1;
-        map.set(0, [sources.first, mask, if sources.adjacent { mask } else { u64::MAX }], 0)?;
+        let within = if sources.adjacent { mask } else { u64::MAX };
+        map.set(0, [sources.first, mask, within, self.lowest_bit.into()], 0)?;
         Ok(())
+    }
+
+    /// Says which bit of the upper 64 of an IPv6 address the numbers of sources begin at, before they are set.
+    pub fn set_lowest_bit(&mut self, bit: u32) {
+        self.lowest_bit = bit;
     }
 
     /// Says what `flood` sends.

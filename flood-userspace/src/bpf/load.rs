@@ -15,7 +15,6 @@ use aya_log::EbpfLogger;
 use flood_common::{
     abi::{self, FIELDS, Field, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
     account::ACCOUNTS,
-    lists::gate_words,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
@@ -103,7 +102,7 @@ pub struct FilterOptions {
     pub hook: Option<Hook>,
     /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
     pub listed_ipv4: u64,
-    /// IPv6 prefixes that the lists have room for; rounded up to a power of two.
+    /// IPv6 prefixes that the lists have room for.
     pub listed_ipv6: u64,
     /// Processors among which packets are spread, by the number of each; none do without the
     /// [sketch](flood_common::sketch).
@@ -185,12 +184,10 @@ impl FilterOptions {
 
     /// How the tables of the lists are laid out.
     fn lists(&self, seeds: Seeds) -> Layout {
-        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, cell_bits: 1 };
+        let node_buckets = Layout::node_buckets(self.listed_ipv6);
+        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, node_buckets };
         while layout.capacity().ipv4 < self.listed_ipv4 && layout.bucket_bits < MAX_BUCKET_BITS {
             layout.bucket_bits += 1;
-        }
-        while layout.capacity().ipv6 < self.listed_ipv6 && layout.cell_bits < MAX_BUCKET_BITS {
-            layout.cell_bits += 1;
         }
         layout
     }
@@ -294,12 +291,12 @@ impl Filter {
             .override_global(abi::global::SKETCH_SHIFT, &options.sketch_shift(), true)
             .override_global(abi::global::TICK_NS, &tick_ns, true)
             .override_global(abi::global::LISTED_BITS, &layout.bucket_bits, true)
-            .override_global(abi::global::CELL_BITS, &layout.cell_bits, true)
+            .override_global(abi::global::LIST_KEYS, &layout.seeds.v6, true)
+            .override_global(abi::global::NODE_BUCKETS, &layout.node_buckets, true)
             .map_max_entries(abi::map::DEBTS, abi::DEBT_TABLES << bucket_bits)
             .map_max_entries(abi::map::SKETCH, options.processors.iter().max().map_or(1, |last| last + 1))
-            .map_max_entries(abi::map::GATES, gate_words(layout.cell_bits))
             .map_max_entries(abi::map::LISTED, 1 << layout.bucket_bits)
-            .map_max_entries(abi::map::PREFIXES, 1 << layout.cell_bits)
+            .map_max_entries(abi::map::NODES, 2 * layout.node_buckets)
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;
         for name in [PROGRAM, CLOCK_PROGRAM] {
@@ -336,7 +333,7 @@ impl Filter {
         let solicited = SolicitTable::new(take(&mut ebpf, abi::map::SOLICITED)?, Arc::clone(&clock))?;
         let open = OpenPorts::new(take(&mut ebpf, abi::map::OPEN)?, Arc::clone(&clock))?;
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
-        let maps = ListMaps::new(&layout, gates, listed, take(&mut ebpf, abi::map::PREFIXES)?)?;
+        let maps = ListMaps::new(&layout, gates, listed, take(&mut ebpf, abi::map::NODES)?)?;
         let local = typed(&mut ebpf, abi::map::LOCAL, LpmTrie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {

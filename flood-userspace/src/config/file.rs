@@ -572,9 +572,8 @@ section! {
         /// as 128, a /32 as one. Six of them take 64 bytes: the default is 16 MiB. Rounded up to 393216 times a
         /// power of two.
         ipv4: u32, default 1572864, accepts "`1` to `25165824`";
-        /// IPv6 prefixes that can be listed. One whose length is not a multiple of four counts as two, four or
-        /// eight of the next such length. Each has 48 bytes, and when it is used some 90 more: the default is 12
-        /// MiB, and 36 MiB when it is full. Rounded up to a power of two.
+        /// IPv6 prefixes that can be listed, of any length. Four words are set aside for each, which is enough whatever
+        /// the lengths are, and as much again for when they end: the default is 18 MiB.
         ipv6: u32, default 262144, accepts "`1` to `2097152`";
     }
 }

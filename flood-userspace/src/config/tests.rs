@@ -98,15 +98,6 @@ fn a_full_file_is_read() {
         let limit = RateLimit { packets, bits };
         (name.parse().unwrap(), CellLimit { limit, origin: LimitOrigin::Configuration })
     };
-    let by_default = [
-        "source.icmp",
-        "total.syn",
-        "source.amplification",
-        "source_prefix.amplification",
-        "total.amplification",
-    ]
-    .map(|name| name.parse().unwrap())
-    .map(|name: CellName| (name, Config::default().limits[&name]));
     let expected = Config {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
@@ -116,7 +107,7 @@ fn a_full_file_is_read() {
             socket: "/tmp/floodgate.sock".into(),
             metrics: Some((IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 9750).into()),
         },
-        limits: CellLimits::from_iter(by_default.into_iter().chain([
+        limits: CellLimits::from_iter(Config::default().limits.into_iter().chain([
             written(
                 "source",
                 Some(PacketLimit { rate: PacketRate(5_000), burst: Packets(1_000) }),

@@ -5,18 +5,20 @@
 //!
 //! The book has no clock. An entry applies while `now < expires`, whether it is still in the book or not.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
-use std::iter::Peekable;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use flood_common::lists::{CELL_LENGTH, LENGTH_STEP};
+use flood_common::lists::CELL_LENGTH;
 use ipnet::IpNet;
 
 use crate::config::FeedName;
 
 #[cfg(test)]
 mod tests;
+mod walk;
+
+pub use walk::{Above, Walk};
 
 /// Where an entry came from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -132,7 +134,7 @@ impl Edit {
 pub struct Places {
     /// Single IPv4 addresses in prefixes longer than /24. Shorter ones are painted, which takes no place.
     pub ipv4: u64,
-    /// IPv6 prefixes, after expansion to the lengths that are looked up.
+    /// IPv6 prefixes.
     pub ipv6: u64,
 }
 
@@ -143,7 +145,7 @@ impl Places {
         match prefix {
             IpNet::V4(_) if length <= CELL_LENGTH => Self::default(),
             IpNet::V4(_) => Self { ipv4: 1 << (32 - length), ipv6: 0 },
-            IpNet::V6(_) => Self { ipv4: 0, ipv6: 1 << (length.next_multiple_of(LENGTH_STEP) - length) },
+            IpNet::V6(_) => Self { ipv4: 0, ipv6: 1 },
         }
     }
 
@@ -301,7 +303,7 @@ impl Book {
 
     /// For visits to many prefixes, in their order.
     pub fn walk(&self) -> Walk<'_> {
-        Walk { book: self, ahead: self.entries.range(..).peekable() }
+        Walk::new(self)
     }
 
     /// All entries: IPv4 before IPv6, then by address, broader before narrower.
@@ -335,31 +337,5 @@ impl Book {
             }
         }
         more.minus(less)
-    }
-}
-
-/// Visits prefixes in their order. Where they lie close together this goes from entry to entry, which is much faster
-/// than a search for each.
-pub struct Walk<'a> {
-    book: &'a Book,
-    ahead: Peekable<btree_map::Range<'a, IpNet, Entry>>,
-}
-
-impl<'a> Walk<'a> {
-    /// Calls `each` with all entries within a prefix, by address, broader before narrower.
-    pub fn within(&mut self, prefix: IpNet, mut each: impl FnMut(IpNet, &'a Entry)) {
-        /// So many steps take as long as a search.
-        const STEPS: usize = 16;
-
-        let mut steps = 0;
-        while self.ahead.next_if(|(at, _)| **at < prefix).is_some() {
-            steps += 1;
-            if steps == STEPS {
-                self.ahead = self.book.entries.range(prefix..).peekable();
-            }
-        }
-        while let Some((at, entry)) = self.ahead.next_if(|(at, _)| prefix.contains(*at)) {
-            each(*at, entry);
-        }
     }
 }

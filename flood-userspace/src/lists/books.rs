@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{
     Book, Edit, ListKind, Places,
-    tables::{Memory, Moment, Tables},
+    tables::{Memory, Moment, NoPlace, Tables},
 };
 
 /// Both books.
@@ -55,13 +55,24 @@ pub struct Full {
     pub capacity: u64,
 }
 
+/// Why a list stays as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum EditError {
+    /// There is no room.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// Nor has it been found.
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
+}
+
 /// Both books, and the tables that say what they say.
 pub struct Lists<M> {
     books: Books,
     tables: Tables<M>,
 }
 
-impl<M: Memory<Error: From<Full>>> Lists<M> {
+impl<M: Memory> Lists<M> {
     /// Empty lists.
     pub fn new(tables: Tables<M>) -> Self {
         Self { books: Books::default(), tables }
@@ -83,7 +94,7 @@ impl<M: Memory<Error: From<Full>>> Lists<M> {
     }
 
     /// Changes a list, in the book and in the tables: all of it, or nothing. Returns the edit that undoes it.
-    pub fn edit(&mut self, kind: ListKind, edit: Edit, moment: &Moment) -> Result<Edit, M::Error> {
+    pub fn edit(&mut self, kind: ListKind, edit: Edit, moment: &Moment) -> Result<Edit, EditError> {
         self.check_room(kind, &edit)?;
         let undo = self.books.book_mut(kind).swap(edit);
         if let Err(error) = self.tables.follow(&self.books, kind, &undo, moment) {

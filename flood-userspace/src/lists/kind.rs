@@ -15,6 +15,14 @@ impl ListKind {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Allow, Self::Block];
 
+    /// The one that it is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Allow => Self::Block,
+            Self::Block => Self::Allow,
+        }
+    }
+
     /// The word for it on the command line and in messages.
     pub fn label(self) -> &'static str {
         match self {

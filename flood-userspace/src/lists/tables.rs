@@ -2,59 +2,67 @@
 //!
 //! What they look like is in `flood_common::lists`. [`Tables::follow`] is told which prefixes of a book have changed,
 //! and works out from the book what holds now for each address there: an address is on a list until the latest end
-//! of all entries that cover it. Every write is one word, from what held to what holds, and they come in this order:
+//! of all entries that cover it. Every write is one word, from what held to what holds. For IPv4 they come in this order:
 //!
 //! 1. prefixes up to /24 that are new are painted,
-//! 2. single IPv4 addresses are taken out: the gate first, then the word,
-//! 3. single IPv4 addresses are put in: the word first, then the gate,
-//! 4. prefixes up to /24 that are gone are painted over, except where others lie within,
+//! 2. single addresses are taken out: the gate first, then the word,
+//! 3. single addresses are put in: the word first, then the gate,
+//! 4. prefixes up to /24 that are gone are painted over, except where others lie within.
 //!
-//! and for IPv6 what is new, then what is gone. So no address that is on a list before and after is off it in
-//! between, and a list can be exchanged for another without room for both (IPv6 needs it: the hash map has it).
+//! [`ipv6`] has that of IPv6. So no address that is on a list before and after is off it in between, and a list can be
+//! exchanged for another without room for both (IPv6 needs it).
 
 mod buckets;
 mod gate;
+mod ipv6;
+mod nodes;
+mod population;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
 };
 
 use flood_common::{
-    address::Address,
     lists::{
-        self, CELL_LENGTH, CELL_LENGTH_V6, CLOSER, LENGTH_STEP, NEVER, Prefix, cell_v6, everywhere,
-        length_bit, word,
+        self, CELL_LENGTH, CLOSER, GATE_WORDS, NEVER,
+        ipv6::{MAX_BUCKET_BITS, PLACES},
     },
     meter::WAYS,
     place::Seeds,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
+use thiserror::Error;
 
-use super::{Book, Books, Edit, ListKind, Places, book::Walk};
+use super::{Book, Books, Edit, EditError, ListKind, Places, book::Walk};
 use buckets::{Buckets, USABLE};
+use ipv6::Ipv6;
+use nodes::Words;
 
-pub use buckets::NoPlace;
+/// Words of IPv6 that each entry may need: one for itself and one for its node, and the nodes on the way to it, of which
+/// eight at most have more than [`LODGERS`](lists::ipv6::LODGERS), so that each is one for six entries. That is 3.3.
+const WORDS_PER_PREFIX: u64 = 4;
+
+/// A word has found no place although there should be enough: as good as impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the buckets of {prefix} are full by chance; please start anew, which draws other ones")]
+pub struct NoPlace {
+    prefix: IpNet,
+}
 
 /// Addresses in a cell of the IPv4 gate.
 const CELL_ADDRESSES: usize = 1 << (32 - CELL_LENGTH);
 
 /// Where the tables are: in the kernel, or for tests in ordinary memory.
 pub trait Memory {
-    /// Why an IPv6 prefix could not be written.
-    type Error: From<NoPlace>;
-
     /// The words of both gates.
     fn gates(&self) -> &[AtomicU64];
     /// The buckets of IPv4 addresses.
     fn buckets(&self) -> &[AtomicU64];
-    /// Writes the words of IPv6 prefixes, one for each list.
-    fn set_prefixes(&mut self, prefixes: &[Prefix], words: &[[u64; 2]]) -> Result<(), Self::Error>;
-    /// Removes IPv6 prefixes, as far as they are there.
-    fn unset_prefixes(&mut self, prefixes: &[Prefix]) -> Result<(), Self::Error>;
+    /// The buckets of IPv6 nodes, then as many of ends.
+    fn nodes(&self) -> &[AtomicU64];
 }
 
 /// What is chosen when the tables are made.
@@ -64,23 +72,29 @@ pub struct Layout {
     pub seeds: Seeds,
     /// Binary logarithm of the number of buckets of IPv4 addresses.
     pub bucket_bits: u32,
-    /// Binary logarithm of the number of cells of the IPv6 gate: two for each prefix.
-    pub cell_bits: u32,
+    /// Number of buckets of IPv6 nodes.
+    pub node_buckets: u32,
 }
 
 impl Layout {
-    /// Memory that is always taken: gates, buckets, and the kernel's table of its hash map.
-    pub fn bytes(&self) -> u64 {
-        /// A lock and the head of a list for each element that there may be (kernel/bpf/hashtab.c, `struct bucket`).
-        const HASH_BUCKET: u64 = 16;
+    /// Buckets for so many IPv6 prefixes, of whatever lengths.
+    pub fn node_buckets(prefixes: u64) -> u32 {
+        let buckets = (prefixes * WORDS_PER_PREFIX).div_ceil(PLACES as u64);
+        u32::try_from(buckets).unwrap_or(u32::MAX).clamp(nodes::LEAST, (1 << MAX_BUCKET_BITS) - 1)
+    }
 
-        let words = u64::from(lists::gate_words(self.cell_bits)) + ((WAYS as u64) << self.bucket_bits);
-        words * size_of::<u64>() as u64 + (HASH_BUCKET << self.cell_bits)
+    /// Memory of the tables.
+    pub fn bytes(&self) -> u64 {
+        let buckets = (1 << self.bucket_bits) + 2 * u64::from(self.node_buckets);
+        (u64::from(GATE_WORDS) + buckets * WAYS as u64) * size_of::<u64>() as u64
     }
 
     /// What fits.
     pub fn capacity(&self) -> Places {
-        Places { ipv4: USABLE << self.bucket_bits, ipv6: 1 << (self.cell_bits - 1) }
+        Places {
+            ipv4: USABLE << self.bucket_bits,
+            ipv6: u64::from(self.node_buckets) * PLACES as u64 / WORDS_PER_PREFIX,
+        }
     }
 }
 
@@ -109,16 +123,14 @@ impl Moment {
 pub struct Tables<M> {
     memory: M,
     layout: Layout,
-    /// The IPv6 prefixes in the tables.
-    prefixes: HashMap<Prefix, [u64; 2]>,
-    /// How many of them are behind a length in a word of the gate.
-    lengths: HashMap<(u32, u64), u32>,
+    ipv6: Ipv6,
 }
 
 impl<M: Memory> Tables<M> {
     /// Tables in memory that is empty.
     pub fn new(memory: M, layout: Layout) -> Self {
-        Self { memory, layout, prefixes: HashMap::new(), lengths: HashMap::new() }
+        let ipv6 = Ipv6::new(words(&memory), layout.seeds.v6, layout.node_buckets);
+        Self { memory, layout, ipv6 }
     }
 
     /// The choices.
@@ -132,21 +144,23 @@ impl<M: Memory> Tables<M> {
     }
 
     /// Writes what the book of `kind` now says about the prefixes that an edit has changed. The other book is asked
-    /// only whether it needs the gate to stay open.
+    /// what else holds there.
     pub fn follow(
         &mut self,
         books: &Books,
         kind: ListKind,
         edit: &Edit,
         moment: &Moment,
-    ) -> Result<(), M::Error> {
+    ) -> Result<(), EditError> {
         let book = books.book(kind);
-        let (mut painted, mut single, mut ipv6) = (Vec::new(), Vec::new(), Vec::new());
+        // What does not fit is known before anything is written.
+        let ipv6 = self.ipv6.plan(words(&self.memory), books, kind, edit, moment)?;
+        let (mut painted, mut single) = (Vec::new(), Vec::new());
         for (prefix, _) in edit.changes() {
             match prefix {
                 IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(*v4),
                 IpNet::V4(v4) => single.push(*v4),
-                IpNet::V6(v6) => ipv6.push(*v6),
+                IpNet::V6(_) => {}
             }
         }
         let (new, gone): (Vec<Ipv4Net>, Vec<Ipv4Net>) =
@@ -161,7 +175,7 @@ impl<M: Memory> Tables<M> {
         for prefix in gone {
             self.paint_over(book, kind, prefix);
         }
-        self.follow_v6(book, kind, &ipv6, moment)
+        Ok(self.ipv6.apply(words(&self.memory), ipv6)?)
     }
 
     fn buckets(&self) -> Buckets<'_> {
@@ -217,74 +231,15 @@ impl<M: Memory> Tables<M> {
         }
         clear(next..cells(gone).end);
     }
+}
 
-    fn follow_v6(
-        &mut self,
-        book: &Book,
-        kind: ListKind,
-        changed: &[Ipv6Net],
-        moment: &Moment,
-    ) -> Result<(), M::Error> {
-        let index = kind as usize;
-        let (mut set, mut set_to, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-        for prefix in changed.iter().flat_map(|prefix| expanded(*prefix)) {
-            let before = self.prefixes.get(&prefix).copied();
-            let mut words = before.unwrap_or_default();
-            words[index] = match end_v6(book, &prefix, moment) {
-                Some(end) => word(0, kind.bit(), end),
-                None => 0,
-            };
-            if words == [0, 0] {
-                gone.push(prefix);
-            } else if before != Some(words) {
-                // Noted before it is written: whatever becomes of that, it can be undone.
-                self.note(prefix, words);
-                set.push(prefix);
-                set_to.push(words);
-            }
-        }
-        self.memory.set_prefixes(&set, &set_to)?;
-        for prefix in set {
-            let (gate, length) = self.behind(&prefix);
-            self.memory.gates()[gate as usize].fetch_or(length, Ordering::Release);
-        }
-        gone.retain(|prefix| self.forget(prefix));
-        self.memory.unset_prefixes(&gone)
-    }
+fn words<M: Memory>(memory: &M) -> Words<'_> {
+    Words { gates: memory.gates(), nodes: memory.nodes() }
+}
 
-    fn note(&mut self, prefix: Prefix, words: [u64; 2]) {
-        if self.prefixes.insert(prefix, words).is_none() {
-            *self.lengths.entry(self.behind(&prefix)).or_default() += 1;
-        }
-    }
-
-    /// Closes the gate behind which a prefix was the last. Returns whether the prefix was there.
-    fn forget(&mut self, prefix: &Prefix) -> bool {
-        if self.prefixes.remove(prefix).is_none() {
-            return false;
-        }
-        let (gate, length) = self.behind(prefix);
-        if let Some(count) = self.lengths.get_mut(&(gate, length)) {
-            *count -= 1;
-            if *count == 0 {
-                self.lengths.remove(&(gate, length));
-                self.memory.gates()[gate as usize].fetch_and(!length, Ordering::Release);
-            }
-        }
-        true
-    }
-
-    /// The word of the gate that a prefix is behind, and what stands there for its length.
-    fn behind(&self, prefix: &Prefix) -> (u32, u64) {
-        let Layout { seeds, cell_bits, .. } = &self.layout;
-        let length = prefix.length as u32;
-        let gate = if length < CELL_LENGTH_V6 {
-            everywhere(*cell_bits)
-        } else {
-            cell_v6(seeds, prefix.network, *cell_bits)
-        };
-        (gate, length_bit(length))
-    }
+/// Writes a word that others read.
+fn store(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Release);
 }
 
 /// What the book says about each address of these prefixes, which are sorted and longer than a cell: its end, or
@@ -355,27 +310,4 @@ fn cells(prefix: Ipv4Net) -> std::ops::Range<u32> {
 fn within_cell(prefix: Ipv4Net) -> std::ops::RangeInclusive<usize> {
     let index = |address: std::net::Ipv4Addr| u32::from(address) as usize % CELL_ADDRESSES;
     index(prefix.network())..=index(prefix.broadcast())
-}
-
-/// The prefixes of the next length that is looked up, of which this one is made.
-fn expanded(prefix: Ipv6Net) -> impl Iterator<Item = Prefix> {
-    let length = u32::from(prefix.prefix_len()).next_multiple_of(LENGTH_STEP);
-    let parts = 1u128 << (length - u32::from(prefix.prefix_len()));
-    let first = u128::from(prefix.network());
-    (0..parts).map(move |part| {
-        // A shift of 128 bits occurs only for part 0 of ::/0.
-        let address = first | part.checked_shl(128 - length).unwrap_or(0);
-        Prefix::around((address >> 64) as u64, address as u64, length)
-    })
-}
-
-/// Until when a prefix is on the list by the entries that are looked up in its length; nothing if it is not.
-fn end_v6(book: &Book, prefix: &Prefix, moment: &Moment) -> Option<u64> {
-    let address = Address::V6 { network: prefix.network, interface: prefix.interface };
-    let length = prefix.length as u8;
-    let prefix = IpNet::new_assert(address.into(), length);
-    let shorter = u32::from(length).saturating_sub(LENGTH_STEP);
-    let looked_up_here =
-        book.cover(prefix).filter(|(entry, _)| length == 0 || u32::from(entry.prefix_len()) > shorter);
-    looked_up_here.map(|(_, entry)| moment.end(entry.expires)).max()
 }

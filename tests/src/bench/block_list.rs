@@ -1,10 +1,14 @@
 //! A block list as long as one likes, and what it is expected to block.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 use ipnet::IpNet;
 
-use super::family::Family;
+use super::family::{Family, Region};
 
 /// So that each run has the same list.
 const SEED: u64 = 0xf100_d6a7;
@@ -12,26 +16,57 @@ const SEED: u64 = 0xf100_d6a7;
 /// Sources that are looked up to tell which share of them is blocked: the error is below half a percent.
 const SAMPLES: u32 = 100_000;
 
-/// Prefixes at random: half of them single sources, a quarter each networks of two sizes (/24 and /20 in IPv4, /40
-/// and /36 in IPv6). The first source is always among them.
+/// What is on a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Drawn {
+    /// So many prefixes at random: half of them single sources, a quarter each networks of two sizes (/24 and /20 in
+    /// IPv4, /40 and /36 in IPv6). The first source is always among them.
+    Random(usize),
+    /// So many prefixes of one IPv6 /32, of lengths at random out of these.
+    Within(usize, RangeInclusive<u8>),
+    /// Prefixes of each of these lengths, each within the next shorter one.
+    Nested(RangeInclusive<u8>),
+}
+
+/// Prefixes.
 pub(super) struct BlockList {
-    family: Family,
+    region: Region,
     prefixes: HashSet<IpNet>,
+    lengths: BTreeSet<u8>,
 }
 
 impl BlockList {
-    pub(super) fn draw(family: Family, entries: usize) -> Self {
-        let [source, small, large] = lengths(family);
+    pub(super) fn draw(region: Region, drawn: Drawn) -> Self {
         let mut random = fastrand::Rng::with_seed(SEED);
-        let mut list = Self { family, prefixes: HashSet::with_capacity(entries) };
-        if entries > 0 {
-            list.prefixes.insert(IpNet::new_assert(family.address(0), source));
+        let mut prefixes = HashSet::new();
+        match drawn {
+            Drawn::Random(entries) => {
+                let family = region.family;
+                let [source, small, large] = lengths(family);
+                prefixes.reserve(entries);
+                if entries > 0 {
+                    prefixes.insert(IpNet::new_assert(family.address(0), source));
+                }
+                while prefixes.len() < entries {
+                    let length = [source, source, small, large][random.usize(..4)];
+                    prefixes.insert(IpNet::new_assert(family.address(random.u32(..)), length).trunc());
+                }
+            }
+            Drawn::Within(entries, lengths) => {
+                let IpAddr::V6(first) = Family::Ipv6.address(0) else { unreachable!() };
+                while prefixes.len() < entries {
+                    let address = Ipv6Addr::from_bits(first.to_bits() | random.u128(..) >> 32);
+                    let length = random.u8(lengths.clone());
+                    prefixes.insert(IpNet::new_assert(address.into(), length).trunc());
+                }
+            }
+            Drawn::Nested(lengths) => {
+                let address = region.family.address(0);
+                prefixes.extend(lengths.map(|length| IpNet::new_assert(address, length).trunc()));
+            }
         }
-        while list.prefixes.len() < entries {
-            let length = [source, source, small, large][random.usize(..4)];
-            list.prefixes.insert(IpNet::new_assert(family.address(random.u32(..)), length).trunc());
-        }
-        list
+        let lengths = prefixes.iter().map(IpNet::prefix_len).collect();
+        Self { region, prefixes, lengths }
     }
 
     pub(super) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
@@ -47,10 +82,8 @@ impl BlockList {
     }
 
     fn covers(&self, number: u32) -> bool {
-        let source = self.family.source(number);
-        lengths(self.family)
-            .into_iter()
-            .any(|length| self.prefixes.contains(&IpNet::new_assert(source, length).trunc()))
+        let source = self.region.source(number);
+        self.lengths.iter().any(|length| self.prefixes.contains(&IpNet::new_assert(source, *length).trunc()))
     }
 }
 

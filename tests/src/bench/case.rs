@@ -28,8 +28,8 @@ use crate::{
 };
 
 use super::{
-    block_list::BlockList,
-    family::{Family, UNUSED_PORT},
+    block_list::{BlockList, Drawn},
+    family::{Family, Region, UNUSED_PORT},
     measure::{share_of_action, slice},
     reference::Reference,
 };
@@ -134,11 +134,26 @@ pub enum Case {
     LruReference,
     /// The reference with the kernel's trie of so many entries, to be compared with [`Case::BlockList`].
     LpmReference(usize),
+    /// 200,000 IPv6 entries of every length in one /32, and sources within or without.
+    EveryLength(Reach),
+    /// 200,000 IPv6 entries longer than most sources' networks in one /32, and sources within.
+    LongLengths,
+    /// An IPv6 entry of each length, each within the next, and sources within the shortest.
+    Nested,
+}
+
+/// Where sources are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// In the network that the list is about.
+    Within,
+    /// In another.
+    Without,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
@@ -163,6 +178,10 @@ impl Case {
         Self::LruReference,
         Self::LpmReference(THOUSAND),
         Self::LPM_REFERENCE_1M,
+        Self::EveryLength(Reach::Within),
+        Self::EveryLength(Reach::Without),
+        Self::LongLengths,
+        Self::Nested,
     ];
 
     /// The longest block list.
@@ -196,14 +215,28 @@ impl Case {
             Self::LruReference => "lru reference",
             Self::LPM_REFERENCE_1M => "lpm reference 1M",
             Self::LpmReference(_) => "lpm reference 1k",
+            Self::EveryLength(Reach::Within) => "every length",
+            Self::EveryLength(Reach::Without) => "every length, outside",
+            Self::LongLengths => "long lengths",
+            Self::Nested => "nested",
         }
     }
 
     /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, the reference's trie is for
     /// IPv4, and the examples differ from the default in limits alone.
     pub(super) fn exists_in(self, family: Family) -> bool {
-        family == Family::Ipv4
-            || !matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(..))
+        let is_of_ipv6 = matches!(self, Self::EveryLength(_) | Self::LongLengths | Self::Nested);
+        let is_of_ipv4 = matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(..));
+        if family == Family::Ipv4 { !is_of_ipv6 } else { !is_of_ipv4 }
+    }
+
+    /// Where its sources are.
+    fn region(self, family: Family) -> Region {
+        match self {
+            Self::EveryLength(Reach::Within) | Self::LongLengths | Self::Nested => Region::first_network(),
+            Self::EveryLength(Reach::Without) => Region::other_network(),
+            _ => Region::of(family),
+        }
     }
 
     /// Whether what becomes of a packet depends on those before it.
@@ -226,16 +259,22 @@ impl Case {
             | Self::NoConnection
             | Self::NoSocket
             | Self::Unsolicited
-            | Self::LpmReference(_) => false,
+            | Self::LpmReference(_)
+            | Self::EveryLength(_)
+            | Self::LongLengths
+            | Self::Nested => false,
         }
     }
 
-    /// The entries of its block list that are drawn at random.
-    fn block_list(self) -> usize {
+    /// What is on its block list.
+    fn block_list(self) -> Drawn {
         match self {
-            Self::BlockList(entries) | Self::LpmReference(entries) => entries,
-            Self::Everything => HUNDRED_THOUSAND,
-            _ => 0,
+            Self::BlockList(entries) | Self::LpmReference(entries) => Drawn::Random(entries),
+            Self::Everything => Drawn::Random(HUNDRED_THOUSAND),
+            Self::EveryLength(_) => Drawn::Within(2 * HUNDRED_THOUSAND, 33..=128),
+            Self::LongLengths => Drawn::Within(2 * HUNDRED_THOUSAND, 49..=128),
+            Self::Nested => Drawn::Nested(33..=128),
+            _ => Drawn::Random(0),
         }
     }
 
@@ -278,7 +317,10 @@ impl Case {
             | Self::Unchecked
             | Self::Unsolicited
             | Self::LruReference
-            | Self::LpmReference(_) => {}
+            | Self::LpmReference(_)
+            | Self::EveryLength(_)
+            | Self::LongLengths
+            | Self::Nested => {}
         }
         Ok(())
     }
@@ -345,7 +387,9 @@ impl Case {
             // Where the table is full, no SYN is noted.
             Self::FirstSyn => Some(Claim::Reasons(&[Reason::FirstSyn, Reason::TotalPackets], nearly_all)),
             Self::Unsolicited => Some(Claim::Reasons(&[Reason::Unsolicited], all)),
-            Self::BlockList(_) => Some(Claim::Reasons(&[Reason::Blocked], about(list.share(sources)))),
+            Self::BlockList(_) | Self::EveryLength(_) | Self::LongLengths | Self::Nested => {
+                Some(Claim::Reasons(&[Reason::Blocked], about(list.share(sources))))
+            }
             Self::Conforming => Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all)),
             Self::Exceeding if sources <= RETURNING => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
@@ -414,7 +458,9 @@ enum Called {
 impl Subject {
     pub(super) fn new(case: Case, family: Family) -> Result<Self> {
         let mut harness = Programs::load()?;
-        let list = BlockList::draw(family, case.block_list());
+        let region = case.region(family);
+        harness.set_lowest_bit(region.lowest_bit);
+        let list = BlockList::draw(region, case.block_list());
         let (fd, called) = match case {
             Case::Floor => (harness.program("drop")?.fd()?.try_clone()?, Called::Laboratory),
             Case::Parse => (harness.program("parse_only")?.fd()?.try_clone()?, Called::Laboratory),
@@ -430,13 +476,13 @@ impl Subject {
         };
         harness.set_target(&fd)?;
         harness.program("harness")?; // loaded now rather than in the first slice
-        let sources = family.sources(1);
+        let sources = region.sources(1);
         Ok(Self { case, harness, called, list, frame: case.frame(family), sources, counted: Vec::new() })
     }
 
     /// Begins anew with so many sources.
     pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
-        self.sources = family.sources(count);
+        self.sources = self.case.region(family).sources(count);
         self.counted = vec![0; REASON_SLOTS];
         self.harness.set_sources(self.sources)
     }

@@ -13,6 +13,7 @@ const SCATTER: u32 = 0x9e37_79b1;
 /// The first source of each family: 11.0.0.0 and 2001:db8::.
 const FIRST_V4: u32 = 0x0b00_0000;
 const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
+const OTHER_V6: u64 = 0x2001_0db9_0000_0000;
 
 /// A port on which nobody listens.
 pub(super) const UNUSED_PORT: u16 = 9;
@@ -55,11 +56,46 @@ impl Family {
         self.frame().udp(from_port, UNUSED_PORT).payload(payload)
     }
 
+    /// The address so far from the first source: the harness reaches all that fit into 32 bits.
+    pub(super) fn address(self, distance: u32) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::from_bits(FIRST_V4.wrapping_add(distance)).into(),
+            Self::Ipv6 => Region::of(self).address(distance),
+        }
+    }
+}
+
+/// Where sources are: the harness reaches 2^32 of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Region {
+    pub(super) family: Family,
+    /// IPv6: which of the upper 64 bits of an address their numbers begin at.
+    pub(super) lowest_bit: u32,
+    /// IPv6: the upper 64 bits of the first.
+    first: u64,
+}
+
+impl Region {
+    /// Addresses; in IPv6 /48.
+    pub(super) fn of(family: Family) -> Self {
+        Self { family, lowest_bit: 16, first: FIRST_V6 }
+    }
+
+    /// Every /64 of the first IPv6 /32.
+    pub(super) fn first_network() -> Self {
+        Self { lowest_bit: 0, ..Self::of(Family::Ipv6) }
+    }
+
+    /// Every /64 of another.
+    pub(super) fn other_network() -> Self {
+        Self { first: OTHER_V6, ..Self::first_network() }
+    }
+
     /// So many sources, strewn over the addresses.
     pub(super) fn sources(self, count: u64) -> Sources {
-        let first = match self {
-            Self::Ipv4 => FIRST_V4.into(),
-            Self::Ipv6 => FIRST_V6,
+        let first = match self.family {
+            Family::Ipv4 => FIRST_V4.into(),
+            Family::Ipv6 => self.first,
         };
         Sources { first, count, adjacent: false }
     }
@@ -69,12 +105,11 @@ impl Family {
         self.address(number.wrapping_mul(SCATTER))
     }
 
-    /// The address so far from the first source: the harness reaches all that fit into 32 bits.
-    pub(super) fn address(self, distance: u32) -> IpAddr {
-        match self {
-            Self::Ipv4 => Ipv4Addr::from_bits(FIRST_V4.wrapping_add(distance)).into(),
-            Self::Ipv6 => {
-                let network = FIRST_V6.wrapping_add(u64::from(distance) << 16);
+    fn address(self, distance: u32) -> IpAddr {
+        match self.family {
+            Family::Ipv4 => self.family.address(distance),
+            Family::Ipv6 => {
+                let network = self.first.wrapping_add(u64::from(distance) << self.lowest_bit);
                 Ipv6Addr::from_bits(u128::from(network) << 64).into()
             }
         }

@@ -22,7 +22,7 @@ use floodgate_tests::{
     lab::{eventually, slowness},
     needs_root,
     packet::from,
-    prefixes::{FIRST_V6, put, random},
+    prefixes::{FIRST_V6, of_all_lengths, put, random},
     programs::{Programs, Sources},
     rig::{Rig, entry},
     skip::{skip, test_name},
@@ -177,6 +177,36 @@ fn ten_thousand_bans_a_second_are_taken_and_end_within_a_second_of_their_time() 
     Ok(())
 }
 
+#[test]
+fn the_kernel_finds_entries_of_all_lengths_where_they_lie_close_together() {
+    const ENTRIES: usize = 1_500;
+
+    needs_root!();
+    let mut rig = Rig::without_limits();
+    let mut random = Rng::with_seed(9);
+    let address = |random: &mut Rng| {
+        let bits = random.u128(..8) << random.u32(..93) | random.u128(..8) << random.u32(..93);
+        Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 ^ bits)
+    };
+    for (kind, entries, lengths) in
+        [(ListKind::Block, ENTRIES, 64..=128), (ListKind::Allow, ENTRIES / 4, 96..=128)]
+    {
+        let prefixes: Vec<IpNet> = (0..entries)
+            .map(|_| IpNet::new_assert(address(&mut random).into(), random.u8(lengths.clone())).trunc())
+            .collect();
+        rig.edit(kind, put(prefixes));
+    }
+    let mut seen = [0_u32; 3];
+    for _ in 0..ENTRIES {
+        match rig.send(&frame(address(&mut random).into())) {
+            Some(Reason::Allowed) => seen[0] += 1,
+            Some(Reason::Blocked) => seen[1] += 1,
+            _ => seen[2] += 1,
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 50), "allowed, blocked, neither: {seen:?}");
+}
+
 /// The same 4,096 sources, said in two ways: one by one, and by prefixes of several lengths.
 fn two_ways(ipv4: bool) -> [Vec<IpNet>; 2] {
     let prefixes = |count: u32, step: u32, length: u8| {
@@ -208,6 +238,9 @@ fn exchange(kind: ListKind, ipv4: bool, expected: Reason) -> Result<[u64; 2]> {
     let mut both = two_ways(ipv4);
     for (list, seed) in both.iter_mut().zip(1..) {
         list.extend(random(others, others / 4, seed));
+        if !ipv4 {
+            list.extend(of_all_lengths(others / 4, seed));
+        }
     }
     filter.edit_list(kind, put(both[0].iter().copied()))?;
 

@@ -6,7 +6,7 @@
 //! words to be in use (the test fills tables so far).
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -15,17 +15,11 @@ use flood_common::{
     meter::WAYS,
     place::Seeds,
 };
-use thiserror::Error;
+
+use super::{NoPlace, store};
 
 /// Words of eight that may be in use on average.
 pub(super) const USABLE: u64 = 6;
-
-/// Both buckets of an address are full, and nothing in them can move: as good as impossible below [`USABLE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the buckets of {address} are full by chance; please start anew, which draws other ones")]
-pub struct NoPlace {
-    address: Ipv4Addr,
-}
 
 /// The buckets.
 #[derive(Clone, Copy)]
@@ -61,7 +55,7 @@ impl Buckets<'_> {
     /// Puts the address on a list until `end`.
     pub(super) fn set(&self, address: u32, kind: u64, end: u64) -> Result<(), NoPlace> {
         if let Some((found, home)) = self.find(address, kind) {
-            found.store(word(home.identity, kind, end), Ordering::Release);
+            store(found, word(home.identity, kind, end));
             return Ok(());
         }
         let homes = self.homes(address);
@@ -70,8 +64,8 @@ impl Buckets<'_> {
         let free = self.free(emptier).next().map(|place| (place, emptier));
         let (place, home) = free
             .or_else(|| homes.into_iter().find_map(|home| Some((self.make_room(home)?, home))))
-            .ok_or(NoPlace { address: address.into() })?;
-        place.store(word(home.identity, kind, end), Ordering::Release);
+            .ok_or(NoPlace { prefix: IpAddr::from(Ipv4Addr::from(address)).into() })?;
+        store(place, word(home.identity, kind, end));
         Ok(())
     }
 
@@ -83,7 +77,7 @@ impl Buckets<'_> {
             let other = other_home(Home { bucket: home.bucket, identity: identity(held) }, self.bits);
             let room = if is_second { None } else { self.free(other).next() };
             if let Some(room) = room {
-                room.store(held ^ word(1, 0, 0), Ordering::Release);
+                store(room, held ^ word(1, 0, 0));
             }
             room.is_some()
         })
@@ -92,7 +86,7 @@ impl Buckets<'_> {
     /// Takes the address off a list.
     pub(super) fn unset(&self, address: u32, kind: u64) {
         if let Some((found, _)) = self.find(address, kind) {
-            found.store(0, Ordering::Release);
+            store(found, 0);
         }
     }
 }

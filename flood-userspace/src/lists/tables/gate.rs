@@ -7,6 +7,8 @@ use std::{
 
 use flood_common::lists::{CELL_BITS, CELL_ONES, CELLS_PER_WORD, gate_cell, summary, summary_cell};
 
+use super::store;
+
 /// Sets or clears `bit` in a range of cells, a word at a time. Nobody else writes the gate.
 ///
 /// The summary follows at once, and nobody who reads it first finds less than was there before or is there now.
@@ -30,6 +32,6 @@ pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) 
 fn change(word: &AtomicU64, mask: u64, bits: u64) -> Option<u64> {
     let old = word.load(Ordering::Relaxed);
     let new = old & !mask | bits;
-    (new != old).then(|| word.store(new, Ordering::Release))?;
+    (new != old).then(|| store(word, new))?;
     Some(new)
 }

@@ -1,40 +1,26 @@
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, atomic::AtomicBool};
+use std::thread;
 use std::time::Duration;
 
 use flood_common::{
     host::ListMemory,
-    lists::{Listed, look_up},
+    lists::{
+        BLOCKED, ListTables, Listed,
+        ipv6::{self, Memo, SIZE_WORD},
+        look_up,
+    },
     place::MIN_BUCKET_BITS,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::lists::{Edit, Entry, Full, Lists, Note, Origin};
+use crate::lists::{Edit, EditError, Entry, Full, Lists, Note, Origin};
 
-/// Why an edit was refused.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
-    Full(Full),
-    NoPlace(NoPlace),
-}
-
-impl From<Full> for Refused {
-    fn from(full: Full) -> Self {
-        Self::Full(full)
-    }
-}
-
-impl From<NoPlace> for Refused {
-    fn from(error: NoPlace) -> Self {
-        Self::NoPlace(error)
-    }
-}
-
-impl Memory for ListMemory {
-    type Error = Refused;
-
+impl Memory for Arc<ListMemory> {
     fn gates(&self) -> &[AtomicU64] {
         &self.gates
     }
@@ -43,14 +29,22 @@ impl Memory for ListMemory {
         &self.buckets
     }
 
-    fn set_prefixes(&mut self, prefixes: &[Prefix], words: &[[u64; 2]]) -> Result<(), Refused> {
-        prefixes.iter().zip(words).for_each(|(prefix, words)| self.set_prefix(*prefix, *words));
-        Ok(())
+    fn nodes(&self) -> &[AtomicU64] {
+        &self.nodes
+    }
+}
+
+impl Memory for ListMemory {
+    fn gates(&self) -> &[AtomicU64] {
+        &self.gates
     }
 
-    fn unset_prefixes(&mut self, prefixes: &[Prefix]) -> Result<(), Refused> {
-        self.prefixes.retain(|prefix, _| !prefixes.contains(prefix));
-        Ok(())
+    fn buckets(&self) -> &[AtomicU64] {
+        &self.buckets
+    }
+
+    fn nodes(&self) -> &[AtomicU64] {
+        &self.nodes
     }
 }
 
@@ -59,14 +53,19 @@ const SEEDS: Seeds = Seeds {
     v6: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0x2545_f491_4f6c_dd1d],
 };
 
-/// Few cells, so that prefixes share one.
-const LAYOUT: Layout = Layout { seeds: SEEDS, bucket_bits: MIN_BUCKET_BITS, cell_bits: 4 };
+/// As small as can be.
+const LAYOUT: Layout = Layout { seeds: SEEDS, bucket_bits: MIN_BUCKET_BITS, node_buckets: nodes::LEAST };
 
-/// Room for the addresses of some /25, and for a few IPv6 prefixes that meet.
-const ROOMY: Layout = Layout { cell_bits: 10, ..LAYOUT };
+/// Whether nothing is on a list, and no word left behind.
+fn is_empty(lists: &Lists<ListMemory>) -> bool {
+    let ListMemory { gates, buckets, nodes, .. } = lists.tables().memory();
+    let is_zero = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
+    let (before, after) = gates.split_at(SIZE_WORD as usize);
+    before.iter().chain(&after[1..]).chain(buckets).chain(nodes).all(is_zero)
+}
 
 fn lists(layout: Layout) -> Lists<ListMemory> {
-    Lists::new(Tables::new(ListMemory::new(layout.bucket_bits, layout.cell_bits), layout))
+    Lists::new(Tables::new(ListMemory::new(layout.bucket_bits, layout.node_buckets, layout.seeds.v6), layout))
 }
 
 fn at(seconds: u32) -> SystemTime {
@@ -174,7 +173,7 @@ fn act(
     lists: &mut Lists<ListMemory>,
     model: &mut Model,
     now: &mut u32,
-) -> Result<(), Refused> {
+) -> Result<(), EditError> {
     let put = |entries: &[(IpNet, Option<u32>)]| {
         Edit::put(entries.iter().map(|(prefix, expires)| (*prefix, entry(*expires))))
     };
@@ -233,7 +232,7 @@ proptest! {
         actions in proptest::collection::vec(any_action(), 1..25),
         addresses in proptest::collection::vec(any_address(), 16),
     ) {
-        let (mut lists, mut model, mut now) = (lists(ROOMY), Model::default(), 0);
+        let (mut lists, mut model, mut now) = (lists(LAYOUT), Model::default(), 0);
         let mut probes = addresses;
         for action in actions {
             if let Action::Put(_, entries) | Action::Exchange(entries) = &action {
@@ -254,7 +253,7 @@ proptest! {
             let edit = Edit::take(lists.book(kind).iter().map(|(prefix, _)| prefix).collect::<Vec<_>>());
             lists.edit(kind, edit, &moment(now)).unwrap();
         }
-        prop_assert!(lists.tables().memory().is_empty(), "something is left behind");
+        prop_assert!(is_empty(&lists), "something is left behind");
         prop_assert_eq!(lists.books().places(), Places::default());
     }
 
@@ -263,10 +262,12 @@ proptest! {
         let put = |entries: &[(IpNet, Option<u32>)]| {
             Edit::put(entries.iter().map(|(prefix, expires)| (*prefix, entry(*expires))))
         };
-        let mut lists = lists(ROOMY);
+        let mut lists = lists(LAYOUT);
         lists.edit(ListKind::Block, put(&before), &moment(0)).unwrap();
         let words = |lists: &Lists<ListMemory>| -> Vec<u64> {
-            lists.tables().memory().gates.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+            let ListMemory { gates, nodes, .. } = lists.tables().memory();
+            let words = gates.iter().take(SIZE_WORD as usize).chain(&gates[1 + SIZE_WORD as usize..]).chain(nodes);
+            words.map(|word| word.load(Ordering::Relaxed)).collect()
         };
         let (book, gates) = (lists.book(ListKind::Block).clone(), words(&lists));
         let undo = lists.edit(ListKind::Block, put(&edit), &moment(0)).unwrap();
@@ -291,13 +292,13 @@ fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
         let mut lists = lists(LAYOUT);
         let edit = |prefixes: &[IpNet]| Edit::put(prefixes.iter().map(|prefix| (*prefix, entry(None))));
         let refused = lists.edit(ListKind::Block, edit(&prefixes), &moment(0));
-        let Err(Refused::Full(full)) = refused else { panic!("{why}: {refused:?}") };
+        let Err(EditError::Full(full)) = refused else { panic!("{why}: {refused:?}") };
         assert_eq!((full.room, full.capacity), (capacity, capacity), "{why}");
-        assert!(lists.tables().memory().is_empty() && lists.book(ListKind::Block).iter().next().is_none());
+        assert!(is_empty(&lists) && lists.book(ListKind::Block).iter().next().is_none());
         let last = prefixes.pop().unwrap();
         assert_eq!(lists.edit(ListKind::Block, edit(&prefixes), &moment(0)).map(|_| ()), Ok(()), "{why}");
         let refused = lists.edit(ListKind::Allow, edit(&[last]), &moment(0));
-        assert!(matches!(refused, Err(Refused::Full(Full { room: 0, .. }))), "{why}: {refused:?}");
+        assert!(matches!(refused, Err(EditError::Full(Full { room: 0, .. }))), "{why}: {refused:?}");
         // As many again fit in their place.
         let allowed = Edit::take(prefixes.split_off(1));
         assert_eq!(lists.edit(ListKind::Block, allowed, &moment(0)).map(|_| ()), Ok(()), "{why}");
@@ -310,4 +311,219 @@ fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
         Ok(()),
         "painting takes no place"
     );
+}
+
+/// Tables that count the buckets that are looked at.
+struct Counting<'a> {
+    memory: &'a ListMemory,
+    looks: Cell<u32>,
+}
+
+impl ListTables for Counting<'_> {
+    type Word = AtomicU64;
+    type Note = Cell<u64>;
+
+    fn bucket_bits(&self) -> u32 {
+        self.memory.bucket_bits()
+    }
+
+    fn gate(&self, word: u32) -> u64 {
+        self.memory.gate(word)
+    }
+
+    fn bucket(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        self.memory.bucket(number)
+    }
+
+    fn key(&self, number: usize) -> u64 {
+        self.memory.key(number)
+    }
+
+    fn nodes(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        self.looks.set(self.looks.get() + 1);
+        ListTables::nodes(self.memory, number)
+    }
+
+    fn ends(&self, number: u32) -> Option<&[AtomicU64; WAYS]> {
+        self.memory.ends(number)
+    }
+
+    fn search(&self, address: [u64; 2], now_ns: u64) -> u64 {
+        ipv6::search(self, &Memo::default(), address, now_ns)
+    }
+}
+
+/// The IPv6 network that large lists are about: 2001:db8::/32.
+const NETWORK: u128 = 0x2001_0db8 << 96;
+
+fn v6(address: u128) -> IpAddr {
+    Ipv6Addr::from_bits(address).into()
+}
+
+/// So many prefixes of one /32, of lengths at random out of these. Some occur twice.
+fn within(random: &mut fastrand::Rng, count: usize, lengths: RangeInclusive<u8>) -> Vec<IpNet> {
+    let mut prefix = |_| {
+        let address = NETWORK | random.u128(..) >> 32;
+        IpNet::new_assert(v6(address), random.u8(lengths.clone())).trunc()
+    };
+    (0..count).map(&mut prefix).collect()
+}
+
+/// Prefixes of all lengths around one address, and by each of them so many more that the search goes on from all of its lengths.
+fn crowds(address: u128) -> Vec<IpNet> {
+    let around = |length: u8| IpNet::new_assert(v6(address), length).trunc();
+    let beside =
+        |length: u8| (0..10).map(move |bit| IpNet::new_assert(v6(address ^ 1 << bit), length).trunc());
+    (17..=128).map(around).chain((118..=128).flat_map(beside)).collect()
+}
+
+#[test]
+fn a_search_looks_at_few_buckets_whatever_the_lengths_on_the_list() {
+    const ENTRIES: usize = 50_000;
+    /// A search with a hash table for each length that occurs looks 29 and 96 times.
+    const MEAN: f64 = 7.0;
+    const MOST: u32 = 16;
+
+    let mut random = fastrand::Rng::with_seed(5);
+    let deep = NETWORK | random.u128(..) >> 32;
+    let fours = (4..=32).map(|quarter| IpNet::new_assert(v6(deep), 4 * quarter).trunc()).collect();
+    let cases = [
+        ("every length", within(&mut random, ENTRIES, 33..=128)),
+        ("long ones", within(&mut random, ENTRIES, 49..=128)),
+        ("what sites have", within(&mut random, ENTRIES, 48..=64)),
+        ("each in the next", fours),
+        ("crowds", crowds(deep)),
+    ];
+    for (why, list) in cases {
+        let layout = Layout { node_buckets: Layout::node_buckets(ENTRIES as u64), ..LAYOUT };
+        let mut lists = lists(layout);
+        let edit = Edit::put_alike(list.clone(), &entry(None));
+        assert_eq!(lists.edit(ListKind::Block, edit, &moment(0)).map(|_| ()), Ok(()), "{why}");
+        let tables = Counting { memory: lists.tables().memory(), looks: Cell::new(0) };
+        let (mut most, mut searches) = (0, 0);
+        let mut search = |address: u128| {
+            let before = tables.looks.get();
+            let kinds = tables.search([(address >> 64) as u64, address as u64], 0);
+            most = most.max(tables.looks.get() - before);
+            searches += 1;
+            kinds
+        };
+        for prefix in &list {
+            let IpAddr::V6(first) = prefix.network() else { unreachable!() };
+            assert_eq!(search(first.to_bits()), BLOCKED, "{why}: {prefix}");
+            search(NETWORK | random.u128(..) >> 32);
+            search(NETWORK + (1 << 96) | random.u128(..) >> 32);
+        }
+        let mean = f64::from(tables.looks.get()) / f64::from(searches);
+        println!("{why}: {mean:.2} looks, {most} at most");
+        assert!(mean < MEAN && most <= MOST, "{why}: {mean} looks, {most} at most");
+    }
+}
+
+/// Which of two lists an address is on, by a search for each length.
+#[derive(Default)]
+struct Lengths([HashMap<IpNet, Option<u32>>; 2]);
+
+impl Lengths {
+    fn look_up(&self, address: IpAddr, now: u32) -> Listed {
+        let is_on = |kind: ListKind| {
+            (0..=128).any(|length| {
+                let prefix = IpNet::new_assert(address, length).trunc();
+                self.0[kind as usize].get(&prefix).is_some_and(|expires| expires.is_none_or(|at| now < at))
+            })
+        };
+        match () {
+            () if is_on(ListKind::Allow) => Listed::Allowed,
+            () if is_on(ListKind::Block) => Listed::Blocked,
+            () => Listed::Nothing,
+        }
+    }
+}
+
+#[test]
+fn a_large_list_of_all_lengths_is_answered_as_a_scan_would_while_it_grows_shrinks_and_is_exchanged() {
+    const ENTRIES: usize = 6_000;
+    const ROUNDS: u32 = 10;
+
+    let mut random = fastrand::Rng::with_seed(11);
+    let layout = Layout { node_buckets: Layout::node_buckets(4 * ENTRIES as u64), ..LAYOUT };
+    let (mut lists, mut model) = (lists(layout), Lengths::default());
+    for round in 0..ROUNDS {
+        let kind = if round % 3 == 2 { ListKind::Allow } else { ListKind::Block };
+        let there: Vec<IpNet> = model.0[kind as usize].keys().copied().collect();
+        let leaving: Vec<IpNet> = there.into_iter().filter(|_| random.u8(..3) > 0).collect();
+        let coming: BTreeMap<IpNet, Option<u32>> = within(&mut random, ENTRIES, 39..=128)
+            .into_iter()
+            .map(|prefix| (prefix, random.bool().then(|| random.u32(..2 * ROUNDS))))
+            .collect();
+        // A reload takes what has gone, and puts what is new, in one edit.
+        let put = Edit::put(coming.iter().map(|(prefix, expires)| (*prefix, entry(*expires))));
+        let edit = Edit::take(leaving.iter().copied()).then(put);
+        assert_eq!(lists.edit(kind, edit, &moment(round)).map(|_| ()), Ok(()), "round {round}");
+        model.0[kind as usize].retain(|prefix, _| !leaving.contains(prefix));
+        model.0[kind as usize].extend(&coming);
+        for prefix in coming.keys().chain(&leaving) {
+            for address in around(*prefix) {
+                let wanted = model.look_up(address, round);
+                assert_eq!(found(&lists, address, &moment(round)), wanted, "{address}, round {round}");
+            }
+        }
+    }
+    for kind in ListKind::ALL {
+        let everything: Vec<IpNet> = model.0[kind as usize].keys().copied().collect();
+        lists.edit(kind, Edit::take(everything), &moment(ROUNDS)).unwrap();
+    }
+    assert!(is_empty(&lists), "something is left behind");
+}
+
+#[test]
+fn no_search_misses_an_entry_while_others_come_and_go_around_it() {
+    const EDITS: u32 = 300;
+    const STAYING: usize = 300;
+
+    let mut random = fastrand::Rng::with_seed(3);
+    let layout = Layout { node_buckets: Layout::node_buckets(20_000), ..LAYOUT };
+    let memory = Arc::new(ListMemory::new(layout.bucket_bits, layout.node_buckets, layout.seeds.v6));
+    let mut lists = Lists::new(Tables::new(Arc::clone(&memory), layout));
+    let staying = within(&mut random, STAYING, 33..=128);
+    lists.edit(ListKind::Block, Edit::put_alike(staying.clone(), &entry(None)), &moment(0)).unwrap();
+    let others = within(&mut random, 4_000, 17..=128);
+    let over = AtomicBool::new(false);
+    let searches = thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut searches = 0_u64;
+                    while !over.load(Ordering::Relaxed) {
+                        for prefix in &staying {
+                            let listed = look_up(&*memory, &SEEDS, prefix.broadcast().into(), 0);
+                            assert_ne!(listed, Listed::Nothing, "{prefix}");
+                            searches += 1;
+                        }
+                    }
+                    searches
+                })
+            })
+            .collect();
+        for _ in 0..EDITS {
+            // Beside, above and below what stays, which is put anew in between, with an end and without.
+            let few: Vec<IpNet> =
+                (0..random.usize(1..200)).map(|_| others[random.usize(..others.len())]).collect();
+            let again: Vec<IpNet> = (0..20).map(|_| staying[random.usize(..STAYING)]).collect();
+            let entry = entry(random.bool().then_some(1_000));
+            let kind = if random.u8(..4) == 0 { ListKind::Allow } else { ListKind::Block };
+            let edit = match random.u8(..3) {
+                0 => Edit::take(
+                    few.into_iter().filter(|prefix| kind == ListKind::Allow || !staying.contains(prefix)),
+                ),
+                1 => Edit::put_alike(few, &entry),
+                _ => Edit::put_alike(if kind == ListKind::Block { again } else { few }, &entry),
+            };
+            lists.edit(kind, edit, &moment(0)).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum::<u64>()
+    });
+    println!("{searches} searches");
+    assert!(searches > u64::from(EDITS), "{searches} searches");
 }

@@ -1,0 +1,590 @@
+//! The lists for IPv6: entries of any length, found with few looks whatever their lengths are.
+//!
+//! The gate has a cell for each /16, which says what entries of up to 16 bits say. Longer ones are in a hash table of
+//! *nodes*: prefixes, in the lengths at which a binary search over all lengths looks (Waldvogel et al., SIGCOMM 1997). A
+//! cell or node has the offsets to the lengths at which there is more within it, a mask of powers of two. The search takes
+//! the largest: if the node of the address in that length exists it goes on from there, otherwise with the next.
+//!
+//! A node with at most [`LODGERS`] entries is nothing but these. They lie in its bucket, each a word with its own length
+//! and tag, so one cache line has them all. Only a node with more has a word for itself; its entries lie further on.
+//!
+//! A word says what all entries together say that cover its prefix, so no shorter one has to be looked for.
+//!
+//! The table grows and shrinks while it is read, by some buckets at a time (linear hashing, Litwin 1980). A search during
+//! which its [edition](Size::edition) has changed begins anew.
+
+#[cfg(not(target_arch = "bpf"))]
+use core::cell;
+
+use crate::{
+    meter::{Slot, WAYS},
+    place::prefix_hash,
+    verifier::opaque,
+};
+
+use super::{ALLOWED, BLOCKED, GATE_V6, KINDS, ListTables};
+
+/// Entries of up to so many bits are in the cells of the gate.
+pub const CELL_LENGTH: u32 = 16;
+/// The word of the gate with the [`Size`].
+pub const SIZE_WORD: u32 = GATE_V6;
+const CELL_BITS: u32 = 32;
+/// The bits of a cell.
+pub const CELL_MASK: u64 = (1 << CELL_BITS) - 1;
+const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
+/// Words of this part of the gate: the size, and the cells (256 KiB).
+pub(super) const GATE_WORDS: u32 = 1 + (1 << CELL_LENGTH) / CELLS_PER_WORD;
+
+/// The most entries that lie in the bucket of their node.
+pub const LODGERS: usize = 5;
+
+/// Places in a bucket. Its last word, the *index*, has a [mark](Marks) of each word in them, and bits for the words that
+/// are in a later bucket.
+pub const PLACES: usize = 7;
+/// Buckets in which a word may be.
+pub const HOMES: u64 = 4;
+
+/// Binary logarithm of the fewest buckets (256 KiB): a word has the bits of its hash from here on, its bucket those before.
+pub const MIN_BUCKET_BITS: u32 = 12;
+/// Binary logarithm of more buckets than there can be.
+pub const MAX_BUCKET_BITS: u32 = 22;
+
+/// In a word, besides what it says for ever ([`ALLOWED`], [`BLOCKED`]): it says something that ends, too. When, is in the
+/// same place of the other half of the table.
+pub const ENDS: u64 = 1 << 2;
+/// In a word: it is an entry's, not a node's.
+pub const LODGER: u64 = 1 << 3;
+/// Where the offsets are in the word of a node, and in a cell.
+const AHEAD_SHIFT: u32 = 5;
+/// The offsets in the word of a node: up to 32.
+pub const AHEAD: u64 = 0x3f << AHEAD_SHIFT;
+/// In the word of a node: it is none of zeros, which is a free place.
+const TAKEN: u64 = 1 << 4;
+/// In what is found: a word has changed meanwhile.
+const CHANGED: u64 = 1 << 12;
+/// Where the length is in the word of an entry, less one: 7 bits.
+const LENGTH_SHIFT: u32 = 4;
+const LENGTH: u64 = 0x7f;
+/// What may change in a word that stays the same node's or entry's.
+pub const STATE: u64 = KINDS | ENDS;
+
+/// Where the tag begins: 50 bits of the node's hash.
+const TAG_SHIFT: u32 = MIN_BUCKET_BITS;
+/// The bits of it that entries have as well: with them a word says in which buckets it may be.
+const COMMON_BITS: u32 = 14;
+const COMMON: u64 = ((1 << COMMON_BITS) - 1) << TAG_SHIFT;
+/// Where an entry's own tag begins: 36 bits of its hash.
+const ENTRY_TAG_SHIFT: u32 = TAG_SHIFT + COMMON_BITS;
+/// Where a word has the number of its home, above all tags.
+const HOME_SHIFT: u32 = 62;
+/// All of it.
+pub const HOME: u64 = 3 << HOME_SHIFT;
+/// The tags.
+const TAG: u64 = !HOME >> TAG_SHIFT << TAG_SHIFT;
+const ENTRY_TAG: u64 = !HOME >> ENTRY_TAG_SHIFT << ENTRY_TAG_SHIFT;
+/// Bits that the index has of each word.
+const MARK_BITS: u32 = 7;
+const MARK: u64 = (1 << MARK_BITS) - 1;
+/// Where they are in a node's hash: the upper ones of the common bits, as buckets have the lower ones.
+const MARK_SHIFT: u32 = ENTRY_TAG_SHIFT - MARK_BITS;
+/// A one in each of the marks in an index.
+const MARK_ONES: u64 = ((1 << (PLACES as u32 * MARK_BITS)) - 1) / MARK;
+/// Where the bits for words in later buckets begin.
+const LATER_SHIFT: u32 = PLACES as u32 * MARK_BITS;
+/// All of those: 15.
+pub const LATER: u64 = !0 << LATER_SHIFT;
+const _: () = assert!(MAX_BUCKET_BITS < ENTRY_TAG_SHIFT);
+
+/// An end counts in units of 2^26 ns (67 ms): 32 bits last for nine years after the host has started.
+const END_SHIFT: u32 = 26;
+
+/// Where a cell has the lengths of two entries that end, plus one: of those that allow and of those that block the last.
+const ENDING_SHIFT: u32 = AHEAD_SHIFT + 5;
+const ENDING_BITS: u32 = 5;
+const ENDING: u64 = (1 << ENDING_BITS) - 1;
+
+/// Lengths at which one attempt of a search looks at most: ten, and two for entries of the cell that end.
+const LENGTHS: u64 = 12;
+/// Looks of all attempts of a search: what one may make if every word that it comes to is in its last home, and as much again
+/// as one ordinarily makes, and what size it is looks for.
+const LOOKS: u64 = LENGTHS * HOMES + 16;
+
+/// The end of an entry ([`end`](super::end)) in the unit of this table. One too far ahead becomes none, `u32::MAX`.
+pub fn end(end: u64) -> u32 {
+    let units = end.div_ceil(1 << (END_SHIFT - super::END_SHIFT));
+    if end == super::NEVER { u32::MAX } else { u32::try_from(units).unwrap_or(u32::MAX) }
+}
+
+/// The offsets from a node or cell to the lengths at which the search may go on.
+///
+/// Each longer length is a sum of such offsets, and is reached by the largest first. Common ones are reached soon: 32, 48,
+/// 64, and 128 from 96.
+pub fn offsets(length: u32) -> u32 {
+    let step = 1 << length.trailing_zeros();
+    match length {
+        16 | 48 | 96 => 2 * step - 1,
+        128.. => 0,
+        _ => step - 1,
+    }
+}
+
+/// The length at which the search for an entry looks after `node`, a shorter one.
+pub fn next(node: u32, entry: u32) -> u32 {
+    node + (1 << (entry - node).min(offsets(node)).ilog2())
+}
+
+/// How many buckets the table has, and its edition: a word of the gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size(pub u64);
+
+impl Size {
+    const SPLIT_SHIFT: u32 = MAX_BUCKET_BITS;
+    const EDITION_SHIFT: u32 = 2 * MAX_BUCKET_BITS;
+    const FIELD: u64 = (1 << MAX_BUCKET_BITS) - 1;
+
+    /// So many buckets: at least `2^MIN_BUCKET_BITS`, fewer than `2^MAX_BUCKET_BITS`. Of the edition, 20 bits are kept.
+    pub fn new(buckets: u32, edition: u64) -> Self {
+        let whole = 1 << buckets.ilog2();
+        let split = u64::from(buckets - whole);
+        Self(edition << Self::EDITION_SHIFT | split << Self::SPLIT_SHIFT | u64::from(whole - 1))
+    }
+
+    /// How many there are.
+    pub fn buckets(self) -> u32 {
+        (self.mask() + 1 + self.split()) as u32
+    }
+
+    /// Changes with whatever a search must not span.
+    pub fn edition(self) -> u64 {
+        self.0 >> Self::EDITION_SHIFT
+    }
+
+    /// Of the bits of a hash that say the bucket, but for one more where it has been split.
+    #[inline(always)]
+    fn mask(self) -> u64 {
+        self.0 & Self::FIELD
+    }
+
+    /// So many buckets, the first ones, have been split in two.
+    #[inline(always)]
+    fn split(self) -> u64 {
+        self.0 >> Self::SPLIT_SHIFT & Self::FIELD
+    }
+
+    /// The bucket of a hash.
+    #[inline(always)]
+    pub fn bucket(self, hash: u64) -> u32 {
+        let low = hash & self.mask();
+        let number = if low < self.split() { hash & (2 * self.mask() + 1) } else { low };
+        number as u32
+    }
+}
+
+/// Fibonacci hashing (Knuth 6.4) of what all words of a node have of its hash.
+#[inline(always)]
+fn spread(hash: u64) -> u64 {
+    ((hash & COMMON) >> TAG_SHIFT).wrapping_add(1).wrapping_mul(0x9e37_79b1)
+}
+
+/// The bits by which the hash for a home differs from that of the node. All four differ in the lowest two.
+#[inline(always)]
+fn distance(hash: u64, home: u64) -> u64 {
+    let bits = spread(hash).wrapping_mul(2 * home + 1) >> (u32::BITS - MAX_BUCKET_BITS) & Size::FIELD;
+    if home == 0 { 0 } else { bits & !(HOMES - 1) | home }
+}
+
+/// The hash by which a node has its first, second or further bucket.
+#[inline(always)]
+pub fn home_hash(hash: u64, home: u64) -> u64 {
+    hash ^ distance(hash, home)
+}
+
+/// The number of the home in which a word is.
+pub fn home_of(word: u64) -> u64 {
+    word >> HOME_SHIFT
+}
+
+/// The word, where it is in the home of this number.
+pub fn in_home(word: u64, home: u64) -> u64 {
+    word & !HOME | home << HOME_SHIFT
+}
+
+/// Four bits that all addresses in a prefix share if it is at least four bits longer than a node: those behind the node's,
+/// or where these are in both halves of the address some others.
+#[inline(always)]
+fn nibble([network, interface]: [u64; 2], node: u32) -> u64 {
+    let half = if node < 64 { network } else { interface };
+    half >> (60_u32.wrapping_sub(node) & 63) & 0xf
+}
+
+/// What an index has of words: of a node's own and of entries that are less than four bits longer, and of the other entries
+/// with a certain [`nibble`].
+#[derive(Clone, Copy)]
+struct Marks([u64; 2]);
+
+impl Marks {
+    #[inline(always)]
+    fn new(hash: u64, nibble: u64) -> Self {
+        let mark = hash >> MARK_SHIFT & MARK;
+        Self([mark, mark ^ nibble])
+    }
+
+    /// The places with words that may be meant, as the highest bit of their mark in the index.
+    #[inline(always)]
+    fn places(self, index: u64) -> u64 {
+        let [of_node, of_entry] = self.0.map(|mark| {
+            let differs = index ^ mark * MARK_ONES;
+            // A mark of zeros is found by what it borrows (Hacker's Delight 6-1), and perhaps the one above it, too.
+            differs.wrapping_sub(MARK_ONES) & !differs
+        });
+        (of_node | of_entry) & MARK_ONES << (MARK_BITS - 1)
+    }
+
+    /// What stands in an index if a word that is meant may be in a later bucket.
+    #[inline(always)]
+    fn later(self) -> u64 {
+        let [of_node, of_entry] = self.0.map(later);
+        of_node | of_entry
+    }
+}
+
+/// Which bit an index has for words with this mark that are in a later bucket: one of 15.
+#[inline(always)]
+fn later_bit(mark: u64) -> u64 {
+    u64::from(LATER_SHIFT) + (mark & 0xf) * 15 / 16
+}
+
+/// The mark that an index has of the word of an entry, or of the node itself.
+pub fn mark(hash: u64, node: u32, address: [u64; 2], length: u32) -> u64 {
+    let Marks([of_node, of_entry]) = Marks::new(hash, nibble(address, node));
+    if length < node + 4 { of_node } else { of_entry }
+}
+
+/// The mark of a word in an index, where it stands there; and its bits.
+pub fn mark_in(mark: u64, place: usize) -> (u64, u64) {
+    let shift = place as u32 * MARK_BITS;
+    (mark << shift, MARK << shift)
+}
+
+/// The mark that an index has of a place.
+pub fn mark_of(index: u64, place: usize) -> u64 {
+    index >> (place as u32 * MARK_BITS) & MARK
+}
+
+/// What stands in an index for words with this mark that are in a later bucket.
+#[inline(always)]
+pub fn later(mark: u64) -> u64 {
+    1 << later_bit(mark)
+}
+
+/// The hash of the node to which a word in this bucket belongs, as far as it says in which buckets that is.
+pub fn hash_of(word: u64, bucket: u32) -> u64 {
+    let low = u64::from(bucket) ^ distance(word, home_of(word));
+    word & COMMON | low & ((1 << TAG_SHIFT) - 1)
+}
+
+/// The word of a node in its first home, without state.
+pub fn node_word(hash: u64) -> u64 {
+    hash & TAG | TAKEN
+}
+
+/// The word of an entry in the first home of its node, without state.
+pub fn entry_word(node_hash: u64, entry_hash: u64, length: u32) -> u64 {
+    entry_hash & ENTRY_TAG | node_hash & COMMON | u64::from(length - 1) << LENGTH_SHIFT | LODGER
+}
+
+/// The offsets in the word of a node, as a part of it.
+pub fn ahead(offsets: u32) -> u64 {
+    u64::from(offsets) << AHEAD_SHIFT
+}
+
+/// The offsets in the word of a node.
+#[inline(always)]
+pub fn offsets_in(word: u64) -> u32 {
+    ((word & AHEAD) >> AHEAD_SHIFT) as u32
+}
+
+/// A cell: what it says for ever, the offsets, and the lengths of entries that end.
+pub fn cell(kinds: u64, offsets: u32, ending: [Option<u32>; 2]) -> u64 {
+    let [allowed, blocked] = ending.map(|length| length.map_or(0, |length| u64::from(length) + 1));
+    kinds | ahead(offsets) | (allowed | blocked << ENDING_BITS) << ENDING_SHIFT
+}
+
+/// What a cell has to say while what it says changes.
+pub fn cell_meanwhile(before: u64, after: u64) -> u64 {
+    let both = KINDS | ahead(offsets(CELL_LENGTH));
+    let lengths = [ENDING << ENDING_SHIFT, ENDING << ENDING_SHIFT << ENDING_BITS];
+    // An entry that ends is found by its length, the new one as soon as there is one.
+    let ending = lengths.map(|length| if after & length == 0 { before & length } else { after & length });
+    (before | after) & both | ending[0] | ending[1]
+}
+
+/// Where a cell is in the gate: the word, and by how much to shift it.
+#[inline(always)]
+pub fn cell_at(cell: u32) -> (u32, u32) {
+    (SIZE_WORD + 1 + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
+}
+
+/// The lists of which an end has not come yet, of those in the other half of the table.
+#[inline(always)]
+fn kinds_in_force(ends: u64, now: u64) -> u64 {
+    // VERIFIER: the difference is negative before the end; comparisons would be four ways.
+    let before = |end: u64| now.wrapping_sub(end) >> 63;
+    before(ends & u64::from(u32::MAX)) * ALLOWED | before(ends >> u32::BITS) * BLOCKED
+}
+
+/// The lists that an address is on.
+#[inline(always)]
+pub(super) fn kinds<T: ListTables>(tables: &T, address: [u64; 2], now_ns: u64) -> u64 {
+    let cell = cell_of(tables, address[0]);
+    let kinds = cell & KINDS;
+    if kinds & ALLOWED != 0 || cell == kinds { kinds } else { tables.search(address, now_ns) }
+}
+
+#[inline(always)]
+fn cell_of<T: ListTables>(tables: &T, network: u64) -> u64 {
+    let (word, shift) = cell_at((network >> (u64::BITS - CELL_LENGTH)) as u32);
+    tables.gate(word) >> shift & CELL_MASK
+}
+
+/// A word of a [`Memo`].
+pub trait Note {
+    /// Reads it.
+    fn load(&self) -> u64;
+    /// Writes it.
+    fn store(&self, value: u64);
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Note for cell::Cell<u64> {
+    fn load(&self) -> u64 {
+        self.get()
+    }
+
+    fn store(&self, value: u64) {
+        self.set(value);
+    }
+}
+
+/// What a search remembers from look to look.
+///
+/// VERIFIER: a program and what it calls have 512 bytes of stack together, and a search may have a fifth. In the kernel this is
+/// in a map; nor does the verifier know what is read from there, so that the ways to it are one.
+#[repr(C)]
+#[derive(Default)]
+pub struct Memo<N> {
+    network: N,
+    interface: N,
+    /// In units of an end.
+    now: N,
+    /// The size of the table as it was when this attempt began.
+    size: N,
+    /// What has been found.
+    kinds: N,
+    /// The length of the last node.
+    node: N,
+    /// Where to look ([`todo`]).
+    todo: N,
+    /// Of the present look: length and home, the hash, the bucket, and what the index has for words in later buckets.
+    length: N,
+    home: N,
+    hash: N,
+    bucket: N,
+    later: N,
+}
+
+impl<N: Note> Memo<N> {
+    #[inline(always)]
+    fn address(&self) -> [u64; 2] {
+        [self.network.load(), self.interface.load()]
+    }
+
+    /// As before the first attempt.
+    #[inline(always)]
+    fn begin_anew(&self) {
+        self.size.store(0); // no size
+        self.todo.store(0);
+    }
+}
+
+/// The lists that an IPv6 address is on, where its cell does not say it.
+#[inline(always)]
+pub fn search<T: ListTables>(
+    tables: &T,
+    memo: &Memo<T::Note>,
+    [network, interface]: [u64; 2],
+    now_ns: u64,
+) -> u64 {
+    memo.network.store(network);
+    memo.interface.store(interface);
+    memo.now.store(now_ns >> END_SHIFT);
+    memo.kinds.store(0);
+    memo.begin_anew();
+    for _ in 0..LOOKS {
+        if memo.todo.load() != 0 {
+            tables.look(memo);
+            continue;
+        }
+        let size = tables.gate(SIZE_WORD);
+        if size == memo.size.load() {
+            break;
+        }
+        memo.size.store(size);
+        let cell = cell_of(tables, memo.network.load());
+        memo.kinds.store(cell & KINDS);
+        memo.node.store(CELL_LENGTH.into());
+        memo.todo.store(todo::of_cell(cell));
+    }
+    memo.kinds.load()
+}
+
+/// Looks where a search has to look next.
+#[inline(always)]
+pub fn look<T: ListTables>(tables: &T, memo: &Memo<T::Note>) {
+    let todo = memo.todo.load();
+    let (length, home, done) = todo::first(todo, memo.node.load());
+    memo.todo.store(todo - done);
+    memo.home.store(home);
+    let address = memo.address();
+    // VERIFIER: it need not tell lengths apart.
+    let length = opaque(length, address[0]);
+    memo.length.store(length);
+    let hash = prefix_hash(|number| tables.key(number), address, length as u32);
+    memo.hash.store(hash);
+    let marks = Marks::new(hash, nibble(address, length as u32));
+    let number = Size(memo.size.load()).bucket(if home == 0 { hash } else { home_hash(hash, home) });
+    memo.bucket.store(number.into());
+    let Some(bucket) = tables.nodes(number) else { return memo.todo.store(0) };
+    let index = bucket[PLACES].load();
+    let later = marks.later();
+    memo.later.store(later);
+    let places = marks.places(index);
+    if places == 0 && index & later == 0 {
+        return;
+    }
+    if places != 0 {
+        let found = examine(tables, memo, bucket, places);
+        let kinds = memo.kinds.load() | found & KINDS;
+        memo.kinds.store(kinds);
+        if found & CHANGED != 0 {
+            return memo.begin_anew();
+        }
+        // Nothing leads on from an entry, be it a cell's or a node's.
+        if found & TAKEN != 0 && memo.length.load() > CELL_LENGTH.into() {
+            memo.node.store(memo.length.load());
+            memo.todo.store((found & AHEAD) >> AHEAD_SHIFT);
+        } else if found & LODGER != 0 && memo.home.load() == 0 {
+            memo.todo.store(0);
+        }
+    }
+    // The index once more: a word that has left this bucket meanwhile is in a later one.
+    let home = memo.home.load();
+    if bucket[PLACES].load() & memo.later.load() != 0 && home < HOMES - 1 {
+        memo.todo.store(memo.todo.load() | todo::again(memo.length.load(), home + 1));
+    }
+}
+
+/// Where a search has still to look: offsets from a node; before them lengths of entries of the cell that end; and before
+/// all a further home of a node.
+mod todo {
+    use super::{AHEAD_SHIFT, CELL_LENGTH, ENDING, ENDING_BITS, ENDING_SHIFT, HOMES};
+
+    /// Where the two lengths begin, each plus one.
+    const ALLOWING: u32 = 6;
+    const BLOCKING: u32 = ALLOWING + ENDING_BITS;
+    /// Where the length of a node begins, and the number of its home.
+    const AGAIN: u32 = BLOCKING + ENDING_BITS;
+
+    #[inline(always)]
+    pub(super) fn of_cell(cell: u64) -> u64 {
+        cell >> AHEAD_SHIFT & (2 * CELL_LENGTH as u64 - 1) | cell >> ENDING_SHIFT << ALLOWING
+    }
+
+    #[inline(always)]
+    pub(super) fn again(length: u64, home: u64) -> u64 {
+        (length * HOMES | home) << AGAIN
+    }
+
+    /// The length to look at, the home, and what is done then.
+    #[inline(always)]
+    pub(super) fn first(todo: u64, node: u64) -> (u64, u64, u64) {
+        if todo >> ALLOWING != 0 {
+            let again = todo >> AGAIN;
+            if again != 0 {
+                return (again / HOMES, again % HOMES, again << AGAIN);
+            }
+            let allowing = todo >> ALLOWING & ENDING;
+            let blocking = todo >> BLOCKING;
+            return if allowing != 0 {
+                (allowing - 1, 0, allowing << ALLOWING)
+            } else {
+                (blocking - 1, 0, blocking << BLOCKING)
+            };
+        }
+        // By comparisons, the outcome of which a processor foretells: it looks there before it knows what is to be done.
+        let offset = match todo {
+            32.. => 32,
+            16.. => 16,
+            8.. => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        (node + offset, 0, offset)
+    }
+}
+
+/// The first of some places.
+#[inline(always)]
+fn first_place(places: u64) -> usize {
+    /// For each place its number, in three bits that the product with the highest bit of its mark has at the top.
+    const NUMBERS: u64 = 1 << 48 | 2 << 41 | 3 << 34 | 4 << 27 | 5 << 20 | 6 << 13;
+
+    let first = places & places.wrapping_neg();
+    (first.wrapping_mul(NUMBERS) >> (u64::BITS - 3)) as usize % WAYS
+}
+
+/// What some words of a bucket say, if they are of the node at which a search looks, or of entries that cover its address.
+#[inline(always)]
+fn examine<T: ListTables>(
+    tables: &T,
+    memo: &Memo<T::Note>,
+    bucket: &[T::Word; WAYS],
+    mut places: u64,
+) -> u64 {
+    let mut found = 0;
+    for _ in 0..PLACES {
+        let hash = memo.hash.load();
+        // VERIFIER: as above.
+        (found, places) = (opaque(found, hash), opaque(places, hash));
+        if places == 0 {
+            break;
+        }
+        let place = first_place(places);
+        places &= places - 1;
+        let word = bucket[place].load();
+        if word & LODGER == 0 {
+            if (word ^ hash) & TAG != 0 {
+                continue;
+            }
+            found |= word & (KINDS | AHEAD | TAKEN);
+        } else {
+            // Whichever node it lodges with, an entry that covers the address does.
+            let length = (word >> LENGTH_SHIFT & LENGTH) as u32 + 1;
+            if (word ^ prefix_hash(|number| tables.key(number), memo.address(), length)) & ENTRY_TAG != 0 {
+                continue;
+            }
+            found |= word & (KINDS | LODGER);
+        }
+        if word & ENDS != 0
+            && let Some(ends) = tables.ends(memo.bucket.load() as u32)
+        {
+            found |= kinds_in_force(ends[place].load(), memo.now.load());
+            // The end may be that of another, which has come into this place.
+            if bucket[place].load() != word {
+                found |= CHANGED;
+            }
+        }
+    }
+    found
+}

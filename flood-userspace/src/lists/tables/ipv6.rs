@@ -1,0 +1,404 @@
+//! The kernel's tables of IPv6, written so that they say what the books say.
+//!
+//! [`Ipv6::plan`] works out what an edit makes different, and writes nothing: which nodes are concerned
+//! ([`population`](super::population)), and what each of their words must say, which is until when its prefix is on the lists
+//! by all entries that cover it. [`Ipv6::apply`] writes it:
+//!
+//! 1. What is new is put in. So long, every word that is concerned says what was before as well.
+//! 2. Searches that have begun are made to begin anew.
+//! 3. What is gone is taken out, and every word says no more than it must.
+//!
+//! So a search finds at least all of what was before, or all of what is after. A word that says no more than those that
+//! are found without it is left out: what lies within a prefix that is blocked without end costs nothing.
+
+use std::{collections::BTreeMap, net::Ipv6Addr, ops::Range};
+
+use flood_common::{
+    lists::ipv6::{self, CELL_LENGTH},
+    place::prefix_hash,
+};
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{
+    Moment, NoPlace,
+    nodes::{AllFull, Key, NodeTable, State, Words},
+    population::{Guests, Moves, Population, Prefix},
+    store,
+};
+use crate::lists::{Book, Books, Edit, Entry, Full, ListKind, book::Above};
+
+/// Until when something is on each list: 0 if it is not, `u32::MAX` without end.
+type Ends = [u32; 2];
+
+/// Nothing is on a list.
+const NONE: Ends = [0, 0];
+
+/// What must be known to write the tables, besides what is in them.
+pub(super) struct Ipv6 {
+    table: NodeTable,
+    population: Population,
+    /// The entries that are in cells.
+    short: BTreeMap<Prefix, Ends>,
+    /// By which prefixes are hashed.
+    keys: [u64; 4],
+    /// Buckets that there may be.
+    buckets: u32,
+}
+
+/// What an edit makes of the tables.
+#[derive(Default)]
+pub(super) struct Plan {
+    writes: Vec<Write>,
+    gone: Vec<Key>,
+    /// Cells, by number, and what they say afterwards.
+    cells: Vec<(u32, u64)>,
+    /// How many of the words are not there yet.
+    new: usize,
+}
+
+/// A word, what it says while tables change, and afterwards.
+struct Write {
+    prefix: Prefix,
+    key: Key,
+    meanwhile: State,
+    after: State,
+}
+
+/// A prefix that may have a word, and until when it is on the lists.
+struct Said {
+    prefix: Prefix,
+    /// By shorter entries, but for those in cells.
+    shorter: Ends,
+    /// By all but those.
+    after: Ends,
+    /// By all, and by those that the edit has taken out.
+    meanwhile: Ends,
+}
+
+impl Ipv6 {
+    /// Tables in memory that is empty.
+    pub(super) fn new(words: Words<'_>, keys: [u64; 4], buckets: u32) -> Self {
+        let table = NodeTable::new(words);
+        Self { table, population: Population::default(), short: BTreeMap::new(), keys, buckets }
+    }
+
+    /// Works out what an edit of the list `kind`, which `undo` undoes, makes different. The books are as they are after it.
+    pub(super) fn plan(
+        &mut self,
+        words: Words<'_>,
+        books: &Books,
+        kind: ListKind,
+        undo: &Edit,
+        moment: &Moment,
+    ) -> Result<Plan, Full> {
+        let mut plan = Plan::default();
+        let mut cells = Vec::new();
+        let (mut long, mut before) = (Vec::new(), Vec::new());
+        for (prefix, entry) in changes(books.book(kind), undo) {
+            if prefix.length() > CELL_LENGTH {
+                long.push((prefix, entry.is_some()));
+                before.extend(entry.map(|entry| (IpNet::V6(net(prefix)), Some(entry.clone()))));
+                cells.push(cells_of(prefix));
+            } else {
+                self.plan_short(words, &mut plan, books, prefix, moment);
+                cells.push(cells_of(prefix));
+            }
+        }
+        let (nodes, left) = self.concerned(books, kind, &long);
+        let mut book_before = Book::default();
+        book_before.swap(Edit::new(before));
+        self.plan_nodes(&mut plan, &nodes, books, (kind, &book_before), moment);
+        for (length, entry) in left {
+            let node = Prefix::around(entry.address, length);
+            if !matches!(self.population.guests(node), Guests::Lodgers(lodgers) if lodgers.contains(&entry)) {
+                plan.gone.push(self.entry_key(node, entry));
+            }
+        }
+        plan.cells = self.plan_cells(cells);
+        plan.new = match self.table.used() {
+            0 => plan.writes.len(),
+            _ => plan.writes.iter().filter(|write| NodeTable::get(words, write.key).is_none()).count(),
+        };
+        self.check_room(plan)
+    }
+
+    fn check_room(&self, plan: Plan) -> Result<Plan, Full> {
+        let capacity = NodeTable::most(self.buckets);
+        let room = capacity.saturating_sub(self.table.used());
+        if plan.new <= room {
+            return Ok(plan);
+        }
+        Err(Full {
+            what: "words for IPv6 prefixes, old and new ones together,",
+            key: "lists.ipv6",
+            needed: plan.new as u64,
+            room: room as u64,
+            capacity: capacity as u64,
+        })
+    }
+
+    /// An entry of a cell: only when it ends is in the table.
+    fn plan_short(
+        &mut self,
+        words: Words<'_>,
+        plan: &mut Plan,
+        books: &Books,
+        prefix: Prefix,
+        moment: &Moment,
+    ) {
+        let ends = ListKind::ALL.map(|kind| {
+            let entry = books.book(kind).get(IpNet::V6(net(prefix)));
+            entry.map_or(0, |entry| end(moment, entry))
+        });
+        if ends == NONE {
+            self.short.remove(&prefix);
+        } else {
+            self.short.insert(prefix, ends);
+        }
+        let key = self.node_key(prefix);
+        let after = State { ends: ends.map(|end| if end == u32::MAX { 0 } else { end }), offsets: 0 };
+        if after == State::default() {
+            plan.gone.push(key);
+        } else {
+            let meanwhile = NodeTable::get(words, key).unwrap_or_default().or(after);
+            plan.writes.push(Write { prefix, key, meanwhile, after });
+        }
+    }
+
+    /// The nodes with words that may be different after changes of these prefixes, and entries that have left theirs.
+    fn concerned(
+        &mut self,
+        books: &Books,
+        kind: ListKind,
+        changed: &[(Prefix, bool)],
+    ) -> (Vec<Prefix>, Vec<(u32, Prefix)>) {
+        let [book, other] = [kind, kind.other()].map(|kind| books.book(kind));
+        let is_in = |book: &Book, prefix: Prefix| book.get(IpNet::V6(net(prefix))).is_some();
+        let other_has_any = other.len_ipv6() > 0;
+        let is_first = self.population.is_empty();
+        let mut moves = Moves::default();
+        let mut last: Option<Prefix> = None;
+        for (prefix, was_in) in changed {
+            let in_other = other_has_any && is_in(other, *prefix);
+            match (*was_in || in_other, in_other || is_in(book, *prefix)) {
+                (false, true) => self.population.insert(*prefix, &mut moves),
+                (true, false) => self.population.remove(*prefix, &mut moves),
+                (false, false) | (true, true) => {}
+            }
+        }
+        for (prefix, _) in changed.iter().filter(|_| !is_first) {
+            moves.nodes.push(self.population.home(*prefix));
+            if last.is_some_and(|last| last.contains(*prefix)) {
+                continue; // what is within it is noted
+            }
+            last = Some(*prefix);
+            let net = IpNet::V6(net(*prefix));
+            if [book, other].into_iter().any(|book| book.within(net).take(2).any(|(at, _)| at != net)) {
+                moves.nodes.extend(self.population.nodes_within(*prefix));
+            }
+        }
+        moves.nodes.sort_unstable();
+        moves.nodes.dedup();
+        (moves.nodes, moves.left)
+    }
+
+    /// What the words of these nodes, which are sorted, have to say.
+    fn plan_nodes(
+        &self,
+        plan: &mut Plan,
+        nodes: &[Prefix],
+        books: &Books,
+        before: (ListKind, &Book),
+        moment: &Moment,
+    ) {
+        let guests: Vec<Guests> = nodes.iter().map(|node| self.population.guests(*node)).collect();
+        let mut prefixes = Vec::with_capacity(2 * nodes.len());
+        for (node, guests) in nodes.iter().zip(&guests) {
+            prefixes.push(*node);
+            if let Guests::Lodgers(lodgers) = guests {
+                prefixes.extend(lodgers.iter().filter(|lodger| *lodger != node));
+            }
+        }
+        let mut said = said(&prefixes, books, before, moment).into_iter();
+        for (node, guests) in nodes.iter().zip(&guests) {
+            let Some(of_node) = said.next() else { return };
+            match guests {
+                Guests::Crowd(offsets) => plan.writes.push(self.write_node(&of_node, *offsets)),
+                Guests::Lodgers(lodgers) => {
+                    let mut any = lodgers.contains(node) && of_node.after != of_node.shorter;
+                    for lodger in lodgers.iter().filter(|lodger| *lodger != node) {
+                        let Some(of_lodger) = said.next() else { return };
+                        let key = self.entry_key(*node, *lodger);
+                        if of_lodger.after == of_node.after {
+                            plan.gone.push(key);
+                        } else {
+                            any = true;
+                            plan.writes.push(of_lodger.write(key, 0));
+                        }
+                    }
+                    // So that who is in none of them need not look for shorter ones.
+                    if any && of_node.after != NONE {
+                        plan.writes.push(self.write_node(&of_node, 0));
+                    } else {
+                        plan.gone.push(self.node_key(*node));
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_node(&self, said: &Said, offsets: u32) -> Write {
+        said.write(self.node_key(said.prefix), offsets)
+    }
+
+    fn plan_cells(&self, mut ranges: Vec<Range<u32>>) -> Vec<(u32, u64)> {
+        ranges.sort_unstable_by_key(|range| (range.start, range.end));
+        let mut lengths: Vec<u32> = self.short.keys().map(|prefix| prefix.length()).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let mut next = 0;
+        let cells = ranges.into_iter().flat_map(|range| {
+            let first = range.start.max(next);
+            next = next.max(range.end);
+            first..range.end
+        });
+        cells.map(|cell| (cell, self.cell(cell, &lengths))).collect()
+    }
+
+    /// What a cell says, where entries of these lengths are in cells.
+    fn cell(&self, number: u32, lengths: &[u32]) -> u64 {
+        let cell = Prefix::around(u128::from(number) << (128 - CELL_LENGTH), CELL_LENGTH);
+        let mut latest: [(u32, Option<u32>); 2] = [(0, None); 2];
+        for length in lengths {
+            let Some(ends) = self.short.get(&Prefix::around(cell.address, *length)) else { continue };
+            for (latest, end) in latest.iter_mut().zip(ends) {
+                *latest = (*latest).max((*end, Some(*length)));
+            }
+        }
+        let kinds = ListKind::ALL.into_iter().zip(latest).filter(|(_, (end, _))| *end == u32::MAX);
+        let kinds = kinds.map(|(kind, _)| kind.bit()).sum();
+        let ending = latest.map(|(end, length)| length.filter(|_| end != 0 && end != u32::MAX));
+        ipv6::cell(kinds, self.population.offsets(cell), ending)
+    }
+
+    /// Writes it. No search of the kernel's finds less than it did before and will afterwards.
+    pub(super) fn apply(&mut self, words: Words<'_>, mut plan: Plan) -> Result<(), NoPlace> {
+        self.table.grow(words, plan.new, self.buckets);
+        for write in &mut plan.writes {
+            let before = NodeTable::get(words, write.key).unwrap_or_default();
+            write.meanwhile.offsets |= before.offsets;
+            self.set(words, write.prefix, write.key, write.meanwhile)?;
+        }
+        for (cell, after) in &plan.cells {
+            change_cell(words, *cell, |before| ipv6::cell_meanwhile(before, *after));
+        }
+        plan.writes.retain(|write| write.after != write.meanwhile);
+        NodeTable::next_edition(words);
+        for (cell, after) in &plan.cells {
+            change_cell(words, *cell, |_| *after);
+        }
+        for write in &plan.writes {
+            self.set(words, write.prefix, write.key, write.after)?;
+        }
+        for key in plan.gone {
+            self.table.unset(words, key);
+        }
+        self.table.shrink(words);
+        Ok(())
+    }
+
+    fn set(&mut self, words: Words<'_>, prefix: Prefix, key: Key, state: State) -> Result<(), NoPlace> {
+        while let Err(AllFull) = self.table.set(words, key, state) {
+            if !self.table.grow_further(words, self.buckets) {
+                return Err(NoPlace { prefix: IpNet::V6(net(prefix)) });
+            }
+        }
+        Ok(())
+    }
+
+    fn hash(&self, prefix: Prefix) -> u64 {
+        prefix_hash(|number| self.keys[number], prefix.halves(), prefix.length())
+    }
+
+    fn node_key(&self, node: Prefix) -> Key {
+        let hash = self.hash(node);
+        let mark = ipv6::mark(hash, node.length(), node.halves(), node.length());
+        Key { hash, word: ipv6::node_word(hash), mark }
+    }
+
+    fn entry_key(&self, node: Prefix, entry: Prefix) -> Key {
+        let hash = self.hash(node);
+        let mark = ipv6::mark(hash, node.length(), entry.halves(), entry.length());
+        Key { hash, word: ipv6::entry_word(hash, self.hash(entry), entry.length()), mark }
+    }
+}
+
+impl Said {
+    fn write(&self, key: Key, offsets: u32) -> Write {
+        let state = |ends| State { ends, offsets };
+        Write { prefix: self.prefix, key, meanwhile: state(self.meanwhile), after: state(self.after) }
+    }
+}
+
+/// The IPv6 prefixes of an edit that makes a difference to packets, and what the book had for them before.
+fn changes<'a>(book: &Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
+    undo.changes().iter().filter_map(|(prefix, before)| {
+        let IpNet::V6(v6) = prefix else { return None };
+        let expires = |entry: Option<&Entry>| entry.map(|entry| entry.expires);
+        let differs = expires(book.get(*prefix)) != expires(before.as_ref());
+        let prefix = Prefix::around(v6.addr().to_bits(), v6.prefix_len().into());
+        differs.then_some((prefix, before.as_ref()))
+    })
+}
+
+/// What the books, and one as it was before, say about prefixes. In their order.
+fn said(prefixes: &[Prefix], books: &Books, before: (ListKind, &Book), moment: &Moment) -> Vec<Said> {
+    let (kind, before) = before;
+    let mut order: Vec<usize> = (0..prefixes.len()).collect();
+    order.sort_by_key(|index| prefixes[*index]);
+    let end = |prefix: IpNet, entry: &Entry| match u32::from(prefix.prefix_len()) {
+        ..=CELL_LENGTH => 0, // the cell says it
+        _ => end(moment, entry),
+    };
+    let [mut allow, mut block] = ListKind::ALL.map(|kind| Above::new(books.book(kind), end));
+    let mut before = Above::new(before, end);
+    let nothing = |prefix: &Prefix| Said { prefix: *prefix, shorter: NONE, after: NONE, meanwhile: NONE };
+    let mut said: Vec<Said> = prefixes.iter().map(nothing).collect();
+    for index in order {
+        let said = &mut said[index];
+        let net = IpNet::V6(net(said.prefix));
+        let ([shorter_allow, all_allow], [shorter_block, all_block]) = (allow.at(net), block.at(net));
+        said.shorter = [shorter_allow, shorter_block];
+        said.after = [all_allow, all_block];
+        said.meanwhile = said.after;
+        let [_, all_before] = before.at(net);
+        said.meanwhile[kind as usize] = said.meanwhile[kind as usize].max(all_before);
+    }
+    said
+}
+
+fn end(moment: &Moment, entry: &Entry) -> u32 {
+    ipv6::end(moment.end(entry.expires))
+}
+
+fn net(prefix: Prefix) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(prefix.address), prefix.length)
+}
+
+/// The cells that a prefix touches.
+fn cells_of(prefix: Prefix) -> Range<u32> {
+    let (first, last) = prefix.addresses().into_inner();
+    let cell = |address: u128| (address >> (128 - CELL_LENGTH)) as u32;
+    cell(first)..cell(last) + 1
+}
+
+fn change_cell(words: Words<'_>, cell: u32, change: impl FnOnce(u64) -> u64) {
+    let (word, shift) = ipv6::cell_at(cell);
+    let word = &words.gates[word as usize];
+    let before = word.load(std::sync::atomic::Ordering::Relaxed);
+    let mask = ipv6::CELL_MASK << shift;
+    let after = before & !mask | change((before & mask) >> shift) << shift;
+    if after != before {
+        store(word, after);
+    }
+}

@@ -1,0 +1,211 @@
+//! Which IPv6 entries are at which nodes.
+//!
+//! What this is follows from the entries alone: an entry is at the nodes by which the search comes to it, up to the first
+//! that has no more than [`LODGERS`] of them, where it lodges. So an entry that comes or goes concerns ten nodes at most,
+//! and the few entries that move when one of them becomes a crowd or ceases to be one.
+
+use std::{collections::BTreeSet, iter, ops::RangeInclusive};
+
+use flood_common::lists::ipv6::{CELL_LENGTH, LODGERS, next, offsets};
+
+/// Bits of an address.
+const LONGEST: u32 = 128;
+
+/// An IPv6 prefix: of an entry, or a node. By address, shorter before longer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Prefix {
+    /// Its first address.
+    pub address: u128,
+    /// Bits.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// The prefix of this length in which an address is.
+    pub(super) fn around(address: u128, length: u32) -> Self {
+        Self { address: address & !rest(length), length: length as u8 }
+    }
+
+    /// Its addresses.
+    pub(super) fn addresses(self) -> RangeInclusive<u128> {
+        self.address..=self.address | rest(self.length.into())
+    }
+
+    /// Whether another lies within it, or is the same.
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.length <= other.length && self.addresses().contains(&other.address)
+    }
+
+    /// The upper and the lower half of its first address.
+    pub(super) fn halves(self) -> [u64; 2] {
+        [(self.address >> 64) as u64, self.address as u64]
+    }
+
+    /// Its length.
+    pub(super) fn length(self) -> u32 {
+        self.length.into()
+    }
+}
+
+/// A mask of the bits that are not in a prefix of this length.
+fn rest(length: u32) -> u128 {
+    u128::MAX.checked_shr(length).unwrap_or(0)
+}
+
+/// That an entry is at a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Stay {
+    /// Length of the node.
+    node: u8,
+    entry: Prefix,
+}
+
+/// What is concerned by entries that come and go.
+#[derive(Default, Debug)]
+pub(super) struct Moves {
+    /// Nodes, some of them more than once.
+    pub nodes: Vec<Prefix>,
+    /// Entries that no longer lodge with a node of this length.
+    pub left: Vec<(u32, Prefix)>,
+}
+
+/// Who is at a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Guests {
+    /// These lodge there, if any.
+    Lodgers(Vec<Prefix>),
+    /// More than that; further on they are at nodes at these offsets.
+    Crowd(u32),
+}
+
+/// All entries longer than a cell's, of both lists, and where they are.
+#[derive(Debug)]
+pub(super) struct Population {
+    stays: BTreeSet<Stay>,
+    /// How many are at nodes of each length.
+    at_length: [usize; LONGEST as usize + 1],
+}
+
+impl Default for Population {
+    fn default() -> Self {
+        Self { stays: BTreeSet::new(), at_length: [0; LONGEST as usize + 1] }
+    }
+}
+
+impl Population {
+    /// Adds an entry that is not there.
+    pub(super) fn insert(&mut self, entry: Prefix, moves: &mut Moves) {
+        self.settle(entry, CELL_LENGTH, moves);
+    }
+
+    /// From the first node after `from` to the one where it lodges.
+    fn settle(&mut self, entry: Prefix, mut from: u32, moves: &mut Moves) {
+        while from < entry.length() {
+            from = next(from, entry.length());
+            let node = Prefix::around(entry.address, from);
+            let before = self.count(node);
+            let lodgers: Vec<Prefix> = if before == LODGERS { self.at(node).collect() } else { Vec::new() };
+            self.stays.insert(Stay { node: node.length, entry });
+            self.at_length[from as usize] += 1;
+            moves.nodes.push(node);
+            for lodger in lodgers {
+                moves.left.push((from, lodger));
+                self.settle(lodger, from, moves);
+            }
+            if before < LODGERS {
+                return;
+            }
+        }
+    }
+
+    /// Removes an entry.
+    pub(super) fn remove(&mut self, entry: Prefix, moves: &mut Moves) {
+        self.unsettle(entry, CELL_LENGTH, moves);
+    }
+
+    /// From all nodes after `from`.
+    fn unsettle(&mut self, entry: Prefix, mut from: u32, moves: &mut Moves) {
+        while from < entry.length() {
+            from = next(from, entry.length());
+            let node = Prefix::around(entry.address, from);
+            if !self.stays.remove(&Stay { node: node.length, entry }) {
+                return;
+            }
+            self.at_length[from as usize] -= 1;
+            moves.nodes.push(node);
+            let others = self.count(node);
+            if others < LODGERS {
+                moves.left.push((from, entry));
+                return;
+            }
+            if others == LODGERS {
+                // They lodge here from now on.
+                for other in self.at(node).collect::<Vec<_>>() {
+                    self.unsettle(other, from, moves);
+                }
+            }
+        }
+    }
+
+    /// The entries at a node.
+    fn at(&self, node: Prefix) -> impl Iterator<Item = Prefix> {
+        self.within(node.length, node).map(|stay| stay.entry)
+    }
+
+    /// How many entries are at a node: this many, or [`LODGERS`] + 1 for more than lodge.
+    fn count(&self, node: Prefix) -> usize {
+        self.at(node).take(LODGERS + 1).count()
+    }
+
+    /// The stays at nodes of this length whose entries are within a prefix.
+    fn within(&self, node: u8, prefix: Prefix) -> impl Iterator<Item = &Stay> {
+        let (first, last) = prefix.addresses().into_inner();
+        let stay = |address, length| Stay { node, entry: Prefix { address, length } };
+        self.stays.range(stay(first, 0)..=stay(last, u8::MAX))
+    }
+
+    /// Who is at a node.
+    pub(super) fn guests(&self, node: Prefix) -> Guests {
+        if self.count(node) > LODGERS {
+            Guests::Crowd(self.offsets(node))
+        } else {
+            Guests::Lodgers(self.at(node).collect())
+        }
+    }
+
+    /// At which offsets from a crowded node, or a cell, entries within it are at nodes.
+    pub(super) fn offsets(&self, node: Prefix) -> u32 {
+        let all = offsets(node.length());
+        (0..all.count_ones()).map(|bit| 1 << bit).filter(|offset| self.is_inhabited(node, *offset)).sum()
+    }
+
+    fn is_inhabited(&self, node: Prefix, offset: u32) -> bool {
+        let length = node.length() + offset;
+        self.at_length[length as usize] > 0 && self.within(length as u8, node).next().is_some()
+    }
+
+    /// The node where an entry lodges, or which it is itself.
+    pub(super) fn home(&self, entry: Prefix) -> Prefix {
+        let lengths = iter::successors(Some(CELL_LENGTH), |from| {
+            (*from < entry.length()).then(|| next(*from, entry.length()))
+        });
+        let mut nodes = lengths.skip(1).map(|length| Prefix::around(entry.address, length));
+        nodes.find(|node| self.count(*node) <= LODGERS).unwrap_or(entry)
+    }
+
+    /// The nodes within a prefix, but for itself.
+    pub(super) fn nodes_within(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> {
+        let lengths = (prefix.length() + 1..=LONGEST).filter(|length| self.at_length[*length as usize] > 0);
+        lengths.flat_map(move |length| {
+            let mut last = None;
+            let nodes =
+                self.within(length as u8, prefix).map(move |stay| Prefix::around(stay.entry.address, length));
+            nodes.filter(move |node| last.replace(*node) != Some(*node))
+        })
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.stays.is_empty()
+    }
+}
