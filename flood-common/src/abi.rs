@@ -214,9 +214,11 @@ pub struct Settings {
     pub proof: u32,
     /// The limits, by number of the [`Cell`].
     pub limits: [Limit; CELLS],
-    /// Class -> the cells that a packet is charged to, in this order: numbers plus one, then zeros. Follows from
-    /// `limits` by [`set_limits`](Self::set_limits).
-    pub plan: [[u8; PLAN]; CLASS_SLOTS],
+    /// The cells that hold for IPv6 alone, a bit for each number.
+    pub ipv6_cells: [u64; 2],
+    /// Class of IPv4, then of IPv6 -> the cells that a packet is charged to, in this order: numbers plus one, then zeros.
+    /// Follows from `limits` by [`set_limits`](Self::set_limits).
+    pub plan: [[u8; PLAN]; 2 * CLASS_SLOTS],
     /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
     pub vital: [Limit; VITALS],
     /// Budget of all SYNs that came again, where that is their proof.
@@ -247,8 +249,11 @@ pub struct Settings {
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize =
-    504 + 16 * FIRST_LOCAL + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>() + PLAN * CLASS_SLOTS;
+const SETTINGS_BYTES: usize = 520
+    + 16 * FIRST_LOCAL
+    + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>()
+    + 2 * PLAN * CLASS_SLOTS;
+const _: () = assert!(CELLS <= 2 * u64::BITS as usize);
 
 impl Default for Settings {
     /// Enforces nothing, as nothing is set.
@@ -340,29 +345,50 @@ impl Settings {
                 *limit = Limit { horizon_ns, evictable_ns, ..*limit };
             }
         }
-        self.plan = [[0; PLAN]; CLASS_SLOTS];
-        let is_set = |cell: Cell| limits[cell.number()].is_set();
-        for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
-            let mut next = self.plan[class as usize].iter_mut();
-            for scope in Scope::ALL {
-                let own = Cell::new(scope, class);
-                let inherited = class.parent(scope).map(|parent| Cell::new(scope, parent));
-                let of_class = if is_set(own) { Some(own) } else { inherited };
-                let of_all = Cell::new(scope, Class::Any);
-                for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
-                    if let Some(entry) = next.next() {
-                        *entry = cell.number() as u8 + 1;
-                    }
-                }
+        self.plan = [[0; PLAN]; 2 * CLASS_SLOTS];
+        for version in [4, 6] {
+            for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
+                self.plan[Self::plan_of(version, class as usize)] = self.plan_class(version, class);
             }
         }
         for (share, class) in self.port_shares.iter_mut().zip([Class::Udp, Class::Amplification]) {
-            let plan = self.plan[class as usize].iter().filter(|entry| **entry != 0);
+            let plan = self.plan[Self::plan_of(6, class as usize)].iter().filter(|entry| **entry != 0);
             let cells = plan.map(|entry| Cell::from_number(entry - 1)).filter(|cell| cell.is_wide());
             *share = cells.map(|cell| self.limits[cell.number()]).fold(Limit::default(), Limit::tighter);
         }
-        self.reflectors =
-            u32::from(self.plan[Class::Amplification as usize] != self.plan[Class::Udp as usize]);
+        let differs = |version| {
+            self.plan[Self::plan_of(version, Class::Amplification as usize)]
+                != self.plan[Self::plan_of(version, Class::Udp as usize)]
+        };
+        self.reflectors = (differs(4) || differs(6)).into();
+    }
+
+    /// Where the plan of a class is in `plan`, for packets of this IP version.
+    #[inline(always)]
+    pub const fn plan_of(version: u64, class: usize) -> usize {
+        (version as usize / 6 * CLASS_SLOTS + class) % (2 * CLASS_SLOTS)
+    }
+
+    fn plan_class(&self, version: u64, class: Class) -> [u8; PLAN] {
+        let is_set = |cell: Cell| {
+            let number = cell.number();
+            let is_of_ipv6 = self.ipv6_cells[number / 64] >> (number % 64) & 1 != 0;
+            self.limits[number].is_set() && (version == 6 || !is_of_ipv6)
+        };
+        let mut plan = [0; PLAN];
+        let mut next = plan.iter_mut();
+        for scope in Scope::ALL {
+            let own = Cell::new(scope, class);
+            let inherited = class.parent(scope).map(|parent| Cell::new(scope, parent));
+            let of_class = if is_set(own) { Some(own) } else { inherited };
+            let of_all = Cell::new(scope, Class::Any);
+            for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
+                if let Some(entry) = next.next() {
+                    *entry = cell.number() as u8 + 1;
+                }
+            }
+        }
+        plan
     }
 }
 

@@ -323,7 +323,7 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
     let [source, destination] = [packet.source, packet.destination]
         .map(|address| Network { version, bits: forget(settings, address.network().bits) });
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
-    let plan = &settings.plan[class % CLASS_SLOTS];
+    let plan = &settings.plan[Settings::plan_of(version, class)];
     // One cell alone is looked at when it is charged.
     let looks = if plan[1] == 0 { 0 } else { MAX_CELLS };
     for &entry in &plan[..looks] {
@@ -364,7 +364,8 @@ pub(crate) fn charge_source<T: Tables>(
     now_ns: u64,
     tables: &T,
 ) {
-    for &entry in &settings.plan[class % CLASS_SLOTS][..MAX_SOURCE_CELLS] {
+    let plan = &settings.plan[Settings::plan_of(packet.source.version().into(), class)];
+    for &entry in &plan[..MAX_SOURCE_CELLS] {
         match price(settings, entry, packet.length) {
             Some((cell, price)) if !cell.is_wide() => {
                 let _ = tables.charge_network(settings, cell, packet.source.network(), now_ns, &price);

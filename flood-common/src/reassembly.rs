@@ -3,8 +3,12 @@
 //! The kernel keeps what has come of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
 //! `ipfrag_high_thresh` bytes. So three hundred packets a second that nothing follows take fragments away from everybody. Here
 //! each that would pass is charged what it may take, to a budget of its family which is as large and drains as fast as that
-//! memory, and to its source for a [share](crate::account::SHARE) of it. A datagram that comes whole and in order is followed
-//! to its end, where the kernel has put it together, and all of it is paid back.
+//! memory, and to its source for a [share](crate::account::SHARE) of it. A datagram is followed until it is whole, where the kernel
+//! has put it together, and all of it is paid back.
+//!
+//! Whole it is, in whatever order its fragments come, when they lie side by side from its beginning to its end. This is told from
+//! one sum: each fragment adds a secret number of where it ends, and takes away that of where it begins, but for the two ends of
+//! the datagram. What lies side by side cancels out; holes, overlaps and repetitions do not, but once in 8,192 times.
 //!
 //! Nobody can tell the first fragment of a visitor's datagram from one that is made up. So the last quarter is for what the host
 //! has [asked for](crate::solicit) and what has [proven](crate::proof) its origin, and the quarter before for sources whose
@@ -53,15 +57,15 @@ const KNOWN: u64 = 450;
 /// there are more than `ipfrag_max_dist`, 64.
 const MOST_BETWEEN: u64 = 32;
 
-/// The words: `tag:32 | count:16 | end:16` of a source, `tag:22 | count:10 | pages:7 | next:13 | end:12` of a datagram.
+/// The words: `tag:32 | count:16 | end:16` of a source, `tag:22 | count:10 | pages:7 | sum:13 | end:12` of a datagram.
 mod bits {
     pub(super) const SOURCE_END: u32 = 16;
     pub(super) const SOURCE_TAG: u32 = 32;
     pub(super) const END: u32 = 12;
-    pub(super) const NEXT: u32 = 13;
+    pub(super) const SUM: u32 = 13;
     pub(super) const PAGES: u32 = 7;
     pub(super) const COUNT: u32 = 10;
-    pub(super) const TAG: u32 = END + NEXT + PAGES + COUNT;
+    pub(super) const TAG: u32 = END + SUM + PAGES + COUNT;
 }
 
 const fn mask(bits: u32) -> u64 {
@@ -81,10 +85,8 @@ pub trait Memory: Tables {
 /// A fragment in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {
-    /// Where it begins, units of eight bytes.
-    pub start: u64,
-    /// Where the next one begins; 0 if there is none.
-    pub next: u64,
+    /// What it adds to the sum of its datagram.
+    pub sum: u64,
     /// What it takes, pages.
     pub pages: u64,
     /// By how many fragments of its source it is later than others.
@@ -128,9 +130,9 @@ pub fn admits<'a, T: Memory>(
     if !tables.charge_shared(settings, owner, by, now_ns, &price) {
         return false;
     }
-    if let Some((start, next)) = taken(packet, window) {
+    if is_taken(packet, window) {
         let datagram = fragments::place(packet, &settings.solicit_seeds);
-        let whole = tables.follow(datagram, Step { start, next, pages, count: come }, now_ns);
+        let whole = tables.follow(datagram, Step { sum: sum(packet, settings), pages, count: come }, now_ns);
         if whole != 0 {
             let price = Price { cost_ns: page.cost_ns * whole, ..page };
             tables.pay_back(settings, owner, by, now_ns, &price);
@@ -146,25 +148,43 @@ fn source(packet: &Packet, settings: &Settings) -> SolicitPlace {
     Flow { protocol, remote, local: remote, remote_port: 0, local_port: 0 }.place(&settings.solicit_seeds)
 }
 
-/// Where a fragment begins and where the next one does, units of eight bytes, if it is certain that the kernel takes it: of what
-/// it throws away the rest is never put together. The next of the last is 0.
+/// Whether it is certain that the kernel takes a fragment: of a datagram of which it throws one away the rest is never put
+/// together.
 #[inline(always)]
-fn taken<'a>(packet: &Packet, window: impl Window<'a>) -> Option<(u64, u64)> {
+fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
     let piece = &packet.piece;
     let is_right = match packet.source {
-        Address::V4(_) => {
-            let ip = window.view::<Ipv4>(packet.network_at)?;
-            ip.version_length == 0x45 && checksum(words(ip.as_bytes())) == 0
-        }
+        Address::V4(_) => window
+            .view::<Ipv4>(packet.network_at)
+            .is_some_and(|ip| ip.version_length == 0x45 && checksum(words(ip.as_bytes())) == 0),
         Address::V6 { .. } => {
-            let ip = window.view::<Ipv6>(packet.network_at)?;
-            let fragment = window.view::<Fragment>(packet.network_at + size_of::<Ipv6>())?;
-            ip.next_header == protocol::FRAGMENT && fragment.next_header != protocol::FRAGMENT
+            let ip = window.view::<Ipv6>(packet.network_at);
+            let fragment = window.view::<Fragment>(packet.network_at + size_of::<Ipv6>());
+            ip.is_some_and(|ip| ip.next_header == protocol::FRAGMENT)
+                && fragment.is_some_and(|fragment| fragment.next_header != protocol::FRAGMENT)
         }
     };
-    let fits = piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length % 8 == 0);
-    let next = if piece.is_last { 0 } else { (piece.start + piece.length) / 8 };
-    (is_right && fits).then_some(((piece.start / 8).into(), next.into()))
+    is_right && piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length % 8 == 0)
+}
+
+/// What a fragment adds to the sum of its datagram.
+#[inline(always)]
+fn sum(packet: &Packet, settings: &Settings) -> u64 {
+    let piece = &packet.piece;
+    let end = if piece.is_last { 0 } else { place_number(settings, piece.start + piece.length) };
+    let start = if piece.start == 0 { 0 } else { place_number(settings, piece.start) };
+    end.wrapping_sub(start)
+}
+
+/// The secret number of a place in a datagram. It is no sum of others: of what is too much and what is missing the lengths may be
+/// the same.
+#[inline(always)]
+fn place_number(settings: &Settings, place: u32) -> u64 {
+    let [add, multiply, again, ..] = settings.solicit_seeds;
+    let mut x = u64::from(place).wrapping_add(add).wrapping_mul(multiply | 1);
+    x ^= x >> 32;
+    x = x.wrapping_mul(again | 1);
+    x >> (64 - bits::SUM)
 }
 
 /// The way of a bucket whose word is the own one, or if there is none that which ends first. `left` tells of a word for how many
@@ -214,28 +234,23 @@ pub fn follow<S: Slot>(bucket: &[S; WAYS], tag: u64, step: Step, now_ns: u64) ->
     let tag = tag & mask(64 - bits::TAG);
     let (way, is_own) = find(bucket, |word| (left(word, bits::END, FOLLOWED, now), word >> bits::TAG == tag));
     let old = bucket[way].load();
-    let (next, pages, count) = (
-        old >> bits::END & mask(bits::NEXT),
-        old >> (bits::END + bits::NEXT) & mask(bits::PAGES),
+    let (sum, pages, count) = (
+        old >> bits::END & mask(bits::SUM),
+        old >> (bits::END + bits::SUM) & mask(bits::PAGES),
         old >> (bits::TAG - bits::COUNT) & mask(bits::COUNT),
     );
+    // Of what came longer ago the kernel may have nothing.
     let between = step.count.wrapping_sub(count) & mask(bits::COUNT);
-    let follows = is_own && next == step.start && between <= MOST_BETWEEN;
-    // The kernel takes no second first fragment.
-    let pages = match step.start {
-        0 if is_own => return 0,
-        0 => step.pages,
-        _ if follows && pages + step.pages <= MOST_PAGES => pages + step.pages,
-        _ => return 0,
-    };
+    let goes_on = u64::from(is_own && between <= MOST_BETWEEN);
+    let sum = step.sum.wrapping_add(sum * goes_on) & mask(bits::SUM);
+    let pages = (step.pages + pages * goes_on).min(MOST_PAGES);
+    let (left, whole) = if sum == 0 { (0, pages) } else { (pages, 0) };
     let word = tag << bits::TAG
         | (step.count & mask(bits::COUNT)) << (bits::TAG - bits::COUNT)
-        | pages << (bits::END + bits::NEXT)
-        | step.next << bits::END
+        | left << (bits::END + bits::SUM)
+        | sum << bits::END
         | now.wrapping_add(FOLLOWED) & mask(bits::END);
-    let is_written = bucket[way].compare_swap(old, word) == old;
-    // Nothing follows the last one, as no fragment but the first begins at 0.
-    if is_written && step.next == 0 { pages } else { 0 }
+    if bucket[way].compare_swap(old, word) == old { whole } else { 0 }
 }
 
 #[cfg(test)]
@@ -251,37 +266,53 @@ mod tests {
         Default::default()
     }
 
-    fn step(start: u64, next: u64, count: u64) -> Step {
-        Step { start, next, pages: 1, count }
-    }
-
-    /// What is paid back for each of these fragments, `(start, next, count)`, a second apart or less.
-    fn paid(fragments: &[(u64, u64, u64)], apart_ns: u64) -> Vec<u64> {
+    /// What is paid back for each of these fragments: `(start, end, is_last, count)`.
+    fn paid(fragments: &[(u32, u32, bool, u64)], apart_ns: u64) -> Vec<u64> {
+        let settings = Settings {
+            solicit_seeds: core::array::from_fn(|n| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * n as u64 + 1)),
+            ..Settings::default()
+        };
         let bucket = bucket();
-        let times = (NOW..).step_by(apart_ns.max(1) as usize);
-        let follow_one =
-            |(&(start, next, count), now_ns)| follow(&bucket, 7, step(start, next, count), now_ns);
-        fragments.iter().zip(times).map(follow_one).collect()
+        let mut now_ns = NOW;
+        let mut paid = Vec::new();
+        for &(start, end, is_last, count) in fragments {
+            let number = |place| if place == 0 { 0 } else { place_number(&settings, place) };
+            let sum = if is_last { 0 } else { number(end) }.wrapping_sub(number(start));
+            paid.push(follow(&bucket, 7, Step { sum, pages: 1, count }, now_ns));
+            now_ns += apart_ns;
+        }
+        paid
     }
 
     #[test]
     fn a_datagram_is_paid_back_when_it_is_whole_and_once() {
-        assert_eq!(paid(&[(0, 185, 1), (185, 370, 2), (370, 0, 3)], 0), [0, 0, 3]);
-        assert_eq!(paid(&[(0, 185, 1), (185, 0, 2), (185, 0, 3)], 0), [0, 2, 0], "the last again");
-        assert_eq!(paid(&[(0, 185, 1), (0, 185, 2), (185, 0, 3)], 0), [0, 0, 2], "the first again");
-        assert_eq!(paid(&[(0, 185, 1), (185, 370, 2), (185, 370, 3), (370, 0, 4)], 0), [0, 0, 0, 3]);
-        assert_eq!(paid(&[(185, 0, 1), (0, 185, 2)], 0), [0, 0], "out of order");
-        assert_eq!(paid(&[(0, 185, 1), (186, 0, 2)], 0), [0, 0], "with a hole");
-        assert_eq!(paid(&[(0, 185, 1), (184, 0, 2)], 0), [0, 0], "with an overlap");
-        assert_eq!(paid(&[(0, 185, 1), (185, 0, 2)], 3 * SECOND), [0, 0], "too late");
-        assert_eq!(paid(&[(0, 185, 65_535), (185, 0, 0)], 0), [0, 2], "the number wraps");
+        let (first, middle, last) =
+            (|n| (0, 1480, false, n), |n| (1480, 2960, false, n), |n| (2960, 4000, true, n));
+        assert_eq!(paid(&[first(1), middle(2), last(3)], 0), [0, 0, 3]);
+        assert_eq!(paid(&[last(1), middle(2), first(3)], 0), [0, 0, 3], "the last first");
+        assert_eq!(paid(&[middle(1), first(2), last(3)], 0), [0, 0, 3]);
+        assert_eq!(paid(&[first(1), middle(2), last(3), last(4)], 0), [0, 0, 3, 0], "the last again");
+        assert_eq!(paid(&[first(1), first(2), middle(3), last(4)], 0), [0; 4], "the first again");
+        assert_eq!(paid(&[first(1), last(2)], 0), [0, 0], "with a hole");
+        assert_eq!(paid(&[first(1), (1400, 2960, false, 2), last(3)], 0), [0; 3], "with an overlap");
+        let (missing, twice) = ((1480, 2960, false, 2), (2960, 4440, false, 3));
+        assert_eq!(
+            paid(&[first(1), twice, twice, (4440, 5000, true, 4)], 0),
+            [0; 4],
+            "{missing:?} is missing"
+        );
+        assert_eq!(paid(&[first(1), middle(2), last(3)], 3 * SECOND), [0; 3], "too late");
+        assert_eq!(paid(&[first(65_535), middle(0), last(1)], 0), [0, 0, 3], "the number wraps");
+        let twice = [first(1), middle(2), last(3), first(4), middle(5), last(6)];
+        assert_eq!(paid(&twice, 0), [0, 0, 3, 0, 0, 3], "another of the same name");
     }
 
     /// The kernel throws away what it has of a datagram when too many fragments come in between.
     #[test]
     fn a_datagram_with_much_between_its_fragments_is_not_paid_back() {
         for (between, expected) in [(1, 2), (32, 2), (33, 0), (64, 0), (1_000, 0)] {
-            assert_eq!(paid(&[(0, 185, 5), (185, 0, 5 + between)], 0), [0, expected], "{between}");
+            let fragments = [(0, 1480, false, 5), (1480, 2000, true, 5 + between)];
+            assert_eq!(paid(&fragments, 0), [0, expected], "{between}");
         }
     }
 

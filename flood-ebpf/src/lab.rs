@@ -1,8 +1,9 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
 //! `flood` sends (a live-frames test run of it on one end of a veth pair), `switch` joins veth pairs, `pass` and
-//! `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `pass_one` is the filter that one wishes for, and `harness` gives each
-//! run of another program a source of its own, so that a test run of one frame exercises millions of sources.
+//! `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `count_arrivals` counts what a filter has let
+//! through, `hold_resets` makes a client one that sends no resets, `pass_one` is the filter that one wishes for, and `harness`
+//! gives each run of another program a source of its own, so that a test run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -17,14 +18,14 @@ mod window;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_redirect, bpf_xdp_store_bytes},
+    helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
     macros::{classifier, map, xdp},
     maps::{Array, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
 };
 use flood_common::{
     packet::{Parsed, parse},
-    wire::{Ethernet, Ipv4, Ipv6, Window, ethertype},
+    wire::{Ethernet, Ipv4, Ipv6, Window, ethertype, tcp_flags},
 };
 
 use crate::window::XdpWindow;
@@ -53,6 +54,23 @@ static FRAME: Array<[u64; 1 + HEADERS / 8]> = Array::with_max_entries(1, 0);
 /// Bytes that are kept of a frame.
 const HEADERS: usize = 128;
 
+/// What `flood` makes random in each frame besides its source: four bytes at an even offset, under a mask. No mask, no more
+/// places.
+#[map]
+static VARIED: Array<[[u32; 2]; PLACES]> = Array::with_max_entries(1, 0);
+
+/// Places in a frame that can vary.
+const PLACES: usize = 4;
+
+/// Where the checksums are that `flood` keeps right: of the IPv4 header, and of what is behind it; 0 for none. Then whether the
+/// second covers the addresses.
+#[map]
+static CHECKSUMS: Array<[u32; 3]> = Array::with_max_entries(1, 0);
+
+/// Last byte of a source MAC address -> packets from there that have reached the network stack.
+#[map]
+static ARRIVALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(256, 0);
+
 /// Drops: the least that a filter can do.
 #[xdp(frags)]
 fn drop(_: XdpContext) -> u32 {
@@ -69,6 +87,31 @@ fn pass(_: XdpContext) -> u32 {
 #[classifier]
 fn leave(_: TcContext) -> i32 {
     -1
+}
+
+/// Counts packets on the way in, behind a filter, and leaves them to whoever comes next.
+#[classifier]
+fn count_arrivals(ctx: TcContext) -> i32 {
+    if let Ok(Ethernet { source, .. }) = ctx.load::<Ethernet>(0)
+        && let Some(count) = ARRIVALS.get_ptr_mut(u32::from(source[5]))
+    {
+        // SAFETY: the value is this processor's own, the context the program's. What the kernel has put together from
+        // several packets says how many they were.
+        unsafe { *count += u64::from((*ctx.skb.skb).gso_segs.max(1)) };
+    }
+    -1
+}
+
+/// Drops TCP resets. Most clients are behind a router that lets in nothing that they have not asked for, so they send none
+/// when a server answers somebody who spoofs their address.
+#[xdp(frags)]
+fn hold_resets(ctx: XdpContext) -> u32 {
+    match parse(XdpWindow::new(&ctx)) {
+        Parsed::Packet(packet) if packet.tcp_flags.is_some_and(|flags| flags & tcp_flags::RST != 0) => {
+            xdp_action::XDP_DROP
+        }
+        _ => xdp_action::XDP_PASS,
+    }
 }
 
 /// Passes the first of the sources over IPv4 and drops the rest: a filter that knows who the visitor is.
@@ -104,11 +147,16 @@ fn harness(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Gives the frame a source and sends it out of the interface.
+/// Gives the frame a source and sends it out of the interface, with the checksums that it has to have.
 #[xdp(frags)]
 fn flood(ctx: XdpContext) -> u32 {
     restore(&ctx);
-    write_source(&ctx);
+    let source = write_source(&ctx);
+    let rest = vary(&ctx);
+    if let Some([header, transport, covers_addresses]) = CHECKSUMS.get(0) {
+        amend(&ctx, *header, source);
+        amend(&ctx, *transport, source * covers_addresses + rest);
+    }
     xdp_action::XDP_TX
 }
 
@@ -140,39 +188,82 @@ fn restore(ctx: &XdpContext) {
     }
 }
 
-/// Overwrites the source address of an untagged IPv4 or IPv6 frame.
+/// Overwrites the source address of an untagged IPv4 or IPv6 frame. Returns by how much that changes a checksum.
 #[inline(always)]
-fn write_source(ctx: &XdpContext) {
-    let (Some([first, mask, within, shift]), Some(state)) = (SOURCES.get(0), RANDOM.get_ptr_mut(0)) else {
-        return; // cannot happen: both arrays have one element
+fn write_source(ctx: &XdpContext) -> u32 {
+    let (Some([first, mask, within, shift]), Some(number)) = (SOURCES.get(0), random()) else {
+        return 0; // cannot happen: both arrays have one element
     };
-    // SAFETY: the value is this processor's own.
-    let number = unsafe {
-        *state = next_random(*state);
-        *state >> 16 & *mask
-    };
+    let number = number >> 16 & *mask;
     let window = XdpWindow::new(ctx);
     let Some(ethernet) = window.view::<Ethernet>(0) else {
-        return;
+        return 0;
     };
     let offset = size_of::<Ethernet>();
     match ethernet.ethertype.get() {
         ethertype::IPV4 => {
-            if let Some(ip) = window.view::<Ipv4>(offset) {
-                let source = ordinary((*first as u32).wrapping_add((scatter(number) & *within) as u32));
-                // SAFETY: `view` has compared the range with the packet's end; packets may be written to.
-                unsafe { (&raw const ip.source).cast_mut().write(source.to_be_bytes()) };
-            }
+            let Some(ip) = window.view::<Ipv4>(offset) else { return 0 };
+            let source = ordinary((*first as u32).wrapping_add((scatter(number) & *within) as u32));
+            let source = source.to_be_bytes();
+            let change = change(u32::from_ne_bytes(ip.source).into(), u32::from_ne_bytes(source).into());
+            // SAFETY: `view` has compared the range with the packet's end; packets may be written to.
+            unsafe { (&raw const ip.source).cast_mut().write(source) };
+            change
         }
         ethertype::IPV6 => {
-            if let Some(ip) = window.view::<Ipv6>(offset) {
-                let network = first.wrapping_add((scatter(number) & *within) << (*shift & 63));
-                // SAFETY: as above.
-                unsafe { (&raw const ip.source).cast_mut().cast::<[u8; 8]>().write(network.to_be_bytes()) };
-            }
+            let Some(ip) = window.view::<Ipv6>(offset) else { return 0 };
+            let network = first.wrapping_add((scatter(number) & *within) << (*shift & 63));
+            let network = network.to_be_bytes();
+            let change = change(u64::from_ne_bytes(ip.source[0]), u64::from_ne_bytes(network));
+            // SAFETY: as above.
+            unsafe { (&raw const ip.source).cast_mut().cast::<[u8; 8]>().write(network) };
+            change
         }
-        _ => {}
+        _ => 0,
     }
+}
+
+/// Makes random what has to be. Returns by how much that changes a checksum.
+#[inline(always)]
+fn vary(ctx: &XdpContext) -> u32 {
+    let Some(places) = VARIED.get(0) else { return 0 };
+    let mut total = 0;
+    for [offset, mask] in *places {
+        let Some(random) = random().filter(|_| mask != 0) else { break };
+        let mut bytes = [0; 4];
+        // SAFETY: the context is the program's, and so long is what is read.
+        if unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 4) } != 0 {
+            break;
+        }
+        let mut new = (u32::from_be_bytes(bytes) & !mask | (random >> 16) as u32 & mask).to_be_bytes();
+        total += change(u32::from_ne_bytes(bytes).into(), u32::from_ne_bytes(new).into());
+        // SAFETY: as above.
+        unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, new.as_mut_ptr().cast(), 4) };
+    }
+    total
+}
+
+/// By how much a checksum changes when a word of the packet does: the sum of its old parts, complemented, and of its new ones.
+#[inline(always)]
+fn change(old: u64, new: u64) -> u32 {
+    let parts = |word: u64| [0, 16, 32, 48].map(|shift| (word >> shift) as u32 & 0xffff).iter().sum::<u32>();
+    parts(!old) + parts(new)
+}
+
+/// Changes the checksum at an offset, if there is one (RFC 1624, equation 3).
+#[inline(always)]
+fn amend(ctx: &XdpContext, offset: u32, change: u32) {
+    let mut bytes = [0; 2];
+    // SAFETY: the context is the program's, and so long is what is read.
+    if offset == 0 || unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 2) } != 0 {
+        return;
+    }
+    let mut sum = u32::from(!u16::from_ne_bytes(bytes)) + change;
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    let mut bytes = (!(sum as u16)).to_ne_bytes();
+    // SAFETY: as above.
+    unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 2) };
 }
 
 /// The address, or if no host can have it (0.0.0.0/8, 127.0.0.0/8, from 224.0.0.0 on) another one.
@@ -190,11 +281,18 @@ fn scatter(number: u64) -> u64 {
     u64::from((number as u32).wrapping_mul(0x9e37_79b1))
 }
 
-/// Marsaglia's xorshift64.
+/// Marsaglia's xorshift64. Each processor begins elsewhere.
 #[inline(always)]
-fn next_random(mut state: u64) -> u64 {
-    state |= 1 << 63; // never 0, from which it would not come away
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^ state << 17
+fn random() -> Option<u64> {
+    let state = RANDOM.get_ptr_mut(0)?;
+    // SAFETY: the value is this processor's own.
+    unsafe {
+        if *state == 0 {
+            *state = u64::from(bpf_get_prandom_u32()) | 1 << 63; // not 0, from which it would not come away
+        }
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        Some(*state)
+    }
 }

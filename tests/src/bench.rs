@@ -16,12 +16,14 @@ use anyhow::{Result, bail};
 
 pub use self::{
     case::Case,
-    e2e::Guard,
     family::Family,
+    guard::Guard,
+    hosts::{HostCell, HostRow},
     lists::ListRow,
-    measure::{pin, quantile},
+    measure::quantile,
     ratio::{Bound, TARGETS, ratios},
     report::{EndToEnd, Figure, Report, Visitor},
+    tool::TOOLS,
     vectors::VectorRow,
 };
 use self::{
@@ -29,16 +31,24 @@ use self::{
     measure::{quartiles, runs_within},
 };
 
+mod attack;
 mod block_list;
 mod case;
-pub mod e2e;
+mod e2e;
 mod family;
+mod guard;
+mod host;
+mod hosts;
 mod lists;
 mod measure;
 pub mod plot;
+mod profile;
 mod ratio;
 mod reference;
 mod report;
+mod site;
+mod tool;
+mod vector;
 mod vectors;
 
 /// What is measured besides the cases.
@@ -50,11 +60,13 @@ pub enum Part {
     Vectors,
     /// How long it takes to change long lists.
     Lists,
+    /// Floods of each kind at a host with services and clients.
+    Hosts,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::EndToEnd, Self::Vectors, Self::Lists];
+    pub const ALL: [Self; 4] = [Self::EndToEnd, Self::Vectors, Self::Lists, Self::Hosts];
 
     /// The word for it on the command line.
     pub fn label(self) -> &'static str {
@@ -62,6 +74,7 @@ impl Part {
             Self::EndToEnd => "e2e",
             Self::Vectors => "vectors",
             Self::Lists => "lists",
+            Self::Hosts => "hosts",
         }
     }
 }
@@ -108,6 +121,8 @@ pub struct Effort {
     pub listed: usize,
     /// How often each change is made; odd, for the median.
     pub changes: usize,
+    /// How long clients are counted in each flood at each host.
+    pub host: Duration,
 }
 
 impl Effort {
@@ -135,13 +150,14 @@ impl Effort {
         visit: Duration::from_millis(500),
         listed: 1_000_000,
         changes: 1,
+        host: Duration::from_millis(1_500),
     };
 
-    /// About ten minutes.
+    /// About ten minutes; hosts, which are as many again, have to be named.
     pub const FULL: Self = Self {
         cases: &Case::ALL,
         families: &Family::ALL,
-        parts: &Part::ALL,
+        parts: &[Part::EndToEnd, Part::Vectors, Part::Lists],
         rounds: 5,
         slice: Duration::from_millis(15),
         sources: &[1, 1 << 16, 1 << 20, 1 << 24],
@@ -151,6 +167,7 @@ impl Effort {
         visit: Duration::from_secs(1),
         listed: 1_000_000,
         changes: 3,
+        host: Duration::from_secs(3),
     };
 }
 
@@ -160,6 +177,7 @@ pub struct Selection {
     cases: Vec<Case>,
     families: Vec<Family>,
     parts: Vec<Part>,
+    floods: Vec<String>,
 }
 
 impl Selection {
@@ -190,7 +208,12 @@ impl Selection {
         if families.is_empty() {
             families = effort.families.to_vec();
         }
-        Ok(Self { cases, families, parts })
+        Ok(Self { cases, families, parts, floods: Vec::new() })
+    }
+
+    /// At hosts only these floods, where any is named.
+    pub fn with_floods(self, floods: Vec<String>) -> Self {
+        Self { floods, ..self }
     }
 }
 
@@ -208,7 +231,9 @@ pub fn run(
     let rows = if has(Part::EndToEnd) { e2e::measure(effort, &mut progress)? } else { Vec::new() };
     let vectors = if has(Part::Vectors) { vectors::measure(effort, &mut progress)? } else { Vec::new() };
     let lists = if has(Part::Lists) { lists::measure(effort, &mut progress)? } else { Vec::new() };
-    Report::new(figures, rows, vectors, lists)
+    let hosts =
+        if has(Part::Hosts) { hosts::measure(effort, &selection.floods, &mut progress)? } else { Vec::new() };
+    Report::new(figures, rows, vectors, lists, hosts)
 }
 
 fn measure_family(

@@ -5,14 +5,17 @@ use std::{
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use crate::lab::{Namespace, eventually};
+use crate::{
+    lab::{Namespace, eventually},
+    process::Process,
+};
 
 /// The floodgate that was built along with this program.
 pub fn binary() -> Result<PathBuf> {
@@ -53,7 +56,7 @@ pub fn floodgate(arguments: &str) -> Result<Said> {
 
 /// A floodgate that runs.
 pub struct Daemon {
-    child: Child,
+    process: Process,
     folder: TempDir,
 }
 
@@ -67,10 +70,8 @@ impl Daemon {
         let mut command = namespace.command(binary()?)?;
         command.arg("run").arg("--config").arg(config_path);
         command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
-        // Ctrl-C is for us; we tell the daemon.
-        command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?).process_group(0);
-        let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-        let mut daemon = Self { child, folder };
+        command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?);
+        let mut daemon = Self { process: Process::start(&mut command)?, folder };
         // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {
             let listens = UnixStream::connect(daemon.socket()).is_ok();
@@ -86,7 +87,7 @@ impl Daemon {
     pub fn command(&self, words: &str) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command.arg("--socket").arg(self.socket()).args(words.split_whitespace());
-        command.stdin(Stdio::null()).process_group(0); // as above
+        command.stdin(Stdio::null()).process_group(0); // Ctrl-C is for us
         Ok(command)
     }
 
@@ -120,7 +121,7 @@ impl Daemon {
 
     /// Has it read its configuration again, by SIGHUP.
     pub fn hang_up(&self) {
-        self.signal(libc::SIGHUP);
+        self.process.signal(libc::SIGHUP);
     }
 
     /// What it has logged.
@@ -130,40 +131,19 @@ impl Daemon {
 
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
+        self.process.has_ended()
     }
 
     /// Ends it with a signal; returns how it ended and what it had logged.
     pub fn end(mut self, signal: libc::c_int) -> Result<(ExitStatus, String)> {
-        self.signal(signal);
+        self.process.signal(signal);
         let status = self.wait()?;
         Ok((status, self.log()))
     }
 
     /// Waits for it to end by itself, ten seconds at most.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        eventually("floodgate ends", || self.has_ended())?;
-        Ok(self.child.wait()?)
-    }
-
-    fn signal(&self, signal: libc::c_int) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // SAFETY: no pointers. Who calls has not seen the child's end, so the number is still its own.
-            unsafe { libc::kill(pid, signal) };
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if self.has_ended() {
-            return;
-        }
-        self.signal(libc::SIGTERM);
-        if self.wait().is_err() {
-            let _ = self.child.kill(); // there is nothing else to be done about it
-            let _ = self.child.wait();
-        }
+        self.process.wait()
     }
 }
 

@@ -1,17 +1,28 @@
 //! The generator: frames with random sources, sent by the kernel itself (live frames of a BPF test run).
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
 
-use crate::programs::{Programs, Sources};
+use crate::{
+    packet::Varied,
+    programs::{Programs, Sources},
+};
 
 /// Frames per call into the kernel: a call lasts some milliseconds, and then the clock is looked at.
 const FRAMES_PER_CALL: u32 = 65_536;
 
 /// Frames that the kernel prepares at once.
 const BATCH: u32 = 64;
+
+/// Between two calls of a flood of a fixed rate, so that it comes evenly: at 200,000 frames a second, a hundred at once. Longer
+/// pauses would leave the filter's limits time to fill up in between, a tick of the clock or more, and would lose what a cable
+/// has no room for, 256 frames.
+pub const PAUSE: Duration = Duration::from_micros(500);
 
 /// What to send.
 #[derive(Clone, Debug)]
@@ -20,6 +31,8 @@ pub struct Flood {
     pub interface: u32,
     /// The frame; its source is overwritten.
     pub frame: Vec<u8>,
+    /// What else varies in it.
+    pub varied: Vec<Varied>,
     /// Where sources come from.
     pub sources: Sources,
     /// Frames per second, if not as many as possible.
@@ -40,8 +53,8 @@ impl Flood {
     pub fn load(&self) -> Result<Programs> {
         let mut programs = Programs::load()?;
         programs.set_sources(self.sources)?;
-        programs.set_frame(&self.frame)?;
-        programs.program("flood")?;
+        programs.set_frame(&self.frame, &self.varied)?;
+        programs.attach_nowhere("flood")?;
         Ok(programs)
     }
 
@@ -54,14 +67,13 @@ impl Flood {
         while sent < self.count && begin.elapsed() < self.duration && !stop() {
             let mut frames = u64::from(FRAMES_PER_CALL).min(self.count - sent);
             if let Some(rate) = self.rate {
+                thread::sleep(PAUSE);
                 let due = (begin.elapsed().as_secs_f64() * rate as f64) as u64;
-                if due <= sent {
-                    std::thread::sleep(Duration::from_millis(2));
-                    continue;
-                }
-                frames = frames.min(due - sent);
+                frames = frames.min(due.saturating_sub(sent));
             }
-            run_live(program, self.interface, &self.frame, u32::try_from(frames)?)?;
+            if frames > 0 {
+                run_live(program, self.interface, &self.frame, u32::try_from(frames)?)?;
+            }
             sent += frames;
         }
         Ok(sent)

@@ -9,10 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -26,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{XdpMode, xdp::XdpLinkId};
 use ipnet::IpNet;
 
-use crate::programs::Programs;
+use crate::{jitter::Jitter, programs::Programs, wire::Wire};
 
 /// Runs a command that has to succeed.
 pub fn command(line: &str) -> Result<String> {
@@ -242,14 +239,20 @@ impl Role {
         [0x02, 0, 0, 0, 0, self as u8]
     }
 
-    fn mac_text(self) -> String {
+    /// The same as `ip` writes it.
+    pub fn mac_text(self) -> String {
         format!("02:00:00:00:00:{:02x}", self as u8)
     }
 }
 
+/// Queues of a cable: as many as processors that send floods, as a network card has one for each of them.
+const QUEUES: usize = 2;
+
 /// Three hosts, each with an interface `eth0` (veth), joined by a switch that is an XDP program: a bridge of the
-/// kernel would itself be the bottleneck of a flood.
+/// kernel would itself be the bottleneck of a flood. What the visitor sends is held up on its way, by [`Jitter`].
 pub struct Lab {
+    /// Ends before the namespaces.
+    _jitter: Jitter,
     hosts: [Namespace; 3],
     _links: Vec<XdpLinkId>,
     _switch: Programs,
@@ -268,7 +271,11 @@ impl Lab {
         let cables = Role::ALL.into_iter().zip(&hosts).flat_map(|(role, host)| {
             let port = role.name();
             [
-                format!("link add {port} type veth peer name eth0 netns {}", host.name()),
+                format!(
+                    "link add {port} numtxqueues {QUEUES} numrxqueues {QUEUES} type veth \
+                     peer name eth0 numtxqueues {QUEUES} numrxqueues {QUEUES} netns {}",
+                    host.name()
+                ),
                 format!("link set {port} up"),
             ]
         });
@@ -290,18 +297,26 @@ impl Lab {
             let off =
                 host.command("ethtool")?.args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
-            let off = middle.command("ethtool")?.args(["-K", port, "gro", "on"]).output()?;
+            // With it on, a port without an XDP program would take in several segments as one.
+            let gro = if role == Role::Visitor { "off" } else { "on" };
+            let off = middle.command("ethtool")?.args(["-K", port, "gro", gro]).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
         }
         let mut switch = Programs::load()?;
-        let mut links = Vec::new();
+        let mut ports = BTreeMap::new();
         for role in Role::ALL {
             let index = middle.index(role.name())?;
             switch.set_port(role as u8, index)?;
-            let program = switch.program("switch")?;
+            ports.insert(role as u8, index);
+        }
+        let program = switch.program("switch")?;
+        let mut links = Vec::new();
+        for role in [Role::Attacker, Role::Server] {
+            let index = ports[&(role as u8)];
             links.push(middle.within(|| Ok(program.attach_to_if_index(index, XdpMode::Driver)?))?);
         }
-        Ok(Self { hosts, _links: links, _switch: switch, middle })
+        let jitter = Jitter::new(&middle, ports[&(Role::Visitor as u8)], ports)?;
+        Ok(Self { _jitter: jitter, hosts, _links: links, _switch: switch, middle })
     }
 
     /// The namespace of a host.
@@ -320,17 +335,23 @@ impl Lab {
     }
 }
 
-/// Serves a small page over HTTP in a namespace, to any number of visitors, until the process ends.
-pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
-    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n";
+/// The page that web servers have.
+pub const PAGE: &str = "hello\n";
 
+/// Serves the page over HTTP in a namespace, to any number of visitors, until the process ends.
+pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
+    let length = PAGE.len();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{PAGE}");
+    let answer: Arc<str> = answer.into();
     let listener = server.within(|| Ok(std::net::TcpListener::bind(address)?))?;
     thread::spawn(move || {
         for stream in listener.incoming().filter_map(std::result::Result::ok) {
+            let answer = Arc::clone(&answer);
             thread::spawn(move || {
                 let mut stream = stream;
                 let mut request = [0; 1024];
-                let _ = stream.read(&mut request).and_then(|_| stream.write_all(ANSWER)); // the visitor has left
+                // Where it fails the visitor has left.
+                let _ = stream.read(&mut request).and_then(|_| stream.write_all(answer.as_bytes()));
             });
         }
     });
@@ -356,48 +377,32 @@ pub fn serve_udp(server: &Namespace, address: SocketAddr) -> Result<Arc<Mutex<BT
     Ok(counts)
 }
 
-/// Sends frames out of an interface of this thread's namespace, exactly as they are (packet(7)).
+/// Sends frames out of an interface of this thread's namespace, exactly as they are.
 pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    ensure!(fd >= 0, "opening a packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all fields are integers, for which zero is a value.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = i32::try_from(interface)?;
-    for frame in frames {
-        // SAFETY: the kernel reads the frame and the address, and no more than their lengths.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
-        };
-        ensure!(
-            sent == isize::try_from(frame.len())?,
-            "sending {} bytes: {}",
-            frame.len(),
-            io::Error::last_os_error()
-        );
-    }
-    Ok(())
+    let wire = Wire::to_send()?;
+    frames.into_iter().try_for_each(|frame| wire.send(interface, frame))
 }
 
-/// Fetches the page once, over a connection of its own, waiting so long for each step. The thread must be in the
-/// visitor's namespace.
-pub fn fetch(address: SocketAddr, timeout: Duration) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let page = answer.split_once("\r\n\r\n").map(|(_, page)| page);
-    ensure!(page == Some("hello\n"), "a wrong answer: {answer:?}");
+/// Fetches the page once, over a connection of its own, waiting so long in all. The thread must be in the visitor's
+/// namespace.
+pub fn fetch(address: SocketAddr, patience: Duration) -> Result<()> {
+    let end = Instant::now() + patience;
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    ask_for_page(&mut stream, "close", end)
+}
+
+/// Asks for the page over a connection that is to `close` then, or not (`keep-alive`), and waits until then for it.
+pub fn ask_for_page(stream: &mut TcpStream, connection: &str, end: Instant) -> Result<()> {
+    write!(stream, "GET / HTTP/1.1\r\nhost: server\r\nconnection: {connection}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut part = [0; 1_024];
+    while !answer.ends_with(PAGE.as_bytes()) {
+        let left = end.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "no page in time");
+        stream.set_read_timeout(Some(left))?;
+        let length = stream.read(&mut part)?;
+        ensure!(length > 0, "a wrong answer: {:?}", String::from_utf8_lossy(&answer));
+        answer.extend(&part[..length]);
+    }
     Ok(())
 }

@@ -26,6 +26,20 @@ pub const VISITOR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x600d, 0, 
 /// [`SERVER`] in IPv6.
 pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
+/// Whom the server asks (TEST-NET-2): a resolver, a clock, a web site.
+pub const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
+/// [`RESOLVER`] in IPv6.
+pub const RESOLVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53));
+
+/// Four bytes of a frame, at an even offset, that a flood makes random in each packet, under a mask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Varied {
+    /// Where they begin.
+    pub offset: usize,
+    /// The bits that vary.
+    pub mask: u32,
+}
+
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
@@ -84,6 +98,7 @@ pub struct Build {
     transport: Vec<u8>,
     payload: usize,
     padding: usize,
+    varied: Vec<Varied>,
     patches: Vec<(usize, Vec<u8>)>,
     cut: Option<usize>,
 }
@@ -105,6 +120,7 @@ pub fn from(source: IpAddr) -> Build {
         transport: Vec::new(),
         payload: 0,
         padding: 0,
+        varied: Vec::new(),
         patches: Vec::new(),
         cut: None,
     }
@@ -269,6 +285,12 @@ impl Build {
         self
     }
 
+    /// Adds data that say something, before those of [`payload`](Self::payload).
+    pub fn data(mut self, data: &[u8]) -> Self {
+        self.transport.extend(data);
+        self
+    }
+
     /// Adds so many bytes of data.
     pub fn payload(mut self, bytes: usize) -> Self {
         self.payload = bytes;
@@ -285,6 +307,17 @@ impl Build {
     pub fn patch(mut self, offset: usize, bytes: &[u8]) -> Self {
         self.patches.push((offset, bytes.to_vec()));
         self
+    }
+
+    /// Lets a flood make four bytes random, so far behind the beginning of the transport header, under a mask.
+    pub fn vary(mut self, behind: usize, mask: u32) -> Self {
+        self.varied.push(Varied { offset: self.transport_offset() + behind, mask });
+        self
+    }
+
+    /// What a flood makes random.
+    pub fn varied(&self) -> &[Varied] {
+        &self.varied
     }
 
     /// Cuts the finished frame.

@@ -7,7 +7,6 @@
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -20,8 +19,9 @@ use flood_common::{
 };
 
 use crate::{
-    lab::{command, send_frames, slowness},
+    lab::{command, slowness},
     packet::{Build, from},
+    wire::Wire,
 };
 
 /// Both ends of the cable: the host's, and that of all peers.
@@ -47,7 +47,7 @@ pub struct Peer {
     address: IpAddr,
     port: u16,
     server: SocketAddr,
-    wire: OwnedFd,
+    wire: Wire,
     /// Index of the far end.
     interface: u32,
     /// The sequence number of the next segment that it sends.
@@ -77,7 +77,8 @@ impl Peer {
         // SAFETY: a string that ends.
         let interface = unsafe { libc::if_nametoindex(name.as_ptr()) };
         ensure!(interface != 0, "no {}: {}", ENDS[1], io::Error::last_os_error());
-        let wire = open_wire()?;
+        let wire = Wire::to_all()?;
+        wire.set_patience(Duration::from_millis(100))?;
         Ok(Self { address, port, server, wire, interface, sequence: 1_000_000, acknowledgement: 0 })
     }
 
@@ -93,7 +94,7 @@ impl Peer {
     /// Sends it. A SYN or FIN counts as one byte.
     pub fn send(&mut self, flags: u8) -> Result<()> {
         let frame = self.segment(flags).patch(0, &HOST_MAC).bytes();
-        send_frames(self.interface, [&frame[..]])?;
+        self.wire.send(self.interface, &frame)?;
         if flags & (SYN | FIN) != 0 {
             self.sequence = self.sequence.wrapping_add(1);
         }
@@ -105,11 +106,8 @@ impl Peer {
         let end = Instant::now() + Duration::from_secs(5) * slowness();
         let mut buffer = [0; 2_048];
         while Instant::now() < end {
-            // SAFETY: the kernel writes no more than the buffer's length.
-            let length =
-                unsafe { libc::recv(self.wire.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            let Ok(length) = usize::try_from(length) else { continue };
-            let frame = Frame(&buffer[..length]);
+            let Ok(frame) = self.wire.receive(&mut buffer) else { continue };
+            let frame = Frame(frame);
             let Parsed::Packet(packet) = parse(frame) else { continue };
             let is_for_us = packet.destination == self.address.into()
                 && packet.ports.is_some_and(|ports| {
@@ -173,28 +171,4 @@ impl Peer {
             .map(|state| u32::from_str_radix(state, 16).with_context(|| state.to_owned()))
             .transpose()
     }
-}
-
-/// A socket that sees all packets.
-fn open_wire() -> Result<OwnedFd> {
-    let every_protocol = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: no pointers.
-    let fd =
-        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, every_protocol.into()) };
-    ensure!(fd >= 0, "opening a packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    let wire = unsafe { OwnedFd::from_raw_fd(fd) };
-    let patience = libc::timeval { tv_sec: 0, tv_usec: 100_000 };
-    // SAFETY: the kernel reads the time, and no more than its length.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const patience).cast(),
-            size_of_val(&patience) as libc::socklen_t,
-        )
-    };
-    ensure!(result == 0, "setting a time limit: {}", io::Error::last_os_error());
-    Ok(wire)
 }

@@ -1,20 +1,35 @@
 //! The laboratory's BPF programs: the generator, the switch, and the harness that benches other programs.
 
-use anyhow::{Context, Result};
+use std::{fs::File, io, thread};
+
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ProgramArray},
+    maps::{Array, PerCpuArray, ProgramArray},
     programs::{
-        LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp,
+        LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode,
         tc::{NlOptions, TcAttachOptions},
     },
 };
+
+use flood_common::{
+    address::Address,
+    packet::{Parsed, Part, parse},
+    wire::{Frame, protocol},
+};
+
+use crate::packet::Varied;
+
+/// Places in a frame that can vary (flood-ebpf/src/lab.rs).
+const PLACES: usize = 4;
 
 /// The loaded laboratory.
 pub struct Programs {
     ebpf: Ebpf,
     /// Which bit of the upper 64 of an IPv6 address the numbers of sources begin at.
     lowest_bit: u32,
+    /// The namespace of [`attach_nowhere`](Self::attach_nowhere).
+    nowhere: Option<File>,
 }
 
 /// A source is a /48, if nothing else is said.
@@ -37,7 +52,7 @@ impl Programs {
         let ebpf = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
             .context("loading the laboratory (needs root)")?;
-        Ok(Self { ebpf, lowest_bit: LOWEST_BIT })
+        Ok(Self { ebpf, lowest_bit: LOWEST_BIT, nowhere: None })
     }
 
     /// The program of this name.
@@ -50,21 +65,68 @@ impl Programs {
         Ok(program)
     }
 
+    /// Attaches a program where no packet comes, in a network namespace of its own, for as long as this lives.
+    ///
+    /// A test run of more than one frame enters its program into the kernel's dispatcher of XDP programs, and takes it out
+    /// again. Both wait for an RCU grace period, some 25 ms (`bpf_dispatcher_update`, kernel/bpf/dispatcher.c, Linux 6.18). A
+    /// program that is attached is in there already.
+    pub fn attach_nowhere(&mut self, name: &str) -> Result<()> {
+        const LOOPBACK: u32 = 1;
+
+        let program = self.program(name)?;
+        let namespace = thread::scope(|scope| {
+            let attaching = scope.spawn(|| {
+                // SAFETY: it moves this thread alone, which ends at once.
+                let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+                ensure!(moved == 0, "making a network namespace: {}", io::Error::last_os_error());
+                program
+                    .attach_to_if_index(LOOPBACK, XdpMode::Skb)
+                    .with_context(|| format!("attaching {name}"))?;
+                Ok(File::open("/proc/thread-self/ns/net")?)
+            });
+            attaching.join().unwrap_or_else(|_| bail!("a thread panicked"))
+        })?;
+        self.nowhere = Some(namespace);
+        Ok(())
+    }
+
     /// Puts the program `leave` on the way out of an interface of this thread's namespace, for as long as this lives: into
     /// `clsact`, or as a link of its own.
     pub fn stand_on_the_way_out(&mut self, interface: &str, clsact: bool) -> Result<()> {
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut("leave").context("no program leave")?.try_into()?;
-        program.load().context("loading leave")?;
         let options = if clsact {
             TcAttachOptions::Netlink(NlOptions::default())
         } else {
             TcAttachOptions::TcxOrder(LinkOrder::default())
         };
+        self.stand_on_the_way("leave", interface, TcAttachType::Egress, options)
+    }
+
+    /// Counts what reaches the network stack through an interface of this thread's namespace, for as long as this lives.
+    pub fn count_arrivals(&mut self, interface: &str) -> Result<()> {
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        self.stand_on_the_way("count_arrivals", interface, TcAttachType::Ingress, options)
+    }
+
+    fn stand_on_the_way(
+        &mut self,
+        name: &str,
+        interface: &str,
+        way: TcAttachType,
+        options: TcAttachOptions,
+    ) -> Result<()> {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        program.load().with_context(|| format!("loading {name}"))?;
         program
-            .attach_with_options(interface, TcAttachType::Egress, options)
-            .with_context(|| format!("attaching to {interface}"))?;
+            .attach_with_options(interface, way, options)
+            .with_context(|| format!("attaching {name} to {interface}"))?;
         Ok(())
+    }
+
+    /// Packets that have been [counted](Self::count_arrivals), from the MAC address that ends in this byte.
+    pub fn arrivals(&self, last_byte: u8) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = self.ebpf.map("ARRIVALS").context("no map ARRIVALS")?.try_into()?;
+        Ok(map.get(&u32::from(last_byte), 0)?.iter().sum())
     }
 
     /// Says where `harness` and `flood` take sources from.
@@ -82,8 +144,8 @@ impl Programs {
         self.lowest_bit = bit;
     }
 
-    /// Says what `flood` sends.
-    pub fn set_frame(&mut self, frame: &[u8]) -> Result<()> {
+    /// Says what `flood` sends, and what varies in it besides the source.
+    pub fn set_frame(&mut self, frame: &[u8], varied: &[Varied]) -> Result<()> {
         let mut map: Array<_, [u64; 17]> = self.ebpf.map_mut("FRAME").context("no map FRAME")?.try_into()?;
         let headers = &frame[..frame.len().min(128)];
         let mut words = [0; 17];
@@ -94,6 +156,17 @@ impl Programs {
             *word = u64::from_ne_bytes(whole);
         }
         map.set(0, words, 0)?;
+        let mut places = [[0; 2]; PLACES];
+        ensure!(varied.len() <= PLACES, "only {PLACES} places of a frame can vary");
+        for (place, Varied { offset, mask }) in places.iter_mut().zip(varied) {
+            *place = [u32::try_from(*offset)?, *mask];
+        }
+        let mut map: Array<_, [[u32; 2]; PLACES]> =
+            self.ebpf.map_mut("VARIED").context("no map VARIED")?.try_into()?;
+        map.set(0, places, 0)?;
+        let mut map: Array<_, [u32; 3]> =
+            self.ebpf.map_mut("CHECKSUMS").context("no map CHECKSUMS")?.try_into()?;
+        map.set(0, checksums(frame), 0)?;
         Ok(())
     }
 
@@ -110,4 +183,23 @@ impl Programs {
         map.set(u32::from(last_byte), interface_index, 0)?;
         Ok(())
     }
+}
+
+/// Where a frame has checksums: that of its IPv4 header, and that of what is behind it; 0 for none, as in fragments, of which
+/// none has all that is covered. Then 1 if the second covers the addresses.
+fn checksums(frame: &[u8]) -> [u32; 3] {
+    let Parsed::Packet(packet) = parse(Frame(frame)) else { return [0; 3] };
+    let header = match packet.source {
+        Address::V4(_) => packet.network_at + 10,
+        Address::V6 { .. } => 0,
+    };
+    let behind = match packet.protocol {
+        protocol::TCP => Some(16),
+        protocol::UDP => Some(6),
+        protocol::ICMP | protocol::ICMPV6 => Some(2),
+        _ => None,
+    };
+    let behind =
+        behind.filter(|_| packet.part == Part::Whole).map_or(0, |behind| packet.transport_at + behind);
+    [header as u32, behind as u32, u32::from(packet.protocol != protocol::ICMP)]
 }

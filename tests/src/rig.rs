@@ -44,10 +44,10 @@ use flood_userspace::{
 use ipnet::IpNet;
 
 use crate::{
-    bench::pin,
     lab::{command, slowness},
     packet::{SERVER, SERVER6, describe},
     peer::Peer,
+    processor::pin,
 };
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.

@@ -33,7 +33,10 @@ pub fn host_tells(settings: &Settings) -> HostTells {
 pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &ProtectedLimits) {
     let mut cells = [Limit::default(); CELLS];
     let host = host_tells(settings);
+    settings.ipv6_cells = Default::default();
     for (name, limit) in limits.iter().filter(|(name, limit)| limit.is_in_force(**name, host)) {
+        let number = name.cell().number();
+        settings.ipv6_cells[number / 64] |= u64::from(limit.is_of_ipv6_alone(*name)) << (number % 64);
         cells[name.cell().number()] = rate_limit(&in_force(*name, limit, limits));
     }
     let ProtectedLimits { neighbour_discovery, path_mtu, link } = protected;

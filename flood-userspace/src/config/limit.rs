@@ -177,6 +177,13 @@ impl CellLimit {
         let speaks = host.absence && (name.class != Class::Other || host.asked);
         speaks || self.origin != LimitOrigin::Host
     }
+
+    /// Whether it holds for IPv6 alone. What holds by default of the networks of UDP is for those of IPv6, of which one has
+    /// 65,536 sources; those of 256 IPv4 addresses can do without, and each packet is saved a look.
+    pub fn is_of_ipv6_alone(&self, name: CellName) -> bool {
+        let CellName { scope, class } = name;
+        self.origin.is_default() && scope == Scope::SourcePrefix && class == Class::Udp
+    }
 }
 
 /// The limits that have been set, by cell.
@@ -203,7 +210,7 @@ pub fn default_limits() -> CellLimits {
         limit(Scope::Source, Class::Syn, 1_000),
         // Ping, traceroute and errors: some per second; monitoring, some ten.
         limit(Scope::Source, Class::Icmp, 500),
-        // A routed IPv6 network of /48 has 65,536 sources. UDP alone, as the rest has totals.
+        // Of IPv6 alone. UDP only, as the rest has totals.
         limit(Scope::SourcePrefix, Class::Udp, 100_000),
         // Few hosts open so many connections in a second, and what is over it is not lost: it has to prove its origin.
         total(Class::Syn, 10_000, LimitOrigin::Default),
@@ -213,7 +220,7 @@ pub fn default_limits() -> CellLimits {
         limit(Scope::SourcePrefix, Class::Amplification, 2_000),
         total(Class::Amplification, 5_000, LimitOrigin::Default),
         // What belongs to a connection passes over these, and what is nobody's is not missed.
-        total(Class::Tcp, 20_000, LimitOrigin::Host),
+        total(Class::Tcp, 15_000, LimitOrigin::Host),
         total(Class::RstFin, 5_000, LimitOrigin::Host),
         total(Class::SynAck, 2_000, LimitOrigin::Host),
         // Nobody listens; a port that is scanned, and traceroute, get an answer still.

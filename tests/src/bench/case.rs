@@ -17,6 +17,7 @@ use flood_userspace::{
         limit::{rate_limit, set_limits},
     },
     config::{CellName, Config, PacketLimit, RateLimit},
+    host::{CLIENT_PORTS, UdpPort},
     lists::ListKind,
     quantity::PacketRate,
 };
@@ -31,6 +32,7 @@ use super::{
     block_list::{BlockList, Drawn},
     family::{Family, Region, UNUSED_PORT},
     measure::{share_of_action, slice},
+    profile::{DNS, GAME, WEB},
     reference::Reference,
 };
 
@@ -114,9 +116,11 @@ pub enum Case {
     Exceeding,
     /// The default limit of a source, and nothing else.
     SourceLimit,
-    /// The default configuration.
+    /// The default configuration on a host, as its daemon has it, and a UDP port where somebody listens.
     Default,
-    /// An example of a configuration in docs/profiles: its name, and what it says.
+    /// The same, and one where nobody does.
+    ClosedPort,
+    /// An example of a configuration in docs/profiles: its name, and what it says; otherwise as [`Case::Default`].
     Example(&'static str, &'static str),
     /// [`Case::BlockList`] of no entries, without checks of sanity.
     Unchecked,
@@ -153,7 +157,7 @@ pub enum Reach {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
@@ -166,9 +170,10 @@ impl Case {
         Self::Exceeding,
         Self::SourceLimit,
         Self::Default,
-        Self::Example("web", include_str!("../../../docs/profiles/web.toml")),
-        Self::Example("dns", include_str!("../../../docs/profiles/dns.toml")),
-        Self::Example("game", include_str!("../../../docs/profiles/game.toml")),
+        Self::ClosedPort,
+        Self::Example(WEB.0, WEB.1),
+        Self::Example(DNS.0, DNS.1),
+        Self::Example(GAME.0, GAME.1),
         Self::Unchecked,
         Self::NoConnection,
         Self::NoSocket,
@@ -205,6 +210,7 @@ impl Case {
             Self::Exceeding => "exceeding",
             Self::SourceLimit => "source limit",
             Self::Default => "default",
+            Self::ClosedPort => "closed port",
             Self::Example(name, _) => name,
             Self::Unchecked => "no checks",
             Self::NoConnection => "no connection",
@@ -246,6 +252,7 @@ impl Case {
             | Self::Exceeding
             | Self::SourceLimit
             | Self::Default
+            | Self::ClosedPort
             | Self::Example(..)
             | Self::Everything
             | Self::FirstSyn
@@ -264,6 +271,16 @@ impl Case {
             | Self::LongLengths
             | Self::Nested => false,
         }
+    }
+
+    /// Whether all is set that a daemon sets on a host.
+    fn is_on_host(self) -> bool {
+        matches!(self, Self::Default | Self::ClosedPort | Self::Example(..))
+    }
+
+    /// The UDP ports of the host.
+    fn ports(self) -> Vec<UdpPort> {
+        if self == Self::ClosedPort { Vec::new() } else { vec![UdpPort::open(UNUSED_PORT)] }
     }
 
     /// What is on its block list.
@@ -291,7 +308,9 @@ impl Case {
                 let limit = config.limits.get(&name).context("no default limit")?;
                 settings.set_limits(of_source(rate_limit(&limit.limit)));
             }
-            Self::Default => set_limits(settings, &config.limits, &config.protected_limits),
+            Self::Default | Self::ClosedPort => {
+                set_limits(settings, &config.limits, &config.protected_limits);
+            }
             Self::Example(_, text) => set_limits_of(settings, text)?,
             Self::Everything => {
                 set_limits_of(settings, EVERYTHING)?;
@@ -332,6 +351,13 @@ impl Case {
         }
         let mut filter = Filter::load(&options)?;
         filter.set_local(&[SERVER.into(), SERVER6.into()])?;
+        if self.is_on_host() {
+            // As on a network card, which takes in what the filter answers.
+            filter.set_proof(means::SOCKETS | means::COOKIES, true)?;
+            filter.tell_solicited_by(solicited::NOTED | solicited::SOCKETS);
+            filter.set_client_ports(CLIENT_PORTS);
+        }
+        // By what the host tells, limits are in force.
         let mut limited = Ok(());
         filter.change_settings(|settings| {
             settings.sample_cost_ns = options.sample_cost_ns();
@@ -394,6 +420,11 @@ impl Case {
             Self::Exceeding if sources <= RETURNING => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
+            // The sockets are asked as well before it is dropped.
+            Self::ClosedPort => Some(Claim::Reasons(
+                &[Reason::SourcePackets, Reason::TotalPackets, Reason::NoSocket],
+                nearly_all,
+            )),
             Self::SourceLimit | Self::Default if sources == 1 => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
@@ -489,11 +520,13 @@ impl Subject {
 
     /// A slice that does not count: before one that does, and to learn how long a run takes.
     pub(super) fn warm_up(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        self.look()?;
         slice(&mut self.harness, &self.frame, cores, runs)
     }
 
     /// See [`slice`].
     pub(super) fn slice(&mut self, cores: usize, runs: u32) -> Result<f64> {
+        self.look()?;
         let before = self.counts()?;
         let ns = slice(&mut self.harness, &self.frame, cores, runs)?;
         let after = self.counts()?;
@@ -501,6 +534,14 @@ impl Subject {
             *sum += after - before;
         }
         Ok(ns)
+    }
+
+    /// Tells the filter of the host's UDP ports, as a daemon does each second: what it knows is good for three.
+    fn look(&self) -> Result<()> {
+        match &self.called {
+            Called::Filter(filter) if self.case.is_on_host() => filter.open.follow(|| Ok(self.case.ports())),
+            _ => Ok(()),
+        }
     }
 
     /// What the filter has counted so far, packets by number of reason; nothing where there is no filter.

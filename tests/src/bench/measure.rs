@@ -1,11 +1,11 @@
 //! Time: slices of test runs on pinned processors, and what is quoted of them.
 
-use std::{io, sync::Barrier, thread, time::Duration};
+use std::{sync::Barrier, thread, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 
-use crate::programs::Programs;
+use crate::{processor::pin, programs::Programs};
 
 /// Runs in a slice, at least: the call that makes them costs as much as some hundred.
 const LEAST_RUNS: f64 = 10_000.0;
@@ -56,18 +56,6 @@ pub(super) fn share_of_action(lab: &mut Programs, frame: &[u8], runs: u32, actio
         ended_so += u32::from(result.return_value == action);
     }
     Ok(f64::from(ended_so) / f64::from(runs))
-}
-
-/// Keeps this thread on a processor.
-pub fn pin(core: usize) -> Result<()> {
-    // SAFETY: a zeroed set is empty, `core` is within it, and the call reads no more than its size.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
-    };
-    ensure!(result == 0, "pinning to processor {core}: {}", io::Error::last_os_error());
-    Ok(())
 }
 
 /// CPU time of this thread so far.

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     case::Case,
-    e2e::Guard,
     family::Family,
+    guard::Guard,
     report::{EndToEnd, Figure},
 };
 

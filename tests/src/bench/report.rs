@@ -6,9 +6,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    ListRow, VectorRow,
+    HostRow, ListRow, VectorRow, hosts,
     ratio::{TARGETS, Target, ratios},
 };
+
+/// Between these, a page has the table of hosts.
+const BEGIN: &str = "<!-- printed by `cargo xtask bench hosts --record` -->";
+const END: &str = "<!-- end -->";
 
 /// All figures of a run. The fields are the keys of `--json`.
 #[derive(Serialize, Clone, Debug)]
@@ -27,6 +31,8 @@ pub struct Report {
     pub vectors: Vec<VectorRow>,
     /// How long it takes to change long lists.
     pub lists: Vec<ListRow>,
+    /// What becomes of floods at a host, and of its services.
+    pub hosts: Vec<HostRow>,
     /// By key of [`TARGETS`]; one whose parts did not run is not there.
     pub ratios: BTreeMap<&'static str, f64>,
 }
@@ -86,14 +92,25 @@ impl Report {
         e2e: Vec<EndToEnd>,
         vectors: Vec<VectorRow>,
         lists: Vec<ListRow>,
+        hosts: Vec<HostRow>,
     ) -> Result<Self> {
         let ratios = ratios(&cases, &e2e);
-        Ok(Self { commit: commit(), kernel: kernel()?, cpu: cpu(), cases, e2e, vectors, lists, ratios })
+        Ok(Self {
+            commit: commit(),
+            kernel: kernel()?,
+            cpu: cpu(),
+            cases,
+            e2e,
+            vectors,
+            lists,
+            hosts,
+            ratios,
+        })
     }
 
     /// The figures as tables.
     pub fn table(&self) -> String {
-        let Self { commit, kernel, cpu, cases, e2e, vectors, lists, ratios } = self;
+        let Self { commit, kernel, cpu, cases, e2e, vectors, lists, hosts, ratios } = self;
         let mut text = format!("{cpu}, Linux {kernel}, commit {commit}\n");
         if !cases.is_empty() {
             text.push_str(
@@ -133,6 +150,14 @@ impl Report {
         for row in lists {
             let _ = writeln!(text, "{row}");
         }
+        if !hosts.is_empty() {
+            text.push_str(
+                "\nfloods of each kind at a host: the share that reaches its network stack, what is left to the worst-off \
+                 service of its\nvisitors, and to the worst-off of its own clients, percent of the quiet host without a \
+                 filter\n\n",
+            );
+            text.push_str(&hosts::markdown(hosts));
+        }
         if !ratios.is_empty() {
             text.push('\n');
         }
@@ -145,13 +170,22 @@ impl Report {
         text
     }
 
+    /// Writes the table of hosts into a page, between the two marks that are there for it.
+    pub fn record(&self, page: &str) -> Result<String> {
+        let Self { commit, kernel, cpu, hosts, .. } = self;
+        let (before, rest) = page.split_once(BEGIN).with_context(|| format!("the page has no {BEGIN}"))?;
+        let (_, after) = rest.split_once(END).with_context(|| format!("the page has no {END}"))?;
+        let table = hosts::markdown(hosts);
+        Ok(format!("{before}{BEGIN}\n{cpu}, Linux {kernel}, commit {commit}.\n\n{table}{END}{after}"))
+    }
+
     /// The ratios that miss what was promised, in words.
     pub fn missed(&self) -> Vec<String> {
         let missed = TARGETS.iter().filter_map(|Target { key, bound, .. }| {
             let ratio = self.ratios.get(key)?;
             (!bound.holds(*ratio)).then(|| format!("{key} is {ratio:.2}, and should be {bound}"))
         });
-        missed.collect()
+        missed.chain(self.hosts.iter().flat_map(HostRow::misses)).collect()
     }
 
     /// The keys of ratios whose parts did not run.

@@ -1,26 +1,18 @@
-//! One flood after the other, of each kind, from invented addresses: what reaches the network stack, and what a visitor
+//! One flood after the other, of each kind, from spoofed addresses: what reaches the network stack, and what a visitor
 //! gets, beside the same flood in front of an ideal filter.
 
-use std::{
-    fmt::{self, Display},
-    net::IpAddr,
-};
+use std::fmt::{self, Display};
 
 use anyhow::Result;
-use flood_common::wire::protocol;
 use serde::Serialize;
 
-use crate::packet::{self, ATTACKER6, Build};
+use crate::packet::Build;
 
-use super::{
-    Effort, Guard,
-    e2e::{FIRST_SOURCE, Site},
-    measure::quantile,
-};
+use super::{Effort, Guard, e2e::FLOOD_PER_S, measure::quantile, site::Site, vector::VECTORS};
 
 /// Budgets for the whole host, below what the visitor needs, so that he has to prove himself as well: with each packet. He
 /// is one address, so there is no limit for a source.
-pub(super) const CONFIG: &str = "
+const CONFIG: &str = "
     [proof]
     syn = \"cookie\"
     syncookies = \"raise\"
@@ -64,40 +56,36 @@ pub struct VectorRow {
     pub ideal_requests_per_second: f64,
 }
 
-/// The kinds of floods.
-fn vectors() -> [(&'static str, Build); 12] {
-    let v4 = || packet::from(IpAddr::V4(FIRST_SOURCE));
-    let v6 = || packet::from(ATTACKER6);
-    let tcp = |build: Build, destination, flags| build.tcp(40_000, destination, flags);
-    [
-        ("SYN", tcp(v4(), 80, 0x02)),
-        ("SYN, IPv6", tcp(v6(), 80, 0x02)),
-        ("SYN to a closed port", tcp(v4(), 9, 0x02)),
-        ("SYN-ACK", v4().tcp(443, 50_000, 0x12)),
-        ("ACK", tcp(v4(), 80, 0x10)),
-        ("RST", tcp(v4(), 80, 0x04)),
-        ("UDP", v4().udp(40_000, 9).payload(18)),
-        ("UDP from port 53", v4().udp(53, 40_000).payload(400)),
-        ("later fragments", v4().protocol(protocol::UDP).payload(400).fragment(185, true)),
-        ("ICMP echo", v4().echo_request()),
-        ("GRE", v4().protocol(47).payload(60)),
-        ("ACK, IPv6", tcp(v6(), 80, 0x10)),
-    ]
-}
+/// The kinds of floods, each by its first packet.
+const KINDS: [&str; 12] = [
+    "SYN",
+    "SYN, IPv6",
+    "SYN, closed port",
+    "SYN-ACK",
+    "ACK",
+    "RST",
+    "UDP, closed port",
+    "reflectors, closed port",
+    "later fragments",
+    "ICMP echo",
+    "GRE",
+    "ACK, IPv6",
+];
 
 /// Measures no flood, each kind of flood, and all of them in turn.
 pub(super) fn measure(
     effort: Effort,
     progress: &mut impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Vec<VectorRow>> {
-    let sites = [Site::new(Guard::Proof)?, Site::new(Guard::Ideal)?];
+    let guarded = Guard::Configured("floodgate, proof", CONFIG);
+    let sites = [Site::with_pages(guarded)?, Site::with_pages(Guard::Ideal)?];
     let mut rows = Vec::new();
-    let vectors = vectors();
-    let none: (_, &[Build]) = ("none", &[]);
-    let each = vectors.iter().map(|(vector, build)| (*vector, std::slice::from_ref(build)));
-    let builds: Vec<Build> = vectors.iter().map(|(_, build)| build.clone()).collect();
-    for (vector, builds) in [none].into_iter().chain(each).chain([("in turn", builds.as_slice())]) {
-        let row = row(&sites, vector, builds, effort)?;
+    let kinds = VECTORS.iter().filter(|vector| KINDS.contains(&vector.label));
+    let kinds: Vec<_> =
+        kinds.map(|vector| (vector.label, vector.packets().into_iter().take(1).collect())).collect();
+    let builds = kinds.iter().flat_map(|(_, builds): &(_, Vec<Build>)| builds.clone()).collect();
+    for (vector, builds) in [("none", vec![])].into_iter().chain(kinds).chain([("in turn", builds)]) {
+        let row = row(&sites, vector, &builds, effort)?;
         progress(&row)?;
         rows.push(row);
     }
@@ -111,7 +99,7 @@ fn row(
     effort: Effort,
 ) -> Result<VectorRow> {
     let floods = |site: &Site| -> Result<Vec<_>> {
-        builds.iter().map(|build| site.flood(build, SOURCES, Some(super::e2e::FLOOD_PER_S))).collect()
+        builds.iter().map(|build| site.flood(build, SOURCES, Some(FLOOD_PER_S))).collect()
     };
     let (ours, ideals) = (floods(guarded)?, floods(ideal)?);
     let alone = match (ours.as_slice(), ideals.as_slice()) {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use floodgate_tests::bench::{Effort, Report, Selection, e2e::PEERS, plot::render_svg, run};
+use floodgate_tests::bench::{Effort, Report, Selection, TOOLS, plot::render_svg, run};
 
 /// Measures what a packet costs in the filter, above a bare `XDP_DROP` in the same harness, and what becomes of a
 /// flood and of a visitor end to end, beside xdp-filter, nftables and references. Needs root; works in network
@@ -27,9 +27,16 @@ struct Arguments {
     /// Writes a plot of cost against number of sources.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Installs the programs to compare with that are missing (apt), naming each, and measures nothing.
+    /// Installs the programs to compare with, and those that hosts run, that are missing (apt), naming each, and measures
+    /// nothing.
     #[arg(long)]
     setup: bool,
+    /// In the part `hosts` only this flood, as `ACK`, or a capture by the name of its file; can be given several times.
+    #[arg(long, value_name = "NAME")]
+    flood: Vec<String>,
+    /// Writes the table of `hosts` into this page.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "docs/vectors.md")]
+    record: Option<PathBuf>,
     /// Exit code 1 if a ratio misses what the project promises; names it.
     #[arg(long)]
     check: bool,
@@ -65,18 +72,19 @@ fn catch_interrupts() {
 }
 
 fn set_up() -> Result<()> {
-    for peer in PEERS.iter().filter(|peer| !peer.is_installed()) {
-        eprintln!("bench: installing {}, for {}", peer.package, peer.program);
-        peer.install()?;
+    for tool in TOOLS.iter().filter(|tool| !tool.is_installed()) {
+        eprintln!("bench: installing {}, for {}", tool.package, tool.program);
+        tool.install()?;
     }
     Ok(())
 }
 
 /// Measures and prints. Returns whether the ratios are as they should be, if that was asked.
 fn bench(arguments: &Arguments) -> Result<bool> {
-    let Arguments { quick, json, svg, setup: _, check, only } = arguments;
+    let Arguments { quick, json, svg, flood, record, setup: _, check, only } = arguments;
     let effort = if *quick { Effort::QUICK } else { Effort::FULL };
-    let report = run(effort, &Selection::parse(only, effort)?, |figure| {
+    let selection = Selection::parse(only, effort)?.with_floods(flood.clone());
+    let report = run(effort, &selection, |figure| {
         eprintln!("{figure}");
         ensure!(!INTERRUPTED.load(Relaxed), "interrupted; nothing remains behind");
         Ok(())
@@ -89,6 +97,11 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     if let Some(path) = svg {
         let plot = render_svg(&report).context("there is nothing to plot: no figure of IPv4 was measured")?;
         fs::write(path, plot).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(path) = record {
+        ensure!(!report.hosts.is_empty(), "there is nothing to record: no flood at a host was measured");
+        let page = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        fs::write(path, report.record(&page)?).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(!check || keeps_promises(&report))
 }

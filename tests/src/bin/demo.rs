@@ -255,6 +255,7 @@ fn attack(attacker: &Namespace, phase: &Phase) -> Flood {
     Flood {
         interface: attacker.index("eth0").unwrap_or(0),
         frame,
+        varied: Vec::new(),
         sources: Sources { first: FIRST_SOURCE.into(), count: phase.sources, adjacent: true },
         rate: Some(ATTACK_PER_S),
         count: ATTACK_PER_S * u64::from(phase.seconds) * 2,

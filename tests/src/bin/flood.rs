@@ -60,6 +60,7 @@ fn main() -> Result<ExitCode> {
     let flood = Flood {
         interface: index,
         frame,
+        varied: Vec::new(),
         sources: Sources { first, count, adjacent: true },
         rate: arguments.rate.map(|rate| rate.0),
         count: arguments.count,

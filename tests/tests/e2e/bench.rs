@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use floodgate_tests::{
-    bench::{Case, Effort, Family, Guard, Part, Selection, e2e::PEERS, run},
+    bench::{Case, Effort, Family, Guard, Part, Selection, TOOLS, run},
     measures, needs_root,
 };
 
@@ -21,13 +21,20 @@ const LEAST: Effort = Effort {
     visit: Duration::from_millis(50),
     listed: 1_000,
     changes: 1,
+    host: Duration::from_millis(300),
 };
 
 /// What the bench measures when these words name it, and what it says meanwhile.
 fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
-    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+    measure_floods(words, &[])
+}
+
+/// The same, at hosts with these floods.
+fn measure_floods(words: &[&str], floods: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
+    let [words, floods] =
+        [words, floods].map(|words| words.iter().map(ToString::to_string).collect::<Vec<_>>());
     let mut said = String::new();
-    let report = run(LEAST, &Selection::parse(&words, LEAST)?, |figure| {
+    let report = run(LEAST, &Selection::parse(&words, LEAST)?.with_floods(floods), |figure| {
         said.push_str(&format!("{figure}\n"));
         Ok(())
     })?;
@@ -66,7 +73,7 @@ fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
     for guard in Guard::ALL {
         let rows: Vec<_> = report.e2e.iter().filter(|row| row.filter == guard.label()).collect();
         if rows.is_empty() {
-            let missing = PEERS.iter().any(|peer| !peer.is_installed());
+            let missing = TOOLS.iter().any(|peer| !peer.is_installed());
             ensure!(missing && said.contains(&format!("skipping {}", guard.label())), "{guard:?}: {said}");
         }
         for row in rows {
@@ -87,5 +94,24 @@ fn long_lists_are_changed_and_in_force() -> Result<()> {
     measures!();
     let (report, said) = measure(&["lists"])?;
     ensure!(report.lists.len() == 6 && report.lists.iter().all(|row| row.ms > 0.0), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_host_is_served_behind_each_configuration_while_nobody_floods_it_and_most_of_a_flood_is_dropped()
+-> Result<()> {
+    needs_root!();
+    measures!();
+    let (report, said) = measure_floods(&["hosts"], &["none", "RST"])?;
+    let [quiet, flooded] = report.hosts.as_slice() else {
+        let missing = TOOLS.iter().any(|tool| !tool.is_installed());
+        ensure!(missing && said.contains("skipping hosts"), "{said}");
+        return Ok(());
+    };
+    for cell in &quiet.cells {
+        ensure!(cell.worst_visitor() > 0.8 && cell.worst_own() > 0.8, "{quiet}");
+    }
+    let [unguarded, default, ..] = flooded.cells.as_slice() else { bail!("{flooded}") };
+    ensure!(unguarded.reached > 0.9 && default.reached < 0.5, "{flooded}");
     Ok(())
 }

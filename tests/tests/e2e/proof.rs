@@ -93,6 +93,7 @@ impl Site {
         let flood = Flood {
             interface: attacker.index("eth0")?,
             frame,
+            varied: build.varied().to_vec(),
             sources: FloodSources { first: 0x2000_0000_0000_0000, count: 1 << 28, adjacent: false },
             rate: Some(100_000 / u64::from(slowness())),
             count: u64::MAX,

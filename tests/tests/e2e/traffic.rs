@@ -144,6 +144,7 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
     let flood = Flood {
         interface: attacker.index("eth0")?,
         frame,
+        varied: Vec::new(),
         sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
         rate: Some(100_000 / u64::from(slowness())),
         count: 1_000_000,
@@ -194,6 +195,7 @@ fn a_source_in_debt_is_named_with_its_rate() -> Result<()> {
     let flood = Flood {
         interface: attacker.index("eth0")?,
         frame,
+        varied: Vec::new(),
         sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
         rate: Some(10_000),
         count: 100_000,

@@ -60,7 +60,7 @@ const RATIOS: [(&str, f64); 7] = [
 ];
 
 fn report((cases, rows): (Vec<Figure>, Vec<EndToEnd>)) -> Report {
-    Report::new(cases, rows, Vec::new(), Vec::new()).expect("the kernel tells its release")
+    Report::new(cases, rows, Vec::new(), Vec::new(), Vec::new()).expect("the kernel tells its release")
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn the_json_has_the_keys_that_others_read() {
         keys.sort();
         keys.join(" ")
     };
-    assert_eq!(keys(&json), "cases commit cpu e2e kernel lists ratios vectors");
+    assert_eq!(keys(&json), "cases commit cpu e2e hosts kernel lists ratios vectors");
     assert_eq!(keys(&json["cases"][0]), "case cores family floor_ns ns ns_quartiles sources");
     assert_eq!(
         keys(&json["e2e"][0]),

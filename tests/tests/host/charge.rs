@@ -111,7 +111,7 @@ type Account = (usize, Address);
 
 /// The cells that a packet is charged to, and who pays there at which price.
 fn accounts(settings: &Settings, packet: &Packet) -> Vec<(Cell, Account, Price)> {
-    settings.plan[packet.class as usize][..MAX_CELLS]
+    settings.plan[Settings::plan_of(packet.source.version().into(), packet.class as usize)][..MAX_CELLS]
         .iter()
         .take_while(|entry| **entry != 0)
         .map(|entry| {

@@ -20,9 +20,9 @@ use flood_userspace::{
     config::Config,
 };
 use floodgate_tests::{
-    bench::pin,
     measures, needs_root,
     packet::{ATTACKER, VISITOR, from},
+    processor::pin,
     programs::{Programs, Sources},
 };
 

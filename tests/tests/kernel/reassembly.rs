@@ -107,12 +107,16 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
     let mut rig = rig();
     for (server, visitor, attacker) in FAMILIES {
         for datagram in 0..5_000 {
-            let pair = [first(visitor, datagram), last(visitor, datagram)];
+            let mut pair = [first(visitor, datagram), last(visitor, datagram)];
+            // Links with several ways change the order.
+            if datagram % 3 == 0 {
+                pair.reverse();
+            }
             assert!(pair.iter().all(|part| passes(&mut rig, part)), "{server}: {datagram}");
         }
         type Pair = fn(IpAddr, u16) -> [Build; 2];
         let shams: [(&str, Pair); 5] = [
-            ("the last first", |source, n| [last(source, n), first(source, n)]),
+            ("twice the first", |source, n| [first(source, n), first(source, n)]),
             ("with a hole", |source, n| [first(source, n), part(source, n, 10, false)]),
             ("with an overlap", |source, n| [first(source, n), part(source, n, 8, false)]),
             ("of another datagram", |source, n| [first(source, n), last(source, n + 1_000)]),

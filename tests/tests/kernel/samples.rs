@@ -10,10 +10,10 @@ use flood_userspace::{
     lists::ListKind,
 };
 use floodgate_tests::{
-    bench::pin,
     needs_root,
     packet::{ATTACKER, from},
     prefixes,
+    processor::pin,
 };
 
 /// Packets in a pulse: a hundredth of a second of a large flood on one processor.

@@ -1,0 +1,253 @@
+//! A server in a laboratory, behind a filter, and floods on its cable.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use flood_userspace::control::protocol::Stats;
+
+use crate::{
+    flood::Flood,
+    lab::{Lab, Role, serve_http},
+    packet::{self, Build},
+    processor::{go_first, pin},
+    programs::Sources,
+    visitor::{Visits, visit},
+};
+
+use super::{Guard, attack::Attack, guard::Held, measure::thread_time_ns};
+
+/// The attackers' network is 11.0.0.0/8: 16 million sources fill it.
+pub(super) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
+/// The same.
+pub(super) const NETWORK: &str = "11.0.0.0/8";
+
+/// The first /64 of the attackers in IPv6: in 2001:db8::/32 (RFC 3849).
+const FIRST_SOURCE_V6: u64 = 0x2001_0db8_0b00_0000;
+
+/// No flood lasts longer, whatever happens.
+pub(super) const LONGEST_FLOOD: Duration = Duration::from_secs(30);
+
+/// The MAC address that floods come from: no host of the laboratory has it, so that no host has to take in answers to
+/// spoofed addresses on the processors that are measured.
+pub(super) const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
+
+/// Processors that send a flood of a fixed rate, at most: as many as the cable has queues.
+const MOST_CORES: usize = 2;
+
+/// The processor that sends as much as it can, and takes it in.
+const FLOOD_CORE: usize = 0;
+
+/// How long a flood lasts of which is measured when it is held, and what it costs.
+const SHORT_FLOOD: Duration = Duration::from_millis(500);
+
+/// How often is looked meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A flood is not held yet while more than this share of it passes.
+const HELD: f64 = 0.01;
+
+/// Up to this share of the flood may reach the network stack of a server whose filter drops all.
+const LEAK: f64 = 0.001;
+
+/// A server behind a filter.
+pub(super) struct Site {
+    guard: Guard,
+    /// Dropped before the laboratory that it is in.
+    held: Held,
+    lab: Lab,
+}
+
+impl Site {
+    /// Puts a filter in front of the laboratory's server.
+    pub(super) fn new(lab: Lab, guard: Guard) -> Result<Self> {
+        let held =
+            guard.set_up(lab.host(Role::Server)).with_context(|| format!("setting up {}", guard.label()))?;
+        Ok(Self { guard, held, lab })
+    }
+
+    /// The same, of a server with pages.
+    pub(super) fn with_pages(guard: Guard) -> Result<Self> {
+        let lab = Lab::new()?;
+        serve_http(lab.host(Role::Server), Self::pages())?;
+        Self::new(lab, guard)
+    }
+
+    fn pages() -> SocketAddr {
+        SocketAddr::new(Role::Server.address(), 80)
+    }
+
+    /// What it stands in.
+    pub(super) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Index of the switch's end of the server's cable.
+    pub(super) fn port(&self) -> Result<u32> {
+        self.lab.port(Role::Server)
+    }
+
+    /// Its filter.
+    pub(super) fn guard(&self) -> Guard {
+        self.guard
+    }
+
+    /// Packets that its filter, Floodgate, has let through.
+    pub(super) fn passed(&self) -> Result<u64> {
+        let Held::Daemon(daemon) = &self.held else { bail!("{} does not count", self.guard.label()) };
+        let stats: Stats = daemon.read("stats")?;
+        let interfaces = stats.interfaces.values();
+        Ok(interfaces.flat_map(|stats| stats.passed.values()).map(|volume| volume.packets).sum())
+    }
+
+    /// Packets that the visitor has sent.
+    pub(super) fn sent_by_visitor(&self) -> Result<u64> {
+        self.lab.host(Role::Visitor).packets_sent("eth0")
+    }
+
+    /// A flood of this frame on the server's cable, from the attackers' network.
+    pub(super) fn flood(&self, build: &Build, sources: u64, rate: Option<u64>) -> Result<Flood> {
+        let first = if build.is_ipv4() { FIRST_SOURCE.to_bits().into() } else { FIRST_SOURCE_V6 };
+        self.flood_from(build, Sources { first, count: sources, adjacent: true }, rate)
+    }
+
+    /// The same from other sources.
+    pub(super) fn flood_from(&self, build: &Build, sources: Sources, rate: Option<u64>) -> Result<Flood> {
+        let mut frame = build.bytes();
+        frame[..6].copy_from_slice(&Role::Server.mac());
+        frame[6..12].copy_from_slice(&NOBODY);
+        Ok(Flood {
+            interface: self.port()?,
+            frame,
+            varied: build.varied().to_vec(),
+            sources,
+            rate,
+            count: u64::MAX,
+            duration: LONGEST_FLOOD,
+        })
+    }
+
+    /// Million packets a second that the server takes in, of as many as can be sent.
+    pub(super) fn throughput(&self, sources: u64, duration: Duration) -> Result<f64> {
+        let server = self.lab.host(Role::Server);
+        let flood = Flood { duration, ..self.flood(&dropped(), sources, None)? };
+        let (for_stack, before) = (server.packets_for_stack()?, server.packets_received("eth0")?);
+        let elapsed = self.lab.switch().within(|| {
+            pin(FLOOD_CORE)?;
+            let mut programs = flood.load()?;
+            let begin = Instant::now();
+            flood.send(&mut programs, || false)?;
+            Ok(begin.elapsed())
+        })?;
+        let received = server.packets_received("eth0")? - before;
+        let leaked = (server.packets_for_stack()? - for_stack) as f64 / received.max(1) as f64;
+        ensure!(received > 0, "{}: nothing of the flood arrived", self.guard.label());
+        ensure!(
+            self.guard == Guard::Nothing || leaked <= LEAK,
+            "{}: {leaked:.3} of the flood reached the network stack",
+            self.guard.label()
+        );
+        Ok(received as f64 / elapsed.as_secs_f64() / 1e6)
+    }
+
+    /// Nanoseconds of CPU time in which a packet of a flood of a fixed rate is made and taken in. `begin` is told when the first is sent.
+    pub(super) fn cost(&self, flood: &Flood, begin: impl FnOnce(Instant) + Send) -> Result<f64> {
+        let flood = Flood { duration: SHORT_FLOOD, ..flood.clone() };
+        self.lab.switch().within(|| {
+            pin(FLOOD_CORE)?;
+            let mut programs = flood.load()?;
+            begin(Instant::now());
+            let before = thread_time_ns();
+            let sent = flood.send(&mut programs, || false)?;
+            Ok((thread_time_ns() - before) / sent.max(1) as f64)
+        })
+    }
+
+    /// When, after its first packet, the last of a flood passed but for what limits allow; and its [cost](Self::cost).
+    pub(super) fn mitigation(&self, flood: &Flood) -> Result<(Duration, f64)> {
+        let rate = flood.rate.context("a flood of a fixed rate")? as f64;
+        let (started, starts) = mpsc::channel();
+        thread::scope(|scope| {
+            // Nobody listens any more only if this function has failed.
+            let flooding = scope.spawn(move || {
+                self.cost(flood, |begin| {
+                    let _ = started.send(begin);
+                })
+            });
+            let begin = starts.recv_timeout(LONGEST_FLOOD)?;
+            let (mut before, mut at, mut last) = (self.passed()?, Duration::ZERO, Duration::ZERO);
+            while !flooding.is_finished() {
+                thread::sleep(LOOK_EVERY);
+                let (passed, now) = (self.passed()?, begin.elapsed());
+                if (passed - before) as f64 > rate * (now - at).as_secs_f64() * HELD {
+                    last = now;
+                }
+                (before, at) = (passed, now);
+            }
+            Ok((last, flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?))
+        })
+    }
+
+    /// What the visitor gets during floods that take turns, and million packets a second that they came to.
+    pub(super) fn visit(&self, floods: &[Flood], duration: Duration) -> Result<(Visits, f64)> {
+        let visiting = || visit(self.lab.host(Role::Visitor), Self::pages(), duration);
+        let Flooded { value, sent, elapsed } = self.under(&Attack::Floods(floods.to_vec()), visiting)?;
+        Ok((value, sent as f64 / elapsed.as_secs_f64() / 1e6))
+    }
+
+    /// Does something during an attack. Each of two processors sends half of it and takes it in, as with a network card that
+    /// has a queue for each of them.
+    pub(super) fn under<T>(&self, attack: &Attack, work: impl FnOnce() -> Result<T>) -> Result<Flooded<T>> {
+        let cores = if attack.is_none() { 0 } else { thread::available_parallelism()?.get().min(MOST_CORES) };
+        let over = AtomicBool::new(false);
+        let (ready, all_ready) = mpsc::channel();
+        let part = |core, ready: mpsc::Sender<()>| {
+            self.lab.switch().within(|| {
+                pin(core)?;
+                go_first()?;
+                attack.send((core, cores), &over, &ready)
+            })
+        };
+        thread::scope(|scope| {
+            let part = &part;
+            let flooding: Vec<_> = (0..cores)
+                .map(|core| {
+                    let ready = ready.clone();
+                    scope.spawn(move || part(core, ready))
+                })
+                .collect();
+            // One that fails says so when it is joined.
+            let begins = (0..cores).all(|_| all_ready.recv_timeout(LONGEST_FLOOD).is_ok());
+            let begin = Instant::now();
+            let value = if begins { work() } else { Err(anyhow!("the flood does not begin")) };
+            over.store(true, Relaxed);
+            let sent = flooding
+                .into_iter()
+                .map(|flooding| flooding.join().unwrap_or_else(|_| bail!("the attacker panicked")))
+                .sum::<Result<u64>>()?;
+            Ok(Flooded { value: value?, sent, elapsed: begin.elapsed() })
+        })
+    }
+}
+
+/// What was done during a flood.
+pub(super) struct Flooded<T> {
+    /// What that came to.
+    pub(super) value: T,
+    /// Packets that were sent meanwhile,
+    pub(super) sent: u64,
+    /// and how long it was.
+    pub(super) elapsed: Duration,
+}
+
+/// A packet that every filter drops.
+pub(super) fn dropped() -> Build {
+    packet::from(FIRST_SOURCE.into()).udp(40_000, 9).payload(18)
+}

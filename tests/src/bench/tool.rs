@@ -1,0 +1,54 @@
+//! Programs of others that the bench needs, and what brings them.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// A program of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tool {
+    /// The program.
+    pub program: &'static str,
+    /// The package of Debian.
+    pub package: &'static str,
+}
+
+/// A filter to compare with.
+pub(super) const XDP_FILTER: Tool = Tool { program: "xdp-filter", package: "xdp-tools" };
+/// The same.
+pub(super) const NFT: Tool = Tool { program: "nft", package: "nftables" };
+
+/// What runs on the host that is flooded, and beside it.
+pub(super) const SERVICES: [Tool; 3] = [
+    Tool { program: "nginx", package: "nginx-light" },
+    Tool { program: "unbound", package: "unbound" },
+    Tool { program: "dnsmasq", package: "dnsmasq-base" },
+];
+
+/// All of them.
+pub const TOOLS: [Tool; 5] = [XDP_FILTER, NFT, SERVICES[0], SERVICES[1], SERVICES[2]];
+
+impl Tool {
+    /// Whether it is there.
+    pub fn is_installed(&self) -> bool {
+        Command::new(self.program)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok()
+    }
+
+    /// Installs its package.
+    pub fn install(&self) -> Result<()> {
+        let status = Command::new("apt-get")
+            .args(["install", "--yes", "--no-install-recommends", self.package])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .context("starting apt-get")?;
+        ensure!(status.success(), "`apt-get install {}` failed; `apt-get update` first?", self.package);
+        Ok(())
+    }
+}
