@@ -124,11 +124,11 @@ impl Connection {
         }
     }
 
-    /// Whether a segment with this sequence number can be on its way to the other side, or have been thrown away there.
+    /// Whether a segment with this sequence number may be under way. Of an error about anything else the kernel takes no notice
+    /// (`OutOfWindowIcmps`; net/ipv4/tcp_ipv4.c, `tcp_v4_err`), and each number more is one to be guessed.
     #[inline(always)]
     pub fn has_sent(&self, sequence: u32) -> bool {
-        let outstanding = self.next.wrapping_sub(self.unacknowledged);
-        is_within(sequence, self.unacknowledged.wrapping_sub(BEHIND), BEHIND.saturating_add(outstanding))
+        is_within(sequence, self.unacknowledged, self.next.wrapping_sub(self.unacknowledged))
     }
 }
 
@@ -354,6 +354,17 @@ mod tests {
             ("the SYN again", segment(7, 0, SYN), false),
         ] {
             assert_eq!(request.is_acknowledged(&segment), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_about_what_is_under_way() {
+        for base in [1_000_000_u32, u32::MAX - 100] {
+            let connection =
+                Connection { unacknowledged: base, next: base.wrapping_add(5_000), ..Connection::default() };
+            for (offset, expected) in [(-1, false), (0, true), (4_999, true), (5_000, true), (5_001, false)] {
+                assert_eq!(connection.has_sent(base.wrapping_add_signed(offset)), expected, "{offset}");
+            }
         }
     }
 

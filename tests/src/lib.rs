@@ -1,5 +1,6 @@
 //! The test kit.
 
+pub mod attack;
 pub mod bench;
 pub mod clients;
 pub mod daemon;

@@ -1,5 +1,7 @@
 //! What the filter thinks, on the host: parsing, deciding, metering; and what the bench makes of its figures. Needs neither root nor a kernel.
 
+#[path = "host/attack.rs"]
+mod attack;
 #[path = "host/bench.rs"]
 mod bench;
 #[path = "host/charge.rs"]

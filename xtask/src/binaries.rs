@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Arguments {
     /// Arguments of the program.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Builds and runs a binary. `floodgate` is built along with every other, as the demo starts it.

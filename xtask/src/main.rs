@@ -3,6 +3,7 @@
 //! One file per task. This crate builds before everything else and on a bare machine, so it depends on no other
 //! crate of the workspace.
 
+mod attack;
 mod binaries;
 mod command;
 mod lint;
@@ -40,6 +41,10 @@ enum Task {
     Bench(binaries::Arguments),
     /// Sends a flood out of a virtual interface: `cargo xtask flood -- --help`.
     Flood(binaries::Arguments),
+    /// Searches for an attack that gets through or does harm: `cargo xtask attack --minutes 60`.
+    // Its help is the program's own.
+    #[command(disable_help_flag = true)]
+    Attack(binaries::Arguments),
     /// Checks format and lints, of the host crates and of the BPF crate.
     Lint,
 }
@@ -54,6 +59,7 @@ fn main() -> ExitCode {
         Task::Vm(arguments) => vm::run(&arguments),
         Task::Bench(arguments) => binaries::run("floodgate-tests", "bench", &arguments),
         Task::Flood(arguments) => binaries::run("floodgate-tests", "flood", &arguments),
+        Task::Attack(arguments) => attack::run(&arguments),
         Task::Lint => lint::run(),
     };
     result.unwrap_or_else(|error| {
