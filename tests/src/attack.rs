@@ -51,6 +51,8 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
 
 /// Ports of the host.
 mod port {
+    use std::ops::RangeInclusive;
+
     /// Of a web server.
     pub(super) const WEB: u16 = 443;
     /// Of a server that takes no more connections.
@@ -64,7 +66,9 @@ mod port {
     pub(super) const ASKED: u16 = 45_001;
     pub(super) const SESSION: u16 = 45_000;
     /// The ports that it gives to its clients (`ip_local_port_range`).
-    pub(super) const CLIENTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+    pub(super) const CLIENTS: RangeInclusive<u16> = 32_768..=60_999;
+    /// Those of them that a client of the host's has now and then.
+    pub(super) const TAKEN: RangeInclusive<u16> = 45_100..=60_000;
 }
 
 /// A configuration: the default one, or one of the profiles in `docs/`.
@@ -110,7 +114,8 @@ impl Trial {
         let mut world = World::new(self);
         let mut random = Rng::with_seed(self.seed);
         let mut visitors = Visitor::all(&mut world, random.fork());
-        let mut attack: Vec<_> = self.phases.iter().map(|phase| phase.begin(random.fork())).collect();
+        let mut attack: Vec<_> =
+            self.phases.iter().enumerate().map(|(index, phase)| phase.begin(index, random.fork())).collect();
         loop {
             let visitor = visitors.iter_mut().min_by_key(|visitor| visitor.next_ns);
             let phase = attack.iter_mut().min_by_key(|phase| phase.next_ns);

@@ -10,6 +10,7 @@ use flood_common::{
     class::Class,
     evidence::{Connection, state},
     host::Between,
+    reason::Reason,
     reflector::REFLECTORS,
     solicit::Flow,
     wire::protocol,
@@ -126,7 +127,7 @@ pub struct Phase {
     pub aim: Aim,
     /// Where from, for what is not the attacker's own.
     pub pool: Pool,
-    /// Source ports, or identifiers of datagrams, of each address.
+    /// Source ports of each address.
     pub ports: u16,
     /// Bytes of data.
     pub size: usize,
@@ -142,6 +143,10 @@ pub struct Phase {
 
 /// Bytes of data of a large packet.
 const LARGE: usize = 1_400;
+
+/// Datagrams of one address a second, at most: for two seconds the filter remembers of an identifier what became of the first
+/// fragment, and so that it is known what class the others have, none is used twice in this time.
+const DATAGRAMS: u32 = 7_000;
 
 /// The port of the attacker's connection.
 const OWN_PORT: u16 = 50_000;
@@ -210,16 +215,20 @@ impl Phase {
         (pools, ports)
     }
 
-    pub(super) fn begin(&self, random: Rng) -> Running {
+    /// Begins it, as one of four at most.
+    pub(super) fn begin(&self, index: usize, random: Rng) -> Running {
         let pool = match self.kind {
             Kind::OwnConnection | Kind::OwnHandshake | Kind::OwnAnswer | Kind::OwnSession => Pool::Own,
             _ => self.pool,
         };
+        let rate =
+            if self.kind == Kind::Fragments { self.rate.min(DATAGRAMS * pool.size()) } else { self.rate };
         let frames = [self.size, LARGE].map(|size| self.build(size).bytes());
         let start_ns = START + self.start_ms * MS;
         let end_ns = start_ns + self.length_ms * MS;
         Running {
-            phase: Self { pool, ..self.clone() },
+            phase: Self { pool, rate, ..self.clone() },
+            index: index as u16,
             frames,
             number: 0,
             next_ns: start_ns,
@@ -263,12 +272,6 @@ impl Phase {
             (Aim::Other, false) => port::STUCK,
             (Aim::Closed | Aim::Client, _) => port::CLOSED,
         }
-    }
-
-    /// The identifier of a datagram. Of two first fragments of one the filter believes that which passed; so that it is known what
-    /// class the others have, phases do not share any.
-    fn datagram(&self, nth: u16) -> u16 {
-        nth % 0x2000 + ((self.aim as u16) << 13) + (u16::from(self.kind == Kind::Later) << 15)
     }
 
     /// What an error is said to be about.
@@ -340,6 +343,7 @@ fn own_connection() -> Flow {
 /// A phase that is under way.
 pub(super) struct Running {
     phase: Phase,
+    index: u16,
     frames: [Vec<u8>; 2],
     number: u32,
     pub(super) next_ns: u64,
@@ -376,13 +380,14 @@ impl Running {
         let numbers = self.numbers(world, nth);
 
         let kind = self.phase.kind;
+        let datagram = self.datagram(number / size);
         let frame = &mut self.frames[usize::from(is_large)];
         write(frame, at::SOURCE, address.octets());
         match kind {
             Kind::Echo | Kind::Other => {}
             Kind::Error | Kind::OwnError => write(frame, at::QUOTED, numbers[0].to_be_bytes()),
             Kind::Later | Kind::Fragments => {
-                write(frame, at::IDENTIFIER, self.phase.datagram(nth as u16).to_be_bytes());
+                write(frame, at::IDENTIFIER, datagram.to_be_bytes());
                 if kind == Kind::Fragments {
                     // More fragments, from the beginning.
                     write(frame, at::OFFSET, 0x2000_u16.to_be_bytes());
@@ -392,7 +397,7 @@ impl Running {
             Kind::Udp | Kind::Reflected | Kind::OwnAnswer | Kind::OwnSession => {
                 write(frame, at::PORTS, source_port.to_be_bytes());
                 if self.phase.aim == Aim::Client && matches!(kind, Kind::Udp | Kind::Reflected) {
-                    write(frame, at::PORTS + 2, self.random.u16(port::CLIENTS).to_be_bytes());
+                    write(frame, at::PORTS + 2, self.random.u16(port::TAKEN).to_be_bytes());
                 }
             }
             Kind::Syn | Kind::SynAck | Kind::Ack | Kind::Rst | Kind::OwnConnection | Kind::OwnHandshake => {
@@ -405,12 +410,13 @@ impl Running {
                 );
             }
         }
-        let judged = world.attack(frame, &[class], self.phase.evidence(), false)?;
+        let judged = world.attack(frame, (class, self.phase.evidence()), false)?;
         match kind {
             Kind::Fragments => {
-                // It has the class of its first, or its own where that is not known (any more).
+                // It has the class of its first, if that is noted: what passes by a second look is not.
+                let class = if judged.reason == Reason::Conforming { class } else { Class::Fragment };
                 write(frame, at::OFFSET, 100_u16.to_be_bytes());
-                world.attack(frame, &[class, Class::Fragment], Evidence::Nothing, false)?;
+                world.attack(frame, (class, Evidence::Nothing), false)?;
             }
             Kind::OwnHandshake if judged.passed() || judged.reason.verdict() == "answer" => {
                 self.acknowledge(world, source_port, numbers[0])?;
@@ -423,6 +429,11 @@ impl Running {
             self.next_ns = u64::MAX;
         }
         Ok(())
+    }
+
+    /// The identifier of a datagram, of this phase alone.
+    fn datagram(&self, nth: u32) -> u16 {
+        (nth % 0x4000) as u16 + (self.index << 14)
     }
 
     fn source_port(&self, nth: u16) -> u16 {
@@ -468,7 +479,7 @@ impl Running {
         let ack = from(IpAddr::V4(ATTACKER))
             .tcp(source_port, port, ACK)
             .numbers(sequence.wrapping_add(1), sent.wrapping_add(1));
-        world.attack(&ack.bytes(), &[Class::Tcp], Evidence::Connection, cookie)?;
+        world.attack(&ack.bytes(), (Class::Tcp, Evidence::Connection), cookie)?;
         world.forget(&flow);
         Ok(())
     }

@@ -218,7 +218,7 @@ fn ask(world: &mut World, random: &mut Rng, asked: &mut Option<u16>) -> Result<u
         world.tables.sockets.udp.retain(|socket| socket.port != port);
         return Ok(random.u64(100..200) * MS);
     }
-    let port = random.u16(45_100..60_000);
+    let port = random.u16(port::TAKEN);
     let connected = world.settings.solicited & solicited::NOTED == 0 || random.bool();
     world.tables.sockets.udp.push(UdpSocket { local: None, port, peer: connected.then_some((resolver, 53)) });
     let question = flow(protocol::UDP, resolver, 53, port);
@@ -243,7 +243,7 @@ fn talk(world: &mut World, random: &mut Rng, connected: bool, packets: &mut u32)
 fn call(world: &mut World, random: &mut Rng, calling: &mut Option<u16>) -> Result<u64, String> {
     let called = |port| flow(protocol::TCP, CDN.into_address(), 443, port);
     let Some(port) = calling.take() else {
-        let port = random.u16(45_100..60_000);
+        let port = random.u16(port::TAKEN);
         world.connect(called(port), state::SYN_SENT);
         *calling = Some(port);
         return Ok(random.u64(5..30) * MS);

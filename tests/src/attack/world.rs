@@ -27,6 +27,7 @@ use flood_userspace::{
 
 use super::{
     ATTACKER, Profile, SECOND, SERVER, START, Trial,
+    attacker::udp_class,
     ledger::{Evidence, Ledger},
     port,
 };
@@ -113,31 +114,29 @@ impl World {
         }
     }
 
-    /// A packet of the attacker's, of one of these classes, who has this to say for it, or a right cookie.
+    /// A packet of the attacker's, who has this to say for it, or a right cookie.
     ///
     /// # Errors
     /// When more has passed than may.
     pub(super) fn attack(
         &mut self,
         frame: &[u8],
-        classes: &[Class],
-        evidence: Evidence,
+        is: (Class, Evidence),
         cookie: bool,
     ) -> Result<Judged, String> {
         let judged = self.judge(frame, cookie);
-        if judged.reason.is_drop() {
-            return Ok(judged);
+        if !judged.reason.is_drop() {
+            let Judged { packet, reason } = &judged;
+            // A client's port that was hit by chance is open after all.
+            let class = match (is.0, packet.ports) {
+                (Class::Closed, Some(ports)) if *reason == Reason::PortShare => udp_class(ports.source),
+                (class, _) => class,
+            };
+            self.ledger
+                .passed(&self.settings, packet, (class, is.1), *reason, self.now_ns)
+                .map_err(|why| format!("too much passes: {class:?} as {}, {why}", reason.label()))?;
         }
-        let Judged { packet, reason } = &judged;
-        let mut passed = Ok(());
-        for class in classes {
-            passed = self.ledger.passed(&self.settings, packet, (*class, evidence), *reason, self.now_ns);
-            if passed.is_ok() {
-                return Ok(judged);
-            }
-        }
-        let why = passed.err().unwrap_or_default();
-        Err(format!("too much passes: {classes:?} as {}, {why}", reason.label()))
+        Ok(judged)
     }
 
     /// A packet of a visitor's.
