@@ -165,9 +165,11 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Allowed {
         return Reason::Allowed.into();
     }
-    // No router forwards neighbour discovery, so it is from a neighbour, blocked or not.
+    // No router forwards neighbour discovery, so it is from a neighbour, blocked or not. What is sent to all hosts of a link need
+    // not be.
     if let Some(vital) = packet.vital
         && (listed != Listed::Blocked || vital == Vital::NeighbourDiscovery)
+        && (defect == 0 || vital != Vital::Link)
     {
         let price = settings.vital[vital as usize].price(packet.length);
         let budget = (vital.account(), vital as u32);

@@ -164,7 +164,7 @@ fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
                 && fragment.is_some_and(|fragment| fragment.next_header != protocol::FRAGMENT)
         }
     };
-    is_right && piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length % 8 == 0)
+    is_right && piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length.is_multiple_of(8))
 }
 
 /// What a fragment adds to the sum of its datagram.

@@ -126,6 +126,7 @@ impl Rig {
         let config = Config::default();
         let mut rig = Self::without_limits();
         set_limits(&mut rig.settings, &config.limits, &config.protected_limits);
+        rig.stay();
         rig.publish();
         rig
     }

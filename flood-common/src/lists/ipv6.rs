@@ -233,7 +233,7 @@ impl Marks {
     #[inline(always)]
     fn places(self, index: u64) -> u64 {
         let [of_node, of_entry] = self.0.map(|mark| {
-            let differs = index ^ mark * MARK_ONES;
+            let differs = index ^ (mark * MARK_ONES);
             // A mark of zeros is found by what it borrows (Hacker's Delight 6-1), and perhaps the one above it, too.
             differs.wrapping_sub(MARK_ONES) & !differs
         });
@@ -330,7 +330,7 @@ pub fn cell_at(cell: u32) -> (u32, u32) {
 fn kinds_in_force(ends: u64, now: u64) -> u64 {
     // VERIFIER: the difference is negative before the end; comparisons would be four ways.
     let before = |end: u64| now.wrapping_sub(end) >> 63;
-    before(ends & u64::from(u32::MAX)) * ALLOWED | before(ends >> u32::BITS) * BLOCKED
+    (before(ends & u64::from(u32::MAX)) * ALLOWED) | (before(ends >> u32::BITS) * BLOCKED)
 }
 
 /// The lists that an address is on.
@@ -502,7 +502,7 @@ mod todo {
 
     #[inline(always)]
     pub(super) fn again(length: u64, home: u64) -> u64 {
-        (length * HOMES | home) << AGAIN
+        ((length * HOMES) | home) << AGAIN
     }
 
     /// The length to look at, the home, and what is done then.

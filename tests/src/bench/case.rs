@@ -230,7 +230,7 @@ impl Case {
 
     /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, the reference's trie is for
     /// IPv4, and the examples differ from the default in limits alone.
-    pub(super) fn exists_in(self, family: Family) -> bool {
+    pub fn exists_in(self, family: Family) -> bool {
         let is_of_ipv6 = matches!(self, Self::EveryLength(_) | Self::LongLengths | Self::Nested);
         let is_of_ipv4 = matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(..));
         if family == Family::Ipv4 { !is_of_ipv6 } else { !is_of_ipv4 }

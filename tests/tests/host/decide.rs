@@ -212,7 +212,7 @@ fn the_order_of_the_rules_is_the_policy() {
     let vital = || packet(Some(Vital::PathMtu), None);
     let neighbour = || packet(Some(Vital::NeighbourDiscovery), None);
     let source = |charge| Oracle { source: Some(charge), ..Oracle::default() };
-    let cases: [Case; 18] = [
+    let cases: [Case; 19] = [
         ("not IP is none of our business", Parsed::NotIp(0x0806), Oracle::default(), NotIp, &[]),
         ("without a source nothing is asked", Parsed::Broken(IpLength), Oracle::default(), IpLength, &[]),
         ("nothing speaks against it", plain(), source(Charge::Conforming), Conforming, &["lists", "source"]),
@@ -291,10 +291,17 @@ fn the_order_of_the_rules_is_the_policy() {
         ),
         (
             "with whatever defect",
-            packet(Some(Vital::Link), Some(TransportHeader)),
+            packet(Some(Vital::PathMtu), Some(TransportHeader)),
             Oracle { vital: Some(Charge::Conforming), ..Oracle::default() },
             Protected,
             &["lists", "vital"],
+        ),
+        (
+            "but what is sent to all hosts of a link",
+            packet(Some(Vital::Link), Some(TransportHeader)),
+            Oracle { vital: Some(Charge::Conforming), ..Oracle::default() },
+            TransportHeader,
+            &["lists"],
         ),
         (
             "and over it is like any other",

@@ -1,7 +1,4 @@
 //! Which dropped packets are sampled, by the kernel alone: nobody tells it that a flood has begun.
-
-use std::net::IpAddr;
-
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use flood_common::{abi::MODE_ENFORCE, address::Address, reason::Reason, sampler};
@@ -47,7 +44,7 @@ fn drop_at(filter: &mut Filter, now_ns: u64, packets: u32) -> Result<()> {
 /// The weights of the samples that have come in.
 fn weights(filter: &mut Filter) -> Result<Vec<u32>> {
     let (mut weights, mut others) = (Vec::new(), 0);
-    let attacker = Address::from(IpAddr::from(ATTACKER)).halves();
+    let attacker = Address::from(ATTACKER).halves();
     filter.drain_samples(|sample| {
         weights.push(sample.weight);
         others += u32::from(sample.source != attacker || sample.reason != Reason::Blocked.number());

@@ -412,7 +412,7 @@ fn a_search_looks_at_few_buckets_whatever_the_lengths_on_the_list() {
             let IpAddr::V6(first) = prefix.network() else { unreachable!() };
             assert_eq!(search(first.to_bits()), BLOCKED, "{why}: {prefix}");
             search(NETWORK | random.u128(..) >> 32);
-            search(NETWORK + (1 << 96) | random.u128(..) >> 32);
+            search((NETWORK + (1 << 96)) | (random.u128(..) >> 32));
         }
         let mean = f64::from(tables.looks.get()) / f64::from(searches);
         println!("{why}: {mean:.2} looks, {most} at most");
