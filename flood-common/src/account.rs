@@ -123,24 +123,28 @@ pub trait Accounts {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Charges a budget of the whole host, by its number.
-    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge;
-
-    /// Charges a budget of the whole host, of which nobody gets more than a [share](SHARE): to both, or to none.
-    #[inline(always)]
+    /// Charges a budget of the whole host, of which nobody gets more than a [share](SHARE), by its number: to [both](charge_both),
+    /// or to none.
     fn charge_shared(
         &self,
         settings: &Settings,
-        (account, budget): (Account, u32),
+        owner: (Account, u32),
         by: By,
         now_ns: u64,
         price: &Price,
-    ) -> bool {
-        let share = share(price);
-        !self.exceeds_account(settings, account, by, now_ns, &share)
-            && self.charge_budget(budget, now_ns, price) == Charge::Conforming
-            && self.charge_account(settings, account, by, now_ns, &share) != Charge::Exceeding
-    }
+    ) -> bool;
+}
+
+/// Charges a budget, and an account for its [share](share): both, or none. `exceeds` and `charge` look at the account.
+#[inline(always)]
+pub fn charge_both(
+    price: &Price,
+    exceeds: impl FnOnce(&Price) -> bool,
+    charge_budget: impl FnOnce(&Price) -> Charge,
+    charge: impl FnOnce(&Price) -> Charge,
+) -> bool {
+    let share = share(price);
+    !exceeds(&share) && charge_budget(price) == Charge::Conforming && charge(&share) != Charge::Exceeding
 }
 
 /// What a packet costs who has a [share](SHARE) of a budget.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     abi::{BUDGET_TOTALS, BUDGETS, DEBT_TABLES, DebtPlace, Settings},
-    account::{Account, Accounts, By, share},
+    account::{Account, Accounts, By, charge_both, share},
     address::{Address, Network},
     again::{self, LINE_BITS, SLICES, SynPlace},
     class::{CLASS_SLOTS, Cell},
@@ -416,8 +416,21 @@ impl Accounts for HostTables {
         self.charge_place(settings.account_place(account, by, self.bucket_bits), true, now_ns, price)
     }
 
-    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge {
-        charge_budget(&self.budgets[budget as usize], now_ns, price)
+    fn charge_shared(
+        &self,
+        settings: &Settings,
+        (account, budget): (Account, u32),
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        let place = settings.account_place(account, by, self.bucket_bits);
+        charge_both(
+            price,
+            |share| self.exceeds_place(place, true, now_ns, share),
+            |price| charge_budget(&self.budgets[budget as usize], now_ns, price),
+            |share| self.charge_place(place, true, now_ns, share),
+        )
     }
 }
 

@@ -30,21 +30,32 @@ pub fn opaque(value: u64, unknown: u64) -> u64 {
     value
 }
 
+/// A register that keeps its value, and of which the compiler knows nothing from there on.
+macro_rules! kept {
+    ($value:ident) => {{
+        #[cfg(target_arch = "bpf")]
+        let $value = {
+            let mut value = $value;
+            // SAFETY: a register that keeps its value.
+            unsafe {
+                core::arch::asm!(
+                    "{value} = {value}",
+                    value = inout(reg) value,
+                    options(pure, nomem, nostack, preserves_flags)
+                )
+            };
+            value
+        };
+        $value
+    }};
+}
+
 /// Returns `value`, of which the compiler afterwards knows nothing, so that it computes no bound away that the verifier
 /// needs.
 #[inline(always)]
 #[must_use]
 pub fn unknown(value: usize) -> usize {
-    #[cfg(target_arch = "bpf")]
-    let value = {
-        let mut value = value;
-        // SAFETY: a register that keeps its value.
-        unsafe {
-            core::arch::asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack, preserves_flags))
-        };
-        value
-    };
-    value
+    kept!(value)
 }
 
 /// Returns `value`, which the compiler does not touch before it comes here.
@@ -54,14 +65,5 @@ pub fn unknown(value: usize) -> usize {
 #[inline(always)]
 #[must_use]
 pub fn here(value: u32) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    let value = {
-        let mut value = value;
-        // SAFETY: a register that keeps its value.
-        unsafe {
-            core::arch::asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack, preserves_flags))
-        };
-        value
-    };
-    value
+    kept!(value)
 }

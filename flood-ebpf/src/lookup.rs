@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use flood_common::{
     abi::{BUDGET_TOTALS, BUDGETS as BUDGETS_LEN, DEBT_TABLES, DebtPlace, Settings},
-    account::{Account, Accounts, By, share},
+    account::{Account, Accounts, By, charge_both, share},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
     decide::Tables,
@@ -230,11 +230,6 @@ impl Accounts for MapTables<'_> {
     }
 
     #[inline(always)]
-    fn charge_budget(&self, budget: u32, now_ns: u64, price: &Price) -> Charge {
-        charge_host(budget, now_ns, price)
-    }
-
-    #[inline(always)]
     fn charge_shared(
         &self,
         settings: &Settings,
@@ -332,10 +327,12 @@ extern "C" fn floodgate_share(
 ) -> u64 {
     let budget = (place >> BUDGET_SHIFT) as u32;
     let (place, price) = unpack(place & ((1 << BUDGET_SHIFT) - 1), cost_ns, tolerance_ns, horizon_ns);
-    let share = share(&price);
-    let charged = !exceeds_place(place, true, now_ns, &share)
-        && charge_host(budget, now_ns, &price) == Charge::Conforming
-        && charge_place(place, true, now_ns, &share) != Charge::Exceeding;
+    let charged = charge_both(
+        &price,
+        |share| exceeds_place(place, true, now_ns, share),
+        |price| charge_host(budget, now_ns, price),
+        |share| charge_place(place, true, now_ns, share),
+    );
     charged.into()
 }
 

@@ -4,7 +4,7 @@ use std::{cell::RefCell, path::Path};
 
 use flood_common::{
     abi::{MODE_MONITOR, Settings, list, solicited},
-    account::{Account, Accounts, By},
+    account::{Account, Accounts, By, charge_both},
     address::{Address, Network},
     class::{Cell, Class},
     decide::{Tables, decide},
@@ -167,8 +167,20 @@ impl Accounts for Oracle {
         Charge::Conforming
     }
 
-    fn charge_budget(&self, _: u32, _: u64, _: &Price) -> Charge {
-        self.note("vital", self.vital.expect("the case says what the budget says"))
+    fn charge_shared(
+        &self,
+        settings: &Settings,
+        (account, _): (Account, u32),
+        by: By,
+        now_ns: u64,
+        price: &Price,
+    ) -> bool {
+        charge_both(
+            price,
+            |share| self.exceeds_account(settings, account, by, now_ns, share),
+            |_| self.note("vital", self.vital.expect("the case says what the budget says")),
+            |share| self.charge_account(settings, account, by, now_ns, share),
+        )
     }
 }
 
