@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -64,6 +64,9 @@ pub mod map {
     pub const SYNS: &str = "SYNS";
     /// Trie of the host's own unicast addresses ([`local_key`](super::local_key)) -> 1.
     pub const LOCAL: &str = "LOCAL";
+    /// Trie of who passes over the limits by evidence ([`local_key`](super::local_key)) -> `u64`: the first time at which that no
+    /// longer holds, nanoseconds.
+    pub const ALLOW_PROVEN: &str = "ALLOW_PROVEN";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
     /// The programs that the filter calls, by [`next`](super::next).
@@ -127,16 +130,25 @@ pub const FIELDS: [Field; 10] = [
 /// The most addresses and prefixes of the host itself.
 pub const LOCAL_PREFIXES: u32 = 4_096;
 
+/// The most prefixes whose packets pass over the limits by evidence.
+pub const PROVEN_PREFIXES: u32 = 65_536;
+
 /// Addresses of the host that are compared before [`map::LOCAL`] is asked.
 pub const FIRST_LOCAL: usize = 4;
 
-/// The key of a prefix in [`map::LOCAL`]: an IPv4 address as one of ::ffff:0:0/96.
+/// An address of either family as the halves of an IPv6 address: an IPv4 address as one of ::ffff:0:0/96.
 #[inline(always)]
-pub fn local_key(address: Address) -> [u8; 16] {
-    let [high, low] = match address {
+pub fn mapped(address: Address) -> [u64; 2] {
+    match address {
         Address::V4(v4) => [0, 0xffff << 32 | u64::from(v4)],
         Address::V6 { network, interface } => [network, interface],
-    };
+    }
+}
+
+/// The key of a prefix in [`map::LOCAL`] and [`map::ALLOW_PROVEN`].
+#[inline(always)]
+pub fn local_key(address: Address) -> [u8; 16] {
+    let [high, low] = mapped(address);
     zerocopy::transmute!([high.to_be_bytes(), low.to_be_bytes()])
 }
 
@@ -166,6 +178,8 @@ pub mod list {
     pub const V4: u32 = 1 << 0;
     /// IPv6.
     pub const V6: u32 = 1 << 1;
+    /// The list of who passes over the limits by evidence.
+    pub const PROVEN: u32 = 1 << 2;
 }
 
 /// Bits of `Settings::solicited`: by what is told whether UDP from a mirror's port was asked for. Where neither is set,

@@ -5,7 +5,8 @@
 //! nobody can make up is charged to an account that nothing else is charged to; so whoever spoofs a victim uses up what the
 //! victim may send without evidence, and nothing more.
 //!
-//! Invariant: there is no way over a limit without an account.
+//! Invariant: there is no way over a limit without an account, but for evidence from sources that the operator has listed for
+//! that.
 
 use crate::{
     abi::{DebtPlace, Settings},

@@ -39,6 +39,8 @@ pub trait Tables: Accounts {
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool;
     /// Whether it is a unicast address of this host.
     fn is_local(&self, settings: &Settings, address: Address) -> bool;
+    /// Whether packets of this source that give evidence pass over all limits.
+    fn is_allowed_by_evidence(&self, settings: &Settings, source: Address, now_ns: u64) -> bool;
     /// What became of the first fragment of a datagram: a number of
     /// [`first`].
     fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64;
@@ -299,12 +301,13 @@ fn is_asked<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns
         }
 }
 
-/// Whether the source has not yet sent what it may by evidence. If so, it has sent this, too.
+/// Whether the source has not yet sent what it may by evidence. If so, it has sent this, too. Some may send as much as they like.
 #[inline(always)]
 fn is_within_proven<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> bool {
     let price = settings.accounts[Account::Proven as usize].price(packet.length);
     let by = By::address(packet.source);
     tables.charge_account(settings, Account::Proven, by, now_ns, &price) != Charge::Exceeding
+        || tables.is_allowed_by_evidence(settings, packet.source, now_ns)
 }
 
 /// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.

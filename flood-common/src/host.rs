@@ -161,6 +161,8 @@ pub struct HostTables {
     pub allow: Vec<Entry>,
     /// The block list.
     pub block: Vec<Entry>,
+    /// Whose packets pass over the limits by evidence.
+    pub allow_proven: Vec<Entry>,
     /// The sockets of the host.
     pub sockets: HostSockets,
     /// Buckets of what was asked for.
@@ -189,6 +191,7 @@ impl HostTables {
         Self {
             allow: Vec::new(),
             block: Vec::new(),
+            allow_proven: Vec::new(),
             sockets: HostSockets::default(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             begun: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
@@ -317,6 +320,10 @@ impl Tables for HostTables {
         } else {
             Listed::Nothing
         }
+    }
+
+    fn is_allowed_by_evidence(&self, _: &Settings, source: Address, now_ns: u64) -> bool {
+        self.allow_proven.iter().any(|entry| entry.covers(source, now_ns))
     }
 
     fn is_reflector(&self, port: u16) -> bool {

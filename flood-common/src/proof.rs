@@ -145,6 +145,19 @@ impl<H: Host> Case<'_, H> {
         charge != Charge::Exceeding
     }
 
+    /// The packet gives evidence: it passes within what its source may send so, and over that if the source is listed for it.
+    #[inline(always)]
+    fn proven(&self) -> Proof {
+        let source = self.packet.source;
+        if self.charge(Account::Proven, By::address(source)) {
+            Proof::Verdict(Reason::Proven)
+        } else if self.host.is_allowed_by_evidence(self.settings, source, self.now_ns) {
+            Proof::Verdict(Reason::Allowed)
+        } else {
+            Proof::Nothing
+        }
+    }
+
     /// The packet passes, for this reason, if there is enough left of an account.
     #[inline(always)]
     fn passes(&self, account: Account, by: By, reason: Reason) -> Proof {
@@ -154,9 +167,9 @@ impl<H: Host> Case<'_, H> {
     /// A TCP segment that is not a SYN.
     #[inline(always)]
     fn stand(&self, segment: &Segment) -> Proof {
-        let Packet { source, destination, .. } = *self.packet;
+        let destination = self.packet.destination;
         match self.host.stand(self.packet, segment) {
-            Standing::Proven => self.passes(Account::Proven, By::address(source), Reason::Proven),
+            Standing::Proven => self.proven(),
             Standing::Unproven => self.refused(Reason::NoConnection),
             Standing::WrongCookie => self.absent(destination, Reason::WrongCookie),
             Standing::NoSocket => self.absent(destination, Reason::NoConnection),
@@ -173,7 +186,7 @@ impl<H: Host> Case<'_, H> {
             return Proof::Nothing;
         }
         match self.host.receiver(&flow) {
-            Receiver::Connected => self.passes(Account::Proven, By::address(flow.remote), Reason::Proven),
+            Receiver::Connected => self.proven(),
             Receiver::NoSocket => self.absent(flow.local, Reason::NoSocket),
             Receiver::Anybodys if is_of_many(self.exceeded) => self.share(&flow),
             Receiver::Anybodys => Proof::Nothing,

@@ -52,7 +52,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     Conforming = 0, "conforming", "Nothing spoke against the packet: not listed, and within the limits of its source.";
-    Allowed = 1, "allowed", "The source is on the allow list.";
+    Allowed = 1, "allowed", "The source is on the allow list; or it is on the list allow-proven, and the packet is over a limit and gives evidence.";
     NotIp = 2, "not_ip", "Not IP (ARP, LLDP, LACP and the like); the filter judges IP only.";
     Protected = 3, "protected", "IPv6 neighbour discovery or a path-MTU message, within the budget that keeps the host reachable.";
     Unaccounted = 4, "unaccounted", "Passed without being charged: the table had no free slot for the source.";

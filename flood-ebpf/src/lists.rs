@@ -2,7 +2,10 @@
 
 use core::cell::UnsafeCell;
 
+use aya_ebpf::maps::lpm_trie::Key;
 use flood_common::{
+    abi::local_key,
+    address::Address,
     lists::{
         ListTables,
         ipv6::{self, Memo, Note},
@@ -12,8 +15,11 @@ use flood_common::{
 
 use crate::{
     lookup::Word,
-    maps::{GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH},
+    maps::{ALLOW_PROVEN, GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH},
 };
+
+/// Bits of an address as the key of a trie.
+const ADDRESS_BITS: u32 = 128;
 
 /// All of them.
 pub(crate) struct Lists;
@@ -85,6 +91,17 @@ extern "C" fn floodgate_look() -> u64 {
         ipv6::look(&Lists, memo);
     }
     0
+}
+
+/// Whether an address, by its halves, is on the list of those whose packets pass over the limits by evidence.
+///
+/// VERIFIER: as above. It takes the key of the trie off the stack of the programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn floodgate_allowed(high: u64, low: u64, now_ns: u64) -> u64 {
+    let address = Address::V6 { network: high, interface: low };
+    let until = ALLOW_PROVEN.get(Key::new(ADDRESS_BITS, local_key(address)));
+    u64::from(until.is_some_and(|until| now_ns < *until))
 }
 
 /// A word that only one processor reads and writes, and no program that interrupts another there.

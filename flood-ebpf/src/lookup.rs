@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use flood_common::{
-    abi::{BUDGET_TOTALS, BUDGETS as BUDGETS_LEN, DEBT_TABLES, DebtPlace, Settings},
+    abi::{BUDGET_TOTALS, BUDGETS as BUDGETS_LEN, DEBT_TABLES, DebtPlace, Settings, list, mapped},
     account::{Account, Accounts, By, charge_both, share},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
@@ -31,7 +31,7 @@ use flood_common::{
 };
 
 use crate::{
-    lists::Lists,
+    lists::{Lists, floodgate_allowed},
     maps::{
         BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DATAGRAMS, DEBTS, FRAGMENTING, FRAGMENTS, OPEN, REFLECTORS,
         SKETCH, SKETCH_SHIFT, SOLICITED,
@@ -138,6 +138,14 @@ impl Tables for MapTables<'_> {
     #[inline(always)]
     fn is_local(&self, settings: &Settings, address: Address) -> bool {
         settings.is_first_local(address) || sockets::is_local(address)
+    }
+
+    #[inline(always)]
+    fn is_allowed_by_evidence(&self, settings: &Settings, source: Address, now_ns: u64) -> bool {
+        settings.lists & list::PROVEN != 0 && {
+            let [high, low] = mapped(source);
+            floodgate_allowed(high, low, now_ns) != 0
+        }
     }
 
     #[inline(always)]

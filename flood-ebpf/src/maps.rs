@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use flood_common::{
-    abi::{self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, SettingsPage},
+    abi::{self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, PROVEN_PREFIXES, SettingsPage},
     again::{LINE_BITS, SLICES},
     fragments::FRAGMENT_BITS,
     lists::{
@@ -165,6 +165,11 @@ pub(crate) static SYNS: Array<[Word; SLICES]> = Array::with_max_entries(1 << LIN
 #[map]
 pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> =
     LpmTrie::with_max_entries(LOCAL_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// Who passes over the limits by evidence. Written by the daemon.
+#[map]
+pub(crate) static ALLOW_PROVEN: LpmTrie<[u8; 16], u64> =
+    LpmTrie::with_max_entries(PROVEN_PREFIXES, BPF_F_NO_PREALLOC);
 
 /// The programs that the filter calls. Set by the loader.
 #[map]

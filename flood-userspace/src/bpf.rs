@@ -7,6 +7,7 @@
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
+mod allow_proven;
 mod btf;
 mod clock;
 mod counters;

@@ -75,6 +75,9 @@ enum Verb {
     /// Looks at and changes the allow list: sources that pass whatever else holds.
     #[command(subcommand)]
     Allow(lists::Verb),
+    /// Looks at and changes the list allow-proven: sources whose packets pass over the limits when they give evidence.
+    #[command(subcommand)]
+    AllowProven(lists::Verb),
     /// Looks at the feeds, and reads them now.
     #[command(subcommand)]
     Feed(feeds::Verb),
@@ -305,7 +308,7 @@ fn start_log() {
 fn check(file: &Path) -> Result<ExitCode, Failed> {
     let config = Config::load(file)?;
     let mut problems = Vec::new();
-    for (kind, input) in [(ListKind::Allow, &config.allow), (ListKind::Block, &config.block)] {
+    for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
         let configured = crate::lists::configured::configured(input)?;
         problems.extend(configured.problems);
         say(&format!("{} list: {} entries", kind.label(), configured.edit.changes().len()))?;
@@ -340,10 +343,12 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         }
         Verb::Block(verb) => return lists::run(client, ListKind::Block, verb).await,
         Verb::Allow(verb) => return lists::run(client, ListKind::Allow, verb).await,
+        Verb::AllowProven(verb) => return lists::run(client, ListKind::AllowProven, verb).await,
         Verb::Feed(verb) => return feeds::run(client, verb).await,
         Verb::Reload => {
-            let ReloadReply { allow, block, warnings } = client.send(Method::POST, "/v1/reload", &()).await?;
-            for (kind, reply) in [(ListKind::Allow, &allow), (ListKind::Block, &block)] {
+            let ReloadReply { allow, block, allow_proven, warnings } =
+                client.send(Method::POST, "/v1/reload", &()).await?;
+            for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
                 say(&lists::changes(kind, reply))?;
             }
             for warning in warnings {

@@ -73,6 +73,8 @@ pub struct Config {
     pub block: ListInput,
     /// What is never dropped.
     pub allow: ListInput,
+    /// What passes over the limits by evidence.
+    pub allow_proven: ListInput,
 }
 
 /// How the daemon is talked to.
@@ -224,6 +226,7 @@ impl Default for Config {
             lists: ListRoom { ipv4: 1_572_864, ipv6: 262_144 },
             block: ListInput::default(),
             allow: ListInput::default(),
+            allow_proven: ListInput::default(),
         }
     }
 }
@@ -234,6 +237,7 @@ impl Config {
         match kind {
             ListKind::Allow => &self.allow,
             ListKind::Block => &self.block,
+            ListKind::AllowProven => &self.allow_proven,
         }
     }
 

@@ -169,7 +169,10 @@ pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(),
 fn load(config: &Config) -> Result<Engine, DaemonError> {
     thread::scope(|scope| {
         let lists = scope.spawn(|| -> Result<_, ListFileError> {
-            Ok([(ListKind::Allow, configured(&config.allow)?), (ListKind::Block, configured(&config.block)?)])
+            ListKind::ALL
+                .into_iter()
+                .map(|kind| Ok((kind, configured(config.list(kind))?)))
+                .collect::<Result<Vec<_>, _>>()
         });
         let engine = Engine::new(config);
         let lists = lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -14,6 +14,7 @@ use crate::{
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
     host::{Facts, setting},
     lists::{
+        ListKind,
         configured::{Configured, configured},
         guard::login_address,
     },
@@ -263,14 +264,13 @@ fn sockets(config: &Config) -> Option<Finding> {
 
 /// Whether the lists of the configuration can be read, and leave the operator his session.
 fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
-    let [allow, block] = [&config.allow, &config.block].map(configured);
-    let (allow, block) = match (allow, block) {
-        (Ok(allow), Ok(block)) => (allow, block),
-        (Err(error), _) | (_, Err(error)) => {
+    let [allow, block, allow_proven] = match ListKind::ALL.map(|kind| configured(config.list(kind))) {
+        [Ok(allow), Ok(block), Ok(allow_proven)] => [allow, block, allow_proven],
+        [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => {
             return vec![finding("lists", Verdict::Fault, error.to_string())];
         }
     };
-    let problems = allow.problems.iter().chain(&block.problems);
+    let problems = [&allow, &block, &allow_proven].into_iter().flat_map(|list| &list.problems);
     let mut findings: Vec<Finding> =
         problems.map(|problem| finding("lists", Verdict::Note, problem.as_str())).collect();
     if let Some(address) = logged_in_from {

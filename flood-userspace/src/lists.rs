@@ -1,9 +1,9 @@
-//! The block list and the allow list as the daemon holds them.
+//! The lists as the daemon holds them.
 //!
 //! [`target`] reads one address, prefix or range; [`import`] reads whole files of them; [`guard`] refuses
 //! what would cut the host off; [`configured`] is what a configuration fills a list with; [`book`] holds a list,
 //! and [`carriers`] what feeds say about it; [`tables`] writes the tables in which the kernel looks addresses up;
-//! [`books`] keeps the two together.
+//! [`books`] keeps the two together, and [`proven`] works out what the kernel has to know of the list allow-proven.
 //! Nothing here makes a system call of its own for the kernel's tables. Every prefix that leaves these modules has
 //! its host bits cleared, and an IPv4-mapped IPv6 address is the IPv4 address.
 
@@ -14,6 +14,7 @@ pub mod configured;
 pub mod guard;
 pub mod import;
 mod kind;
+pub mod proven;
 pub mod tables;
 pub mod target;
 

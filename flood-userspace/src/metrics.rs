@@ -122,7 +122,9 @@ fn register_tables(registry: &mut Registry, status: &Status) {
     }
 
     let entries = Gauges::<List>::default();
-    for (list, size) in [("block", status.blocked), ("allow", status.allowed)] {
+    for (list, size) in
+        [("block", status.blocked), ("allow", status.allowed), ("allow-proven", status.allowed_proven)]
+    {
         set(&entries, &List { list, family: "ipv4" }, size.ipv4);
         set(&entries, &List { list, family: "ipv6" }, size.ipv6);
     }

@@ -394,6 +394,11 @@ impl Rig {
         self.add(ListKind::Allow, prefix);
     }
 
+    /// Has the packets of a prefix pass over all limits by evidence.
+    pub fn allow_proven(&mut self, prefix: &str) {
+        self.add(ListKind::AllowProven, prefix);
+    }
+
     fn add(&mut self, kind: ListKind, prefix: &str) {
         let prefix: IpNet = prefix.parse().unwrap_or_else(|error| panic!("{prefix}: {error}"));
         self.edit(kind, Edit::put([(prefix, entry(None))]));
@@ -404,6 +409,7 @@ impl Rig {
         let list = match kind {
             ListKind::Allow => &mut self.twin.allow,
             ListKind::Block => &mut self.twin.block,
+            ListKind::AllowProven => &mut self.twin.allow_proven,
         };
         for (prefix, entry) in edit.changes() {
             let (address, length) = (prefix.network().into(), u32::from(prefix.prefix_len()));

@@ -6,7 +6,7 @@ use std::{error::Error, io};
 
 use aya::maps::MapError;
 
-use crate::lists::Full;
+use crate::lists::EditError;
 
 /// A failure of the kernel side.
 #[derive(thiserror::Error, Debug)]
@@ -181,7 +181,7 @@ pub enum BpfError {
 
     /// The lists are full.
     #[error(transparent)]
-    ListFull(Full),
+    ListFull(EditError),
 
     /// Asking the kernel about interfaces failed.
     #[error("asking the kernel about interfaces: {cause}")]

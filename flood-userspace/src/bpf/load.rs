@@ -29,13 +29,14 @@ use crate::{
     config::{AttachMode, Config, HostSays, SolicitedBy},
     host::{CLIENT_PORTS, FragmentMemory},
     lists::{
-        Book, Edit, ListKind, Lists,
+        Book, Edit, ListKind, Lists, proven,
         tables::{Layout, Moment, Tables},
     },
 };
 
 use super::{
     BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, OpenPorts, SettingsPage, SolicitTable,
+    allow_proven::AllowProven,
     btf::Structures,
     clock,
     egress::{EGRESS_PROGRAM, Egress},
@@ -258,6 +259,7 @@ pub struct Filter {
     egress: Result<(), String>,
     clock: Arc<Clock>,
     local: LocalAddresses,
+    allow_proven: AllowProven,
     knows_requests: bool,
     samples: RingBuf<MapData>,
     /// Must live as long as the filter, which looks up in it the programs that it calls.
@@ -335,6 +337,7 @@ impl Filter {
         let (gates, listed) = (take(&mut ebpf, abi::map::GATES)?, take(&mut ebpf, abi::map::LISTED)?);
         let maps = ListMaps::new(&layout, gates, listed, take(&mut ebpf, abi::map::NODES)?)?;
         let local = typed(&mut ebpf, abi::map::LOCAL, LpmTrie::try_from)?;
+        let allow_proven = typed(&mut ebpf, abi::map::ALLOW_PROVEN, LpmTrie::try_from)?;
         let samples = typed(&mut ebpf, abi::map::SAMPLES, RingBuf::try_from)?;
         let mut filter = Self {
             ebpf,
@@ -348,6 +351,7 @@ impl Filter {
             egress,
             clock,
             local: LocalAddresses::new(local),
+            allow_proven: AllowProven::new(allow_proven),
             knows_requests: FIELDS
                 .iter()
                 .zip(fields)
@@ -577,13 +581,32 @@ impl Filter {
     pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
         let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
         let undo = self.lists.edit(kind, edit, &moment)?;
-        let has = |len: fn(&Book) -> usize| ListKind::ALL.iter().any(|kind| len(self.lists.book(*kind)) > 0);
-        let v4 = if has(Book::len_ipv4) { list::V4 } else { 0 };
-        let v6 = if has(Book::len_ipv6) { list::V6 } else { 0 };
-        if self.settings.read().lists != v4 | v6 {
-            self.change_settings(|settings| settings.lists = v4 | v6);
+        if kind == ListKind::AllowProven
+            && let Err(error) = self.follow_proven(&undo, &moment)
+        {
+            let undone = self.lists.edit(kind, undo, &moment)?;
+            // The first error says it already.
+            let _ = self.follow_proven(&undone, &moment);
+            return Err(error);
+        }
+        let has = |kinds: &[ListKind], len: fn(&Book) -> usize| {
+            kinds.iter().any(|kind| len(self.lists.book(*kind)) > 0)
+        };
+        let bits = [
+            (list::V4, has(&ListKind::OF_EACH_PACKET, Book::len_ipv4)),
+            (list::V6, has(&ListKind::OF_EACH_PACKET, Book::len_ipv6)),
+            (list::PROVEN, has(&[ListKind::AllowProven], |book| book.len_ipv4() + book.len_ipv6())),
+        ];
+        let lists = bits.into_iter().filter(|(_, has)| *has).map(|(bit, _)| bit).sum();
+        if self.settings.read().lists != lists {
+            self.change_settings(|settings| settings.lists = lists);
         }
         Ok(undo)
+    }
+
+    fn follow_proven(&mut self, undo: &Edit, moment: &Moment) -> Result<(), BpfError> {
+        let book = self.lists.book(ListKind::AllowProven);
+        self.allow_proven.write(&proven::changes(book, undo, moment))
     }
 
     /// Takes the samples that have arrived.

@@ -51,7 +51,8 @@ pub(super) fn first(addresses: &[IpNet]) -> [[u64; 2]; FIRST_LOCAL] {
     array::from_fn(|_| known.next().map_or([0; 2], |address| Address::from(address).halves()))
 }
 
-fn key(prefix: IpNet) -> Key<[u8; 16]> {
+/// The key of a prefix in a trie.
+pub(super) fn key(prefix: IpNet) -> Key<[u8; 16]> {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { MAPPED } else { 0 };
     Key::new(length, local_key(prefix.addr().into()))
 }

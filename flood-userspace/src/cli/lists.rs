@@ -1,4 +1,4 @@
-//! `block` and `allow`.
+//! `block`, `allow` and `allow-proven`.
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -169,7 +169,9 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
     for (prefix, feeds) in &in_feeds {
         let what_to_do = match kind {
             ListKind::Block => format!("`floodgate allow add {prefix}` lets it pass all the same"),
-            ListKind::Allow => "take the feed out of the configuration if it is wrong".to_owned(),
+            ListKind::Allow | ListKind::AllowProven => {
+                "take the feed out of the configuration if it is wrong".to_owned()
+            }
         };
         eprintln!("floodgate: {prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", "));
     }

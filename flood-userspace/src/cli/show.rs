@@ -66,6 +66,9 @@ pub(super) fn status(status: &Status) -> String {
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));
     _ = writeln!(text, "allow list   {}", size(&status.allowed));
+    if status.allowed_proven != (ListSize { ipv4: 0, ipv6: 0 }) {
+        _ = writeln!(text, "allow-proven {}", size(&status.allowed_proven));
+    }
     let places = |places: &PlaceStatus| format!("{} of {}", grouped(places.used), grouped(places.capacity));
     let ListPlaces { ipv4, ipv6 } = &status.list_places;
     _ = writeln!(text, "list places  {} IPv4 addresses, {} IPv6 prefixes", places(ipv4), places(ipv6));

@@ -316,7 +316,8 @@ section! {
         sources: SourcesFile,
         lists: ListsFile,
         block: BlockFile,
-        allow: AllowFile
+        allow: AllowFile,
+        allow_proven: AllowProvenFile
     }
 }
 
@@ -591,8 +592,8 @@ section! {
 }
 
 section! {
-    /// A list that somebody else keeps, as `[[block.feed]]` or `[[allow.feed]]`, as often as there are feeds. It is read
-    /// at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`. The format
+    /// A list that somebody else keeps, as `[[block.feed]]`, `[[allow.feed]]` or `[[allow_proven.feed]]`, as often as there are
+    /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`. The format
     /// is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
     ///
     /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
@@ -623,6 +624,21 @@ section! {
 section! {
     /// What is never dropped. Allow wins over block.
     AllowFile at "allow" {
+        /// Addresses, prefixes and ranges.
+        entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
+        /// Files with one such entry per line. Relative paths are relative to the folder of this file.
+        files: Vec<PathBuf>, default [], accepts "paths";
+    }
+    contains { feed: Vec<Spanned<FeedFile>> }
+}
+
+section! {
+    /// What passes over the limits when it gives evidence of its origin (see `[proof]`): segments that fit an established
+    /// connection or bring a right cookie, datagrams to a connected socket, answers that were asked for. Everybody's may do so
+    /// within `proof.proven`; these sources' do without end. Whatever else comes from these addresses is limited as it is from
+    /// everybody, so that nobody gains by spoofing them, which is what `[allow]` would open. For a CDN, a monitoring service, a
+    /// resolver. At most 65,536 prefixes. Where `proof.host` does not hold, there is no evidence, and this does nothing.
+    AllowProvenFile at "allow_proven" {
         /// Addresses, prefixes and ranges.
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.

@@ -3,7 +3,10 @@ use std::{net::IpAddr, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::quantity::{BitRate, Bits, Packets};
+use crate::{
+    lists::ListKind,
+    quantity::{BitRate, Bits, Packets},
+};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/floodgate/floodgate.toml"))
@@ -172,8 +175,19 @@ fn a_full_file_is_read() {
             files: vec!["/etc/floodgate/allow.txt".into()],
             feeds: Vec::new(),
         },
+        allow_proven: ListInput::default(),
     };
     assert_eq!(config.unwrap(), expected);
+}
+
+#[test]
+fn sources_are_listed_that_pass_by_evidence() {
+    let text = "[allow_proven]\nentries = [\"2001:db8::/32\"]\n[[allow_proven.feed]]\nname = \"cdn\"\npath = \"cdn.txt\"\n";
+    let config = parse(text).unwrap();
+    let ListInput { entries, files, feeds } = config.list(ListKind::AllowProven);
+    assert_eq!((entries.as_slice(), files.len()), (&["2001:db8::/32".parse().unwrap()][..], 0));
+    assert_eq!(feeds[0].source, FeedSource::Path("/etc/floodgate/cdn.txt".into()));
+    assert_eq!(config.allow, ListInput::default());
 }
 
 #[test]

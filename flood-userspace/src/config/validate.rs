@@ -20,8 +20,8 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::file::{
-    AllowFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile, ListsFile,
-    PortOrName, ProofFile, ProtectedLimitFile, SanityFile, ScopeLimitFile, SourcesFile,
+    AllowFile, AllowProvenFile, BlockFile, ClassLimitFile, ConfigFile, ControlFile, FeedFile, LimitFile,
+    ListsFile, PortOrName, ProofFile, ProtectedLimitFile, SanityFile, ScopeLimitFile, SourcesFile,
 };
 use super::limit::{Half, LimitError};
 use super::{
@@ -82,9 +82,11 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         lists,
         block,
         allow,
+        allow_proven,
     } = file;
     let BlockFile { entries: block_entries, files: block_files, feed: block_feeds } = block;
     let AllowFile { entries: allow_entries, files: allow_files, feed: allow_feeds } = allow;
+    let AllowProvenFile { entries: proven_entries, files: proven_files, feed: proven_feeds } = allow_proven;
 
     let default = Config::default();
     let mut faults = Faults::default();
@@ -108,6 +110,10 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         allow: ListInput {
             feeds: faults.feeds(allow_feeds, folder, &mut feed_names),
             ..faults.list(allow_entries, allow_files, folder)
+        },
+        allow_proven: ListInput {
+            feeds: faults.feeds(proven_feeds, folder, &mut feed_names),
+            ..faults.list(proven_entries, proven_files, folder)
         },
     };
     if faults.0.is_empty() { Ok(config) } else { Err(faults.0) }

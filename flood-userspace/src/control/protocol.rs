@@ -5,10 +5,10 @@
 //! | `GET /v1/status` | | [`Status`] |
 //! | `GET /v1/stats` | | [`Stats`] |
 //! | `GET /v1/sources?limit=N` | | [`Sources`] |
-//! | `GET /v1/lists/{block,allow}` | | [`ListReply`] |
-//! | `GET /v1/lists/{block,allow}?covering=ADDRESS` | | [`ListReply`] |
-//! | `POST /v1/lists/{block,allow}` | [`AddRequest`] | [`AddReply`] |
-//! | `DELETE /v1/lists/{block,allow}` | [`RemoveRequest`] | [`RemoveReply`] |
+//! | `GET /v1/lists/{block,allow,allow-proven}` | | [`ListReply`] |
+//! | `GET /v1/lists/{block,allow,allow-proven}?covering=ADDRESS` | | [`ListReply`] |
+//! | `POST /v1/lists/{block,allow,allow-proven}` | [`AddRequest`] | [`AddReply`] |
+//! | `DELETE /v1/lists/{block,allow,allow-proven}` | [`RemoveRequest`] | [`RemoveReply`] |
 //! | `GET /v1/feeds` | | [`Feeds`] |
 //! | `POST /v1/feeds/refresh` | [`RefreshRequest`] | [`Feeds`], when they have been read |
 //! | `POST /v1/reload` | | [`ReloadReply`] |
@@ -57,6 +57,8 @@ pub struct Status {
     pub blocked: ListSize,
     /// Entries in the allow list.
     pub allowed: ListSize,
+    /// Entries in the list allow-proven.
+    pub allowed_proven: ListSize,
     /// Places of both lists in the kernel's tables.
     pub list_places: ListPlaces,
     /// Sources in debt.
@@ -75,7 +77,7 @@ pub struct Status {
     pub sanity: SanityStatus,
     /// The source that is being traced.
     pub trace: Option<IpAddr>,
-    /// The feeds of both lists.
+    /// The feeds of all lists.
     #[serde(default)]
     pub feeds: Vec<FeedStatus>,
     /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
@@ -361,7 +363,7 @@ pub struct AddRequest {
 }
 
 /// What was added.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Default, PartialEq, Eq, Debug)]
 pub struct AddReply {
     /// Entries that were not there before.
     pub added: u64,
@@ -393,7 +395,7 @@ pub struct RemoveReply {
     pub in_feeds: BTreeMap<IpNet, Vec<String>>,
 }
 
-/// The feeds of both lists.
+/// The feeds of all lists.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Feeds {
     /// In the order of the configuration.
@@ -403,7 +405,7 @@ pub struct Feeds {
 /// A feed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct FeedStatus {
-    /// `block` or `allow`.
+    /// `block`, `allow` or `allow-proven`.
     pub list: String,
     /// Its name.
     pub name: String,
@@ -444,6 +446,8 @@ pub struct ReloadReply {
     pub allow: AddReply,
     /// In the block list.
     pub block: AddReply,
+    /// In the list allow-proven.
+    pub allow_proven: AddReply,
     /// Lines that were left out, and what takes effect only at the next start.
     pub warnings: Vec<String>,
 }

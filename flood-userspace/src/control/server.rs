@@ -153,10 +153,11 @@ type Input<T> = Result<Json<T>, JsonRejection>;
 
 /// `{list}` in a path.
 #[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 enum List {
     Allow,
     Block,
+    AllowProven,
 }
 
 impl List {
@@ -164,6 +165,7 @@ impl List {
         match self {
             Self::Allow => ListKind::Allow,
             Self::Block => ListKind::Block,
+            Self::AllowProven => ListKind::AllowProven,
         }
     }
 }

@@ -91,10 +91,10 @@ pub struct Engine {
     trace: Trace,
     traced: Option<IpAddr>,
     started: Instant,
-    /// The feeds of both lists.
+    /// The feeds of all lists.
     feeds: Vec<FeedState>,
     /// What they carry, by list.
-    carriers: [Carriers; 2],
+    carriers: [Carriers; ListKind::ALL.len()],
     /// Interfaces that have disappeared.
     gone: Vec<String>,
     /// How packets are sampled.
@@ -163,7 +163,7 @@ impl Engine {
             traced: None,
             started: Instant::now(),
             feeds: Vec::new(),
-            carriers: [Carriers::default(), Carriers::default()],
+            carriers: Default::default(),
             gone: Vec::new(),
             sampled: Sampled::default(),
         })
@@ -179,31 +179,32 @@ impl Engine {
     }
 
     /// Exchanges what one configuration has put into the lists for what another says, and takes over its feeds. If
-    /// one list has no room, both stay as they are.
+    /// one list has no room, all stay as they are.
     pub fn reload(
         &mut self,
         before: &Config,
         after: &Config,
-        allow: &Edit,
-        block: &Edit,
+        edits: &[(ListKind, Edit)],
     ) -> Result<ReloadReply, BpfError> {
-        let edit = |engine: &Self, kind, edit: &Edit| {
-            let edit = reloaded(engine.list(kind), &before.list(kind).files, edit);
-            engine.taking_out(kind, edit)
-        };
-        let allow = edit(self, ListKind::Allow, allow);
-        let undo = self.filter.edit_list(ListKind::Allow, allow)?;
-        let allow = self.count(ListKind::Allow, &undo);
-        let block = edit(self, ListKind::Block, block);
-        let block = match self.insert(ListKind::Block, block) {
-            Ok(reply) => reply,
-            Err(error) => {
-                self.filter.edit_list(ListKind::Allow, undo)?;
-                return Err(error);
+        let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
+        for (kind, edit) in edits {
+            let edit = reloaded(self.list(*kind), &before.list(*kind).files, edit);
+            match self.filter.edit_list(*kind, self.taking_out(*kind, edit)) {
+                Ok(undo) => {
+                    replies[*kind as usize] = self.count(*kind, &undo);
+                    done.push((*kind, undo));
+                }
+                Err(error) => {
+                    for (kind, undo) in done.into_iter().rev() {
+                        self.filter.edit_list(kind, undo)?;
+                    }
+                    return Err(error);
+                }
             }
-        };
+        }
         self.set_feeds(after)?;
-        Ok(ReloadReply { allow, block, warnings: Vec::new() })
+        let [allow, block, allow_proven] = replies;
+        Ok(ReloadReply { allow, block, allow_proven, warnings: Vec::new() })
     }
 
     /// Attaches the filter to an interface.
@@ -321,6 +322,7 @@ impl Engine {
             interfaces: interfaces.collect(),
             blocked: size(self.list(ListKind::Block)),
             allowed: size(self.list(ListKind::Allow)),
+            allowed_proven: size(self.list(ListKind::AllowProven)),
             list_places: self.list_places(),
             sources: table(Side::Sources),
             destinations: table(Side::Destinations),
@@ -473,7 +475,7 @@ impl Engine {
         if !request.force {
             for prefix in &request.prefixes {
                 match kind {
-                    ListKind::Allow => guard::check_allow(*prefix)?,
+                    ListKind::Allow | ListKind::AllowProven => guard::check_allow(*prefix)?,
                     ListKind::Block => guard::check_block(*prefix, request.logged_in_from)?,
                 }
             }

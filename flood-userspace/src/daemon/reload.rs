@@ -57,21 +57,21 @@ impl Reloader {
         let (path, engine, before) = (self.path.clone(), Arc::clone(&self.engine), written.clone());
         let work = move || -> Result<(Config, ReloadReply), Refused> {
             let config = Config::load(&path)?;
-            let (allow, block) = (configured(&config.allow)?, configured(&config.block)?);
-            let mut warnings: Vec<String> = [(ListKind::Allow, &allow), (ListKind::Block, &block)]
-                .into_iter()
-                .flat_map(|(kind, Configured { problems, .. })| {
-                    problems.iter().map(move |problem| format!("{} list: left out: {problem}", kind.label()))
-                })
-                .collect();
+            let (mut edits, mut warnings) = (Vec::new(), Vec::new());
+            for kind in ListKind::ALL {
+                let Configured { edit, problems, .. } = configured(config.list(kind))?;
+                let left_out = |problem| format!("{} list: left out: {problem}", kind.label());
+                warnings.extend(problems.into_iter().map(left_out));
+                edits.push((kind, edit));
+            }
             if elsewhere(&before) != elsewhere(&config) {
                 warnings.push(
-                    "the configuration has changed outside of [block] and [allow]; that takes effect when floodgate is \
-                     started again"
+                    "the configuration has changed outside of [block], [allow] and [allow_proven]; that takes effect when \
+                     floodgate is started again"
                         .into(),
                 );
             }
-            let reply = locked(&engine).reload(&before, &config, &allow.edit, &block.edit)?;
+            let reply = locked(&engine).reload(&before, &config, &edits)?;
             Ok((config, ReloadReply { warnings, ..reply }))
         };
         let outcome = tokio::task::spawn_blocking(work).await;
@@ -88,5 +88,10 @@ impl Reloader {
 
 /// What a reload leaves as it is.
 fn elsewhere(config: &Config) -> Config {
-    Config { block: ListInput::default(), allow: ListInput::default(), ..config.clone() }
+    Config {
+        block: ListInput::default(),
+        allow: ListInput::default(),
+        allow_proven: ListInput::default(),
+        ..config.clone()
+    }
 }

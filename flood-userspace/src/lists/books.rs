@@ -1,5 +1,6 @@
-//! Both lists, with the tables that follow them.
+//! The lists, with the tables that follow them.
 
+use flood_common::abi::PROVEN_PREFIXES;
 use thiserror::Error;
 
 use super::{
@@ -7,11 +8,12 @@ use super::{
     tables::{Memory, Moment, NoPlace, Tables},
 };
 
-/// Both books.
+/// All books.
 #[derive(Debug, Clone, Default)]
 pub struct Books {
     allow: Book,
     block: Book,
+    allow_proven: Book,
 }
 
 impl Books {
@@ -20,6 +22,7 @@ impl Books {
         match kind {
             ListKind::Allow => &self.allow,
             ListKind::Block => &self.block,
+            ListKind::AllowProven => &self.allow_proven,
         }
     }
 
@@ -27,10 +30,11 @@ impl Books {
         match kind {
             ListKind::Allow => &mut self.allow,
             ListKind::Block => &mut self.block,
+            ListKind::AllowProven => &mut self.allow_proven,
         }
     }
 
-    /// The places that both take.
+    /// The places that those take in which each packet is looked up.
     pub fn places(&self) -> Places {
         self.allow.places().plus(self.block.places())
     }
@@ -61,12 +65,18 @@ pub enum EditError {
     /// There is no room.
     #[error(transparent)]
     Full(#[from] Full),
-    /// Nor has it been found.
+    /// There are too many of another kind of entry.
+    #[error(
+        "the list allow-proven has room for {PROVEN_PREFIXES} prefixes, and this would make {0}; nothing is changed. Join entries \
+         to shorter prefixes"
+    )]
+    TooMany(usize),
+    /// No place has been found.
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
 }
 
-/// Both books, and the tables that say what they say.
+/// All books, and the tables that say what they say; but for allow-proven, which has none here ([`proven`](super::proven)).
 pub struct Lists<M> {
     books: Books,
     tables: Tables<M>,
@@ -83,7 +93,7 @@ impl<M: Memory> Lists<M> {
         self.books.book(kind)
     }
 
-    /// Both.
+    /// All.
     pub fn books(&self) -> &Books {
         &self.books
     }
@@ -95,6 +105,9 @@ impl<M: Memory> Lists<M> {
 
     /// Changes a list, in the book and in the tables: all of it, or nothing. Returns the edit that undoes it.
     pub fn edit(&mut self, kind: ListKind, edit: Edit, moment: &Moment) -> Result<Edit, EditError> {
+        if kind == ListKind::AllowProven {
+            return self.edit_proven(edit);
+        }
         self.check_room(kind, &edit)?;
         let undo = self.books.book_mut(kind).swap(edit);
         if let Err(error) = self.tables.follow(&self.books, kind, &undo, moment) {
@@ -102,6 +115,17 @@ impl<M: Memory> Lists<M> {
             // The first error says it already, and what is undone needs no room.
             let _ = self.tables.follow(&self.books, kind, &undone, moment);
             return Err(error);
+        }
+        Ok(undo)
+    }
+
+    fn edit_proven(&mut self, edit: Edit) -> Result<Edit, EditError> {
+        let book = self.books.book_mut(ListKind::AllowProven);
+        let undo = book.swap(edit);
+        let entries = book.len_ipv4() + book.len_ipv6();
+        if entries > PROVEN_PREFIXES as usize {
+            book.swap(undo);
+            return Err(EditError::TooMany(entries));
         }
         Ok(undo)
     }

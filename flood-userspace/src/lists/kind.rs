@@ -1,41 +1,40 @@
-//! Which of the two lists.
+//! Which of the lists.
 
 use flood_common::lists::{ALLOWED, BLOCKED};
 
-/// Which of the two lists.
+/// Which of the lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ListKind {
     /// Sources that pass whatever else holds.
     Allow,
     /// Sources that are dropped.
     Block,
+    /// Sources whose packets pass over the limits when they give evidence of their origin.
+    AllowProven,
 }
 
 impl ListKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Allow, Self::Block];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Block, Self::AllowProven];
 
-    /// The one that it is not.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Allow => Self::Block,
-            Self::Block => Self::Allow,
-        }
-    }
+    /// Those in which each packet is looked up.
+    pub const OF_EACH_PACKET: [Self; 2] = [Self::Allow, Self::Block];
 
     /// The word for it on the command line and in messages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Block => "block",
+            Self::AllowProven => "allow-proven",
         }
     }
 
-    /// What stands for it in the kernel's tables.
+    /// What stands for it in the tables in which each packet is looked up.
     pub(crate) fn bit(self) -> u64 {
         match self {
             Self::Allow => ALLOWED,
             Self::Block => BLOCKED,
+            Self::AllowProven => 0,
         }
     }
 }

@@ -110,12 +110,18 @@ pub struct Moment {
 impl Moment {
     /// The end of an entry, as the tables have it.
     fn end(&self, expires: Option<SystemTime>) -> u64 {
-        let Some(at) = expires else { return NEVER };
-        let ahead = match at.duration_since(self.wall) {
-            Ok(ahead) if !ahead.is_zero() => u64::try_from(ahead.as_nanos()),
-            Ok(_) | Err(_) => return lists::end(0), // long ago
-        };
-        lists::end(ahead.map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead)))
+        if expires.is_none() { NEVER } else { lists::end(self.end_ns(expires)) }
+    }
+
+    /// The end of an entry on the filter's clock, nanoseconds; 0 if it was before.
+    pub(super) fn end_ns(&self, expires: Option<SystemTime>) -> u64 {
+        let Some(at) = expires else { return u64::MAX };
+        match at.duration_since(self.wall) {
+            Ok(ahead) if !ahead.is_zero() => {
+                u64::try_from(ahead.as_nanos()).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead))
+            }
+            Ok(_) | Err(_) => 0,
+        }
     }
 }
 
@@ -189,7 +195,7 @@ impl<M: Memory> Tables<M> {
             if leaving.is_empty() {
                 continue;
             }
-            if !ListKind::ALL.into_iter().any(|kind| has_single(books.book(kind), cell)) {
+            if !ListKind::OF_EACH_PACKET.into_iter().any(|kind| has_single(books.book(kind), cell)) {
                 gate::paint(self.memory.gates(), cell..cell + 1, CLOSER, false);
             }
             for address in leaving {

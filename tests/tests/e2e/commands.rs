@@ -53,6 +53,8 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
         ("a range", "block add 10.1.0.1-10.1.0.6", 0, "block list: 4 added\n", ""),
         ("IPv6", "block add 2001:db8:bad::/48 --reason spam", 0, "block list: 1 added\n", ""),
         ("allow", "allow add 2001:db8::7", 0, "allow list: 1 added\n", ""),
+        ("allow by evidence", "allow-proven add 2001:db8:cd::/48", 0, "allow-proven list: 1 added\n", ""),
+        ("its test", "allow-proven test 192.0.2.1", 1, "192.0.2.1 is not on the allow-proven list\n", ""),
         ("removed, but covered", "block del 192.0.2.77", 0, "1 removed\n", "still covered by 192.0.2.0/24"),
         ("not there", "block del 192.0.2.77", 1, "0 removed\n", "192.0.2.77/32 is not an entry of the list"),
         ("no address", "block add 192.0.2", 2, "", "192.0.2"),

@@ -288,7 +288,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     ))?;
     let said = daemon.ask("reload")?;
     ensure!(said.code == 0 && said.stdout.contains("block list: 1 added, 3 removed\n"), "{said:?}");
-    ensure!(said.stderr.contains("outside of [block] and [allow]"), "{said:?}");
+    ensure!(said.stderr.contains("outside of [block], [allow] and [allow_proven]"), "{said:?}");
     let expected = pairs(&[("192.0.2.6/32", "operator"), ("192.0.2.12/32", "config")]);
     ensure!(blocked(daemon)? == expected, "{:?}", blocked(daemon)?);
     ensure!(daemon.tell("feed list")? == "there are no feeds\n");

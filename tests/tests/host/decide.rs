@@ -37,6 +37,9 @@ struct Oracle {
     vital: Option<Charge>,
     /// Whether the source has had its share of what is vital.
     share_is_used_up: bool,
+    /// What the source may send by evidence, and whether it may send more.
+    proven: Charge,
+    is_allowed_by_evidence: bool,
     of_flow: Asked,
     is_closed: bool,
     is_forwarded: bool,
@@ -55,6 +58,8 @@ impl Default for Oracle {
             exceeded: None,
             vital: None,
             share_is_used_up: false,
+            proven: Charge::Conforming,
+            is_allowed_by_evidence: false,
             of_flow: Asked::Nothing,
             is_closed: false,
             is_forwarded: false,
@@ -93,6 +98,11 @@ impl Oracle {
 impl Tables for Oracle {
     fn look_up(&self, _: &Settings, _: Address, _: u64) -> Listed {
         self.note("lists", self.listed)
+    }
+
+    fn is_allowed_by_evidence(&self, _: &Settings, source: Address, _: u64) -> bool {
+        assert_eq!(source, SOURCE);
+        self.note("allow-proven", self.is_allowed_by_evidence)
     }
 
     fn is_reflector(&self, port: u16) -> bool {
@@ -161,10 +171,7 @@ impl Accounts for Oracle {
     }
 
     fn charge_account(&self, _: &Settings, account: Account, _: By, _: u64, _: &Price) -> Charge {
-        if account == Account::Proven {
-            self.note("proven", ());
-        }
-        Charge::Conforming
+        if account == Account::Proven { self.note("proven", self.proven) } else { Charge::Conforming }
     }
 
     fn charge_shared(
@@ -544,6 +551,29 @@ fn an_answer_passes_as_it_was_asked_for() {
         let settings = answering(told_by);
         let tables = Oracle { source: Some(Charge::Conforming), of_flow, socket, ..Oracle::default() };
         assert_eq!(decide(&udp(from), &settings, 1, &tables).reason, expected, "{why}");
+        assert_eq!(*tables.asked.borrow(), asked, "{why}");
+    }
+}
+
+#[test]
+fn whoever_is_listed_for_it_sends_more_by_evidence_than_others() {
+    let settings = answering(solicited::NOTED);
+    let cases: [(_, _, _, _, &[_]); 3] = [
+        ("within the budget no list is asked", Charge::Conforming, true, Solicited, &["notes", "proven"]),
+        ("over it", Charge::Exceeding, true, Solicited, &["notes", "proven", "allow-proven"]),
+        (
+            "not listed",
+            Charge::Exceeding,
+            false,
+            Conforming,
+            &["notes", "proven", "allow-proven", "source.amplification", "mark"],
+        ),
+    ];
+    for (why, proven, is_allowed_by_evidence, expected, asked) in cases {
+        let of_flow = Asked::Session;
+        let source = Some(Charge::Conforming);
+        let tables = Oracle { source, of_flow, proven, is_allowed_by_evidence, ..Oracle::default() };
+        assert_eq!(decide(&udp(MIRROR), &settings, 1, &tables).reason, expected, "{why}");
         assert_eq!(*tables.asked.borrow(), asked, "{why}");
     }
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,14 +18,16 @@ use flood_common::{
     reason::Reason::{self, *},
     wire::{Frame, protocol},
 };
+use flood_userspace::lists::{Edit, ListKind};
 use floodgate_tests::{
     lab::{Namespace, eventually},
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, SERVER, SERVER6, VISITOR, VISITOR6, from},
     peer::{ACK, FIN, Peer, RST, SYN},
-    rig::Rig,
+    rig::{Rig, entry},
     same_on_every_kernel,
 };
+use ipnet::IpNet;
 
 const SYN_ACK: u8 = SYN | ACK;
 
@@ -331,6 +333,55 @@ fn a_peer_has_a_budget_of_its_own_that_nobody_else_uses_up() -> Result<()> {
                 send(rig, &real) == Some(TotalPackets),
                 "{server}: beyond that it has the limit's reason"
             );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn who_is_on_the_list_of_the_proven_has_no_limit_for_what_gives_evidence_and_the_usual_for_the_rest()
+-> Result<()> {
+    needs_root!();
+    on_host(|rig| {
+        over_the_limit(rig);
+        rig.account("[proof]\nproven = \"100/s\"\n");
+        for ((server, attacker), network) in FAMILIES.into_iter().zip(["198.51.100.0/24", "2001:db8::/32"]) {
+            let network: IpNet = network.parse()?;
+            ensure!(network.contains(&attacker), "{attacker}");
+            let listener = TcpListener::bind((server, 0))?;
+            let mut peer = Peer::new(attacker, 43_100, listener.local_addr()?)?;
+            peer.connect()?;
+            let _accepted = listener.accept()?;
+            let connection = Between::Connection(peer.connection(state::ESTABLISHED, 0));
+            rig.twin.sockets.tcp = vec![(peer.flow(), connection)];
+            rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+            let real = peer.segment(ACK);
+            while send(rig, &real) == Some(Proven) {}
+            ensure!(send(rig, &real) == Some(TotalPackets), "{server}: not on the list");
+
+            rig.allow_proven(&network.to_string());
+            for _ in 0..1_000 {
+                ensure!(send(rig, &real) == Some(Allowed), "{server}: on the list");
+            }
+            let spoofed = peer.segment(ACK).numbers(peer.sequence.wrapping_add(1 << 30), 0);
+            ensure!(send(rig, &spoofed) == Some(NoConnection), "{server}: no evidence");
+            ensure!(send(rig, &from(attacker).udp(9, 9)) != Some(Allowed), "{server}: of another protocol");
+            let syn = tcp(attacker, [10, listener.local_addr()?.port()], SYN);
+            ensure!(send(rig, &syn) == Some(Answered), "{server}: new");
+
+            rig.block(&IpNet::from(attacker).to_string());
+            ensure!(send(rig, &real) == Some(Blocked), "{server}: blocked");
+            rig.edit(ListKind::Block, Edit::take([attacker.into()]));
+            // A longer prefix that ends before the one that covers it takes nothing away.
+            let ends = |seconds| entry(Some(SystemTime::now() + Duration::from_secs(seconds)));
+            rig.edit(ListKind::AllowProven, Edit::put([(attacker.into(), ends(1))]));
+            rig.edit(ListKind::AllowProven, Edit::put([(network, ends(5))]));
+            for (expected, seconds) in [(Allowed, 3), (TotalPackets, 3)] {
+                exhaust(rig, Duration::from_secs(seconds));
+                while send(rig, &real) == Some(Proven) {}
+                ensure!(send(rig, &real) == Some(expected), "{server}: {seconds} seconds later");
+            }
+            rig.edit(ListKind::AllowProven, Edit::take([network, attacker.into()]));
         }
         Ok(())
     })

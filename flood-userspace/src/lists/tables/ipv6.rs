@@ -146,7 +146,7 @@ impl Ipv6 {
         prefix: Prefix,
         moment: &Moment,
     ) {
-        let ends = ListKind::ALL.map(|kind| {
+        let ends = ListKind::OF_EACH_PACKET.map(|kind| {
             let entry = books.book(kind).get(IpNet::V6(net(prefix)));
             entry.map_or(0, |entry| end(moment, entry))
         });
@@ -172,7 +172,9 @@ impl Ipv6 {
         kind: ListKind,
         changed: &[(Prefix, bool)],
     ) -> (Vec<Prefix>, Vec<(u32, Prefix)>) {
-        let [book, other] = [kind, kind.other()].map(|kind| books.book(kind));
+        let mut kinds = ListKind::OF_EACH_PACKET;
+        kinds.sort_by_key(|other| *other != kind);
+        let [book, other] = kinds.map(|kind| books.book(kind));
         let is_in = |book: &Book, prefix: Prefix| book.get(IpNet::V6(net(prefix))).is_some();
         let other_has_any = other.len_ipv6() > 0;
         let is_first = self.population.is_empty();
@@ -275,7 +277,7 @@ impl Ipv6 {
                 *latest = (*latest).max((*end, Some(*length)));
             }
         }
-        let kinds = ListKind::ALL.into_iter().zip(latest).filter(|(_, (end, _))| *end == u32::MAX);
+        let kinds = ListKind::OF_EACH_PACKET.into_iter().zip(latest).filter(|(_, (end, _))| *end == u32::MAX);
         let kinds = kinds.map(|(kind, _)| kind.bit()).sum();
         let ending = latest.map(|(end, length)| length.filter(|_| end != 0 && end != u32::MAX));
         ipv6::cell(kinds, self.population.offsets(cell), ending)
@@ -360,7 +362,7 @@ fn said(prefixes: &[Prefix], books: &Books, before: (ListKind, &Book), moment: &
         ..=CELL_LENGTH => 0, // the cell says it
         _ => end(moment, entry),
     };
-    let [mut allow, mut block] = ListKind::ALL.map(|kind| Above::new(books.book(kind), end));
+    let [mut allow, mut block] = ListKind::OF_EACH_PACKET.map(|kind| Above::new(books.book(kind), end));
     let mut before = Above::new(before, end);
     let nothing = |prefix: &Prefix| Said { prefix: *prefix, shorter: NONE, after: NONE, meanwhile: NONE };
     let mut said: Vec<Said> = prefixes.iter().map(nothing).collect();

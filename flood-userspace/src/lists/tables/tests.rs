@@ -200,7 +200,7 @@ fn act(
         }
         Action::Wait(seconds) => *now += seconds,
         Action::Expire => {
-            for kind in ListKind::ALL {
+            for kind in ListKind::OF_EACH_PACKET {
                 let edit = lists.book(kind).expired(time.wall);
                 lists.edit(kind, edit, &time)?;
             }
@@ -240,7 +240,7 @@ proptest! {
             }
             let text = format!("{action:?}");
             prop_assert_eq!(act(action, &mut lists, &mut model, &mut now), Ok(()));
-            for kind in ListKind::ALL {
+            for kind in ListKind::OF_EACH_PACKET {
                 let entries = model.0.keys().filter(|(list, _)| *list == kind as usize).count();
                 prop_assert_eq!(lists.book(kind).iter().count(), entries);
             }
@@ -249,7 +249,7 @@ proptest! {
                 prop_assert_eq!(found(&lists, *address, &moment(now)), wanted, "{} after {}", address, text);
             }
         }
-        for kind in ListKind::ALL {
+        for kind in ListKind::OF_EACH_PACKET {
             let edit = Edit::take(lists.book(kind).iter().map(|(prefix, _)| prefix).collect::<Vec<_>>());
             lists.edit(kind, edit, &moment(now)).unwrap();
         }
@@ -469,7 +469,7 @@ fn a_large_list_of_all_lengths_is_answered_as_a_scan_would_while_it_grows_shrink
             }
         }
     }
-    for kind in ListKind::ALL {
+    for kind in ListKind::OF_EACH_PACKET {
         let everything: Vec<IpNet> = model.0[kind as usize].keys().copied().collect();
         lists.edit(kind, Edit::take(everything), &moment(ROUNDS)).unwrap();
     }

@@ -1,0 +1,37 @@
+//! The list allow-proven in the kernel.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{LpmTrie, MapData};
+use flood_common::abi;
+use ipnet::IpNet;
+
+use super::{error::BpfError, local::key};
+
+/// The trie.
+pub(super) struct AllowProven(LpmTrie<MapData, [u8; 16], u64>);
+
+impl AllowProven {
+    pub(super) fn new(map: LpmTrie<MapData, [u8; 16], u64>) -> Self {
+        Self(map)
+    }
+
+    /// Writes until when prefixes are on the list, what stays before what goes: what lies within one that goes has an end of
+    /// its own by then.
+    pub(super) fn write(&mut self, changes: &BTreeMap<IpNet, Option<u64>>) -> Result<(), BpfError> {
+        let failed = |error| BpfError::map(abi::map::ALLOW_PROVEN, &error);
+        for (prefix, until) in changes {
+            if let Some(until) = until {
+                self.0.insert(&key(*prefix), until, 0).map_err(failed)?;
+            }
+        }
+        for (prefix, _) in changes.iter().filter(|(_, until)| until.is_none()) {
+            match self.0.remove(&key(*prefix)) {
+                // It ended before it came.
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
