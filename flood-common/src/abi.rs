@@ -128,7 +128,7 @@ pub const FIELDS: [Field; 10] = [
 ];
 
 /// The most addresses and prefixes of the host itself.
-pub const LOCAL_PREFIXES: u32 = 4_096;
+pub const LOCAL_PREFIXES: u32 = 65_536;
 
 /// The most prefixes whose packets pass over the limits by evidence.
 pub const PROVEN_PREFIXES: u32 = 65_536;
@@ -224,7 +224,7 @@ pub struct Settings {
     pub masks_v6: [u64; 2],
     /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
     pub reflectors: u32,
-    /// Bits of [`means`](crate::proof::means): how packets beyond a limit may prove their origin.
+    /// Bits of [`means`](crate::proof::means): how packets over a limit may prove their origin.
     pub proof: u32,
     /// The limits, by number of the [`Cell`].
     pub limits: [Limit; CELLS],
@@ -235,21 +235,23 @@ pub struct Settings {
     pub plan: [[u8; PLAN]; 2 * CLASS_SLOTS],
     /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
     pub vital: [Limit; VITALS],
-    /// Budget of all SYNs that came again, where that is their proof.
+    /// Budget of all SYNs that pass because they came again.
     pub retransmissions: Limit,
     /// What there is of each [`Account`](crate::account::Account), by its number.
     pub accounts: [Limit; ACCOUNTS],
-    /// What each port of this host gets a [share](crate::account::SHARE) of when UDP is over a limit of many: of UDP as such, and
+    /// What each port of this host gets a [share](crate::meter::SHARE) of when UDP is over a limit of many: of UDP as such, and
     /// of that from the ports of mirrors. Follows from `limits`.
     pub port_shares: [Limit; 2],
     /// The memory in which this host keeps fragments of IPv4 and of IPv6, as what a page of it costs; not set where it keeps none.
     pub reassembly: [Limit; 2],
     /// The smallest MTU of the interfaces, bytes.
-    pub mtu: u64,
+    pub mtu: u32,
+    /// 1 where this host puts together fragments that are not for it, too.
+    pub defragments: u32,
     /// Bits of [`solicited`].
     pub solicited: u32,
     /// Whether it means that nobody here wants a packet to an address of this host when there is no socket for it: 1 where
-    /// nothing is translated to other hosts, 0 where it cannot be told.
+    /// nothing is forwarded, translated or taken over, or the operator says so; 0 where it cannot be told.
     pub absence: u32,
     /// The first and the last of the ports that this host gives to its clients.
     pub client_ports: [u32; 2],
@@ -288,6 +290,16 @@ pub struct DebtPlace {
     pub owner: u32,
 }
 
+impl DebtPlace {
+    /// The place of an owner in a table of `2^bucket_bits` buckets, from that of the address by which it is charged.
+    ///
+    /// Whatever else an address is charged for is in other buckets: nobody fills up a bucket of his own.
+    #[inline(always)]
+    pub(crate) fn new(table: u32, place: Place, owner: u32, bucket_bits: u32) -> Self {
+        Self { bucket: (table << bucket_bits) + meter::apart(place.bucket, owner), owner }
+    }
+}
+
 impl Settings {
     /// The [horizon](Limit::horizon_ns) of all that is charged in the tables of debts; 0 when nothing is.
     pub fn horizon_ns(&self) -> u64 {
@@ -296,7 +308,9 @@ impl Settings {
 
     /// What is charged in the tables of debts.
     fn tabled(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().chain(&self.accounts).chain(&self.vital).chain(&self.reassembly)
+        let shared =
+            self.vital.iter().chain([&self.retransmissions]).chain(&self.port_shares).chain(&self.reassembly);
+        self.limits.iter().chain(&self.accounts).chain(shared)
     }
 
     /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).
@@ -324,7 +338,8 @@ impl Settings {
         // VERIFIER: the halves, which 6.1 refused to see widened where they are those of IPv6.
         let [high, low] = match address {
             Address::V4(address) => [0, verifier::here(address).into()],
-            Address::V6 { network, interface } => [network, interface],
+            // Those of ::/64 stand for IPv4 addresses, and are nobody's.
+            Address::V6 { network, interface } => [network, interface * u64::from(network != 0)],
         };
         // VERIFIER: without a branch, so that it is one way through the program.
         let found = self.first_local.iter().fold(0, |found, [other_high, other_low]| {
@@ -340,25 +355,13 @@ impl Settings {
         let by_network = cell.is_by_prefix();
         let (family, place) = self.place(network, by_network, bucket_bits);
         let table = 2 * u32::from(cell.is_by_destination()) + family;
-        DebtPlace {
-            bucket: (table << bucket_bits) + place.bucket,
-            owner: meter::owner(by_network, cell.class_number(), place.tag),
-        }
+        DebtPlace::new(table, place, meter::owner(by_network, cell.class_number(), place.tag), bucket_bits)
     }
 
     /// Puts these limits in force, by number of the cell, and plans what each class is charged to. What there is of accounts
     /// and of vital messages has to be set before, as one horizon holds for all that share a table.
     pub fn set_limits(&mut self, limits: [Limit; CELLS]) {
         self.limits = limits;
-        let set = || self.tabled().filter(|limit| limit.is_set());
-        let horizon_ns = set().map(|limit| limit.horizon_ns).max().unwrap_or(0);
-        let evictable_ns = set().map(|limit| limit.evictable_ns).min().unwrap_or(0);
-        let tables = [&mut self.accounts[..], &mut self.vital, &mut self.reassembly];
-        for limit in self.limits.iter_mut().chain(tables.into_iter().flatten()) {
-            if limit.is_set() {
-                *limit = Limit { horizon_ns, evictable_ns, ..*limit };
-            }
-        }
         self.plan = [[0; PLAN]; 2 * CLASS_SLOTS];
         for version in [4, 6] {
             for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
@@ -368,7 +371,22 @@ impl Settings {
         for (share, class) in self.port_shares.iter_mut().zip([Class::Udp, Class::Amplification]) {
             let plan = self.plan[Self::plan_of(6, class as usize)].iter().filter(|entry| **entry != 0);
             let cells = plan.map(|entry| Cell::from_number(entry - 1)).filter(|cell| cell.is_wide());
-            *share = cells.map(|cell| self.limits[cell.number()]).fold(Limit::default(), Limit::tighter);
+            *share =
+                cells.map(|cell| self.limits[cell.number()]).fold(Limit::default(), Limit::tighter).shared();
+        }
+        let horizon_ns = self.horizon_ns();
+        let set = self.limits.iter().filter(|limit| limit.is_set());
+        let evictable_ns = set.map(|limit| limit.evictable_ns).min().unwrap_or(0);
+        for limit in self.limits.iter_mut().filter(|limit| limit.is_set()) {
+            *limit = Limit { horizon_ns, evictable_ns, ..*limit };
+        }
+        // What is no limit takes nobody's place in a full bucket.
+        let (accounts, vital) = (&mut self.accounts[..], &mut self.vital[..]);
+        let (port_shares, reassembly) = (&mut self.port_shares[..], &mut self.reassembly[..]);
+        let others =
+            [accounts, vital, port_shares, reassembly, core::slice::from_mut(&mut self.retransmissions)];
+        for limit in others.into_iter().flatten().filter(|limit| limit.is_set()) {
+            *limit = Limit { horizon_ns, evictable_ns: 0, ..*limit };
         }
         let differs = |version| {
             self.plan[Self::plan_of(version, Class::Amplification as usize)]

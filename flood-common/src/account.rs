@@ -27,7 +27,7 @@ pub enum Account {
     Answered = 1,
     /// The same, by the network that they go to.
     AnsweredNetwork = 2,
-    /// SYNs that came twice: by source.
+    /// SYNs that pass because they came twice: by source.
     Again = 3,
     /// ICMP errors about packets that this host has sent: by whom these were sent to.
     Errors = 4,
@@ -124,7 +124,7 @@ pub trait Accounts {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Charges a budget of the whole host, of which nobody gets more than a [share](SHARE), by its number: to [both](charge_both),
+    /// Charges a budget of the whole host, of which nobody gets more than a [share](meter::SHARE), by its number: to [both](charge_both),
     /// or to none.
     fn charge_shared(
         &self,
@@ -148,21 +148,18 @@ pub fn charge_both(
     !exceeds(&share) && charge_budget(price) == Charge::Conforming && charge(&share) != Charge::Exceeding
 }
 
-/// What a packet costs who has a [share](SHARE) of a budget.
+/// What a packet costs who has a [share](meter::SHARE) of a budget.
 #[inline(always)]
 pub fn share(price: &Price) -> Price {
-    Price { cost_ns: price.cost_ns << SHARE, ..*price }
+    Price { cost_ns: price.cost_ns << meter::SHARE, ..*price }
 }
-
-/// Nobody gets more of a budget of the whole host than one part in two to this power: an eighth.
-pub const SHARE: u32 = 3;
 
 impl Settings {
     /// Where somebody is charged for an account, in tables of `2^bucket_bits` buckets. What is kept by a hash is in the table
     /// of IPv6 sources, which finds its owners by a hash as well.
     #[inline(always)]
     pub fn account_place(&self, account: Account, by: By, bucket_bits: u32) -> DebtPlace {
-        let (family, Place { bucket, tag }, by_network) = match by {
+        let (family, place, by_network) = match by {
             By::Source { address, network } => {
                 let (family, place) = self.place(address.network(), network, bucket_bits);
                 (family, place, network)
@@ -172,10 +169,12 @@ impl Settings {
                 (1, Place { bucket, tag: (hash >> (48 - bucket_bits)) as u16 }, false)
             }
         };
-        DebtPlace {
-            bucket: (family << bucket_bits) + bucket,
-            owner: meter::owner(by_network, account.owner_number(), tag),
-        }
+        DebtPlace::new(
+            family,
+            place,
+            meter::owner(by_network, account.owner_number(), place.tag),
+            bucket_bits,
+        )
     }
 }
 
@@ -210,6 +209,6 @@ mod tests {
         }
         let place = |account| settings.account_place(account, By::address(address), MIN_BUCKET_BITS);
         assert_ne!(place(Account::Proven).owner, place(Account::Again).owner);
-        assert_eq!(place(Account::Proven).bucket, place(Account::Again).bucket);
+        assert_ne!(place(Account::Proven).bucket, place(Account::Again).bucket);
     }
 }

@@ -185,23 +185,30 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Blocked {
         return Reason::Blocked.into();
     }
+    let by_source = By::address(packet.source);
     let kind = if class == Class::Udp as u64 {
         udp_kind(packet, &flow, settings, now_ns, tables)
     } else if part == Part::Later as u64 {
         match tables.first_fragment(datagram, now_ns) {
             first::UNKNOWN => class,
             first::DROPPED => kind::OF_DROPPED,
-            first::ASKED if is_within_proven(packet, settings, now_ns, tables) => kind::ASKED,
+            first::ASKED if is_within_proven(packet, by_source, settings, now_ns, tables) => kind::ASKED,
             first::ASKED => class,
             first => first - 1,
         }
     } else if class == Class::Icmp as u64 && is_icmp_error(flow.protocol, icmp) {
         Class::IcmpError as u64
-    } else if (class == Class::Other as u64
-        || class == Class::Icmp as u64 && is_ping_answer(flow.protocol, icmp))
-        && is_asked(packet, &flow, settings, now_ns, tables)
+    } else if class == Class::Other as u64
+        || class == Class::Icmp as u64 && is_ping_answer(flow.protocol, icmp)
     {
-        kind::ASKED
+        let asked = asked(&flow, settings, now_ns, tables);
+        if is_answer(asked, packet, &flow, settings, now_ns, tables) {
+            kind::ASKED
+        } else if asked == Asked::Nothing && flow.is_answered() {
+            kind::BEGUN + class
+        } else {
+            class
+        }
     } else {
         class
     };
@@ -233,8 +240,8 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         tables.note_first_fragment(datagram, first, now_ns);
     }
     // What gets to a service of ours may be answered, and the answer is no question.
-    if kind == kind::BEGUN && (!is_drop(reason) || settings.mode == MODE_MONITOR) {
-        tables.mark_begun(flow.place(&settings.solicit_seeds), now_ns);
+    if kind >= kind::BEGUN && (!is_drop(reason) || settings.mode == MODE_MONITOR) {
+        tables.mark_begun(flow.place_begun(&settings.solicit_seeds), now_ns);
     }
     let looks_again = may_speak || part != Part::Whole as u64 && !is_drop(reason);
     Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), looks_again }
@@ -242,7 +249,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
 
 /// What a packet is, as a number: its class, or one of these.
 mod kind {
-    use crate::class::{CLASS_SLOTS, Class};
+    use crate::class::CLASS_SLOTS;
 
     /// Nobody here wants it.
     pub(super) const UNWANTED: u64 = CLASS_SLOTS as u64;
@@ -250,8 +257,8 @@ mod kind {
     pub(super) const ASKED: u64 = UNWANTED + 1;
     /// Part of a datagram whose first was dropped.
     pub(super) const OF_DROPPED: u64 = ASKED + 1;
-    /// Of the class `amplification`, whose number is the rest when it is divided, to a service that may answer it.
-    pub(super) const BEGUN: u64 = 2 * CLASS_SLOTS as u64 + Class::Amplification as u64;
+    /// To a service that may answer it: the class is the rest when it is divided.
+    pub(super) const BEGUN: u64 = 2 * CLASS_SLOTS as u64;
 }
 
 /// The kind of UDP.
@@ -259,53 +266,88 @@ mod kind {
 fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> u64 {
     let asks = settings.reflectors | settings.solicited != 0;
     let is_reflected = asks && tables.is_reflector(flow.remote_port);
+    let has_notes = settings.solicited & solicited::NOTED != 0;
+    let has_sockets = settings.solicited & solicited::SOCKETS != 0;
     if settings.absence != 0
         && tables.is_closed(flow.local_port, now_ns)
         && tables.is_local(settings, packet.destination)
     {
-        // What has just been opened may be seen a second late, so of what passes over all limits the sockets are sure.
-        let is_sure = is_reflected && settings.solicited & solicited::SOCKETS != 0;
-        return if is_sure { kind::UNWANTED } else { Class::Closed as u64 };
+        if !is_reflected || !has_sockets {
+            return Class::Closed as u64;
+        }
+        // A port is marked as open before anything that is sent from it can be answered, where what leaves is seen. Where it
+        // is not, the look at the sockets may be a second old.
+        if has_notes {
+            return kind::UNWANTED;
+        }
     }
     if !is_reflected {
         return Class::Udp as u64;
     }
-    if is_asked(packet, flow, settings, now_ns, tables) {
+    let asked = asked(flow, settings, now_ns, tables);
+    if is_answer(asked, packet, flow, settings, now_ns, tables) {
         return kind::ASKED;
     }
-    let has_notes = settings.solicited & solicited::NOTED != 0;
-    if settings.solicited & solicited::SOCKETS != 0 && tables.is_local(settings, packet.destination) {
+    // Of what this host has asked for there may be too much, but the other side has not begun it.
+    let may_begin = has_notes && asked == Asked::Nothing;
+    let by_source = By::address(packet.source);
+    if has_sockets && tables.is_local(settings, packet.destination) {
         match tables.receiver(flow) {
             Receiver::NoSocket if settings.absence != 0 => return kind::UNWANTED,
-            Receiver::Connected if is_within_proven(packet, settings, now_ns, tables) => return kind::ASKED,
-            Receiver::Anybodys if has_notes => return kind::BEGUN,
+            Receiver::Connected if is_within_proven(packet, by_source, settings, now_ns, tables) => {
+                return kind::ASKED;
+            }
+            Receiver::Anybodys if may_begin => return kind::BEGUN + Class::Amplification as u64,
             Receiver::NoSocket | Receiver::Connected | Receiver::Anybodys => {}
         }
     }
     // Who may answer what the other side begins: a service. Of a port that clients are given this is known by its socket alone.
-    if has_notes && !settings.is_of_clients(flow.local_port) {
-        kind::BEGUN
+    if may_begin && !settings.is_of_clients(flow.local_port) {
+        kind::BEGUN + Class::Amplification as u64
     } else {
         Class::Amplification as u64
     }
 }
-
-/// Whether this host has asked for a packet.
+/// What this host has asked for in a flow, as far as that is noted.
 #[inline(always)]
-fn is_asked<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> bool {
-    settings.solicited & solicited::NOTED != 0
-        && match tables.asked(flow.place(&settings.solicit_seeds), now_ns) {
-            Asked::Nothing => false,
-            Asked::Question => true,
-            Asked::Session => is_within_proven(packet, settings, now_ns, tables),
-        }
+fn asked<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> Asked {
+    if settings.solicited & solicited::NOTED == 0 {
+        return Asked::Nothing;
+    }
+    tables.asked(flow.place(&settings.solicit_seeds), now_ns)
 }
 
-/// Whether the source has not yet sent what it may by evidence. If so, it has sent this, too. Some may send as much as they like.
+/// Whether a packet is one that this host has asked for. Sessions have accounts of their own: whoever knows the ports of one can
+/// spoof it, and takes nothing from what else comes from that source.
 #[inline(always)]
-fn is_within_proven<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> bool {
+fn is_answer<T: Tables>(
+    asked: Asked,
+    packet: &Packet,
+    flow: &Flow,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> bool {
+    match asked {
+        Asked::Question => true,
+        Asked::Session => {
+            let by = By::Hash(flow.hash(&settings.solicit_seeds));
+            is_within_proven(packet, by, settings, now_ns, tables)
+        }
+        Asked::Nothing | Asked::Answered => false,
+    }
+}
+
+/// Whether what comes by evidence is not yet as much as may. If so, this has come, too. Some sources may send as much as they like.
+#[inline(always)]
+fn is_within_proven<T: Tables>(
+    packet: &Packet,
+    by: By,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> bool {
     let price = settings.accounts[Account::Proven as usize].price(packet.length);
-    let by = By::address(packet.source);
     tables.charge_account(settings, Account::Proven, by, now_ns, &price) != Charge::Exceeding
         || tables.is_allowed_by_evidence(settings, packet.source, now_ns)
 }

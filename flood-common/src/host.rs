@@ -31,7 +31,7 @@ use crate::{
     reassembly::{self, Memory, Step},
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
-    solicit::{self, Asked, Flow, Note, SOLICIT_BITS, SolicitPlace},
+    solicit::{self, Asked, Flow, Note, Outgoing, SOLICIT_BITS, SolicitPlace},
     wire::protocol,
 };
 
@@ -232,7 +232,7 @@ impl HostTables {
     /// The word of this processor's sketch for who is charged in this place, if there is one for what is charged.
     fn sketch_word(&self, place: DebtPlace, sketched: bool) -> Option<&cell::Cell<u32>> {
         let words = &self.processor().sketch;
-        if sketched { words.get(sketch::word_of(place.bucket, place.owner)) } else { None }
+        if sketched { words.get(sketch::word_of(place.bucket)) } else { None }
     }
 
     fn exceeds_place(&self, place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> bool {
@@ -258,25 +258,7 @@ impl HostTables {
 
     /// What the egress program does with a packet that leaves the host; `connected` says whether its socket is.
     pub fn send(&self, settings: &Settings, flow: &Flow, now_ns: u64, connected: bool) {
-        if flow.protocol == protocol::UDP {
-            let word = open::word(flow.local_port);
-            open::set(&self.open[word], flow.local_port);
-            if connected {
-                open::set(&self.open[word + 1], flow.local_port);
-            }
-            if !self.is_reflector(flow.remote_port) {
-                return;
-            }
-        }
-        let SolicitPlace { bucket, tag } = flow.place(&settings.solicit_seeds);
-        let begun = &self.begun[bucket as usize];
-        if !connected && solicit::is_in(begun, tag, now_ns) {
-            solicit::write(begun, tag, now_ns, Note::BEGUN);
-        } else {
-            let sessions = self.reflectors[PORT_WORDS + port_word(flow.remote_port)];
-            let note = Note::question(flow, sessions & port_bit(flow.remote_port) != 0);
-            solicit::write(&self.solicited[bucket as usize], tag, now_ns, note);
-        }
+        solicit::sent(&settings.solicit_seeds, flow, connected, now_ns, self);
     }
 
     /// What the daemon does when it has looked at the sockets of the host.
@@ -284,11 +266,10 @@ impl HostTables {
         for word in &self.open {
             word.store(0, Ordering::Relaxed);
         }
-        let sockets = self.sockets.udp.iter().map(|socket| (socket.port, socket.peer.is_some()));
-        for (port, has_peer) in sockets.chain(open::ALWAYS.map(|port| (port, false))) {
-            open::set(&self.open[open::word(port)], port);
-            if has_peer {
-                open::set(&self.open[open::word(port) + 1], port);
+        for UdpSocket { port, peer, .. } in &self.sockets.udp {
+            open::set(&self.open[open::word(*port)], *port);
+            if peer.is_some() {
+                open::set(&self.open[open::word(*port) + 1], *port);
             }
         }
         self.open[open::LOOKED].store(now_ns, Ordering::Relaxed);
@@ -397,6 +378,32 @@ impl Tables for HostTables {
         let charge = charge_leased(budget, &mut left, now_ns, price);
         lease.set(left);
         charge
+    }
+}
+
+impl Outgoing for HostTables {
+    fn set_open(&self, word: usize, port: u16) {
+        open::set(&self.open[word], port);
+    }
+
+    fn is_mirror(&self, port: u16) -> bool {
+        self.is_reflector(port)
+    }
+
+    fn has_sessions(&self, port: u16) -> bool {
+        self.reflectors[PORT_WORDS + port_word(port)] & port_bit(port) != 0
+    }
+
+    fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_in(&self.begun[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
+        self.mark_begun(flow, now_ns);
+    }
+
+    fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64) {
+        solicit::write(&self.solicited[flow.bucket as usize], flow.tag, now_ns, note);
     }
 }
 

@@ -40,15 +40,21 @@ const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
 /// ancient one. Without the slack a limit leaks two to nine times (measured); a second is far beyond any skew.
 pub const CLOCK_SLACK_NS: u64 = 1_000_000_000;
 
-/// How often a charge that lost its race is tried again. Who loses three in a row is racing with himself.
-const RACES: usize = 3;
+/// How often a write that lost its race is tried again. Who loses three in a row is racing with himself.
+pub(crate) const RACES: usize = 3;
 
 /// A newcomer to a bucket full of debtors is admitted once in so many times: a heavy source gets in within a few
 /// packets, a source that is seen once seldom does (randomised admission, Ben Basat et al. 2017).
 const ADMISSION: u32 = 16;
 
+/// Nobody gets more of a budget of the whole host than one part in two to this power: an eighth.
+pub const SHARE: u32 = 3;
+
 /// Fractional bits of [`Limit::byte_cost`].
 pub const BYTE_COST_SHIFT: u32 = 24;
+
+/// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header, two VLAN tags and PPPoE, bytes.
+const LARGEST_FRAME: u32 = 65_575 + 22 + 8;
 
 /// What every frame occupies on an Ethernet wire beyond the bytes the kernel sees: preamble and start (8), frame
 /// check sequence (4), gap (12) (IEEE 802.3).
@@ -108,6 +114,20 @@ impl Limit {
             horizon_ns: self.horizon_ns.max(other.horizon_ns),
             evictable_ns: self.evictable_ns.max(other.evictable_ns),
         }
+    }
+
+    /// The same, of which each has a [share](SHARE) only: to him, a packet costs more.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        if self.is_set() { Self { horizon_ns: self.longest_ns(SHARE), ..self } } else { self }
+    }
+
+    /// The longest debt that there can be, if packets cost so many times as much, by a binary logarithm.
+    pub fn longest_ns(&self, weight: u32) -> u64 {
+        let largest = (u64::from(LARGEST_FRAME + WIRE_OVERHEAD) * self.byte_cost) >> BYTE_COST_SHIFT;
+        self.packet_tolerance_ns.max(self.bit_tolerance_ns)
+            + (self.packet_cost_ns.max(largest) << weight)
+            + CLOCK_SLACK_NS
     }
 
     /// The price of a frame of `length` bytes.
@@ -197,6 +217,12 @@ pub fn owner_of(word: u64) -> u32 {
 /// The tag of an owner.
 pub fn tag_of(owner: u32) -> u16 {
     owner as u16
+}
+
+/// The bucket of an owner, from that of the address by which it is charged, and back.
+#[inline(always)]
+pub fn apart(bucket: u32, owner: u32) -> u32 {
+    bucket ^ owner >> TAG_BITS
 }
 
 /// The cell of an owner, in the table of destinations or of sources; `None` for an account.

@@ -5,7 +5,7 @@
 //! daemon, which also writes when it looked: what is older than three seconds says nothing.
 
 use crate::{
-    meter::{CLOCK_SLACK_NS, Slot},
+    meter::{CLOCK_SLACK_NS, RACES, Slot},
     reflector::{PORT_WORDS, port_bit, port_word},
 };
 
@@ -19,8 +19,8 @@ pub const LOOKED: usize = 2 * PORT_WORDS;
 /// Nanoseconds for which a look is believed.
 const FRESH_NS: u64 = 3_000_000_000;
 
-/// DHCP clients listen beside the network stack (RFC 2131, RFC 8415).
-pub const ALWAYS: [u16; 2] = [68, 546];
+/// The port of DHCP clients, which listen beside the network stack (RFC 2131). It is known to be in use by what they send.
+pub const DHCP_CLIENT: u16 = 68;
 
 /// The word of a port among those that are open; that for ports with a peer comes next.
 #[inline(always)]
@@ -38,9 +38,10 @@ pub fn is_fresh(looked_ns: u64, now_ns: u64) -> bool {
 /// Sets the bit of a port in a word.
 #[inline(always)]
 pub fn set(word: &impl Slot, port: u16) {
-    let found = word.load();
-    if found & port_bit(port) == 0 {
-        // Lost to another port's: the next packet sets it.
-        word.compare_swap(found, found | port_bit(port));
+    for _ in 0..RACES {
+        let found = word.load();
+        if found & port_bit(port) != 0 || word.compare_swap(found, found | port_bit(port)) == found {
+            return;
+        }
     }
 }

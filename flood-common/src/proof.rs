@@ -211,7 +211,7 @@ impl<H: Host> Case<'_, H> {
         }
         charge_source(self.packet, class as usize, self.settings, self.now_ns, self.host);
         if is_reflected && self.settings.solicited & solicited::NOTED != 0 {
-            self.host.mark_begun(flow.place(&self.settings.solicit_seeds), self.now_ns);
+            self.host.mark_begun(flow.place_begun(&self.settings.solicit_seeds), self.now_ns);
         }
         Proof::Verdict(Reason::PortShare)
     }
@@ -223,8 +223,9 @@ impl<H: Host> Case<'_, H> {
         By::port(self.settings, self.packet.destination, port)
     }
 
-    /// A SYN. What the filter sends back is bounded for each address and each network; beyond that only what comes again is
-    /// answered. Where a cookie is not to be had, what comes again passes.
+    /// A SYN. What the filter sends back at once is bounded for each address and each network; over that only what comes again is
+    /// answered, so that a victim is sent one packet for two that somebody has sent in its name. Where a cookie is not to be had,
+    /// what comes again passes.
     #[inline(always)]
     fn open(&self, segment: &Segment) -> Proof {
         let source = self.packet.source;
@@ -242,17 +243,12 @@ impl<H: Host> Case<'_, H> {
                 }
             }
             match self.host.open(self.packet) {
-                Opening::Cookie(cookie) if at_once => {
-                    let _ = self.charge(Account::Answered, client);
-                    let _ = self.charge(Account::AnsweredNetwork, network);
-                    return Proof::Answer(cookie);
-                }
                 Opening::Cookie(cookie) => {
-                    return if self.charge(Account::Again, client) {
-                        Proof::Answer(cookie)
-                    } else {
-                        Proof::Nothing
-                    };
+                    if at_once {
+                        let _ = self.charge(Account::Answered, client);
+                        let _ = self.charge(Account::AnsweredNetwork, network);
+                    }
+                    return Proof::Answer(cookie);
                 }
                 Opening::Room if self.charge(Account::Room, self.listener()) => {
                     return Proof::Verdict(Reason::QueueHasRoom);

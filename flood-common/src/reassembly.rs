@@ -3,7 +3,7 @@
 //! The kernel keeps what has come of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
 //! `ipfrag_high_thresh` bytes. So three hundred packets a second that nothing follows take fragments away from everybody. Here
 //! each that would pass is charged what it may take, to a budget of its family which is as large and drains as fast as that
-//! memory, and to its source for a [share](crate::account::SHARE) of it. A datagram is followed until it is whole, where the kernel
+//! memory, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed until it is whole, where the kernel
 //! has put it together, and all of it is paid back.
 //!
 //! Whole it is, in whatever order its fragments come, when they lie side by side from its beginning to its end. This is told from
@@ -30,7 +30,7 @@ use crate::{
     reason::{Reason, is_drop},
     solicit::{Flow, SolicitPlace},
     verifier::opaque,
-    wire::{Fragment, Ipv4, Ipv6, Window, protocol},
+    wire::{Fragment, Ipv4, Ipv6, Tcp, Window, protocol},
 };
 
 /// What a fragment takes in the kernel for each page of its data, bytes: the page, since a driver may give it no less, and what
@@ -93,13 +93,13 @@ pub struct Step {
     pub count: u64,
 }
 
-/// Whether a packet that passes so far, or does not, for the reason with this number, is looked at for its memory.
+/// Whether a packet is a fragment that passes so far, for the reason with this number.
 #[inline(always)]
 pub fn is_due(packet: &Packet, reason: u32) -> bool {
     packet.part != Part::Whole && !is_drop(reason)
 }
 
-/// Whether a fragment may go where it is put together, if that is here. `reason` is the number of that for which it has passed so
+/// Whether a fragment may go where it is put together, if that is here: connection tracking does it for all destinations. `reason` is the number of that for which it has passed so
 /// far.
 #[inline(always)]
 pub fn admits<'a, T: Memory>(
@@ -112,7 +112,7 @@ pub fn admits<'a, T: Memory>(
 ) -> bool {
     let family = u32::from(packet.source.version() == 6);
     let memory = &settings.reassembly[family as usize];
-    if !memory.is_set() || !tables.is_local(settings, packet.destination) {
+    if !memory.is_set() || settings.defragments == 0 && !tables.is_local(settings, packet.destination) {
         return true;
     }
     let page = memory.price(0);
@@ -160,8 +160,11 @@ fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
         Address::V6 { .. } => {
             let ip = window.view::<Ipv6>(packet.network_at);
             let fragment = window.view::<Fragment>(packet.network_at + size_of::<Ipv6>());
+            // A first fragment without all headers is thrown away (RFC 8200 section 4.5): 20 bytes are enough for any, and what
+            // lies between is not looked behind.
             ip.is_some_and(|ip| ip.next_header == protocol::FRAGMENT)
-                && fragment.is_some_and(|fragment| fragment.next_header != protocol::FRAGMENT)
+                && fragment.is_some_and(|fragment| fragment.next_header == packet.protocol)
+                && (piece.start != 0 || piece.length >= size_of::<Tcp>() as u32)
         }
     };
     is_right && piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length.is_multiple_of(8))

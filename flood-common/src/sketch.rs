@@ -9,7 +9,7 @@
 //! gets no more than a 32nd of its limit. Whoever is looked up in the table has his word filled, so that he gets nothing
 //! more there as long as he goes on.
 
-use crate::{meter::Price, place::TAG_BITS, verifier::unknown};
+use crate::{meter::Price, verifier::unknown};
 
 /// Binary logarithm of the number of words of each processor: 512 KiB.
 pub const SKETCH_BITS: u32 = 17;
@@ -28,12 +28,11 @@ pub fn shift(processors: u32) -> u32 {
     (SHARE * processors.max(1)).next_power_of_two().ilog2()
 }
 
-/// The word of whoever is charged in this [place](crate::abi::DebtPlace). Different limits of one source lie side by
-/// side.
+/// The word of whoever is charged in this bucket. Different limits of one source lie side by side, as their buckets do.
 #[inline(always)]
-pub fn word_of(bucket: u32, owner: u32) -> usize {
+pub fn word_of(bucket: u32) -> usize {
     // VERIFIER: the bound comes last, and the compiler must not move it.
-    unknown((bucket ^ owner >> TAG_BITS) as usize) % SKETCH_WORDS
+    unknown(bucket as usize) % SKETCH_WORDS
 }
 
 /// A word that only this processor writes.

@@ -6,7 +6,8 @@
 //! secret keys.
 //!
 //! A service answers whatever it is sent. So that it does not vouch for every mirror that is aimed at it, flows that the other
-//! side has begun are marked in a second table of the same form, and what leaves in one of them is no question.
+//! side has begun are marked in a second table of the same form, and what leaves in one of them is no question, from whichever
+//! address of this host: a service may answer from another than it was asked at.
 //!
 //! Invariants: only what leaves the host makes or renews a note, and from outside a note can only be used up. A question is worth
 //! so many answers and no more; what is let in by a session is charged to an [account](crate::account).
@@ -15,7 +16,8 @@ use crate::{
     account::ports,
     address::Address,
     link::{self, Inner, Link},
-    meter::{Slot, WAYS},
+    meter::{RACES, Slot, WAYS},
+    open,
     packet::{Packet, is_extension},
     verifier::opaque,
     wire::{Icmp, Ipv4, Ipv6, Udp, Window, ethertype, is_ping, protocol},
@@ -52,9 +54,6 @@ const MOST_ANSWERS: u32 = 62;
 const SESSION: u32 = 63;
 
 const DNS: u16 = 53;
-
-/// How often a note that lost its race is tried again.
-const RACES: usize = 3;
 
 /// Secrets of the hash.
 pub type SolicitSeeds = [u64; 10];
@@ -130,6 +129,18 @@ impl Flow {
         let x = self.hash(seeds);
         SolicitPlace { bucket: (x >> (64 - SOLICIT_BITS)) as u32, tag: (x >> (32 - SOLICIT_BITS)) as u32 }
     }
+
+    /// Where it is marked that the other side has begun it.
+    #[inline(always)]
+    pub fn place_begun(&self, seeds: &SolicitSeeds) -> SolicitPlace {
+        Self { local: Address::V4(0), ..*self }.place(seeds)
+    }
+
+    /// Whether it is of a protocol whose services answer strangers, beside UDP.
+    #[inline(always)]
+    pub fn is_answered(&self) -> bool {
+        matches!(self.protocol, protocol::SCTP | protocol::DCCP | protocol::UDP_LITE)
+    }
 }
 
 const fn units_of(seconds: u32) -> u32 {
@@ -171,6 +182,21 @@ pub enum Asked {
     Question = 1,
     /// There is a session.
     Session = 2,
+    /// A question that has had its answers.
+    Answered = 3,
+}
+
+impl Asked {
+    /// Takes it from its number.
+    #[inline(always)]
+    pub fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Nothing,
+            1 => Self::Question,
+            2 => Self::Session,
+            _ => Self::Answered,
+        }
+    }
 }
 
 #[inline(always)]
@@ -226,7 +252,7 @@ pub fn asked<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> Asked {
         }
         return match answers_of(found) {
             SESSION => Asked::Session,
-            0 => Asked::Nothing,
+            0 => Asked::Answered,
             // Lost to another packet of the flow, which is answered as well.
             _ => {
                 slot.compare_swap(found, found - (1 << END_BITS));
@@ -270,6 +296,45 @@ fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
     let answers = if note.answers == SESSION { SESSION } else { (open + note.answers).min(MOST_ANSWERS) };
     if left <= note.lifetime / 2 || open < answers {
         slot.compare_swap(found, word(tag_of(found), answers, units(now_ns).wrapping_add(note.lifetime)));
+    }
+}
+
+/// Where is written what leaves the host: BPF maps in the kernel, ordinary memory on a host.
+pub trait Outgoing {
+    /// Sets the bit of a port in a [word](open::word) of what is open.
+    fn set_open(&self, word: usize, port: u16);
+    /// Whether UDP to this port may be answered by a mirror.
+    fn is_mirror(&self, port: u16) -> bool;
+    /// Whether one has sessions with services on this port of UDP.
+    fn has_sessions(&self, port: u16) -> bool;
+    /// Whether the other side has begun a flow.
+    fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool;
+    /// Marks that it has once more.
+    fn goes_on(&self, flow: SolicitPlace, now_ns: u64);
+    /// Notes what this host has asked for in a flow.
+    fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64);
+}
+
+/// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered. `is_connected` says
+/// whether its socket is.
+#[inline(always)]
+pub fn sent(seeds: &SolicitSeeds, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
+    if flow.protocol == protocol::UDP {
+        let word = open::word(flow.local_port);
+        tables.set_open(word, flow.local_port);
+        if is_connected {
+            tables.set_open(word + 1, flow.local_port);
+        }
+        if !tables.is_mirror(flow.remote_port) {
+            return;
+        }
+    }
+    let begun = flow.place_begun(seeds);
+    if !is_connected && tables.has_begun(begun, now_ns) {
+        tables.goes_on(begun, now_ns);
+    } else {
+        let note = Note::question(flow, tables.has_sessions(flow.remote_port));
+        tables.ask(flow.place(seeds), note, now_ns);
     }
 }
 
@@ -382,6 +447,7 @@ mod tests {
         let answers = |now_ns| (0..1_000).filter(|_| asked(&bucket, 7, now_ns) == Asked::Question).count();
         write(&bucket, 7, NOW, question(53));
         assert_eq!(answers(NOW), ANSWERS as usize);
+        assert_eq!(asked(&bucket, 7, NOW), Asked::Answered);
         write(&bucket, 7, NOW, question(53));
         assert_eq!(answers(NOW), ANSWERS as usize, "another question");
         for _ in 0..100 {

@@ -5,15 +5,14 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use flood_common::{
-    abi::Settings,
     open,
-    solicit::{Flow, Note, SolicitPlace, is_in, outgoing, write},
-    wire::{Window, WireType, protocol},
+    solicit::{Note, Outgoing, SolicitPlace, is_in, outgoing, sent, write},
+    wire::{Window, WireType},
 };
 
 use crate::{
     lookup::{has_sessions, is_reflector},
-    maps::{BEGUN, OPEN, SOLICITED},
+    maps::{BEGUN, OPEN, SETTINGS, SOLICITED},
     now_ns, settings_in_force,
 };
 
@@ -28,38 +27,53 @@ fn floodgate_egress(ctx: TcContext) -> i32 {
     // VLAN tag that is kept beside the frame.
     let kind = u16::from_be(unsafe { (*window.ctx).protocol } as u16);
     if let Some(flow) = outgoing(window, kind)
-        && let Some(page) = crate::maps::SETTINGS.get_ptr(0)
+        && let Some(page) = SETTINGS.get_ptr(0)
     {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
         let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
-        sent(settings, &flow, now_ns, window.is_connected());
+        sent(&settings.solicit_seeds, &flow, window.is_connected(), now_ns, &Noted);
     }
     NEXT
 }
 
-/// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered.
-#[inline(always)]
-fn sent(settings: &Settings, flow: &Flow, now_ns: u64, is_connected: bool) {
-    if flow.protocol == protocol::UDP {
-        let word = open::word(flow.local_port) as u32;
-        if let Some(word) = OPEN.get(word) {
-            open::set(word, flow.local_port);
-        }
-        if let Some(word) = OPEN.get(word + 1)
-            && is_connected
-        {
-            open::set(word, flow.local_port);
-        }
-        if !is_reflector(flow.remote_port) {
-            return;
+/// The maps in which is written what leaves.
+struct Noted;
+
+impl Outgoing for Noted {
+    #[inline(always)]
+    fn set_open(&self, word: usize, port: u16) {
+        if let Some(word) = OPEN.get(word as u32) {
+            open::set(word, port);
         }
     }
-    let SolicitPlace { bucket, tag } = flow.place(&settings.solicit_seeds);
-    let (Some(begun), Some(solicited)) = (BEGUN.get(bucket), SOLICITED.get(bucket)) else { return };
-    if !is_connected && is_in(begun, tag, now_ns) {
-        write(begun, tag, now_ns, Note::BEGUN);
-    } else {
-        write(solicited, tag, now_ns, Note::question(flow, has_sessions(flow.remote_port)));
+
+    #[inline(always)]
+    fn is_mirror(&self, port: u16) -> bool {
+        is_reflector(port)
+    }
+
+    #[inline(always)]
+    fn has_sessions(&self, port: u16) -> bool {
+        has_sessions(port)
+    }
+
+    #[inline(always)]
+    fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        BEGUN.get(flow.bucket).is_some_and(|bucket| is_in(bucket, flow.tag, now_ns))
+    }
+
+    #[inline(always)]
+    fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
+        if let Some(bucket) = BEGUN.get(flow.bucket) {
+            write(bucket, flow.tag, now_ns, Note::BEGUN);
+        }
+    }
+
+    #[inline(always)]
+    fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64) {
+        if let Some(bucket) = SOLICITED.get(flow.bucket) {
+            write(bucket, flow.tag, now_ns, note);
+        }
     }
 }
 

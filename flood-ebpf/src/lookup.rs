@@ -113,11 +113,7 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn asked(&self, flow: SolicitPlace, now_ns: u64) -> Asked {
-        match floodgate_asked(flow.bucket, flow.tag, now_ns) {
-            0 => Asked::Nothing,
-            1 => Asked::Question,
-            _ => Asked::Session,
-        }
+        Asked::from_number(floodgate_asked(flow.bucket, flow.tag, now_ns))
     }
 
     #[inline(always)]
@@ -300,10 +296,11 @@ fn pack(place: DebtPlace) -> u64 {
 const BUDGET_SHIFT: u32 = 56;
 const _: () = assert!(DEBT_TABLES << MAX_BUCKET_BITS <= 1 << (BUDGET_SHIFT - 32) && BUDGETS_LEN <= 0xff);
 
+/// Whoever is charged to an account takes nobody's place.
 #[inline(always)]
 fn unpack(place: u64, cost_ns: u64, tolerance_ns: u64, horizon_ns: u64) -> (DebtPlace, Price) {
     let place = DebtPlace { bucket: (place >> 32) as u32, owner: place as u32 };
-    (place, Price { cost_ns, tolerance_ns, horizon_ns, evictable_ns: tolerance_ns / 2, bits: false })
+    (place, Price { cost_ns, tolerance_ns, horizon_ns, evictable_ns: 0, bits: false })
 }
 
 /// Whether a packet exceeds what is charged in a [place](pack).
@@ -372,7 +369,7 @@ fn sketch_word<'a>(place: DebtPlace, sketched: bool) -> Option<&'a SketchWord> {
     }
     // SAFETY: no arguments, no conditions.
     let words = SKETCH.get(unsafe { bpf_get_smp_processor_id() })?;
-    Some(&words[sketch::word_of(place.bucket, place.owner)])
+    Some(&words[sketch::word_of(place.bucket)])
 }
 
 #[inline(always)]

@@ -309,7 +309,8 @@ fn listener(ctx: &XdpContext, flow: &Flow) -> Option<Socket> {
 /// Whether it is a unicast address of this host.
 #[inline(always)]
 pub(crate) fn is_local(address: Address) -> bool {
-    LOCAL.get(Key::new(ADDRESS_BITS, local_key(address))).is_some()
+    !matches!(address, Address::V6 { network: 0, .. })
+        && LOCAL.get(Key::new(ADDRESS_BITS, local_key(address))).is_some()
 }
 
 /// What sockets say to a UDP datagram for an address of this host.

@@ -38,8 +38,8 @@ pub struct Facts {
     pub local: Vec<IpNet>,
     /// The ports that it gives to its clients.
     pub client_ports: [u16; 2],
-    /// The memory in which it keeps fragments of IPv4 and of IPv6.
-    pub fragment_memory: [FragmentMemory; 2],
+    /// How it puts fragments together.
+    pub reassembly: Reassembly,
     /// Whether it passes packets on that are not for it: the setting that says so.
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
@@ -53,10 +53,7 @@ impl Facts {
         Ok(Self {
             local: local_addresses()?,
             client_ports: client_ports(),
-            fragment_memory: [
-                FragmentMemory::read("ipv4/ipfrag_high_thresh", "ipv4/ipfrag_time"),
-                FragmentMemory::read("ipv6/ip6frag_high_thresh", "ipv6/ip6frag_time"),
-            ],
+            reassembly: Reassembly::read(),
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
         })
@@ -86,6 +83,31 @@ impl FragmentMemory {
     fn read(bytes: &str, seconds: &str) -> Self {
         let number = |key| setting(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         Self { bytes: number(bytes), kept: Duration::from_secs(number(seconds)) }
+    }
+}
+
+/// How a host puts fragments together.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Reassembly {
+    /// The memory for IPv4 and for IPv6.
+    pub memory: [FragmentMemory; 2],
+    /// Whether it puts together what is not for it, too, as connection tracking does.
+    pub for_all: bool,
+}
+
+impl Reassembly {
+    fn read() -> Self {
+        let v4 = FragmentMemory::read("ipv4/ipfrag_high_thresh", "ipv4/ipfrag_time");
+        let mut v6 = FragmentMemory::read("ipv6/ip6frag_high_thresh", "ipv6/ip6frag_time");
+        // Connection tracking has memory of its own for IPv6, before the other.
+        let tracked = FragmentMemory::read(
+            "netfilter/nf_conntrack_frag6_high_thresh",
+            "netfilter/nf_conntrack_frag6_timeout",
+        );
+        if tracked.bytes != 0 {
+            v6 = FragmentMemory { bytes: v6.bytes.min(tracked.bytes), kept: v6.kept.max(tracked.kept) };
+        }
+        Self { memory: [v4, v6], for_all: setting("netfilter/nf_conntrack_max").is_some() }
     }
 }
 

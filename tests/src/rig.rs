@@ -37,7 +37,7 @@ use flood_userspace::{
         limit::{accounts, rate_limit, reassembly, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
-    host::{FragmentMemory, udp_ports},
+    host::{FragmentMemory, Reassembly, udp_ports},
     lists::{Edit, Entry, ListKind, Note, Origin},
     quantity::PacketRate,
 };
@@ -103,6 +103,7 @@ pub struct Rig {
     now_ns: u64,
     counters: InterfaceCounters,
     open: Vec<UdpSocket>,
+    reassembly: Reassembly,
     /// Whether the UDP ports of the host are looked at.
     looks: bool,
 }
@@ -173,6 +174,7 @@ impl Rig {
         let twin = HostTables::new(MIN_BUCKET_BITS);
         let mut rig = Self {
             filter,
+            reassembly: Reassembly::default(),
             twin,
             settings,
             unlimited: settings,
@@ -265,8 +267,20 @@ impl Rig {
 
     /// Says what memory the host has for fragments of each family.
     pub fn fragment_memory(&mut self, memory: FragmentMemory) {
-        self.filter.set_fragment_memory(&[memory; 2]).unwrap_or_else(|error| panic!("{error}"));
-        self.settings.reassembly = [reassembly(&memory); 2];
+        self.reassembly.memory = [memory; 2];
+        self.reassemble();
+    }
+
+    /// Says whether the host puts together what is not for it, too.
+    pub fn defragment_for_all(&mut self, for_all: bool) {
+        self.reassembly.for_all = for_all;
+        self.reassemble();
+    }
+
+    fn reassemble(&mut self) {
+        self.filter.set_reassembly(&self.reassembly).unwrap_or_else(|error| panic!("{error}"));
+        self.settings.reassembly = self.reassembly.memory.each_ref().map(reassembly);
+        self.settings.defragments = self.reassembly.for_all.into();
         self.settings.set_limits(self.settings.limits);
         self.publish();
     }

@@ -18,7 +18,7 @@ use flood_common::{
     abi::{self, DEBT_TABLES, Settings},
     address::Address,
     class::Cell,
-    meter::{WAYS, cell_of, debt_ns, owner_of, tag_of},
+    meter::{WAYS, apart, cell_of, debt_ns, owner_of, tag_of},
     place::Place,
 };
 
@@ -154,7 +154,7 @@ impl DebtTables {
             }
             let owner = owner_of(word);
             let cell = cell_of(owner, side == Side::Destinations)?;
-            let place = Place { bucket: (index / WAYS) as u32, tag: tag_of(owner) };
+            let place = Place { bucket: apart((index / WAYS) as u32, owner), tag: tag_of(owner) };
             let address = match family {
                 Family::V4 => Some(Address::V4(settings.seeds.v4_address(place, self.bucket_bits))),
                 Family::V6 => None,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use flood_common::{
     abi::{MODE_ENFORCE, MODE_MONITOR, Settings, solicited},
-    account::{ACCOUNTS, Account, SHARE},
+    account::{ACCOUNTS, Account},
     class::CELLS,
-    meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, WIRE_OVERHEAD},
+    meter::{BYTE_COST_SHIFT, CLOCK_SLACK_NS, Limit, SHARE},
     packet::Vital,
     reassembly::PAGE_BYTES,
 };
@@ -20,9 +20,6 @@ use crate::{
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-
-/// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header, two VLAN tags and PPPoE, bytes.
-const LARGEST_FRAME: u64 = 65_575 + 22 + 8;
 
 /// What the host can tell, by the settings.
 pub fn host_tells(settings: &Settings) -> HostTells {
@@ -56,7 +53,6 @@ pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
         (Account::Proven, proof.proven),
         (Account::Answered, proof.answers),
         (Account::AnsweredNetwork, network),
-        (Account::Again, proof.answers),
         (Account::Errors, PacketLimit::of_rate(ERRORS)),
         (Account::Room, PacketLimit::of_rate(ROOM)),
     ] {
@@ -116,10 +112,7 @@ pub fn rate_limit(limit: &RateLimit) -> Limit {
             divide_wide(u128::from(NANOS_PER_SECOND) * u128::from(bits.burst.0), bits.rate.0);
     }
     if limit.packets.is_some() || limit.bits.is_some() {
-        let largest = ((LARGEST_FRAME + u64::from(WIRE_OVERHEAD)) * result.byte_cost) >> BYTE_COST_SHIFT;
-        result.horizon_ns = result.packet_tolerance_ns.max(result.bit_tolerance_ns)
-            + result.packet_cost_ns.max(largest)
-            + CLOCK_SLACK_NS;
+        result.horizon_ns = result.longest_ns(0);
         let tolerances =
             [limit.packets.map(|_| result.packet_tolerance_ns), limit.bits.map(|_| result.bit_tolerance_ns)];
         result.evictable_ns = tolerances.into_iter().flatten().min().unwrap_or(0) / 2;
@@ -129,8 +122,7 @@ pub fn rate_limit(limit: &RateLimit) -> Limit {
 
 /// A budget of the whole host, of which a source has a share: to it, a packet costs more.
 pub fn shared(limit: &PacketLimit) -> Limit {
-    let limit = budget(limit);
-    Limit { horizon_ns: limit.horizon_ns + (limit.packet_cost_ns << SHARE), ..limit }
+    budget(limit).shared()
 }
 
 /// What a page of the memory costs in which the kernel keeps fragments, so that what is charged at once and what drains while

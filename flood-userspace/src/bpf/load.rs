@@ -27,7 +27,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     config::{AttachMode, Config, HostSays, SolicitedBy},
-    host::{CLIENT_PORTS, FragmentMemory},
+    host::{CLIENT_PORTS, Reassembly},
     lists::{
         Book, Edit, ListKind, Lists, proven,
         tables::{Layout, Moment, Tables},
@@ -429,7 +429,7 @@ impl Filter {
             attached.mtu = now.map_or(attached.mtu, |interface| interface.mtu);
         }
         let least = self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
-        let mtu = least.min(u16::MAX.into()).into();
+        let mtu = least.min(u16::MAX.into());
         if self.settings.read().mtu != mtu {
             self.change_settings(|settings| settings.mtu = mtu);
         }
@@ -557,15 +557,17 @@ impl Filter {
     }
 
     /// Says what memory the host has for fragments of IPv4 and of IPv6.
-    pub fn set_fragment_memory(&mut self, memory: &[FragmentMemory; 2]) -> Result<(), BpfError> {
-        let reassembly = memory.each_ref().map(limit::reassembly);
+    pub fn set_reassembly(&mut self, how: &Reassembly) -> Result<(), BpfError> {
+        let reassembly = how.memory.each_ref().map(limit::reassembly);
         let settings = self.settings.read();
         let prices =
             |limits: [Limit; 2]| limits.map(|limit| (limit.packet_cost_ns, limit.packet_tolerance_ns));
-        if prices(settings.reassembly) != prices(reassembly) {
+        let defragments = how.for_all.into();
+        if prices(settings.reassembly) != prices(reassembly) || settings.defragments != defragments {
             self.load_prover()?;
             self.change_settings(|settings| {
                 settings.reassembly = reassembly;
+                settings.defragments = defragments;
                 settings.set_limits(settings.limits);
             });
         }

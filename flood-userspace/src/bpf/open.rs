@@ -1,11 +1,14 @@
 //! The UDP ports of this host, as the filter knows them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use aya::maps::Map;
 use flood_common::{
     abi,
-    open::{ALWAYS, LOOKED, WORDS, word},
+    open::{DHCP_CLIENT, LOOKED, WORDS, word},
     reflector::port_bit,
 };
 
@@ -13,34 +16,71 @@ use crate::host::UdpPort;
 
 use super::{clock::Clock, error::BpfError, mapped::MappedArray};
 
+/// For how long a DHCP client that has sent something waits for an answer, which it may do without a socket that can be seen.
+const DHCP_WAITS: Duration = Duration::from_secs(10);
+
 /// The ports in the kernel.
 pub struct OpenPorts {
     memory: MappedArray,
     clock: Arc<Clock>,
+    /// Until when a DHCP client waits.
+    dhcp_until: Option<Instant>,
 }
 
 impl OpenPorts {
     pub(super) fn new(map: Map, clock: Arc<Clock>) -> Result<Self, BpfError> {
-        Ok(Self { memory: MappedArray::new(abi::map::OPEN, map, WORDS * size_of::<u64>())?, clock })
+        let memory = MappedArray::new(abi::map::OPEN, map, WORDS * size_of::<u64>())?;
+        Ok(Self { memory, clock, dhcp_until: None })
     }
 
     /// Takes over what `look` finds. What was there before it and is not found has closed; what is set while it looks is in
     /// use, and stays until the next time.
-    pub fn follow<E>(&self, look: impl FnOnce() -> Result<Vec<UdpPort>, E>) -> Result<(), E> {
+    pub fn follow<E>(&mut self, look: impl FnOnce() -> Result<Vec<UdpPort>, E>) -> Result<(), E> {
         let words = &self.memory.words()[..LOOKED];
         let before: Vec<u64> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let mut found = vec![0; words.len()];
-        for UdpPort { port, has_peer } in look()?.into_iter().chain(ALWAYS.map(UdpPort::open)) {
+        for UdpPort { port, has_peer } in look()? {
             found[word(port)] |= port_bit(port);
             if has_peer {
                 found[word(port) + 1] |= port_bit(port);
             }
         }
+        found[word(DHCP_CLIENT)] |= dhcp(before[word(DHCP_CLIENT)], &mut self.dhcp_until, Instant::now());
         for ((word, found), before) in words.iter().zip(found).zip(before) {
             word.fetch_or(found, Ordering::Relaxed);
             word.fetch_and(!(before & !found), Ordering::Relaxed);
         }
         self.memory.words()[LOOKED].store(self.clock.now_ns(), Ordering::Release);
         Ok(())
+    }
+}
+
+/// The bit of DHCP clients, as long as one waits. `before` is the word in which the program on the way out has set it, if it has.
+fn dhcp(before: u64, until: &mut Option<Instant>, now: Instant) -> u64 {
+    let bit = port_bit(DHCP_CLIENT);
+    if before & bit == 0 {
+        *until = None;
+        return 0;
+    }
+    if now < *until.get_or_insert(now + DHCP_WAITS) { bit } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dhcp_client_waits_for_so_long_after_it_has_sent_something() {
+        let (begin, bit, mut until) = (Instant::now(), port_bit(DHCP_CLIENT), None);
+        let mut word = bit;
+        let mut open = |at_s: u64, sends: bool| {
+            word = dhcp(word | if sends { bit } else { 0 }, &mut until, begin + Duration::from_secs(at_s));
+            word != 0
+        };
+        assert_eq!(
+            [open(0, true), open(9, false), open(10, false), open(11, false)],
+            [true, true, false, false]
+        );
+        assert_eq!([open(20, true), open(29, false), open(30, false)], [true, true, false], "the next time");
     }
 }

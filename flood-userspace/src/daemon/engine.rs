@@ -33,7 +33,7 @@ use crate::{
         ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
         seconds_until, syn_proof,
     },
-    host::{Facts, FragmentMemory, udp_ports},
+    host::{Facts, Reassembly, udp_ports},
     lists::{
         Book, Carriers, Edit, Entry, ListKind, Note, Origin,
         configured::{Configured, reloaded},
@@ -84,7 +84,7 @@ pub struct Engine {
     means: Means,
     /// What this host can tell.
     told: HostTells,
-    fragment_memory: [FragmentMemory; 2],
+    reassembly: Reassembly,
     syncookies: Syncookies,
     ipv6_prefix: u8,
     drops: Drops,
@@ -155,7 +155,7 @@ impl Engine {
             proof: config.proof,
             means: Means::default(),
             told: HostTells::default(),
-            fragment_memory: Default::default(),
+            reassembly: Reassembly::default(),
             syncookies: Syncookies::new(config.proof.syncookies),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
@@ -230,9 +230,9 @@ impl Engine {
         let looked = self.filter.open.follow(udp_ports);
         looked
             .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
-        if facts.fragment_memory != self.fragment_memory {
-            self.fragment_memory = facts.fragment_memory;
-            if let Err(error) = self.filter.set_fragment_memory(&facts.fragment_memory) {
+        if facts.reassembly != self.reassembly {
+            self.reassembly = facts.reassembly;
+            if let Err(error) = self.filter.set_reassembly(&facts.reassembly) {
                 let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
                 warn!("fragments are judged by their limits alone on this kernel: {first_line}");
             }

@@ -163,11 +163,22 @@ impl Ledger {
             Reason::QueueHasRoom => account_of(Account::Room, port_of(packet)),
             Reason::Answered => {
                 let (pot, limit) = account(Account::Answered);
-                let is_full = self.is_full(pot, &limit.price(length), now_ns);
-                if is_full { account(Account::Again) } else { (pot, limit) }
+                // Over that, one answer for two SYNs.
+                if self.is_full(pot, &limit.price(length), now_ns) {
+                    return Ok(());
+                }
+                (pot, limit)
             }
             Reason::Proven | Reason::Solicited => match evidence {
-                Evidence::Connection => account(Account::Proven),
+                Evidence::Connection => {
+                    // A session has an account of its own, and beside it what its source has.
+                    let (session, limit) = account_of(Account::Proven, !source);
+                    let is_session = reason == Reason::Solicited;
+                    if is_session && self.pour(session, &limit, &limit.price(length), now_ns).is_ok() {
+                        return Ok(());
+                    }
+                    account(Account::Proven)
+                }
                 Evidence::Error => account_of(Account::Errors, ATTACKER.to_bits()),
                 Evidence::Answer => {
                     self.answers += 1;
@@ -234,8 +245,7 @@ impl Ledger {
     pub(super) fn excuses_syn(&self, settings: &Settings, source: Ipv4Addr, now_ns: u64) -> bool {
         let again = Pot::Account(Account::Again as u32, source.to_bits());
         let price = settings.retransmissions.price(0);
-        self.is_full(again, &settings.accounts[Account::Again as usize].price(0), now_ns)
-            || self.is_full(again, &share(&price), now_ns)
+        self.is_full(again, &share(&price), now_ns)
             || self.is_full(Pot::Budget(BUDGET_RETRANSMISSIONS), &price, now_ns)
     }
 }

@@ -5,16 +5,17 @@
 use fastrand::Rng;
 use flood_common::{
     abi::Settings,
+    account::{Account, Accounts, By},
     address::Address,
-    class::{Cell, Class, Scope},
+    class::{CELLS, Cell, Class, Scope},
     decide::Tables,
     host::HostTables,
     meter::{Charge, charge_leased},
     place::{MIN_BUCKET_BITS, Seeds},
 };
 use flood_userspace::{
-    bpf::limit::rate_limit,
-    config::{PacketLimit, RateLimit},
+    bpf::limit::{accounts, rate_limit},
+    config::{Config, PacketLimit, RateLimit},
     quantity::{PacketRate, Packets},
 };
 use std::sync::atomic::AtomicU64;
@@ -119,6 +120,36 @@ fn beyond_all_its_slots_a_table_passes_newcomers_and_keeps_who_is_in_it() {
     assert!(unaccounted > 990, "{unaccounted} of 1000 newcomers found no slot");
     // Debts end by themselves.
     assert_eq!(crowd.send(0xf000_0000, START + 3 * SECOND), Charge::Conforming);
+}
+
+/// Somebody who sends enough of everything would otherwise have no place for one thing more.
+#[test]
+fn a_source_in_debt_for_everything_has_a_place_for_all_of_it() {
+    let config = Config::default();
+    let limits = config.limits.into_values().map(|limit| limit.limit).next().expect("there are defaults");
+    let mut settings = Settings { accounts: accounts(&config.proof), ..settings() };
+    settings.set_limits([rate_limit(&limits); CELLS]);
+    let tables = HostTables::new(MIN_BUCKET_BITS);
+    // The first address of its network stands for that as well.
+    let source = Address::V4(0xc633_6400);
+    for class in Class::ALL {
+        for scope in [Scope::Source, Scope::SourcePrefix] {
+            let cell = Cell::new(scope, class);
+            let price = settings.limits[cell.number()].price(60);
+            let charge = || {
+                tables.charge_network(&settings, cell, source.network(), START, &price) != Charge::Exceeding
+            };
+            let passed = (0..100_000).take_while(|_| charge()).count();
+            assert!(passed < 100_000, "no end of {scope:?} {class:?}");
+        }
+    }
+    for account in [Account::Proven, Account::Answered, Account::AnsweredNetwork, Account::Errors] {
+        let price = settings.accounts[account as usize].price(60);
+        let by = if account == Account::AnsweredNetwork { By::network(source) } else { By::address(source) };
+        let charge = || tables.charge_account(&settings, account, by, START, &price) != Charge::Exceeding;
+        let passed = (0..1_000_000).take_while(|_| charge()).count();
+        assert!(passed < 1_000_000, "no end of {account:?}");
+    }
 }
 
 #[test]

@@ -566,7 +566,7 @@ fn whoever_is_listed_for_it_sends_more_by_evidence_than_others() {
             Charge::Exceeding,
             false,
             Conforming,
-            &["notes", "proven", "allow-proven", "source.amplification", "mark"],
+            &["notes", "proven", "allow-proven", "source.amplification"],
         ),
     ];
     for (why, proven, is_allowed_by_evidence, expected, asked) in cases {
@@ -594,6 +594,28 @@ fn a_flow_is_marked_when_a_service_is_sent_something_that_it_may_answer() {
         let tables = Oracle { source: Some(source), socket, is_forwarded, ..Oracle::default() };
         let _ = decide(&udp(MIRROR), &settings, 1, &tables);
         assert_eq!(tables.asked.borrow().contains(&"mark"), expected, "{why}");
+    }
+}
+
+/// Where the way out is not watched, what is known to be closed may have been opened within the last second.
+#[test]
+fn a_mirror_s_answer_to_a_closed_port_is_dropped_unless_a_socket_may_have_been_opened_since() {
+    const BOTH: u32 = solicited::NOTED | solicited::SOCKETS;
+    for (told_by, socket, expected, asked) in [
+        (BOTH, None, Unsolicited, &[][..]),
+        (solicited::SOCKETS, Some(Receiver::Connected), Solicited, &["sockets", "proven"]),
+        (solicited::SOCKETS, Some(Receiver::Anybodys), Conforming, &["sockets", "source.amplification"]),
+        (solicited::SOCKETS, Some(Receiver::NoSocket), Unsolicited, &["sockets"]),
+        (solicited::NOTED, None, Conforming, &["source.udp"]),
+    ] {
+        let source = Some(Charge::Conforming);
+        let tables = Oracle { source, is_closed: true, socket, ..Oracle::default() };
+        assert_eq!(
+            decide(&udp(MIRROR), &answering(told_by), 1, &tables).reason,
+            expected,
+            "{told_by}, {socket:?}"
+        );
+        assert_eq!(*tables.asked.borrow(), asked, "{told_by}, {socket:?}");
     }
 }
 

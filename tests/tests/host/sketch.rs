@@ -118,10 +118,10 @@ fn a_word_from_long_ago_is_nobodys_debt() {
 
 #[test]
 fn limits_of_one_source_have_words_of_their_own_side_by_side() {
-    let words: Vec<usize> = (0..32).map(|cell| word_of(0x0040_0040, cell << 16 | 7)).collect();
+    let words: Vec<usize> = (0..32).map(|cell| word_of(meter::apart(0x0040_0040, cell << 16 | 7))).collect();
     assert!(words.iter().all(|word| *word < SKETCH_WORDS && word / 32 == words[0] / 32));
     assert!((1..32).all(|cell| !words[..cell].contains(&words[cell])));
-    assert_eq!(word_of(1 << SKETCH_BITS, 0), 0, "a larger table shares the words");
+    assert_eq!(word_of(1 << SKETCH_BITS), 0, "a larger table shares the words");
 }
 
 /// A packet in a while that is weighed by its bits, which have the shorter tolerance, must not empty a word that small

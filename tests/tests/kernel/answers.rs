@@ -180,6 +180,86 @@ fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
     }
 }
 
+/// A service for all addresses of a host answers from its first one, wherever it was asked.
+#[test]
+fn a_service_that_answers_from_another_address_does_not_vouch_either() {
+    needs_root!();
+    let mut rig = rig();
+    let another: IpAddr = "192.0.2.77".parse().expect("an address");
+    rig.own(&[SERVER, another]);
+    rig.open(27_015, Open::ForAll);
+    assert_eq!(rig.send(&from(ATTACKER).to(another).udp(53, 27_015).bytes()), Some(Conforming));
+    rig.ask(&question(SERVER, 27_015, ATTACKER, 53).bytes());
+    assert_eq!(rig.send(&answer(ATTACKER, 53, 27_015)), Some(Conforming), "within the limits of its class");
+}
+
+/// Of what this host asks for, others may send too much: the flow is still one that this host has begun.
+#[test]
+fn too_many_answers_do_not_make_a_question_somebody_else_s() {
+    needs_root!();
+    let mut rig = rig();
+    rig.account("[proof]\nproven = \"100/s\"");
+    for service in [123, 4_500] {
+        rig.open(service, Open::ForAll);
+        rig.ask(&question(SERVER, service, VISITOR, service).bytes());
+        let reply = answer(VISITOR, service, service);
+        let solicited = (0..1_000).filter(|_| rig.send(&reply) == Some(Solicited)).count();
+        assert_eq!(solicited, if service == 123 { 8 } else { 200 }, "{service}");
+        for _ in 0..30 {
+            rig.ask(&question(SERVER, service, VISITOR, service).bytes());
+            rig.advance(Duration::from_secs(4));
+        }
+        assert_eq!(rig.send(&reply), Some(Solicited), "{service}: two minutes later");
+        rig.close();
+    }
+}
+
+/// What spoofs a session takes nothing from what its peer sends beside it.
+#[test]
+fn a_session_has_an_account_of_its_own() {
+    needs_root!();
+    let mut rig = rig();
+    rig.account("[proof]\nproven = \"100/s\"");
+    rig.open(4_500, Open::ForAll);
+    rig.open(50_000, Open::ForAll);
+    for (port, service) in [(4_500, 4_500), (50_000, 443)] {
+        rig.ask(&question(SERVER, port, VISITOR, service).bytes());
+        let spoofed =
+            (0..1_000).filter(|_| rig.send(&answer(VISITOR, service, port)) == Some(Solicited)).count();
+        assert_eq!(spoofed, 200, "{service}");
+    }
+}
+
+/// The kernel answers strangers in SCTP, and not in a tunnel.
+#[test]
+fn who_sends_first_in_a_protocol_of_services_has_no_session() {
+    needs_root!();
+    let mut rig = rig();
+    for (protocol, expected) in [(132, Conforming), (33, Conforming), (136, Conforming), (50, Solicited)] {
+        let comes = from(VISITOR).protocol(protocol).payload(40).bytes();
+        let goes = from(SERVER).to(VISITOR).protocol(protocol).payload(40).bytes();
+        assert_eq!(rig.send(&comes), Some(Conforming), "{protocol}");
+        rig.ask(&goes);
+        assert_eq!(rig.send(&comes), Some(expected), "{protocol}: after an answer");
+        rig.advance(Duration::from_secs(100));
+        rig.ask(&goes);
+        assert_eq!(rig.send(&comes), Some(Solicited), "{protocol}: of the host's own");
+    }
+}
+
+/// A DHCP client has no socket that can be seen, but it asks before it is answered.
+#[test]
+fn the_port_of_dhcp_is_open_when_a_client_has_asked() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.total.closed]\npackets = \"1/s\"\npackets_burst = \"1\"");
+    let offer = from(ATTACKER).udp(67, 68).payload(300).bytes();
+    let _ = rig.send(&offer);
+    assert_eq!(rig.send(&offer), Some(NoSocket));
+    rig.ask(&question(SERVER, 68, VISITOR, 67).bytes());
+    assert_eq!(rig.send(&offer), Some(Conforming));
+}
+
 /// dnsmasq asks from sockets that are connected to nobody, NTP from the port that it serves.
 #[test]
 fn who_asks_first_is_answered_from_whatever_port() {

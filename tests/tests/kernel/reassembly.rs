@@ -115,7 +115,7 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
             assert!(pair.iter().all(|part| passes(&mut rig, part)), "{server}: {datagram}");
         }
         type Pair = fn(IpAddr, u16) -> [Build; 2];
-        let shams: [(&str, Pair); 5] = [
+        let shams: [(&str, Pair); 6] = [
             ("twice the first", |source, n| [first(source, n), first(source, n)]),
             ("with a hole", |source, n| [first(source, n), part(source, n, 10, false)]),
             ("with an overlap", |source, n| [first(source, n), part(source, n, 8, false)]),
@@ -128,6 +128,14 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
                     from(source).datagram(n).extension(60, 0).fragment(9, false).protocol(17).payload(72)
                 };
                 [first(source, n), build]
+            }),
+            ("without all headers in its first", |source, n| {
+                // Options that are all of it (RFC 8200 section 4.5), and in IPv4 some that may be refused.
+                if source.is_ipv4() {
+                    return [first(source, n).options(4), last(source, n)];
+                }
+                let first = from(source).datagram(n).fragment(0, true).extension(60, 0).protocol(47);
+                [first, part(source, n, 1, false).protocol(60).payload(8)]
             }),
         ];
         for (why, pair) in shams {
@@ -177,6 +185,13 @@ fn only_what_this_host_puts_together_is_counted() {
             sent.filter(|frame| rig.send(frame) == Some(Conforming)).count()
         };
         assert_eq!(send(&mut rig, elsewhere), 10 * HALF, "{server}");
+        rig.defragment_for_all(true);
+        assert!(
+            send(&mut rig, elsewhere) <= HALF,
+            "{server}: connection tracking puts together what is for others"
+        );
+        rig.defragment_for_all(false);
+        rig.advance(Duration::from_secs(100));
         assert!(send(&mut rig, server) < HALF, "{server}");
     }
     let mut unlimited = Rig::without_limits();
