@@ -79,8 +79,8 @@ pub trait Tables: Accounts {
 pub struct Verdict {
     /// Why it passes or is dropped.
     pub reason: Reason,
-    /// Whether it is looked at again: it is over a limit and may [say something for itself](crate::proof), which most floods may
-    /// not, by what is known of them without asking a socket; or it passes so far, and is a [fragment](crate::reassembly).
+    /// Whether it is looked at again: it is over a limit and may [say something for itself](crate::proof), or is a
+    /// [fragment](crate::reassembly) that passes so far.
     pub looks_again: bool,
 }
 

@@ -28,8 +28,8 @@ pub mod state {
     pub const NEW_SYN_RECV: u32 = 12;
 }
 
-/// How far behind what has been acknowledged a segment may still be: what was under way when the window was a MiB, the usual
-/// one. Whoever guesses both numbers is right with a probability of 2^-23 or less.
+/// How far behind what has been acknowledged a segment may still be: a MiB, more than most connections have under way. Whoever
+/// guesses both numbers is right with a probability of 2^-23 where the window is as large, and of 2^-21 where it is 6 MiB.
 const BEHIND: u32 = 1 << 20;
 
 /// The numbers of a TCP segment.
@@ -84,7 +84,7 @@ fn is_within(number: u32, from: u32, length: u32) -> bool {
 }
 
 /// The window of a connection of which is left only what waits for the last segments (TIME_WAIT, and FIN_WAIT2 without an
-/// owner): the usual one, as all have been received.
+/// owner): the largest without window scale.
 const LAST_WINDOW: u32 = 65_535;
 
 impl Connection {

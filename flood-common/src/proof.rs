@@ -113,7 +113,8 @@ impl<H: Host> Case<'_, H> {
         self.settings.proof & means != 0
     }
 
-    /// Something speaks against the packet. Of a source that sends too much that is reason enough.
+    /// Something speaks against the packet, and it is dropped for that; but over the limit of its own source it is dropped for the
+    /// limit.
     #[inline(always)]
     fn refused(&self, reason: Reason) -> Proof {
         if is_of_source(self.exceeded) { Proof::Nothing } else { Proof::Verdict(reason) }

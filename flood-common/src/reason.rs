@@ -51,10 +51,10 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    Conforming = 0, "conforming", "Nothing spoke against the packet: not listed, and within the limits of its source.";
+    Conforming = 0, "conforming", "Nothing spoke against the packet: not listed, and within all limits that hold for it.";
     Allowed = 1, "allowed", "The source is on the allow list; or it is on the list allow-proven, and the packet is over a limit and gives evidence.";
     NotIp = 2, "not_ip", "Not IP (ARP, LLDP, LACP and the like); the filter judges IP only.";
-    Protected = 3, "protected", "IPv6 neighbour discovery or a path-MTU message, within the budget that keeps the host reachable.";
+    Protected = 3, "protected", "Neighbour discovery, a path-MTU message, or one to all hosts of the link (VRRP, OSPF, mDNS and the like), within the budget that keeps the host reachable.";
     Unaccounted = 4, "unaccounted", "Passed without being charged: the table had no free slot for the source.";
     Proven = 5, "proven", "Over a limit, but part of a connection or session of this host, or with a right SYN cookie, and within what its peer may send so.";
     QueueHasRoom = 6, "queue_has_room", "A SYN over a limit, to a listener whose queue is not full, within the budget for these.";
@@ -153,7 +153,7 @@ impl Reason {
         is_provable(self.number())
     }
 
-    /// The reason of a packet beyond a limit: the cell's scope, and whether it was bits that weighed more.
+    /// The reason of a packet over a limit: the cell's scope, and whether it was bits that weighed more.
     #[inline(always)]
     pub fn exceeding(cell: Cell, bits: bool) -> Self {
         let number = Self::SourcePackets.number() + 2 * cell.scope_number() + u32::from(bits);

@@ -2,8 +2,8 @@
 //!
 //! The kernel keeps what has come of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
 //! `ipfrag_high_thresh` bytes. So three hundred packets a second that nothing follows take fragments away from everybody. Here
-//! each that would pass is charged what it may take, to a budget of its family which is as large and drains as fast as that
-//! memory, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed until it is whole, where the kernel
+//! each that would pass is charged what it may take, to a budget of its family which takes half of that memory at once and drains as
+//! much again while it is kept, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed until it is whole, where the kernel
 //! has put it together, and all of it is paid back.
 //!
 //! Whole it is, in whatever order its fragments come, when they lie side by side from its beginning to its end. This is told from

@@ -36,7 +36,7 @@ pub(crate) fn call(ctx: &XdpContext, reason: Reason) {
     if let Some(state) = CPU_STATE.get_ptr_mut(0) {
         // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
         unsafe { (*state).reason = reason.number().into() };
-        // SAFETY: on success the call does not return; on failure the packet is dropped for its limit.
+        // SAFETY: on success the call does not return; on failure the verdict so far stands.
         unsafe { NEXT.tail_call(ctx, next::PROVE) };
     }
 }

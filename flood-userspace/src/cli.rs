@@ -32,7 +32,7 @@ use crate::{
     },
     daemon::{self, Written},
     doctor::{self, Verdict},
-    lists::ListKind,
+    lists::{EditError, ListKind},
 };
 
 use self::exit::Failed;
@@ -46,8 +46,8 @@ fn default_socket() -> PathBuf {
 /// Drops floods in the network driver, and says why.
 ///
 /// `floodgate run eth0` guards an interface until Ctrl-C; every other verb talks to that process over its control
-/// socket. Each packet is judged by its source: on the allow list it passes, on the block list it is dropped, and
-/// beyond the limit of its source it is dropped. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration,
+/// socket. A packet from a source on the allow list passes, from one on the block list it is dropped. Others are held to limits,
+/// and what is over a limit still passes when it proves its origin. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration,
 /// 3 no daemon, 4 kernel or permission.
 #[derive(Parser)]
 #[command(name = "floodgate", version, max_term_width = 100)]
@@ -171,8 +171,8 @@ enum LimitVerb {
     /// Changes limits at once: `floodgate limit set source.syn=200/s total=2Gbit/s source.udp=off`.
     ///
     /// A limit is named by its scope (source, source_prefix, destination, destination_prefix, total), alone or with a
-    /// class of packets (syn, synack, rst_fin, tcp, udp, amplification, icmp, fragment, other). The unit of the value
-    /// tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the
+    /// class of packets (syn, synack, rst_fin, tcp, udp, amplification, closed, icmp, icmp_error, fragment, other). The unit of
+    /// the value tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the
     /// name say it outright. Further there are protected.neighbour_discovery, protected.path_mtu and protected.link, which cannot be
     /// `off`. A rate without its burst sets the burst to its default. The change lasts until the daemon ends.
     Set {
@@ -311,7 +311,9 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
     for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
         let configured = crate::lists::configured::configured(input)?;
         problems.extend(configured.problems);
-        say(&format!("{} list: {} entries", kind.label(), configured.edit.changes().len()))?;
+        let entries = configured.edit.changes().len();
+        say(&format!("{} list: {entries} entries", kind.label()))?;
+        problems.extend(EditError::of_many(kind, entries).map(|error| error.to_string()));
         for feed in &input.feeds {
             say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
         }

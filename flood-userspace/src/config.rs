@@ -61,7 +61,7 @@ pub struct Config {
     pub limits: CellLimits,
     /// Budgets of what keeps the host reachable.
     pub protected_limits: ProtectedLimits,
-    /// How packets beyond a limit prove their origin.
+    /// How packets over a limit prove their origin.
     pub proof: Proof,
     /// What no packet should be.
     pub sanity: Sanity,
@@ -86,7 +86,7 @@ pub struct Control {
     pub metrics: Option<SocketAddr>,
 }
 
-/// How packets beyond a limit prove their origin.
+/// How packets over a limit prove their origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Proof {
     /// How SYNs do.

@@ -14,7 +14,7 @@ use crate::{
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
     host::{Facts, setting},
     lists::{
-        ListKind,
+        EditError, ListKind,
         configured::{Configured, configured},
         guard::login_address,
     },
@@ -203,7 +203,7 @@ fn driver(interface: &Interface, attach: AttachMode, features: Option<XdpFeature
         (Some(_), _) if interface.kind.as_deref() == Some("veth") => (
             Verdict::Note,
             "driver veth: native XDP, but what the filter sends by itself is lost unless the peer has an XDP program, \
-             too. So SYNs beyond a limit have to come twice"
+             too. So SYNs over a limit have to come twice"
                 .to_owned(),
         ),
         (Some(_), _) => (Verdict::Good, format!("driver {driver}: native XDP, MTU {}", interface.mtu)),
@@ -226,7 +226,7 @@ fn syncookies(config: &Config) -> Option<Finding> {
     let value = setting("ipv4/tcp_syncookies")?;
     let (verdict, text) = match (value.as_str(), config.proof.syncookies) {
         ("2", _) => {
-            (Verdict::Good, "net.ipv4.tcp_syncookies is 2: cookies are made for every SYN beyond a limit")
+            (Verdict::Good, "net.ipv4.tcp_syncookies is 2: cookies are made for every SYN over a limit")
         }
         (_, SyncookieControl::Raise) => (
             Verdict::Good,
@@ -288,12 +288,16 @@ fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
             ));
         }
     }
+    let proven = allow_proven.edit.changes().len();
+    if let Some(error) = EditError::of_many(ListKind::AllowProven, proven) {
+        findings.push(finding("lists", Verdict::Fault, error.to_string()));
+    }
     if findings.is_empty() {
-        let [allow, block] = [allow, block].map(|list| list.edit.changes().len());
+        let [allow, block] = [&allow, &block].map(|list| list.edit.changes().len());
         findings.push(finding(
             "lists",
             Verdict::Good,
-            format!("{block} entries of the block list, {allow} of the allow list"),
+            format!("{block} entries of the block list, {allow} of the allow list, {proven} of the list allow-proven"),
         ));
     }
     findings

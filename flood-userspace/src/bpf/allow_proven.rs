@@ -27,7 +27,7 @@ impl AllowProven {
         }
         for (prefix, _) in changes.iter().filter(|(_, until)| until.is_none()) {
             match self.0.remove(&key(*prefix)) {
-                // It ended before it came.
+                // The edit takes out what was no entry.
                 Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed(error)),
             }

@@ -33,7 +33,7 @@ pub enum BpfError {
     /// The tables do not fit.
     #[error(
         "the tables of {slots} sources and of the lists need {needed_mib} MiB, and the machine has {available_mib} MiB \
-         to spare: lower `sources.table` or `lists.ipv4`"
+         to spare: lower `sources.table`, `lists.ipv4` or `lists.ipv6`"
     )]
     TooLarge {
         /// Slots in each table.
@@ -46,7 +46,8 @@ pub enum BpfError {
 
     /// The kernel refused memory for a map.
     #[error(
-        "the kernel has no memory for the tables (map {map}): lower `sources.table`, or raise the memory limit of the service"
+        "the kernel has no memory for the tables (map {map}): lower `sources.table`, `lists.ipv4` or `lists.ipv6`, or raise the \
+         memory limit of the service"
     )]
     NoMemory {
         /// The map.
@@ -118,7 +119,7 @@ pub enum BpfError {
     },
 
     /// Attaching failed otherwise.
-    #[error("attaching to {interface}: {cause}")]
+    #[error("attaching to {interface}: {cause}. `floodgate doctor {interface}` says what may be in the way")]
     Attach {
         /// The interface.
         interface: String,

@@ -34,7 +34,7 @@ pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &Prot
     for (name, limit) in limits.iter().filter(|(name, limit)| limit.is_in_force(**name, host)) {
         let number = name.cell().number();
         settings.ipv6_cells[number / 64] |= u64::from(limit.is_of_ipv6_alone(*name)) << (number % 64);
-        cells[name.cell().number()] = rate_limit(&in_force(*name, limit, limits));
+        cells[name.cell().number()] = rate_limit(&in_force_as(*name, limit, limits));
     }
     let ProtectedLimits { neighbour_discovery, path_mtu, link } = protected;
     for (vital, limit) in
@@ -75,7 +75,7 @@ const ROOM: PacketRate = PacketRate(5_000);
 
 /// A limit as it is enforced. A default is never looser than what somebody has set for the class around it: who limits
 /// UDP, or TCP, to less means all of it.
-fn in_force(name: CellName, limit: &CellLimit, limits: &CellLimits) -> RateLimit {
+pub fn in_force_as(name: CellName, limit: &CellLimit, limits: &CellLimits) -> RateLimit {
     let around = name.class.parent(name.scope).and_then(|class| limits.get(&CellName { class, ..name }));
     match around {
         Some(around) if limit.origin.is_default() && !around.origin.is_default() => {
@@ -200,13 +200,13 @@ mod tests {
         for (why, packets, bits, origin, expected) in cases {
             let mut limits = crate::config::Config::default().limits;
             limits.insert(udp, CellLimit { limit: RateLimit { packets, bits }, origin });
-            let RateLimit { packets, bits } = in_force(mirrors, &limits[&mirrors], &limits);
+            let RateLimit { packets, bits } = in_force_as(mirrors, &limits[&mirrors], &limits);
             assert_eq!((packets, bits), expected, "{why}");
         }
         let own = CellLimit { limit: RateLimit { packets: packets(9_000), bits: None }, origin: set };
         let mut limits = CellLimits::from([(mirrors, own)]);
         limits.insert(udp, CellLimit { limit: RateLimit { packets: packets(10), bits: None }, origin: set });
-        assert_eq!(in_force(mirrors, &own, &limits), own.limit, "what is set for it holds");
+        assert_eq!(in_force_as(mirrors, &own, &limits), own.limit, "what is set for it holds");
     }
 
     #[test]

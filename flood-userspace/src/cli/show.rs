@@ -141,7 +141,10 @@ fn proof(proof: &ProofStatus) -> String {
     };
     let raised = if proof.syncookies_raised { "; net.ipv4.tcp_syncookies is raised" } else { "" };
     let mut text = format!("{syn}, {sockets}{raised}");
-    for (what, why) in [("no cookies", &proof.why_no_cookies), ("want of a socket", &proof.why_no_absence)] {
+    for (what, why) in [
+        ("no cookies", &proof.why_no_cookies),
+        ("want of a socket, and default totals", &proof.why_no_absence),
+    ] {
         if let Some(why) = why {
             _ = write!(text, "\n             {what}: {why}");
         }
@@ -291,9 +294,12 @@ pub(super) fn list(list: &ListReply) -> String {
 pub(super) fn limits(limits: &Limits) -> String {
     let mut text = String::new();
     let packets = |PacketLimit { rate, burst }: PacketLimit| format!("{rate}, burst {burst}");
-    for (name, CellLimit { limit: RateLimit { packets: packet_limit, bits }, origin }) in &limits.limits {
+    for (name, limit) in &limits.limits {
+        let CellLimit { limit: RateLimit { packets: packet_limit, bits }, origin } = limit;
         let origin = match origin {
-            LimitOrigin::Default | LimitOrigin::Host => "default",
+            LimitOrigin::Default if limit.is_of_ipv6_alone(*name) => "default, for IPv6",
+            LimitOrigin::Default => "default",
+            LimitOrigin::Host => "default where sockets tell",
             LimitOrigin::Configuration => "configuration",
             LimitOrigin::RunTime => "set at run time",
         };

@@ -38,7 +38,7 @@ pub enum AttachMode {
     NativeOrGeneric,
 }
 
-/// How SYNs beyond a limit prove their origin.
+/// How SYNs over a limit prove their origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SynProof {
@@ -354,14 +354,14 @@ section! {
     /// one. A limit that is not set costs nothing. All of them can be changed at run time by `floodgate limit set`.
     ///
     /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
-    /// 500 of ICMP, with bursts of two seconds: several times what a network of a thousand people behind one address
+    /// 500 of ICMP, with bursts of two seconds (those of the totals below are half a second): several times what a network of a thousand people behind one address
     /// needs. All sources together may send 10,000 SYNs a second; those over that have to prove their origin (`[proof]`).
     /// UDP from the ports of mirrors that was not asked for (`amplification`) may come with 1,000 packets a second from a
     /// source, 2,000 from its network, and 5,000 in all: eight times what a player sends who has such a port by chance, and
     /// no more than 60 Mbit/s of an attack on a port where a service listens.
     ///
     /// Where this host's sockets tell what is wanted (`proof.host`), there are totals of what belongs to no connection and to no
-    /// service: 20,000 packets a second of `tcp`, 5,000 of `rst_fin`, 2,000 of `synack`, and 1,000 each of `closed`, `icmp`,
+    /// service: 15,000 packets a second of `tcp`, 5,000 of `rst_fin`, 2,000 of `synack`, and 1,000 each of `closed`, `icmp`,
     /// `icmp_error`, `fragment` and `other`, with bursts of half a second. Whatever is of a connection, was asked for, or is of a
     /// tunnel of this host passes over them. UDP to an open port has no total by default, since only you know what your
     /// services can take. If you set one, a flood takes all of it; so beside it each port of this host gets an eighth of it, as
@@ -455,8 +455,8 @@ section! {
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
         /// What each peer may send over the limits in packets of connections, and what may come in each session.
         proven: PacketRate, default "250k/s", accepts "`1/s` to `100M/s`";
-        /// How many SYN-ACKs the filter sends to one address in a second; to all of a network together, four times as many.
-        /// So it is no mirror for whoever spoofs an address. SYNs beyond that are answered when they come again.
+        /// How many SYN-ACKs the filter sends to one address in a second at once; to all of a network together, four times as
+        /// many. So it is no mirror for whoever spoofs an address: SYNs over that are answered when they come again.
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
         retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
@@ -464,14 +464,14 @@ section! {
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
         /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
-        /// By what is told whether UDP from the port of a mirror (see `sources.reflectors`) was asked for. What was has the
-        /// limits of `udp`. What was not is dropped, if no socket is open on the port that it is sent to, and has the
-        /// limits of `amplification` otherwise.
+        /// By what is told whether UDP from the port of a mirror (see `sources.reflectors`) was asked for. What was passes before
+        /// the limits: eight packets for each question, and a session within `proof.proven`. What was not is dropped, if no
+        /// socket is open on the port that it is sent to, and has the limits of `amplification` otherwise.
         ///
         /// `auto`: a small program on the way out of each interface notes for 10 seconds (DNS), 16 seconds (other services
-        /// that answer a question) or a minute (QUIC, VPNs and others with sessions) whom the host asks; traffic renews the
-        /// note. A connected socket counts as having asked, too. Where the program cannot be attached, the sockets alone
-        /// tell. `egress` insists on the program, and never drops by sockets. `socket` does without the program. `off` does
+        /// that answer a question) or a minute (QUIC, VPNs and others with sessions) whom the host asks; what it
+        /// sends renews the note. A connected socket counts as having asked, too. Where the program cannot be attached, the sockets alone
+        /// tell. `egress` insists on the program, and drops nothing as `unsolicited`. `socket` does without the program. `off` does
         /// without both, so that only the limits of `amplification` hold. `floodgate status` shows what is in force.
         solicited: SolicitedBy, default "auto", accepts "`\"auto\"`, `\"egress\"`, `\"socket\"` or `\"off\"`";
     }
@@ -480,7 +480,7 @@ section! {
 section! {
     /// What no packet on a wire should be. Each check is named like the reason under which it drops, and can be switched
     /// off. They are made before the limits and after the allow list, and cost a packet that passes them next to nothing.
-    /// Messages that keep the host reachable (`[limit.protected]`) pass without them. A frame with a broken header or with
+    /// Neighbour discovery and path-MTU messages (`[limit.protected]`) pass without them. A frame with a broken header or with
     /// wrong lengths is dropped in any case.
     SanityFile at "sanity" {
         /// The source is the destination. What a host sends to itself does not leave it, so the source is invented
@@ -634,10 +634,11 @@ section! {
 
 section! {
     /// What passes over the limits when it gives evidence of its origin (see `[proof]`): segments that fit an established
-    /// connection or bring a right cookie, datagrams to a connected socket, answers that were asked for. Everybody's may do so
-    /// within `proof.proven`; these sources' do without end. Whatever else comes from these addresses is limited as it is from
+    /// connection or bring a right cookie, datagrams to a connected socket, packets of a session that this host keeps up. Everybody's
+    /// may do so within `proof.proven`; these sources' do without end, and count as `allowed`, or as `solicited` if it is a session.
+    /// Whatever else comes from these addresses is limited as it is from
     /// everybody, so that nobody gains by spoofing them, which is what `[allow]` would open. For a CDN, a monitoring service, a
-    /// resolver. At most 65,536 prefixes. Where `proof.host` does not hold, there is no evidence, and this does nothing.
+    /// resolver. At most 65,536 prefixes. The block list wins over it. With `proof.host = false` only sessions are evidence.
     AllowProvenFile at "allow_proven" {
         /// Addresses, prefixes and ranges.
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";

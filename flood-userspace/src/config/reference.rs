@@ -30,10 +30,15 @@ Numbers are written with their units, in quotes:
 `k` is 1000, `M` a million, `G` a thousand million. A rate of 0 is refused, because it would drop everything.
 ";
 
+const DEFAULTS_PREFACE: &str = "\
+This file has what holds when nothing is written. Do not copy its limits: a default that is marked holds only where the
+mark says, a written one always.
+";
+
 /// The page on the configuration, in Markdown.
 pub fn reference() -> String {
     let sections = sections();
-    let mut page = format!("{PREFACE}\nThis file says the same as an empty one:\n\n```toml\n");
+    let mut page = format!("{PREFACE}\n{DEFAULTS_PREFACE}\n```toml\n");
     page += &render_defaults(&sections);
     page += "```\n";
     for section in &sections {
@@ -53,7 +58,7 @@ the victim. UDP that comes in from these ports passes as any other when it was a
 out by name or port.
 
 The factor is how many bytes of answer come for a byte of request. The time is for how long an answer is waited for after
-the last packet in either direction. TA14-017A is a US-CERT alert. Two have no fixed port and are not here: Kad, and SSDP
+what the host has sent to that port last. TA14-017A is a US-CERT alert. Two have no fixed port and are not here: Kad, and SSDP
 that answers from another port than its own, as many devices do.
 
 | service | port | factor | time | source |
@@ -86,11 +91,14 @@ fn render_default_limit((name, limit): (&CellName, &CellLimit)) -> String {
     let packets = packets
         .map(|PacketLimit { rate, burst }| format!("packets = \"{rate}\"\npackets_burst = \"{burst}\"\n"));
     let bits = bits.map(|BitLimit { rate, burst }| format!("bits = \"{rate}\"\nbits_burst = \"{burst}\"\n"));
-    let if_told = match limit.origin {
-        LimitOrigin::Host => "# where this host's sockets tell what is wanted\n",
-        _ => "",
+    let mark = if limit.origin == LimitOrigin::Host {
+        "# where this host's sockets tell what is wanted\n"
+    } else if limit.is_of_ipv6_alone(*name) {
+        "# for IPv6\n"
+    } else {
+        ""
     };
-    format!("{if_told}[limit.{name}]\n{}{}", packets.unwrap_or_default(), bits.unwrap_or_default())
+    format!("{mark}[limit.{name}]\n{}{}", packets.unwrap_or_default(), bits.unwrap_or_default())
 }
 
 fn render_default_section(section: &Section) -> String {

@@ -70,7 +70,7 @@ pub struct Status {
     pub solicited: PlaceStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
-    /// How packets beyond a limit prove their origin.
+    /// How packets over a limit prove their origin.
     pub proof: ProofStatus,
     /// Which checks of sanity are made.
     #[serde(default)]
@@ -84,7 +84,7 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// How packets beyond a limit prove their origin.
+/// How packets over a limit prove their origin.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ProofStatus {
     /// How SYNs do; never `auto`.

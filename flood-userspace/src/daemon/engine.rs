@@ -24,9 +24,9 @@ use crate::{
     bpf::{
         Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
         interface,
-        limit::{host_tells, set_limits, set_mode},
+        limit::{host_tells, in_force_as, set_limits, set_mode},
     },
-    config::{CellName, Config, HostTells, Mode, Proof, RateLimit},
+    config::{CellLimit, CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
         AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
         InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
@@ -234,7 +234,10 @@ impl Engine {
             self.reassembly = facts.reassembly;
             if let Err(error) = self.filter.set_reassembly(&facts.reassembly) {
                 let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
-                warn!("fragments are judged by their limits alone on this kernel: {first_line}");
+                warn!(
+                    "fragments are judged by their limits alone on this kernel; please report this with its release, \
+                     `uname -r`: {first_line}"
+                );
             }
         }
         let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
@@ -243,7 +246,10 @@ impl Engine {
             // A kernel whose verifier refuses the second look is guarded without it, and by no limits that need it.
             if let Err(error) = self.filter.set_proof(means.bits, means.absence) {
                 let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
-                warn!("nothing passes over a limit on this kernel, whatever it proves: {first_line}");
+                warn!(
+                    "nothing passes over a limit on this kernel, whatever it proves; please report this with its release, \
+                     `uname -r`: {first_line}"
+                );
                 self.filter.set_proof(0, false)?;
             }
             self.means = means;
@@ -346,12 +352,13 @@ impl Engine {
     }
 
     fn proof_status(&self) -> ProofStatus {
-        let bits = self.filter.settings.read().proof;
+        let settings = self.filter.settings.read();
+        let bits = settings.proof;
         ProofStatus {
             syn: syn_proof(bits),
             why_no_cookies: self.means.why_no_cookies.clone(),
             sockets: bits & means::SOCKETS != 0,
-            absence: self.means.absence,
+            absence: settings.absence != 0,
             why_no_absence: self.means.why_no_absence.clone(),
             half_open: self.filter.knows_requests(),
             syncookies_raised: self.syncookies.is_raised(),
@@ -543,9 +550,11 @@ impl Engine {
 
     /// The limits in force.
     pub fn limits(&self) -> Limits {
-        let mut limits = self.limits.clone();
-        limits.limits.retain(|name, limit| limit.is_in_force(*name, self.told));
-        limits
+        let all = &self.limits.limits;
+        let in_force = all.iter().filter(|(name, limit)| limit.is_in_force(**name, self.told));
+        let limits = in_force
+            .map(|(name, limit)| (*name, CellLimit { limit: in_force_as(*name, limit, all), ..*limit }));
+        Limits { limits: limits.collect(), ..self.limits.clone() }
     }
 
     /// Changes limits: as a whole, or not at all.
@@ -670,7 +679,7 @@ impl Engine {
         self.filter.set_clock()
     }
 
-    /// Clears the words of debts that have ended; wanted at least once an hour.
+    /// Clears the words of debts that have ended; wanted at least twice an hour.
     pub fn sweep(&self) {
         self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
     }
@@ -755,7 +764,7 @@ fn sum(counters: &[(String, InterfaceCounters)], is_wanted: impl Fn(Reason) -> b
     counters.iter().map(|(_, counters)| packets(counters)).sum()
 }
 
-/// Whether it is the reason of a SYN to a listener beyond a limit.
+/// Whether it is the reason of a SYN to a listener over a limit.
 fn is_open_question(reason: Reason) -> bool {
     matches!(reason, Reason::QueueHasRoom | Reason::Answered)
 }

@@ -76,6 +76,14 @@ pub enum EditError {
     NoPlace(#[from] NoPlace),
 }
 
+impl EditError {
+    /// Whether a list would have so many entries that it does not take them.
+    pub fn of_many(kind: ListKind, entries: usize) -> Option<Self> {
+        (kind == ListKind::AllowProven && entries > PROVEN_PREFIXES as usize)
+            .then_some(Self::TooMany(entries))
+    }
+}
+
 /// All books, and the tables that say what they say; but for allow-proven, which has none here ([`proven`](super::proven)).
 pub struct Lists<M> {
     books: Books,
@@ -123,9 +131,9 @@ impl<M: Memory> Lists<M> {
         let book = self.books.book_mut(ListKind::AllowProven);
         let undo = book.swap(edit);
         let entries = book.len_ipv4() + book.len_ipv6();
-        if entries > PROVEN_PREFIXES as usize {
+        if let Some(error) = EditError::of_many(ListKind::AllowProven, entries) {
             book.swap(undo);
-            return Err(EditError::TooMany(entries));
+            return Err(error);
         }
         Ok(undo)
     }
