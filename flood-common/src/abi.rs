@@ -398,7 +398,8 @@ impl Settings {
     /// Where the plan of a class is in `plan`, for packets of this IP version.
     #[inline(always)]
     pub const fn plan_of(version: u64, class: usize) -> usize {
-        (version as usize / 6 * CLASS_SLOTS + class) % (2 * CLASS_SLOTS)
+        // The bit in which 6 differs from 4, as a division costs 3 ns.
+        ((version as usize >> 1 & 1) * CLASS_SLOTS + class) % (2 * CLASS_SLOTS)
     }
 
     fn plan_class(&self, version: u64, class: Class) -> [u8; PLAN] {

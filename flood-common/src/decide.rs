@@ -102,6 +102,60 @@ pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tabl
     }
 }
 
+/// What the parser has found of a packet: its class, part and [`speech`], and its numbers.
+///
+/// VERIFIER: these are constants on each way through the parser, and none of the ways is to be followed on its own through all that
+/// comes now. In two words, as each of them takes two instructions to forget, and a place on the stack.
+struct Found {
+    kinds: u64,
+    numbers: u64,
+}
+
+impl Found {
+    #[inline(always)]
+    fn of(packet: &Packet, settings: &Settings) -> Self {
+        let Flow { protocol, remote_port, local_port, .. } = Flow::of(packet);
+        let kinds = packet.class as u64 | (packet.part as u64) << 8 | speech(packet) << 16;
+        let numbers = u64::from(protocol) << 40
+            | u64::from(packet.icmp.kind) << 32
+            | u64::from(remote_port) << 16
+            | u64::from(local_port);
+        Self { kinds: forget(settings, kinds), numbers: forget(settings, numbers) }
+    }
+
+    #[inline(always)]
+    fn class(&self) -> u64 {
+        self.kinds & 0xff
+    }
+
+    #[inline(always)]
+    fn part(&self) -> u64 {
+        self.kinds >> 8 & 0xff
+    }
+
+    #[inline(always)]
+    fn speech(&self) -> u64 {
+        self.kinds >> 16
+    }
+
+    /// The type of an ICMP message.
+    #[inline(always)]
+    fn icmp(&self) -> u8 {
+        (self.numbers >> 32) as u8
+    }
+
+    #[inline(always)]
+    fn flow(&self, packet: &Packet) -> Flow {
+        Flow {
+            protocol: (self.numbers >> 40) as u8,
+            remote: packet.source,
+            local: packet.destination,
+            remote_port: (self.numbers >> 16) as u16,
+            local_port: self.numbers as u16,
+        }
+    }
+}
+
 /// What a packet may be able to say for itself.
 mod speech {
     /// Nothing.
@@ -127,28 +181,13 @@ fn speech(packet: &Packet) -> u64 {
 
 #[inline(always)]
 fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Verdict {
-    // VERIFIER: what the parser found is a constant on each way through it. None of them is followed on its own
-    // through all that comes now.
-    let class = forget(settings, packet.class as u64);
-    let [port, to] = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination].map(u64::from));
-    let (to, icmp) =
-        (to | u64::from(packet.icmp.identifier), forget(settings, packet.icmp.kind.into()) as u8);
-    let flow = Flow {
-        protocol: forget(settings, packet.protocol.into()) as u8,
-        remote: packet.source,
-        local: packet.destination,
-        remote_port: forget(settings, port) as u16,
-        local_port: forget(settings, to) as u16,
-    };
-    let (part, speech) = (forget(settings, packet.part as u64), forget(settings, speech(packet)));
+    let found = Found::of(packet, settings);
+    let (class, part, flow) = (found.class(), found.part(), found.flow(packet));
     let datagram = match packet.part {
-        Part::Whole => FragmentPlace::default(),
-        Part::First | Part::Later => fragments::place(packet, &settings.solicit_seeds),
+        Part::Whole => 0,
+        Part::First | Part::Later => fragments::datagram_hash(packet, &settings.solicit_seeds),
     };
-    let datagram = FragmentPlace {
-        bucket: forget(settings, datagram.bucket.into()) as u32,
-        tag: forget(settings, datagram.tag),
-    };
+    let datagram = FragmentPlace::of(forget(settings, datagram));
     let defect = match packet.defect {
         None if settings.sanity.is_beyond_doubt(packet) => None,
         None => settings.sanity.check(packet),
@@ -196,10 +235,10 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             first::ASKED => class,
             first => first - 1,
         }
-    } else if class == Class::Icmp as u64 && is_icmp_error(flow.protocol, icmp) {
+    } else if class == Class::Icmp as u64 && is_icmp_error(flow.protocol, found.icmp()) {
         Class::IcmpError as u64
     } else if class == Class::Other as u64
-        || class == Class::Icmp as u64 && is_ping_answer(flow.protocol, icmp)
+        || class == Class::Icmp as u64 && is_ping_answer(flow.protocol, found.icmp())
     {
         let asked = asked(&flow, settings, now_ns, tables);
         if is_answer(asked, packet, &flow, settings, now_ns, tables) {
@@ -224,7 +263,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     let reason = forget(settings, reason.number().into()) as u32;
     let may_speak = settings.proof != 0
         && is_provable(reason)
-        && match speech {
+        && match found.speech() {
             speech::NONE => false,
             speech::CONNECTION => true,
             speech::QUOTE => class == Class::IcmpError as u64,

@@ -46,11 +46,24 @@ pub struct FragmentPlace {
     pub tag: u64,
 }
 
+impl FragmentPlace {
+    /// That of a [hash](datagram_hash).
+    #[inline(always)]
+    pub fn of(hash: u64) -> Self {
+        Self { bucket: (hash >> (64 - FRAGMENT_BITS)) as u32, tag: (hash << FRAGMENT_BITS) >> TAG_SHIFT }
+    }
+}
+
+/// A hash of the datagram that a packet is a part of.
+#[inline(always)]
+pub fn datagram_hash(packet: &Packet, seeds: &SolicitSeeds) -> u64 {
+    hash(seeds, [packet.source, packet.destination], packet.datagram)
+}
+
 /// Where the datagram is noted that a packet is a part of.
 #[inline(always)]
 pub fn place(packet: &Packet, seeds: &SolicitSeeds) -> FragmentPlace {
-    let x = hash(seeds, [packet.source, packet.destination], packet.datagram);
-    FragmentPlace { bucket: (x >> (64 - FRAGMENT_BITS)) as u32, tag: (x << FRAGMENT_BITS) >> TAG_SHIFT }
+    FragmentPlace::of(datagram_hash(packet, seeds))
 }
 
 /// Units for which a word lasts; more than [`LIFETIME`] once it has ended.
