@@ -485,10 +485,12 @@ pub struct CpuState {
     pub reason: u64,
     /// What a program hands over to the next one: XDP action.
     pub action: u64,
+    /// What a program hands over to the next one: number of the class.
+    pub class: u64,
     /// What is left of the processor's lease of each total, by class, nanoseconds.
     pub leases: [u64; CLASS_SLOTS],
 }
-const _: () = assert!(size_of::<CpuState>() == 72 + 8 * CLASS_SLOTS);
+const _: () = assert!(size_of::<CpuState>() == 80 + 8 * CLASS_SLOTS);
 
 /// Budget words: one per `Vital`, then the trace lines', those below, then the totals by class.
 pub const BUDGET_TRACE: u32 = VITALS as u32;

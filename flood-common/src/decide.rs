@@ -82,12 +82,14 @@ pub struct Verdict {
     /// Whether it is looked at again: it is over a limit and may [say something for itself](crate::proof), or is a
     /// [fragment](crate::reassembly) that passes so far.
     pub looks_again: bool,
+    /// The number of its [`Class`], if it is looked at again.
+    pub class: u64,
 }
 
 impl From<Reason> for Verdict {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
-        Self { reason, looks_again: false }
+        Self { reason, looks_again: false, class: 0 }
     }
 }
 
@@ -254,11 +256,16 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     // VERIFIER: there are many ways to a kind, and to a reason, and one from each.
     let kind = forget(settings, kind);
     let class = kind % CLASS_SLOTS as u64;
+    // A fragment is charged when there is memory for it.
+    let has_memory = settings.reassembly[usize::from(family == list::V6)].is_set();
+    // VERIFIER: without a branch on the part, of which nothing is to be known in what comes.
+    let is_fragment = (part + 1) / 2;
+    let spared = forget(settings, is_fragment * if has_memory { SPARED } else { 0 });
     let reason = match kind {
         kind::UNWANTED => Reason::Unsolicited,
         kind::ASKED => Reason::Solicited,
         kind::OF_DROPPED => Reason::FragmentOfDropped,
-        _ => limit(packet, class as usize, settings, now_ns, tables),
+        _ => limit(packet, class as usize, spared, settings, now_ns, tables),
     };
     let reason = forget(settings, reason.number().into()) as u32;
     let may_speak = settings.proof != 0
@@ -283,7 +290,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         tables.mark_begun(flow.place_begun(&settings.solicit_seeds), now_ns);
     }
     let looks_again = may_speak || part != Part::Whole as u64 && !is_drop(reason);
-    Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), looks_again }
+    Verdict { reason: Reason::from_number(reason).unwrap_or(Reason::Truncated), looks_again, class }
 }
 
 /// What a packet is, as a number: its class, or one of these.
@@ -397,13 +404,24 @@ fn forget(settings: &Settings, value: u64) -> u64 {
     opaque(value, settings.seeds.v6[0])
 }
 
+/// That a packet is not charged yet: a class that there is not, in all its bits.
+const SPARED: u64 = CLASS_SLOTS as u64 - 1;
+const _: () = assert!(CLASS_SLOTS.is_power_of_two() && Class::Any as usize != CLASS_SLOTS - 1);
+
 /// Charges a packet to each cell that its class has, or to none: the first that it exceeds, the narrow scopes first, is its
-/// reason, and nobody pays for what is dropped.
+/// reason, and nobody pays for what is dropped. Where it is [spared](SPARED) the cells are only looked at.
 ///
 /// Another processor may take the last of a limit between the two looks. Then the packet is dropped, and what it has been
 /// charged to by then keeps its trace: no more than one packet for each race.
 #[inline(always)]
-fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
+pub(crate) fn limit<T: Tables>(
+    packet: &Packet,
+    class: usize,
+    spared: u64,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> Reason {
     // VERIFIER: as above.
     let version = forget(settings, packet.source.version().into());
     let [source, destination] = [packet.source, packet.destination]
@@ -424,6 +442,8 @@ fn limit<T: Tables>(packet: &Packet, class: usize, settings: &Settings, now_ns: 
         }
     }
     let mut unaccounted = 0;
+    // VERIFIER: what is spared has the plan of no class, which is empty, and is no way of its own.
+    let plan = &settings.plan[Settings::plan_of(version, class | spared as usize)];
     for &entry in &plan[..MAX_CELLS] {
         let Some((cell, price)) = price(settings, entry, packet.length) else { break };
         let charge = if cell.is_total() {

@@ -23,7 +23,8 @@ use crate::{
     account::{Account, By},
     address::Address,
     answer::{checksum, words},
-    decide::Tables,
+    class::CLASS_SLOTS,
+    decide::{Tables, limit},
     fragments::{self, FragmentPlace},
     meter::{Price, Slot, WAYS},
     packet::{Packet, Part},
@@ -99,10 +100,32 @@ pub fn is_due(packet: &Packet, reason: u32) -> bool {
     packet.part != Part::Whole && !is_drop(reason)
 }
 
+/// What becomes of a fragment of a class that passes so far, for the reason with this number: whether there is memory for it; and
+/// then it is charged to its limits, which it was found to be within.
+#[inline(always)]
+pub fn judge<'a, T: Memory>(
+    packet: &Packet,
+    class: u64,
+    reason: u32,
+    window: impl Window<'a>,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> u32 {
+    let has_memory = settings.reassembly[usize::from(packet.source.version() == 6)].is_set();
+    if !admits(packet, reason, window, settings, now_ns, tables) {
+        Reason::FragmentMemory.number()
+    } else if has_memory && reason == Reason::Conforming.number() {
+        limit(packet, class as usize % CLASS_SLOTS, 0, settings, now_ns, tables).number()
+    } else {
+        reason
+    }
+}
+
 /// Whether a fragment may go where it is put together, if that is here: connection tracking does it for all destinations. `reason` is the number of that for which it has passed so
 /// far.
 #[inline(always)]
-pub fn admits<'a, T: Memory>(
+fn admits<'a, T: Memory>(
     packet: &Packet,
     reason: u32,
     window: impl Window<'a>,

@@ -45,13 +45,13 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = XdpWindow::new(&ctx);
     let parsed = parse(window);
-    let Verdict { reason, looks_again } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
+    let Verdict { reason, looks_again, class } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => window.length(),
     };
     if looks_again {
-        prove::call(&ctx, reason);
+        prove::call(&ctx, reason, class);
     }
     finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
 }

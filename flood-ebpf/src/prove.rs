@@ -32,10 +32,13 @@ use crate::{
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
 /// place.
 #[inline(always)]
-pub(crate) fn call(ctx: &XdpContext, reason: Reason) {
+pub(crate) fn call(ctx: &XdpContext, reason: Reason, class: u64) {
     if let Some(state) = CPU_STATE.get_ptr_mut(0) {
         // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        unsafe { (*state).reason = reason.number().into() };
+        unsafe {
+            (*state).reason = reason.number().into();
+            (*state).class = class;
+        }
         // SAFETY: on success the call does not return; on failure the verdict so far stands.
         unsafe { NEXT.tail_call(ctx, next::PROVE) };
     }

@@ -1,11 +1,10 @@
-//! The last look at fragments: whether there is memory for them. A program of its own, as the [second look](crate::prove) is.
+//! The last look at fragments: whether there is memory for them, and what they are charged to. A program of its own, as the [second look](crate::prove) is.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use flood_common::{
     abi::next,
     packet::{Parsed, parse},
-    reason::Reason,
-    reassembly::admits,
+    reassembly::judge,
 };
 
 use crate::{
@@ -37,16 +36,12 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
     // this processor's own, and nothing ran on it since `call` wrote it.
-    let (settings, now_ns, reason) =
-        unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
+    let (settings, now_ns, reason, class) =
+        unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
     let window = XdpWindow::new(&ctx);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
     };
-    let reason = if admits(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
-        reason
-    } else {
-        Reason::FragmentMemory.number()
-    };
+    let reason = judge(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx));
     finish(&ctx, settings, now_ns, packet.length, reason, xdp_action::XDP_PASS)
 }

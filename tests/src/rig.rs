@@ -26,7 +26,7 @@ use flood_common::{
     place::{MIN_BUCKET_BITS, Place},
     proof::{Proof, prove},
     reason::Reason,
-    reassembly::{admits, is_due},
+    reassembly::{is_due, judge},
     sanity::{Ethertypes, Sanity},
     solicit::{Flow, outgoing},
     wire::{Ethernet, Frame, Window, WireType},
@@ -495,7 +495,7 @@ impl Rig {
     /// What the twin says.
     fn expect(&self, parsed: &Parsed, buffers: Buffers<'_>) -> Reason {
         let (settings, now_ns, twin) = (&self.settings, self.now_ns, &self.twin);
-        let Verdict { reason, looks_again } = decide(parsed, settings, now_ns, twin);
+        let Verdict { reason, looks_again, class } = decide(parsed, settings, now_ns, twin);
         let Parsed::Packet(packet) = parsed else { return reason };
         if !looks_again {
             return reason;
@@ -508,8 +508,8 @@ impl Rig {
                 Proof::Nothing => number,
             };
         }
-        if is_due(packet, number) && !admits(packet, number, buffers, settings, now_ns, twin) {
-            return Reason::FragmentMemory;
+        if is_due(packet, number) {
+            number = judge(packet, class, number, buffers, settings, now_ns, twin);
         }
         Reason::from_number(number).expect("it is one's")
     }

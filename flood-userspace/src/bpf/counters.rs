@@ -54,6 +54,7 @@ impl CounterTable {
                 trace_suppressed,
                 reason: _,
                 action: _,
+                class: _,
                 leases: _,
             } = state;
             sum.sampled += sampled;

@@ -156,7 +156,8 @@ impl World {
         let window = Frame(frame);
         let parsed = parse(window);
         let Parsed::Packet(packet) = parsed else { unreachable!("all frames are packets: {parsed:?}") };
-        let Verdict { mut reason, looks_again } = decide(&parsed, &self.settings, self.now_ns, &self.tables);
+        let Verdict { mut reason, looks_again, .. } =
+            decide(&parsed, &self.settings, self.now_ns, &self.tables);
         // What passes and is looked at again is a fragment, and its memory is none of a trial's.
         if looks_again && reason.is_drop() {
             reason = match prove(&packet, reason.number(), window, &self.settings, self.now_ns, &self.tables)

@@ -88,6 +88,21 @@ fn a_flood_of_fragments_that_nothing_follows_takes_half_and_visitors_keep_theirs
     }
 }
 
+/// What finds no memory is charged to none of the limits that others need.
+#[test]
+fn fragments_without_memory_take_nothing_from_the_limits() {
+    needs_root!();
+    let mut rig = rig();
+    let limit = 3 * HALF;
+    rig.limits(&format!("[limit.total.udp]\npackets = \"20/s\"\npackets_burst = \"{limit}\""));
+    let sent = (0..10 * HALF as u32).map(|n| first(invented(SERVER, n), 7));
+    let passed = sent.filter(|part| passes(&mut rig, part)).count();
+    assert!(passed <= HALF, "{passed}");
+    let player = from(VISITOR).udp(50_000, 27_015).bytes();
+    let left = (0..limit).filter(|_| rig.send(&player) == Some(Conforming)).count();
+    assert!(left + passed + SLACK >= limit, "{left} of {limit} are left, and {passed} fragments passed");
+}
+
 #[test]
 fn no_source_takes_more_than_its_share() {
     needs_root!();
