@@ -259,13 +259,13 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     // A fragment is charged when there is memory for it.
     let has_memory = settings.reassembly[usize::from(family == list::V6)].is_set();
     // VERIFIER: without a branch on the part, of which nothing is to be known in what comes.
-    let is_fragment = (part + 1) / 2;
-    let spared = forget(settings, is_fragment * if has_memory { SPARED } else { 0 });
+    let is_whole = 1 - part.div_ceil(2);
+    let charged = forget(settings, (is_whole | u64::from(!has_memory)) * u64::from(CHARGED)) as u8;
     let reason = match kind {
         kind::UNWANTED => Reason::Unsolicited,
         kind::ASKED => Reason::Solicited,
         kind::OF_DROPPED => Reason::FragmentOfDropped,
-        _ => limit(packet, class as usize, spared, settings, now_ns, tables),
+        _ => limit(packet, class as usize, charged, settings, now_ns, tables),
     };
     let reason = forget(settings, reason.number().into()) as u32;
     let may_speak = settings.proof != 0
@@ -404,12 +404,11 @@ fn forget(settings: &Settings, value: u64) -> u64 {
     opaque(value, settings.seeds.v6[0])
 }
 
-/// That a packet is not charged yet: a class that there is not, in all its bits.
-const SPARED: u64 = CLASS_SLOTS as u64 - 1;
-const _: () = assert!(CLASS_SLOTS.is_power_of_two() && Class::Any as usize != CLASS_SLOTS - 1);
+/// That a packet is charged to its cells: all bits of their numbers.
+pub(crate) const CHARGED: u8 = u8::MAX;
 
 /// Charges a packet to each cell that its class has, or to none: the first that it exceeds, the narrow scopes first, is its
-/// reason, and nobody pays for what is dropped. Where it is [spared](SPARED) the cells are only looked at.
+/// reason, and nobody pays for what is dropped. Where it is not [CHARGED], the cells are only looked at.
 ///
 /// Another processor may take the last of a limit between the two looks. Then the packet is dropped, and what it has been
 /// charged to by then keeps its trace: no more than one packet for each race.
@@ -417,7 +416,7 @@ const _: () = assert!(CLASS_SLOTS.is_power_of_two() && Class::Any as usize != CL
 pub(crate) fn limit<T: Tables>(
     packet: &Packet,
     class: usize,
-    spared: u64,
+    charged: u8,
     settings: &Settings,
     now_ns: u64,
     tables: &T,
@@ -442,10 +441,9 @@ pub(crate) fn limit<T: Tables>(
         }
     }
     let mut unaccounted = 0;
-    // VERIFIER: what is spared has the plan of no class, which is empty, and is no way of its own.
-    let plan = &settings.plan[Settings::plan_of(version, class | spared as usize)];
     for &entry in &plan[..MAX_CELLS] {
-        let Some((cell, price)) = price(settings, entry, packet.length) else { break };
+        // VERIFIER: what is spared has an empty plan, and is no way of its own.
+        let Some((cell, price)) = price(settings, entry & charged, packet.length) else { break };
         let charge = if cell.is_total() {
             tables.charge_total(cell, now_ns, &price)
         } else {

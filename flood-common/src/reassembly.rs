@@ -24,7 +24,7 @@ use crate::{
     address::Address,
     answer::{checksum, words},
     class::CLASS_SLOTS,
-    decide::{Tables, limit},
+    decide::{CHARGED, Tables, limit},
     fragments::{self, FragmentPlace},
     meter::{Price, Slot, WAYS},
     packet::{Packet, Part},
@@ -116,7 +116,7 @@ pub fn judge<'a, T: Memory>(
     if !admits(packet, reason, window, settings, now_ns, tables) {
         Reason::FragmentMemory.number()
     } else if has_memory && reason == Reason::Conforming.number() {
-        limit(packet, class as usize % CLASS_SLOTS, 0, settings, now_ns, tables).number()
+        limit(packet, class as usize % CLASS_SLOTS, CHARGED, settings, now_ns, tables).number()
     } else {
         reason
     }
