@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Account {
-    /// Packets of connections and of sessions, and right cookies: by source.
+    /// Packets of connections, and right cookies: by source. Those of sessions: by flow.
     Proven = 0,
     /// SYN-ACKs that the filter sends: by the address that they go to.
     Answered = 1,
@@ -124,8 +124,8 @@ pub trait Accounts {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Charges a budget of the whole host, of which nobody gets more than a [share](meter::SHARE), by its number: to [both](charge_both),
-    /// or to none.
+    /// Charges a budget of the whole host, of which nobody gets more than a [share](meter::SHARE), by its number: to
+    /// [both](charge_both), or to none.
     fn charge_shared(
         &self,
         settings: &Settings,

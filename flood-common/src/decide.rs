@@ -226,14 +226,15 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Blocked {
         return Reason::Blocked.into();
     }
-    let by_source = By::address(packet.source);
     let kind = if class == Class::Udp as u64 {
         udp_kind(packet, &flow, settings, now_ns, tables)
     } else if part == Part::Later as u64 {
         match tables.first_fragment(datagram, now_ns) {
             first::UNKNOWN => class,
             first::DROPPED => kind::OF_DROPPED,
-            first::ASKED if is_within_proven(packet, by_source, settings, now_ns, tables) => kind::ASKED,
+            first::ASKED if is_within_proven(packet, by_flow(&flow, settings), settings, now_ns, tables) => {
+                kind::ASKED
+            }
             first::ASKED => class,
             first => first - 1,
         }
@@ -245,7 +246,8 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         let asked = asked(&flow, settings, now_ns, tables);
         if is_answer(asked, packet, &flow, settings, now_ns, tables) {
             kind::ASKED
-        } else if asked == Asked::Nothing && flow.is_answered() {
+        } else if settings.solicited & solicited::NOTED != 0 && asked == Asked::Nothing && flow.is_answered()
+        {
             kind::BEGUN + class
         } else {
             class
@@ -256,7 +258,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     // VERIFIER: there are many ways to a kind, and to a reason, and one from each.
     let kind = forget(settings, kind);
     let class = kind % CLASS_SLOTS as u64;
-    // A fragment is charged when there is memory for it.
+    // A fragment [is charged](crate::reassembly::judge) when there is memory for it.
     let has_memory = settings.reassembly[usize::from(family == list::V6)].is_set();
     // VERIFIER: without a branch on the part, of which nothing is to be known in what comes.
     let is_whole = 1 - part.div_ceil(2);
@@ -318,13 +320,10 @@ fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns
         && tables.is_closed(flow.local_port, now_ns)
         && tables.is_local(settings, packet.destination)
     {
+        // The look at the ports may be a second old, and a question may have left where nobody sees it. So of what is dropped at
+        // any rate, the sockets are asked.
         if !is_reflected || !has_sockets {
             return Class::Closed as u64;
-        }
-        // A port is marked as open before anything that is sent from it can be answered, where what leaves is seen. Where it
-        // is not, the look at the sockets may be a second old.
-        if has_notes {
-            return kind::UNWANTED;
         }
     }
     if !is_reflected {
@@ -354,6 +353,7 @@ fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns
         Class::Amplification as u64
     }
 }
+
 /// What this host has asked for in a flow, as far as that is noted.
 #[inline(always)]
 fn asked<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> Asked {
@@ -376,15 +376,18 @@ fn is_answer<T: Tables>(
 ) -> bool {
     match asked {
         Asked::Question => true,
-        Asked::Session => {
-            let by = By::Hash(flow.hash(&settings.solicit_seeds));
-            is_within_proven(packet, by, settings, now_ns, tables)
-        }
+        Asked::Session => is_within_proven(packet, by_flow(flow, settings), settings, now_ns, tables),
         Asked::Nothing | Asked::Answered => false,
     }
 }
 
-/// Whether what comes by evidence is not yet as much as may. If so, this has come, too. Some sources may send as much as they like.
+/// A flow as who is charged. Later fragments have no ports, and those between two addresses are one flow.
+#[inline(always)]
+fn by_flow(flow: &Flow, settings: &Settings) -> By {
+    By::Hash(flow.hash(&settings.solicit_seeds))
+}
+
+/// Whether what comes by evidence is not yet as much as may, to which this is added; or is of a source on the list allow-proven.
 #[inline(always)]
 fn is_within_proven<T: Tables>(
     packet: &Packet,
@@ -427,8 +430,8 @@ pub(crate) fn limit<T: Tables>(
         .map(|address| Network { version, bits: forget(settings, address.network().bits) });
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
     let plan = &settings.plan[Settings::plan_of(version, class)];
-    // One cell alone is looked at when it is charged.
-    let looks = if plan[1] == 0 { 0 } else { MAX_CELLS };
+    // One cell alone is looked at when it is charged, if it is.
+    let looks = if plan[1] | !charged == 0 { 0 } else { MAX_CELLS };
     for &entry in &plan[..looks] {
         let Some((cell, price)) = price(settings, entry, packet.length) else { break };
         let exceeds = if cell.is_total() {

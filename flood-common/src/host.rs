@@ -394,6 +394,10 @@ impl Outgoing for HostTables {
         self.reflectors[PORT_WORDS + port_word(port)] & port_bit(port) != 0
     }
 
+    fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_in(&self.solicited[flow.bucket as usize], flow.tag, now_ns)
+    }
+
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool {
         solicit::is_in(&self.begun[flow.bucket as usize], flow.tag, now_ns)
     }

@@ -10,7 +10,7 @@
 //! compare-and-swap inserts and accounts. User space clears words that have ended long before they become ambiguous.
 //! ARCHITECTURE.md has the reasons and the measurements.
 //!
-//! Invariant: whoever is in debt by more than half of his tolerance is never removed to make room for another.
+//! Invariant: whoever is in debt by more than half of a limit's tolerance is never removed to make room for another.
 
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -74,7 +74,7 @@ pub struct Limit {
     pub bit_tolerance_ns: u64,
     /// A debt beyond this is no debt but a word from before the clock wrapped. One for all limits of a table.
     pub horizon_ns: u64,
-    /// A debt up to this may be forgotten to make room for a newcomer: half the smallest tolerance of a table.
+    /// A debt up to this may be forgotten to make room for a newcomer: half the smallest tolerance of all limits.
     pub evictable_ns: u64,
 }
 const _: () = assert!(size_of::<Limit>() == 48);

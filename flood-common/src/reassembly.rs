@@ -2,9 +2,9 @@
 //!
 //! The kernel keeps what has come of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
 //! `ipfrag_high_thresh` bytes. So three hundred packets a second that nothing follows take fragments away from everybody. Here
-//! each that would pass is charged what it may take, to a budget of its family which takes half of that memory at once and drains as
-//! much again while it is kept, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed until it is whole, where the kernel
-//! has put it together, and all of it is paid back.
+//! each that would pass is charged what it may take, to a budget of its family which takes half of that memory at once and
+//! drains as much again while it is kept, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed
+//! until it is whole, where the kernel has put it together, and all of it is paid back.
 //!
 //! Whole it is, in whatever order its fragments come, when they lie side by side from its beginning to its end. This is told from
 //! one sum: each fragment adds a secret number of where it ends, and takes away that of where it begins, but for the two ends of
@@ -100,8 +100,9 @@ pub fn is_due(packet: &Packet, reason: u32) -> bool {
     packet.part != Part::Whole && !is_drop(reason)
 }
 
-/// What becomes of a fragment of a class that passes so far, for the reason with this number: whether there is memory for it; and
-/// then it is charged to its limits, which it was found to be within.
+/// What becomes of a fragment of a class that passes so far, for the reason with this number: whether there is memory for it, if it
+/// is put together here, as connection tracking does for all destinations; and then whether it is within its limits, which it is
+/// charged to only now.
 #[inline(always)]
 pub fn judge<'a, T: Memory>(
     packet: &Packet,
@@ -112,56 +113,46 @@ pub fn judge<'a, T: Memory>(
     now_ns: u64,
     tables: &T,
 ) -> u32 {
-    let has_memory = settings.reassembly[usize::from(packet.source.version() == 6)].is_set();
-    if !admits(packet, reason, window, settings, now_ns, tables) {
-        Reason::FragmentMemory.number()
-    } else if has_memory && reason == Reason::Conforming.number() {
+    let family = u32::from(packet.source.version() == 6);
+    let memory = &settings.reassembly[family as usize];
+    if !memory.is_set() {
+        return reason;
+    }
+    // VERIFIER: what is known of the packet is forgotten before its limits are looked at, as it differs on each way through the
+    // parser.
+    let forget = |value: u64| opaque(value, settings.solicit_seeds[0]);
+    let page = memory.price(0);
+    let pages = forget(1 + u64::from((packet.piece.length + HEADROOM) >> PAGE_SHIFT));
+    let is_kept = forget((settings.defragments != 0 || tables.is_local(settings, packet.destination)).into());
+    let come = forget(if is_kept != 0 { tables.arrives(source(packet, settings), now_ns) } else { 0 });
+    let is_wanted =
+        [Reason::Solicited, Reason::Proven, Reason::Allowed].iter().any(|wanted| reason == wanted.number());
+    let quarters = forget(if is_wanted { 4 } else { 2 + come.min(1) });
+    let account = if quarters == 4 { Account::FragmentsProven } else { Account::Fragments };
+    let (owner, by) = ((account, BUDGET_REASSEMBLY + family), By::address(packet.source));
+    let tolerance_ns = page.tolerance_ns / 4 * quarters;
+    let price = Price { cost_ns: page.cost_ns * pages, tolerance_ns, ..page };
+    if is_kept != 0 && !tables.charge_shared(settings, owner, by, now_ns, &price) {
+        return Reason::FragmentMemory.number();
+    }
+    let is_followed = forget(is_kept & u64::from(is_taken(packet, window)));
+    let datagram = forget(fragments::datagram_hash(packet, &settings.solicit_seeds));
+    let step = Step { sum: forget(sum(packet, settings)), pages, count: come };
+    let reason = if reason == Reason::Conforming.number() {
         limit(packet, class as usize % CLASS_SLOTS, CHARGED, settings, now_ns, tables).number()
     } else {
         reason
-    }
-}
-
-/// Whether a fragment may go where it is put together, if that is here: connection tracking does it for all destinations. `reason` is the number of that for which it has passed so
-/// far.
-#[inline(always)]
-fn admits<'a, T: Memory>(
-    packet: &Packet,
-    reason: u32,
-    window: impl Window<'a>,
-    settings: &Settings,
-    now_ns: u64,
-    tables: &T,
-) -> bool {
-    let family = u32::from(packet.source.version() == 6);
-    let memory = &settings.reassembly[family as usize];
-    if !memory.is_set() || settings.defragments == 0 && !tables.is_local(settings, packet.destination) {
-        return true;
-    }
-    let page = memory.price(0);
-    let pages = 1 + u64::from((packet.piece.length + HEADROOM) >> PAGE_SHIFT);
-    let come = tables.arrives(source(packet, settings), now_ns);
-    let is_wanted = reason == Reason::Solicited.number() || reason == Reason::Proven.number();
-    let (account, quarters) = match come {
-        _ if is_wanted => (Account::FragmentsProven, 4),
-        0 => (Account::Fragments, 2),
-        _ => (Account::Fragments, 3),
     };
-    let price =
-        Price { cost_ns: page.cost_ns * pages, tolerance_ns: page.tolerance_ns / 4 * quarters, ..page };
-    let (owner, by) = ((account, BUDGET_REASSEMBLY + family), By::address(packet.source));
-    if !tables.charge_shared(settings, owner, by, now_ns, &price) {
-        return false;
-    }
-    if is_taken(packet, window) {
-        let datagram = fragments::place(packet, &settings.solicit_seeds);
-        let whole = tables.follow(datagram, Step { sum: sum(packet, settings), pages, count: come }, now_ns);
+    let reason = forget(reason.into()) as u32;
+    // What is dropped makes no datagram whole.
+    if is_followed != 0 && !is_drop(reason) {
+        let whole = tables.follow(FragmentPlace::of(datagram), step, now_ns);
         if whole != 0 {
             let price = Price { cost_ns: page.cost_ns * whole, ..page };
             tables.pay_back(settings, owner, by, now_ns, &price);
         }
     }
-    true
+    reason
 }
 
 /// Where a source is noted whose fragments come.

@@ -307,6 +307,8 @@ pub trait Outgoing {
     fn is_mirror(&self, port: u16) -> bool;
     /// Whether one has sessions with services on this port of UDP.
     fn has_sessions(&self, port: u16) -> bool;
+    /// Whether this host has asked for something in a flow.
+    fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool;
     /// Whether the other side has begun a flow.
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool;
     /// Marks that it has once more.
@@ -329,12 +331,13 @@ pub fn sent(seeds: &SolicitSeeds, flow: &Flow, is_connected: bool, now_ns: u64, 
             return;
         }
     }
-    let begun = flow.place_begun(seeds);
-    if !is_connected && tables.has_begun(begun, now_ns) {
+    let (begun, asked) = (flow.place_begun(seeds), flow.place(seeds));
+    // What this host has begun stays so, whatever anybody sends to another of its addresses.
+    if !is_connected && tables.has_begun(begun, now_ns) && !tables.has_asked(asked, now_ns) {
         tables.goes_on(begun, now_ns);
     } else {
         let note = Note::question(flow, tables.has_sessions(flow.remote_port));
-        tables.ask(flow.place(seeds), note, now_ns);
+        tables.ask(asked, note, now_ns);
     }
 }
 

@@ -58,6 +58,11 @@ impl Outgoing for Noted {
     }
 
     #[inline(always)]
+    fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        SOLICITED.get(flow.bucket).is_some_and(|bucket| is_in(bucket, flow.tag, now_ns))
+    }
+
+    #[inline(always)]
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool {
         BEGUN.get(flow.bucket).is_some_and(|bucket| is_in(bucket, flow.tag, now_ns))
     }

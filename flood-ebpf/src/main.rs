@@ -1,8 +1,9 @@
 //! The XDP program `floodgate`, and `floodgate_egress` on the way out: glue between the kernel and `flood-common`.
 //!
 //! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
-//! that counts, samples, traces and returns the action; `prove` looks once more at packets over a limit, `reassemble` at fragments, and `sockets` asks the host about them; `egress` is the way out; `maps` names what is shared with user space. There is
-//! nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
+//! that counts, samples, traces and returns the action; `prove` looks once more at packets over a limit, `reassemble` at
+//! fragments, and `sockets` asks the host about them; `egress` is the way out; `maps` names what is shared with user space.
+//! There is nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]

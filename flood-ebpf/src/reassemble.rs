@@ -1,4 +1,5 @@
-//! The last look at fragments: whether there is memory for them, and what they are charged to. A program of its own, as the [second look](crate::prove) is.
+//! The last look at fragments: whether there is memory for them, and what they are charged to. A program of its own, as the
+//! [second look](crate::prove) is.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use flood_common::{
@@ -27,7 +28,7 @@ pub(crate) fn call(ctx: &XdpContext, reason: u32) {
     }
 }
 
-/// Looks whether there is memory for a fragment.
+/// Looks whether there is memory for a fragment, and charges it to its limits.
 #[xdp(frags)]
 #[inline(always)] // a frame of its own would be a part of the stack that programs have together
 fn floodgate_reassemble(ctx: XdpContext) -> u32 {

@@ -46,9 +46,9 @@ fn default_socket() -> PathBuf {
 /// Drops floods in the network driver, and says why.
 ///
 /// `floodgate run eth0` guards an interface until Ctrl-C; every other verb talks to that process over its control
-/// socket. A packet from a source on the allow list passes, from one on the block list it is dropped. Others are held to limits,
-/// and what is over a limit still passes when it proves its origin. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration,
-/// 3 no daemon, 4 kernel or permission.
+/// socket. A packet from a source on the allow list passes, from one on the block list it is dropped. Others are held to
+/// limits, and what is over a limit still passes when it proves its origin. Exit codes: 0 done, 1 a negative answer, 2 usage or
+/// configuration, 3 no daemon, 4 kernel or permission.
 #[derive(Parser)]
 #[command(name = "floodgate", version, max_term_width = 100)]
 struct Arguments {
@@ -170,10 +170,10 @@ enum LimitVerb {
     Show(Json),
     /// Changes limits at once: `floodgate limit set source.syn=200/s total=2Gbit/s source.udp=off`.
     ///
-    /// A limit is named by its scope (source, source_prefix, destination, destination_prefix, total), alone or with a
-    /// class of packets (syn, synack, rst_fin, tcp, udp, amplification, closed, icmp, icmp_error, fragment, other). The unit of
-    /// the value tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the
-    /// name say it outright. Further there are protected.neighbour_discovery, protected.path_mtu and protected.link, which cannot be
+    /// A limit is named by its scope (source, source_prefix, destination, destination_prefix, total), alone or with a class of
+    /// packets (syn, synack, rst_fin, tcp, udp, amplification, closed, icmp, icmp_error, fragment, other). The unit of the
+    /// value tells whether packets or bits are limited; `.packets`, `.bits`, `.packets_burst` and `.bits_burst` behind the name
+    /// say it outright. Further there are protected.neighbour_discovery, protected.path_mtu and protected.link, which cannot be
     /// `off`. A rate without its burst sets the burst to its default. The change lasts until the daemon ends.
     Set {
         /// What to change.

@@ -1,15 +1,16 @@
 //! An attacker who has read the source: mixes of packets, found by chance, against the filter's twin on a host.
 //!
-//! A [`Trial`] is a configuration, facts of the host, and the phases of an attack. [`Trial::run`] plays six seconds of virtual time:
-//! the [attacker](attacker)'s packets, between them those of [visitors](visitors) and of the host's own clients, and what the
-//! [host](world) does with what passes. Two things are wrong, whatever the attack:
+//! A [`Trial`] is a configuration, facts of the host, and the phases of an attack. [`Trial::run`] plays six seconds of virtual
+//! time: the [attacker](attacker)'s packets, between them those of [visitors](visitors) and of the host's own clients, and what
+//! the [host](world) does with what passes. Two things are wrong, whatever the attack:
 //!
 //! - More passes than the limits and the budgets of evidence allow: the [ledger](ledger) is poured what has passed, and overflows.
 //! - A visitor loses what he can prove, or a connection does not come about within a retransmission, or he loses what he cannot
 //!   prove, and the ledger does not show who has used up his limit.
 //!
-//! [`search`] draws trials and shrinks what it finds. The attacker knows all addresses and the ports of services, and has an address,
-//! a connection and a server of his own. He does not know sequence numbers, cookies, or the ports of the host's clients.
+//! [`search`] draws trials and shrinks what it finds. The attacker knows all addresses and the ports of services, and has an
+//! address, a connection and a server of his own. He does not know sequence numbers, cookies, or the ports of the host's
+//! clients.
 //!
 //! Not covered: IPv6, lists, defects, the memory for fragments, the full table; and a processor that races with another.
 

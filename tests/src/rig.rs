@@ -322,7 +322,7 @@ impl Rig {
     /// Has the filter look at the UDP ports of the host, as its daemon does each second.
     fn look(&mut self) {
         if self.looks {
-            self.filter.open.follow(udp_ports).unwrap_or_else(|error| panic!("{error}"));
+            self.filter.open.follow(true, udp_ports).unwrap_or_else(|error| panic!("{error}"));
             self.twin.look_at_ports(self.now_ns);
         }
     }

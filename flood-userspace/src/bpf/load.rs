@@ -457,7 +457,7 @@ impl Filter {
     }
 
     /// Whether questions are noted on any interface.
-    fn notes_questions(&self) -> bool {
+    pub fn notes_questions(&self) -> bool {
         self.attachments.iter().any(|attachment| attachment.egress.is_some())
     }
 

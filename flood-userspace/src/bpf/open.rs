@@ -16,7 +16,7 @@ use crate::host::UdpPort;
 
 use super::{clock::Clock, error::BpfError, mapped::MappedArray};
 
-/// For how long a DHCP client that has sent something waits for an answer, which it may do without a socket that can be seen.
+/// For how long a DHCP client waits for answers after the first that it has sent, which it may do without a socket that can be seen.
 const DHCP_WAITS: Duration = Duration::from_secs(10);
 
 /// The ports in the kernel.
@@ -35,7 +35,13 @@ impl OpenPorts {
 
     /// Takes over what `look` finds. What was there before it and is not found has closed; what is set while it looks is in
     /// use, and stays until the next time.
-    pub fn follow<E>(&mut self, look: impl FnOnce() -> Result<Vec<UdpPort>, E>) -> Result<(), E> {
+    /// Where the program on the way out is not there to say when a DHCP client has sent something (`is_noted`), its port is always in
+    /// use.
+    pub fn follow<E>(
+        &mut self,
+        is_noted: bool,
+        look: impl FnOnce() -> Result<Vec<UdpPort>, E>,
+    ) -> Result<(), E> {
         let words = &self.memory.words()[..LOOKED];
         let before: Vec<u64> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let mut found = vec![0; words.len()];
@@ -45,7 +51,11 @@ impl OpenPorts {
                 found[word(port) + 1] |= port_bit(port);
             }
         }
-        found[word(DHCP_CLIENT)] |= dhcp(before[word(DHCP_CLIENT)], &mut self.dhcp_until, Instant::now());
+        found[word(DHCP_CLIENT)] |= if is_noted {
+            dhcp(before[word(DHCP_CLIENT)], &mut self.dhcp_until, Instant::now())
+        } else {
+            port_bit(DHCP_CLIENT)
+        };
         for ((word, found), before) in words.iter().zip(found).zip(before) {
             word.fetch_or(found, Ordering::Relaxed);
             word.fetch_and(!(before & !found), Ordering::Relaxed);
@@ -58,11 +68,11 @@ impl OpenPorts {
 /// The bit of DHCP clients, as long as one waits. `before` is the word in which the program on the way out has set it, if it has.
 fn dhcp(before: u64, until: &mut Option<Instant>, now: Instant) -> u64 {
     let bit = port_bit(DHCP_CLIENT);
-    if before & bit == 0 {
-        *until = None;
-        return 0;
+    if before & bit != 0 && now < *until.get_or_insert(now + DHCP_WAITS) {
+        return bit;
     }
-    if now < *until.get_or_insert(now + DHCP_WAITS) { bit } else { 0 }
+    *until = None;
+    0
 }
 
 #[cfg(test)]
@@ -81,6 +91,11 @@ mod tests {
             [open(0, true), open(9, false), open(10, false), open(11, false)],
             [true, true, false, false]
         );
-        assert_eq!([open(20, true), open(29, false), open(30, false)], [true, true, false], "the next time");
+        assert_eq!(
+            [open(12, true), open(21, false), open(22, true), open(23, true)],
+            [true, true, false, true],
+            "at once again"
+        );
+        assert_eq!([open(30, true), open(32, false), open(33, false)], [true, true, false], "and later");
     }
 }

@@ -353,12 +353,12 @@ section! {
     /// sent to, `[limit.total]` for all that the host receives. What exceeds a narrow scope is not charged to a wider
     /// one. A limit that is not set costs nothing. All of them can be changed at run time by `floodgate limit set`.
     ///
-    /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and
-    /// 500 of ICMP, with bursts of two seconds (those of the totals below are half a second): several times what a network of a thousand people behind one address
-    /// needs. All sources together may send 10,000 SYNs a second; those over that have to prove their origin (`[proof]`).
-    /// UDP from the ports of mirrors that was not asked for (`amplification`) may come with 1,000 packets a second from a
-    /// source, 2,000 from its network, and 5,000 in all: eight times what a player sends who has such a port by chance, and
-    /// no more than 60 Mbit/s of an attack on a port where a service listens.
+    /// Without a word in the file, one source may send 20,000 packets a second, 1,000 of them to open connections and 500 of
+    /// ICMP, with bursts of two seconds (those of the totals below are half a second): several times what a network of a
+    /// thousand people behind one address needs. All sources together may send 10,000 SYNs a second; those over that have to
+    /// prove their origin (`[proof]`). UDP from the ports of mirrors that was not asked for (`amplification`) may come with
+    /// 1,000 packets a second from a source, 2,000 from its network, and 5,000 in all: eight times what a player sends who has
+    /// such a port by chance, and no more than 60 Mbit/s of an attack on a port where a service listens.
     ///
     /// Where this host's sockets tell what is wanted (`proof.host`), there are totals of what belongs to no connection and to no
     /// service: 15,000 packets a second of `tcp`, 5,000 of `rst_fin`, 2,000 of `synack`, and 1,000 each of `closed`, `icmp`,
@@ -469,10 +469,10 @@ section! {
         /// socket is open on the port that it is sent to, and has the limits of `amplification` otherwise.
         ///
         /// `auto`: a small program on the way out of each interface notes for 10 seconds (DNS), 16 seconds (other services
-        /// that answer a question) or a minute (QUIC, VPNs and others with sessions) whom the host asks; what it
-        /// sends renews the note. A connected socket counts as having asked, too. Where the program cannot be attached, the sockets alone
-        /// tell. `egress` insists on the program, and drops nothing as `unsolicited`. `socket` does without the program. `off` does
-        /// without both, so that only the limits of `amplification` hold. `floodgate status` shows what is in force.
+        /// that answer a question) or a minute (QUIC, VPNs and others with sessions) whom the host asks; what it sends renews
+        /// the note. A connected socket counts as having asked, too. Where the program cannot be attached, the sockets alone
+        /// tell. `egress` insists on the program, and drops nothing as `unsolicited`. `socket` does without the program. `off`
+        /// does without both, so that only the limits of `amplification` hold. `floodgate status` shows what is in force.
         solicited: SolicitedBy, default "auto", accepts "`\"auto\"`, `\"egress\"`, `\"socket\"` or `\"off\"`";
     }
 }
@@ -593,8 +593,8 @@ section! {
 
 section! {
     /// A list that somebody else keeps, as `[[block.feed]]`, `[[allow.feed]]` or `[[allow_proven.feed]]`, as often as there are
-    /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`. The format
-    /// is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
+    /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`.
+    /// The format is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
     ///
     /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
     /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays
@@ -634,11 +634,11 @@ section! {
 
 section! {
     /// What passes over the limits when it gives evidence of its origin (see `[proof]`): segments that fit an established
-    /// connection or bring a right cookie, datagrams to a connected socket, packets of a session that this host keeps up. Everybody's
-    /// may do so within `proof.proven`; these sources' do without end, and count as `allowed`, or as `solicited` if it is a session.
-    /// Whatever else comes from these addresses is limited as it is from
-    /// everybody, so that nobody gains by spoofing them, which is what `[allow]` would open. For a CDN, a monitoring service, a
-    /// resolver. At most 65,536 prefixes. The block list wins over it. With `proof.host = false` only sessions are evidence.
+    /// connection or bring a right cookie, datagrams to a connected socket, packets of a session that this host keeps up.
+    /// Everybody's may do so within `proof.proven`; these sources' do without end, and count as `allowed`, or as `solicited` if
+    /// it is a session. Whatever else comes from these addresses is limited as it is from everybody, so that nobody gains by
+    /// spoofing them, which is what `[allow]` would open. For a CDN, a monitoring service, a resolver. At most 65,536 prefixes.
+    /// The block list wins over it. With `proof.host = false` only sessions are evidence.
     AllowProvenFile at "allow_proven" {
         /// Addresses, prefixes and ranges.
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";

@@ -465,9 +465,9 @@ pub struct Limits {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct LimitChange {
-    /// By name as in the configuration without `limit.`: a scope or a scope and a class, as `source` or `source.syn`,
-    /// then `.packets`, `.packets_burst`, `.bits` or `.bits_burst`; without that the unit of the value tells which.
-    /// Further `protected.neighbour_discovery`, `protected.path_mtu`, `protected.link`. A rate without its burst sets the burst to its
+    /// By name as in the configuration without `limit.`: a scope or a scope and a class, as `source` or `source.syn`, then
+    /// `.packets`, `.packets_burst`, `.bits` or `.bits_burst`; without that the unit of the value tells which. Further
+    /// `protected.neighbour_discovery`, `protected.path_mtu`, `protected.link`. A rate without its burst sets the burst to its
     /// default.
     pub set: BTreeMap<String, String>,
 }

@@ -227,7 +227,8 @@ impl Engine {
         let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
         self.filter.set_local(&facts.local)?;
         self.filter.set_client_ports(facts.client_ports);
-        let looked = self.filter.open.follow(udp_ports);
+        let is_noted = self.filter.notes_questions();
+        let looked = self.filter.open.follow(is_noted, udp_ports);
         looked
             .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
         if facts.reassembly != self.reassembly {

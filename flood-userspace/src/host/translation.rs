@@ -60,7 +60,8 @@ fn by_ipvs() -> Option<String> {
     (services.lines().count() > 3).then(|| "IPVS".to_owned())
 }
 
-/// A rule that hands packets to a transparent proxy: its module is in use. (Where it is, in this namespace or another, is not told.)
+/// A rule that hands packets to a transparent proxy: its module is in use. (Where it is, in this namespace or another, is not
+/// told.)
 fn by_proxy() -> Option<String> {
     let modules = fs::read_to_string("/proc/modules").ok()?;
     modules.lines().find_map(|line| {

@@ -539,7 +539,9 @@ impl Subject {
     /// Tells the filter of the host's UDP ports, as a daemon does each second: what it knows is good for three.
     fn look(&mut self) -> Result<()> {
         match &mut self.called {
-            Called::Filter(filter) if self.case.is_on_host() => filter.open.follow(|| Ok(self.case.ports())),
+            Called::Filter(filter) if self.case.is_on_host() => {
+                filter.open.follow(true, || Ok(self.case.ports()))
+            }
             _ => Ok(()),
         }
     }

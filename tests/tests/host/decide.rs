@@ -597,12 +597,13 @@ fn a_flow_is_marked_when_a_service_is_sent_something_that_it_may_answer() {
     }
 }
 
-/// Where the way out is not watched, what is known to be closed may have been opened within the last second.
+/// What is known to be closed may have been opened within the last second, and what has left may have been seen by nobody.
 #[test]
-fn a_mirror_s_answer_to_a_closed_port_is_dropped_unless_a_socket_may_have_been_opened_since() {
+fn a_mirror_s_answer_to_a_closed_port_is_dropped_unless_a_socket_has_been_opened_since() {
     const BOTH: u32 = solicited::NOTED | solicited::SOCKETS;
     for (told_by, socket, expected, asked) in [
-        (BOTH, None, Unsolicited, &[][..]),
+        (BOTH, Some(Receiver::NoSocket), Unsolicited, &["notes", "sockets"][..]),
+        (BOTH, Some(Receiver::Connected), Solicited, &["notes", "sockets", "proven"]),
         (solicited::SOCKETS, Some(Receiver::Connected), Solicited, &["sockets", "proven"]),
         (solicited::SOCKETS, Some(Receiver::Anybodys), Conforming, &["sockets", "source.amplification"]),
         (solicited::SOCKETS, Some(Receiver::NoSocket), Unsolicited, &["sockets"]),

@@ -193,6 +193,23 @@ fn a_service_that_answers_from_another_address_does_not_vouch_either() {
     assert_eq!(rig.send(&answer(ATTACKER, 53, 27_015)), Some(Conforming), "within the limits of its class");
 }
 
+/// Whoever spoofs the peer of a session, to another address of this host, does not make it his.
+#[test]
+fn what_comes_to_another_address_takes_no_session_away() {
+    needs_root!();
+    let mut rig = rig();
+    let another: IpAddr = "192.0.2.77".parse().expect("an address");
+    rig.own(&[SERVER, another]);
+    rig.open(4_500, Open::ForAll);
+    for _ in 0..30 {
+        rig.ask(&question(SERVER, 4_500, VISITOR, 4_500).bytes());
+        let spoofed = from(VISITOR).to(another).udp(4_500, 4_500).payload(60).bytes();
+        assert_eq!(rig.send(&spoofed), Some(Conforming));
+        assert_eq!(rig.send(&answer(VISITOR, 4_500, 4_500)), Some(Solicited));
+        rig.advance(Duration::from_secs(4));
+    }
+}
+
 /// Of what this host asks for, others may send too much: the flow is still one that this host has begun.
 #[test]
 fn too_many_answers_do_not_make_a_question_somebody_else_s() {

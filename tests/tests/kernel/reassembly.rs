@@ -103,6 +103,25 @@ fn fragments_without_memory_take_nothing_from_the_limits() {
     assert!(left + passed + SLACK >= limit, "{left} of {limit} are left, and {passed} fragments passed");
 }
 
+/// Of a datagram of which the filter drops a part the kernel keeps the rest, so it is not paid back.
+#[test]
+fn what_a_limit_drops_makes_no_datagram_whole() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source]\npackets = \"100/s\"\npackets_burst = \"100\"\n[limit.total]\n");
+    let send = |rig: &mut Rig, build: &Build| rig.send(&build.bytes()).expect("is run");
+    let mut kept = 0;
+    for datagram in 0..40 * 100_u16 {
+        // Of a pair only the first is within the limit.
+        while send(&mut rig, &from(ATTACKER).udp(50_000, 27_015)) == Conforming {}
+        rig.advance(Duration::from_millis(10));
+        kept += usize::from(send(&mut rig, &first(ATTACKER, datagram)) == Conforming);
+        assert_ne!(send(&mut rig, &last(ATTACKER, datagram)), Conforming, "{datagram}");
+    }
+    // Forty seconds, in which as much drains as may be charged at once.
+    assert!(kept <= 3 * SHARE, "{kept} first fragments are kept that nothing follows");
+}
+
 #[test]
 fn no_source_takes_more_than_its_share() {
     needs_root!();
