@@ -607,7 +607,8 @@ fn no_address_and_no_network_is_sent_more_answers_than_it_may() -> Result<()> {
             // And whatever comes again, which somebody who spoofs it has to send twice.
             exhaust(rig, Duration::from_secs(1));
             let again = answered(rig, attacker);
-            ensure!(again == 10 + 180, "{server}: {again}");
+            // Of two that share bits in the filter of SYNs one may be missed.
+            ensure!((10 + 170..=10 + 180).contains(&again), "{server}: {again}");
             // Forty a second to all of the network.
             let neighbours = (1..60_u8).map(|n| neighbour(attacker, n));
             let all: usize = neighbours.map(|source| answered(rig, source)).sum();
