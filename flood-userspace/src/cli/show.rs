@@ -143,7 +143,7 @@ fn proof(proof: &ProofStatus) -> String {
     let mut text = format!("{syn}, {sockets}{raised}");
     for (what, why) in [
         ("no cookies", &proof.why_no_cookies),
-        ("want of a socket, and default totals", &proof.why_no_absence),
+        ("no drops for want of a socket, and no default totals", &proof.why_no_absence),
     ] {
         if let Some(why) = why {
             _ = write!(text, "\n             {what}: {why}");
