@@ -62,9 +62,9 @@ pub mod map {
     pub const FRAGMENTING: &str = "FRAGMENTING";
     /// Lines of SYNs that may come [again](crate::again).
     pub const SYNS: &str = "SYNS";
-    /// Trie of the host's own unicast addresses ([`local_key`](super::local_key)) -> 1.
+    /// Trie of the host's own unicast addresses ([`trie_key`](super::trie_key)) -> 1.
     pub const LOCAL: &str = "LOCAL";
-    /// Trie of who passes over the limits by evidence ([`local_key`](super::local_key)) -> `u64`: the first time at which that no
+    /// Trie of who passes over the limits by evidence ([`trie_key`](super::trie_key)) -> `u64`: the first time at which that no
     /// longer holds, nanoseconds.
     pub const ALLOW_PROVEN: &str = "ALLOW_PROVEN";
     /// Ring buffer of [`Sample`](super::Sample).
@@ -145,9 +145,9 @@ pub fn mapped(address: Address) -> [u64; 2] {
     }
 }
 
-/// The key of a prefix in [`map::LOCAL`] and [`map::ALLOW_PROVEN`].
+/// The address in the key of [`map::LOCAL`] and [`map::ALLOW_PROVEN`].
 #[inline(always)]
-pub fn local_key(address: Address) -> [u8; 16] {
+pub fn trie_key(address: Address) -> [u8; 16] {
     let [high, low] = mapped(address);
     zerocopy::transmute!([high.to_be_bytes(), low.to_be_bytes()])
 }

@@ -246,7 +246,9 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         let asked = asked(&flow, settings, now_ns, tables);
         if is_answer(asked, packet, &flow, settings, now_ns, tables) {
             kind::ASKED
-        } else if settings.solicited & solicited::NOTED != 0 && asked == Asked::Nothing && flow.is_answered()
+        } else if settings.solicited & solicited::NOTED != 0
+            && asked == Asked::Nothing
+            && flow.answers_strangers()
         {
             kind::BEGUN + class
         } else {
@@ -320,8 +322,8 @@ fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns
         && tables.is_closed(flow.local_port, now_ns)
         && tables.is_local(settings, packet.destination)
     {
-        // The look at the ports may be a second old, and a question may have left where nobody sees it. So of what is dropped at
-        // any rate, the sockets are asked.
+        // The look at the ports may be a second old, and a question may have left where nobody sees it. So the sockets are
+        // asked, as what is unsolicited is dropped whatever its rate.
         if !is_reflected || !has_sockets {
             return Class::Closed as u64;
         }

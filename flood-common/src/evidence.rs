@@ -7,6 +7,7 @@
 use crate::{
     address::Address,
     packet::Packet,
+    solicit::Flow,
     wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, protocol, tcp_flags},
 };
 
@@ -223,6 +224,19 @@ pub struct Quote {
 }
 
 impl Quote {
+    /// The flow of what is quoted, whose answer would go the other way.
+    #[inline(always)]
+    pub fn flow(&self) -> Flow {
+        let [local_port, remote_port] = self.ports;
+        Flow {
+            protocol: self.protocol,
+            remote: self.destination,
+            local: self.source,
+            remote_port,
+            local_port,
+        }
+    }
+
     /// Reads the quote of an ICMP or ICMPv6 error (RFC 792, RFC 4443); `None` for any other message, and for a quote
     /// of anything but TCP and UDP right behind an IP header without options.
     #[inline(always)]

@@ -8,7 +8,7 @@
 //! class. So a table that is full, which whoever sends many first fragments can achieve, harms nobody beyond those limits.
 
 use crate::{
-    meter::{Slot, WAYS},
+    meter::{Slot, WAYS, own_or_first_to_end},
     packet::Packet,
     solicit::{SolicitSeeds, hash},
     verifier::opaque,
@@ -96,16 +96,11 @@ pub fn find<S: Slot>(bucket: &[S; WAYS], tag: u64, now_ns: u64) -> u64 {
 #[inline(always)]
 pub fn note<S: Slot>(bucket: &[S; WAYS], tag: u64, first: u64, now_ns: u64) {
     let end = (now_ns >> UNIT_SHIFT).wrapping_add(LIFETIME) & 0xffff;
-    // VERIFIER: without a branch, and the way in the low bits, as in the table of debts. The datagram's own word is 0, one
-    // that has ended 1.
-    let mut best = u64::MAX;
-    for (way, slot) in bucket.iter().enumerate() {
-        let found = slot.load();
-        let left = left(found, now_ns);
-        let rank = (1 + (left + 1) * u64::from(left <= LIFETIME)) * u64::from(!is_of(found, tag, now_ns));
-        best = opaque(best.min(rank * WAYS as u64 + way as u64), found);
-    }
-    let slot = &bucket[best as usize % WAYS];
+    let (way, _) = own_or_first_to_end(bucket, |word| {
+        let left = left(word, now_ns);
+        ((left + 1) * u64::from(left <= LIFETIME), is_of(word, tag, now_ns))
+    });
+    let slot = &bucket[way];
     let old = slot.load();
     if first != first::DROPPED || !is_of(old, tag, now_ns) {
         // A lost race is another first fragment's note.

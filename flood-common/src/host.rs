@@ -502,14 +502,7 @@ impl Host for HostTables {
     }
 
     fn has_sent(&self, quote: &Quote) -> bool {
-        let [local_port, remote_port] = quote.ports;
-        let flow = Flow {
-            protocol: quote.protocol,
-            remote: quote.destination,
-            local: quote.source,
-            remote_port,
-            local_port,
-        };
+        let flow = quote.flow();
         if quote.protocol == protocol::UDP {
             return self.sockets.local.contains(&flow.local)
                 && self.sockets.receiver(&flow) == Receiver::Connected;

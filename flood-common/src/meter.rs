@@ -179,6 +179,24 @@ pub trait Slot {
     fn compare_swap(&self, expected: u64, new: u64) -> u64;
 }
 
+/// The way of a bucket whose word is the own one, and `true`; or if there is none that which ends first. `left` tells of a word for
+/// how many units it lasts, 0 if it has ended, and whether it is the own one; one that has ended is nobody's.
+#[inline(always)]
+pub(crate) fn own_or_first_to_end<S: Slot>(
+    bucket: &[S; WAYS],
+    left: impl Fn(u64) -> (u64, bool),
+) -> (usize, bool) {
+    // VERIFIER: without a branch, and the way in the low bits, as in the table of debts.
+    let mut best = u64::MAX;
+    for (way, slot) in bucket.iter().enumerate() {
+        let found = slot.load();
+        let (left, is_own) = left(found);
+        let rank = (1 + left) * u64::from(!is_own || left == 0);
+        best = opaque(best.min(rank * WAYS as u64 + way as u64), found);
+    }
+    (best as usize % WAYS, best < WAYS as u64)
+}
+
 /// A word in memory that others may write at the same time.
 #[cfg(not(target_arch = "bpf"))]
 impl Slot for AtomicU64 {

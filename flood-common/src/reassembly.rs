@@ -26,7 +26,7 @@ use crate::{
     class::CLASS_SLOTS,
     decide::{CHARGED, Tables, limit},
     fragments::{self, FragmentPlace},
-    meter::{Price, Slot, WAYS},
+    meter::{Price, Slot, WAYS, own_or_first_to_end},
     packet::{Packet, Part},
     reason::{Reason, is_drop},
     solicit::{Flow, SolicitPlace},
@@ -204,21 +204,6 @@ fn place_number(settings: &Settings, place: u32) -> u64 {
     x >> (64 - bits::SUM)
 }
 
-/// The way of a bucket whose word is the own one, or if there is none that which ends first. `left` tells of a word for how many
-/// units it lasts, 0 if it has ended, and whether it is the own one.
-#[inline(always)]
-fn find<S: Slot>(bucket: &[S; WAYS], left: impl Fn(u64) -> (u64, bool)) -> (usize, bool) {
-    // VERIFIER: without a branch, and the way in the low bits, as in the table of debts.
-    let mut best = u64::MAX;
-    for (way, slot) in bucket.iter().enumerate() {
-        let found = slot.load();
-        let (left, is_own) = left(found);
-        let rank = (1 + left) * u64::from(!is_own || left == 0);
-        best = opaque(best.min(rank * WAYS as u64 + way as u64), found);
-    }
-    (best as usize % WAYS, best < WAYS as u64)
-}
-
 /// Units until an end of so many bits, 0 once it is over: nothing lasts longer than `longest`.
 #[inline(always)]
 fn left(end: u64, bits: u32, longest: u64, now: u64) -> u64 {
@@ -231,7 +216,7 @@ fn left(end: u64, bits: u32, longest: u64, now: u64) -> u64 {
 #[inline(always)]
 pub fn arrives<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> u64 {
     let now = now_ns >> UNIT_SHIFT;
-    let (way, is_own) = find(bucket, |word| {
+    let (way, is_own) = own_or_first_to_end(bucket, |word| {
         (left(word, bits::SOURCE_END, KNOWN, now), word >> bits::SOURCE_TAG == tag.into())
     });
     let old = bucket[way].load();
@@ -249,7 +234,8 @@ pub fn arrives<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> u64 {
 pub fn follow<S: Slot>(bucket: &[S; WAYS], tag: u64, step: Step, now_ns: u64) -> u64 {
     let now = now_ns >> UNIT_SHIFT;
     let tag = tag & mask(64 - bits::TAG);
-    let (way, is_own) = find(bucket, |word| (left(word, bits::END, FOLLOWED, now), word >> bits::TAG == tag));
+    let (way, is_own) =
+        own_or_first_to_end(bucket, |word| (left(word, bits::END, FOLLOWED, now), word >> bits::TAG == tag));
     let old = bucket[way].load();
     let (sum, pages, count) = (
         old >> bits::END & mask(bits::SUM),

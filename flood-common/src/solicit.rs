@@ -138,7 +138,7 @@ impl Flow {
 
     /// Whether it is of a protocol whose services answer strangers, beside UDP.
     #[inline(always)]
-    pub fn is_answered(&self) -> bool {
+    pub fn answers_strangers(&self) -> bool {
         matches!(self.protocol, protocol::SCTP | protocol::DCCP | protocol::UDP_LITE)
     }
 }

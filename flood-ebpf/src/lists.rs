@@ -2,9 +2,7 @@
 
 use core::cell::UnsafeCell;
 
-use aya_ebpf::maps::lpm_trie::Key;
 use flood_common::{
-    abi::local_key,
     address::Address,
     lists::{
         ListTables,
@@ -15,11 +13,8 @@ use flood_common::{
 
 use crate::{
     lookup::Word,
-    maps::{ALLOW_PROVEN, GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH},
+    maps::{ALLOW_PROVEN, GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH, key_of},
 };
-
-/// Bits of an address as the key of a trie.
-const ADDRESS_BITS: u32 = 128;
 
 /// All of them.
 pub(crate) struct Lists;
@@ -100,7 +95,7 @@ extern "C" fn floodgate_look() -> u64 {
 #[inline(never)]
 pub(crate) extern "C" fn floodgate_allowed(high: u64, low: u64, now_ns: u64) -> u64 {
     let address = Address::V6 { network: high, interface: low };
-    let until = ALLOW_PROVEN.get(Key::new(ADDRESS_BITS, local_key(address)));
+    let until = ALLOW_PROVEN.get(key_of(address));
     u64::from(until.is_some_and(|until| now_ns < *until))
 }
 

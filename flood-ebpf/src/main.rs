@@ -27,7 +27,7 @@ mod window;
 
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_jiffies64, macros::xdp, programs::XdpContext};
 use flood_common::{
-    abi::{Settings, SettingsPage},
+    abi::{CpuState, Settings, SettingsPage},
     decide::{Verdict, decide},
     packet::{Parsed, parse},
     wire::Window,
@@ -55,6 +55,17 @@ fn floodgate(ctx: XdpContext) -> u32 {
         prove::call(&ctx, reason, class);
     }
     finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
+}
+
+/// Hands the packet over to a program, with what `write` leaves for it. Comes back only if that program is not in its place.
+#[inline(always)]
+fn hand_over(ctx: &XdpContext, program: u32, write: impl FnOnce(&mut CpuState)) {
+    if let Some(state) = maps::CPU_STATE.get_ptr_mut(0) {
+        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+        write(unsafe { &mut *state });
+        // SAFETY: on success the call does not return.
+        unsafe { maps::NEXT.tail_call(ctx, program) };
+    }
 }
 
 /// # Safety

@@ -4,10 +4,13 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, LpmTrie, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
 };
 use flood_common::{
-    abi::{self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, PROVEN_PREFIXES, SettingsPage},
+    abi::{
+        self, CpuState, FIELDS, InterfaceCounters, LOCAL_PREFIXES, PROVEN_PREFIXES, SettingsPage, trie_key,
+    },
+    address::Address,
     again::{LINE_BITS, SLICES},
     fragments::FRAGMENT_BITS,
     lists::{
@@ -170,6 +173,13 @@ pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> =
 #[map]
 pub(crate) static ALLOW_PROVEN: LpmTrie<[u8; 16], u64> =
     LpmTrie::with_max_entries(PROVEN_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// The key of one address in [`LOCAL`] and [`ALLOW_PROVEN`].
+#[inline(always)]
+pub(crate) fn key_of(address: Address) -> Key<[u8; 16]> {
+    const BITS: u32 = 128;
+    Key::new(BITS, trie_key(address))
+}
 
 /// The programs that the filter calls. Set by the loader.
 #[map]

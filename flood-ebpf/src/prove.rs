@@ -23,25 +23,21 @@ use flood_common::{
 
 use crate::{
     finish::finish,
+    hand_over,
     lookup::MapTables,
-    maps::{CPU_STATE, NEXT, SETTINGS},
+    maps::{CPU_STATE, SETTINGS},
     now_ns, reassemble, settings_in_force,
     window::XdpWindow,
 };
 
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
-/// place.
+/// place; then the verdict so far stands.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: Reason, class: u64) {
-    if let Some(state) = CPU_STATE.get_ptr_mut(0) {
-        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        unsafe {
-            (*state).reason = reason.number().into();
-            (*state).class = class;
-        }
-        // SAFETY: on success the call does not return; on failure the verdict so far stands.
-        unsafe { NEXT.tail_call(ctx, next::PROVE) };
-    }
+    hand_over(ctx, next::PROVE, |state| {
+        state.reason = reason.number().into();
+        state.class = class;
+    });
 }
 
 /// Looks once more at a packet that exceeds a limit, and hands a fragment on that passes.

@@ -10,22 +10,18 @@ use flood_common::{
 
 use crate::{
     finish::finish,
+    hand_over,
     lookup::MapTables,
-    maps::{CPU_STATE, NEXT, SETTINGS},
+    maps::{CPU_STATE, SETTINGS},
     now_ns, settings_in_force,
     window::XdpWindow,
 };
 
 /// Hands a fragment that passes so far over to [`floodgate_reassemble`], which finishes with it. Comes back only if that program
-/// is not in its place.
+/// is not in its place; then the fragment passes.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: u32) {
-    if let Some(state) = CPU_STATE.get_ptr_mut(0) {
-        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        unsafe { (*state).reason = reason.into() };
-        // SAFETY: on success the call does not return; on failure the packet passes as it did.
-        unsafe { NEXT.tail_call(ctx, next::REASSEMBLE) };
-    }
+    hand_over(ctx, next::REASSEMBLE, |state| state.reason = reason.into());
 }
 
 /// Looks whether there is memory for a fragment, and charges it to its limits.

@@ -13,11 +13,9 @@ use aya_ebpf::{
         bpf_skc_to_tcp_sock, bpf_skc_to_tcp_timewait_sock, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie,
         bpf_xdp_load_bytes,
     },
-    maps::lpm_trie::Key,
     programs::XdpContext,
 };
 use flood_common::{
-    abi::local_key,
     address::Address,
     again::{self, SynPlace},
     evidence::{Connection, Cookie, Opening, Quote, Receiver, Request, Segment, Standing, answerable, state},
@@ -32,7 +30,7 @@ use crate::{
     lookup::MapTables,
     maps::{
         ACK_BACKLOG, LOCAL, MAX_ACK_BACKLOG, RCV_NXT, RCV_WND, REQUEST_RCV_NXT, SND_UNA, SNT_ISN, SYNS,
-        TW_RCV_NXT, TW_SND_NXT, WRITE_SEQ,
+        TW_RCV_NXT, TW_SND_NXT, WRITE_SEQ, key_of,
     },
     window::XdpWindow,
 };
@@ -44,9 +42,6 @@ const ENOENT: i64 = -2;
 
 /// The shortest TCP header, bytes.
 const MIN_TCP: u64 = size_of::<Tcp>() as u64;
-
-/// The bits of an address.
-const ADDRESS_BITS: u32 = 128;
 
 /// Addresses and ports in network byte order, as `struct bpf_sock_tuple` has them.
 #[repr(C)]
@@ -309,8 +304,7 @@ fn listener(ctx: &XdpContext, flow: &Flow) -> Option<Socket> {
 /// Whether it is a unicast address of this host.
 #[inline(always)]
 pub(crate) fn is_local(address: Address) -> bool {
-    !matches!(address, Address::V6 { network: 0, .. })
-        && LOCAL.get(Key::new(ADDRESS_BITS, local_key(address))).is_some()
+    !matches!(address, Address::V6 { network: 0, .. }) && LOCAL.get(key_of(address)).is_some()
 }
 
 /// What sockets say to a UDP datagram for an address of this host.
@@ -384,15 +378,7 @@ impl Host for MapTables<'_> {
 
     #[inline(always)]
     fn has_sent(&self, quote: &Quote) -> bool {
-        // The answer to what is quoted would go the other way.
-        let [local_port, remote_port] = quote.ports;
-        let flow = Flow {
-            protocol: quote.protocol,
-            remote: quote.destination,
-            local: quote.source,
-            remote_port,
-            local_port,
-        };
+        let flow = quote.flow();
         // VERIFIER: before 6.3 no instruction may read sockets of both kinds ("same insn cannot be used with different
         // pointers", 6.1), so each has a lookup of its own.
         if quote.protocol == protocol::UDP {

@@ -16,11 +16,7 @@ use flood_common::{
     reason::Reason,
 };
 
-use crate::{
-    lookup::charge_host,
-    maps::{CPU_STATE, NEXT},
-    window::XdpWindow,
-};
+use crate::{hand_over, lookup::charge_host, maps::CPU_STATE, window::XdpWindow};
 
 /// 100 lines a second, 100 at once. More says nothing new about one source and would fill the log ring.
 const PRICE: Price = Price {
@@ -32,18 +28,13 @@ const PRICE: Price = Price {
 };
 
 /// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Comes back only if that program is
-/// not in its place.
+/// not in its place; then there is no line.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: u32, action: u32) {
-    if let Some(state) = CPU_STATE.get_ptr_mut(0) {
-        // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
-        unsafe {
-            (*state).reason = u64::from(reason);
-            (*state).action = u64::from(action);
-        }
-        // SAFETY: on success the call does not return; on failure the packet goes its way without a line.
-        unsafe { NEXT.tail_call(ctx, next::TRACE) };
-    }
+    hand_over(ctx, next::TRACE, |state| {
+        state.reason = reason.into();
+        state.action = action.into();
+    });
 }
 
 /// Logs the decision that was made about a packet, and carries it out.

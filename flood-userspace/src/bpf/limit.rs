@@ -136,7 +136,7 @@ pub fn reassembly(memory: &FragmentMemory) -> Limit {
     Limit {
         packet_cost_ns: cost_ns,
         packet_tolerance_ns: kept_ns,
-        horizon_ns: kept_ns + (cost_ns << SHARE) * MOST_PAGES + CLOCK_SLACK_NS,
+        horizon_ns: kept_ns + (cost_ns << SHARE) * PAGES_OF_A_FRAGMENT + CLOCK_SLACK_NS,
         evictable_ns: kept_ns / 2,
         ..Limit::default()
     }
@@ -151,7 +151,7 @@ pub fn budget(limit: &PacketLimit) -> Limit {
 const LONGEST_KEPT: Duration = Duration::from_secs(300);
 
 /// The most pages in a fragment, whose data are at most 64 KiB.
-const MOST_PAGES: u64 = 17;
+const PAGES_OF_A_FRAGMENT: u64 = 17;
 
 /// Division to the nearest.
 fn divide(number: u64, by: u64) -> u64 {

@@ -4,7 +4,7 @@ use std::{array, collections::BTreeSet, net::IpAddr};
 
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
 use flood_common::{
-    abi::{self, FIRST_LOCAL, local_key},
+    abi::{self, FIRST_LOCAL, trie_key},
     address::Address,
 };
 use ipnet::IpNet;
@@ -54,5 +54,5 @@ pub(super) fn first(addresses: &[IpNet]) -> [[u64; 2]; FIRST_LOCAL] {
 /// The key of a prefix in a trie.
 pub(super) fn key(prefix: IpNet) -> Key<[u8; 16]> {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { MAPPED } else { 0 };
-    Key::new(length, local_key(prefix.addr().into()))
+    Key::new(length, trie_key(prefix.addr().into()))
 }

@@ -72,6 +72,23 @@ fn tcp(source: IpAddr, ports: [u16; 2], flags: u8) -> Build {
     from(source).tcp(ports[0], ports[1], flags)
 }
 
+/// A listener that makes cookies, of which the twin knows, and of no other.
+fn listen(rig: &mut Rig, address: IpAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind((address, 0))?;
+    rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+    Ok(listener)
+}
+
+/// A peer with a connection, of which the twin knows, and of no other; and the socket here.
+fn connect(rig: &mut Rig, listener: &TcpListener, from: IpAddr, port: u16) -> Result<(Peer, TcpStream)> {
+    let mut peer = Peer::new(from, port, listener.local_addr()?)?;
+    peer.connect()?;
+    let (accepted, _) = listener.accept()?;
+    let connection = Between::Connection(peer.connection(state::ESTABLISHED, 0));
+    rig.twin.sockets.tcp = vec![(peer.flow(), connection)];
+    Ok((peer, accepted))
+}
+
 /// Lets time pass, and takes what the total allows since.
 fn exhaust(rig: &mut Rig, time: Duration) {
     rig.advance(time);
@@ -140,8 +157,7 @@ fn a_segment_passes_by_the_numbers_of_its_connection_whatever_the_state_of_that(
     on_host(|rig| {
         over_the_limit(rig);
         for (server, attacker) in FAMILIES {
-            let listener = TcpListener::bind((server, 0))?;
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+            let listener = listen(rig, server)?;
             for (port, wanted) in (40_000..).zip(states) {
                 let mut peer = Peer::new(attacker, port, listener.local_addr()?)?;
                 peer.connect()?;
@@ -275,9 +291,8 @@ fn who_has_no_connection_is_told_what_is_missing() -> Result<()> {
     on_host(|rig| {
         over_the_limit(rig);
         for (server, attacker) in FAMILIES {
-            let listener = TcpListener::bind((server, 0))?;
+            let listener = listen(rig, server)?;
             let port = listener.local_addr()?.port();
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(port)];
             let cases = [
                 ("an ACK to a listener", tcp(attacker, [7, port], ACK), WrongCookie),
                 ("an RST to a listener", tcp(attacker, [7, port], RST), WrongCookie),
@@ -314,13 +329,8 @@ fn a_peer_has_a_budget_of_its_own_that_nobody_else_uses_up() -> Result<()> {
         over_the_limit(rig);
         rig.account("[proof]\nproven = \"100/s\"\n");
         for (server, attacker) in FAMILIES {
-            let listener = TcpListener::bind((server, 0))?;
-            let mut peer = Peer::new(attacker, 43_000, listener.local_addr()?)?;
-            peer.connect()?;
-            let _accepted = listener.accept()?;
-            let connection = Between::Connection(peer.connection(state::ESTABLISHED, 0));
-            rig.twin.sockets.tcp = vec![(peer.flow(), connection)];
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+            let listener = listen(rig, server)?;
+            let (peer, _accepted) = connect(rig, &listener, attacker, 43_000)?;
             // Whoever spoofs the peer knows ports, but no numbers.
             let spoofed = peer.segment(ACK).numbers(peer.sequence.wrapping_add(1 << 30), 0);
             for _ in 0..1_000 {
@@ -348,13 +358,8 @@ fn who_is_on_the_list_of_the_proven_has_no_limit_for_what_gives_evidence_and_the
         for ((server, attacker), network) in FAMILIES.into_iter().zip(["198.51.100.0/24", "2001:db8::/32"]) {
             let network: IpNet = network.parse()?;
             ensure!(network.contains(&attacker), "{attacker}");
-            let listener = TcpListener::bind((server, 0))?;
-            let mut peer = Peer::new(attacker, 43_100, listener.local_addr()?)?;
-            peer.connect()?;
-            let _accepted = listener.accept()?;
-            let connection = Between::Connection(peer.connection(state::ESTABLISHED, 0));
-            rig.twin.sockets.tcp = vec![(peer.flow(), connection)];
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+            let listener = listen(rig, server)?;
+            let (peer, _accepted) = connect(rig, &listener, attacker, 43_100)?;
             let real = peer.segment(ACK);
             while send(rig, &real) == Some(Proven) {}
             ensure!(send(rig, &real) == Some(TotalPackets), "{server}: not on the list");
@@ -395,13 +400,8 @@ fn over_the_limit_of_its_source_a_packet_proves_itself_as_well() -> Result<()> {
             rig.limits("[limit.source]\npackets = \"100/s\"\npackets_burst = \"100\"\n");
             rig.own(&[SERVER, SERVER6]);
             rig.prove(COOKIES | SOCKETS, 1_000);
-            let listener = TcpListener::bind((server, 0))?;
-            let mut peer = Peer::new(attacker, 44_000, listener.local_addr()?)?;
-            peer.connect()?;
-            let _accepted = listener.accept()?;
-            let connection = Between::Connection(peer.connection(state::ESTABLISHED, 0));
-            rig.twin.sockets.tcp = vec![(peer.flow(), connection)];
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
+            let listener = listen(rig, server)?;
+            let (peer, _accepted) = connect(rig, &listener, attacker, 44_000)?;
             let flood = from(attacker).tcp(9, listener.local_addr()?.port(), ACK);
             for _ in 0..200 {
                 let _ = send(rig, &flood);
@@ -462,9 +462,8 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
     on_host(|rig| {
         over_the_limit(rig);
         for (server, attacker) in FAMILIES {
-            let listener = TcpListener::bind((server, 0))?;
+            let listener = listen(rig, server)?;
             let port = listener.local_addr()?.port();
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(port)];
             for size in [Some(536), Some(1_220), Some(1_300), Some(1_440), Some(1_460), Some(8_960), None] {
                 for build in [
                     tcp(attacker, [40_000, port], SYN),
@@ -554,9 +553,8 @@ fn only_addresses_of_this_host_are_answered_for() -> Result<()> {
     on_host(|rig| {
         over_the_limit(rig);
         // For every address of both families.
-        let listener = TcpListener::bind(("::", 0))?;
+        let listener = listen(rig, IpAddr::from([0_u16; 8]))?;
         let port = listener.local_addr()?.port();
-        rig.twin.sockets.listeners = vec![Listener::with_cookies(port)];
         for (server, attacker) in FAMILIES {
             ensure!(send(rig, &tcp(attacker, [40_000, port], SYN)) == Some(Answered), "{server}");
         }
@@ -597,9 +595,8 @@ fn no_address_and_no_network_is_sent_more_answers_than_it_may() -> Result<()> {
         over_the_limit(rig);
         rig.account("[proof]\nanswers = \"10/s\"\nretransmissions = \"1k/s\"\n");
         for (server, attacker) in FAMILIES {
-            let listener = TcpListener::bind((server, 0))?;
+            let listener = listen(rig, server)?;
             let port = listener.local_addr()?.port();
-            rig.twin.sockets.listeners = vec![Listener::with_cookies(port)];
             let syns = |source: IpAddr| (0..200).map(move |n| tcp(source, [50_000 + n, port], SYN));
             let answered =
                 |rig: &mut Rig, source| syns(source).filter(|syn| send(rig, syn) == Some(Answered)).count();
