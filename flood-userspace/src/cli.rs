@@ -310,6 +310,9 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
     let mut problems = Vec::new();
     for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
         let configured = crate::lists::configured::configured(input)?;
+        for (path, format) in &configured.formats {
+            say(&format!("{} list: file {}, read as {format}", kind.label(), path.display()))?;
+        }
         problems.extend(configured.problems);
         let entries = configured.edit.changes().len();
         say(&format!("{} list: {entries} entries", kind.label()))?;

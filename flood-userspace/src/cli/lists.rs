@@ -53,9 +53,10 @@ pub(super) enum Verb {
         #[command(flatten)]
         json: Json,
     },
-    /// Adds what files list: an address, prefix or range per line, with comments behind `#` or `;`.
+    /// Adds what files list, in any of the formats of docs/lists.md, which is found by content and named.
     ///
-    /// A line that cannot be read is reported, and the others are taken.
+    /// A line that cannot be read is reported, and the others are taken. A file with exceptions, or of which nobody can say
+    /// what it means, is refused.
     Import {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -187,6 +188,13 @@ fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Fail
         for problem in problems(file, &imported) {
             eprintln!("floodgate: {problem}");
         }
+        if imported.timeouts > 0 {
+            let count = imported.timeouts;
+            eprintln!(
+                "floodgate: {}: the times at which {count} entries end are not taken over: see --ttl",
+                file.display()
+            );
+        }
         imports.push((file, imported));
     }
     let bad_lines = bad_lines(&imports);
@@ -213,7 +221,8 @@ async fn import(
     let all_read = bad_lines(&imports) == 0;
     for (file, imported) in imports {
         let request = entry.request(imported.prefixes, Some(file.display().to_string()));
-        add(client, path, kind, AddRequest { replace, ..request }).await?;
+        let reply: AddReply = client.send(Method::POST, path, &AddRequest { replace, ..request }).await?;
+        say(&format!("{}, from {} ({})", changes(kind, &reply), file.display(), imported.format))?;
     }
     Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }

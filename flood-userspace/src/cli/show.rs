@@ -201,12 +201,13 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
     let mut text = String::new();
     for feed in &feeds.feeds {
         text += &feeds_of(std::slice::from_ref(feed));
-        let FeedStatus { source, every_s, next_s, problems, errors, error, .. } = feed;
+        let FeedStatus { source, every_s, next_s, problems, format, errors, error, .. } = feed;
         let next = match next_s {
             None | Some(0) => "now".to_owned(),
             Some(next) => format!("in {}", duration(*next)),
         };
-        _ = writeln!(text, "  from {source}, every {}, next {next}", duration(*every_s));
+        let format = format.as_ref().map_or(String::new(), |format| format!(" ({format})"));
+        _ = writeln!(text, "  from {source}{format}, every {}, next {next}", duration(*every_s));
         for problem in problems {
             _ = writeln!(text, "  left out: {problem}");
         }

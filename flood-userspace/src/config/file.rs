@@ -594,7 +594,8 @@ section! {
 section! {
     /// A list that somebody else keeps, as `[[block.feed]]`, `[[allow.feed]]` or `[[allow_proven.feed]]`, as often as there are
     /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`.
-    /// The format is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
+    /// The formats are those of `floodgate block import` ([lists.md](lists.md)): in the simplest, an address, prefix or range first on
+    /// each line, and remarks behind it.
     ///
     /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
     /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays

@@ -419,6 +419,8 @@ pub struct FeedStatus {
     pub left_out: u64,
     /// The first of them.
     pub problems: Vec<String>,
+    /// What it is written in, once it has been read: `addresses`, `json`, `ipset save` ...
+    pub format: Option<String>,
     /// When it was last read, or found unchanged; seconds since 1970.
     pub last_success: Option<u64>,
     /// How often reading it has failed since the start.

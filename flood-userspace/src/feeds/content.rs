@@ -9,7 +9,7 @@ use std::fmt::Display;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::lists::import::{self, BadLine, Import};
+use crate::lists::import::{self, BadLine, Format, Import, Refusal};
 
 /// How many of the things that were left out are described.
 const MAX_DESCRIBED: usize = 10;
@@ -33,8 +33,12 @@ pub struct Content {
     pub left_out: u64,
     /// The first of them, for people.
     pub problems: Vec<String>,
+    /// What it is written in.
+    pub format: Format,
     /// The first line that cannot be read, and how many there are.
     bad: Option<(BadLine, u64)>,
+    /// Why nothing of it can be read.
+    refusal: Option<Refusal>,
 }
 
 /// Why what a feed lists is not believed.
@@ -50,6 +54,9 @@ pub enum Doubt {
         /// The first of the lines.
         first: BadLine,
     },
+    /// It is something else, or nobody can say what it means.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It lists nothing, or almost nothing, all of a sudden.
     #[error(
         "it lists {entries} entries, and had {before}: if that is right, say `may_shrink = true` in its section, or \
@@ -66,7 +73,13 @@ pub enum Doubt {
 impl Content {
     /// Reads what a feed answered.
     pub fn read(bytes: &[u8]) -> Self {
-        let Import { mut prefixes, bad, bad_lines, lines: _ } = import::parse(bytes);
+        let import = match import::parse(bytes) {
+            Ok(import) => import,
+            Err(refusal) => {
+                return Self { format: refusal.format, refusal: Some(refusal), ..Self::default() };
+            }
+        };
+        let Import { format, mut prefixes, bad, bad_lines, lines: _, timeouts: _ } = import;
         let mut problems: Vec<String> = Vec::new();
         let mut describe = |problem: &dyn Display| {
             if problems.len() < MAX_DESCRIBED {
@@ -91,12 +104,15 @@ impl Content {
         prefixes.dedup();
         prefixes.shrink_to_fit();
         let bad = bad.into_iter().next().map(|line| (line, bad_lines));
-        Self { prefixes, left_out, problems, bad }
+        Self { prefixes, left_out, problems, format, bad, refusal: None }
     }
 
     /// Whether it can be believed of a feed that had `before` entries. A feed that may shrink is believed with any
     /// number of entries, but not when it is no list.
     pub fn check(&self, before: usize, may_shrink: bool) -> Result<(), Doubt> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone().into());
+        }
         let entries = self.prefixes.len();
         match &self.bad {
             Some((first, bad)) if *bad > entries as u64 => {
@@ -141,7 +157,7 @@ mod tests {
     #[test]
     fn an_answer_is_believed_unless_it_is_no_list_or_lists_almost_nothing() {
         let list = |entries: u32| (0..entries).map(|n| format!("10.0.0.{n}\n")).collect::<String>();
-        let page = "<html>\n<p>\nplease log in\n".to_owned();
+        let page = "welcome\nto the network\nplease log in\n".to_owned();
         let cases = [
             ("the first of all", list(1), 0, false, true),
             ("as many as before", list(20), 20, false, true),
@@ -164,11 +180,10 @@ mod tests {
 
     #[test]
     fn a_doubt_says_what_to_do() {
-        let page = Content::read(b"<html>\n").check(0, false).unwrap_err().to_string();
-        assert!(
-            page.starts_with("this is no list: 1 lines cannot be read") && page.contains("<html>"),
-            "{page}"
-        );
+        let page = Content::read(b"<html>\n").check(0, true).unwrap_err().to_string();
+        assert!(page.starts_with("line 1: this is a page of the web") && page.contains("<html>"), "{page}");
+        let text = Content::read(b"please log in\n").check(0, true).unwrap_err().to_string();
+        assert!(text.starts_with("this is no list: 1 lines cannot be read"), "{text}");
         let empty = Content::read(b"").check(7, false).unwrap_err().to_string();
         assert!(empty.contains("had 7") && empty.contains("--force"), "{empty}");
     }

@@ -17,13 +17,10 @@ use thiserror::Error;
 
 use crate::{
     config::{Feed, FeedName},
-    lists::ListKind,
+    lists::{ListKind, import::COPY_MARK as MARK},
 };
 
 use super::fetch::{LARGEST_FEED, Stamp};
-
-/// What the line of remarks begins with.
-const MARK: &str = "# floodgate feed ";
 
 /// Room for that line.
 const LONGEST_MARK: u64 = 64 << 10;
@@ -111,7 +108,7 @@ impl Copies {
             let mut file =
                 fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(format!("{MARK}{}\n", serde_json::to_string(&mark)?).as_bytes())?;
-            file.write_all(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))?;
+            file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
             File::open(&self.folder)?.sync_all()
@@ -183,9 +180,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let copies = Copies::within(folder.path());
         let feed = feed("http://example.net/drop");
-        copies.store(ListKind::Block, &feed.name, b"\xEF\xBB\xBF192.0.2.1\n", &stamp(&feed)).unwrap();
-        let import = crate::lists::import::load(&folder.path().join("feeds/block.drop")).unwrap();
-        assert_eq!((import.prefixes.len(), import.bad_lines), (1, 0));
+        let utf16: Vec<u8> = "\u{feff}192.0.2.1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [&b"\xEF\xBB\xBF192.0.2.1\n"[..], b"{\"cidr\":\n\"192.0.2.1\"}", &utf16] {
+            copies.store(ListKind::Block, &feed.name, bytes, &stamp(&feed)).unwrap();
+            let import = crate::lists::import::load(&folder.path().join("feeds/block.drop")).unwrap();
+            assert_eq!((import.prefixes.len(), import.bad_lines), (1, 0));
+        }
     }
 
     #[test]

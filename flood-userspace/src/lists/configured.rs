@@ -1,7 +1,6 @@
 //! What a configuration fills a list with: its own entries, and the files that it names.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -21,7 +20,7 @@ use super::{
 #[error("the list {path}: {source}", path = path.display())]
 pub struct ListFileError {
     path: PathBuf,
-    source: io::Error,
+    source: import::LoadError,
 }
 
 /// The entries of a list, and what was wrong with lines of its files.
@@ -31,20 +30,23 @@ pub struct Configured {
     pub edit: Edit,
     /// For people: bad lines, with file and line.
     pub problems: Vec<String>,
+    /// How each file is written.
+    pub formats: Vec<(PathBuf, import::Format)>,
 }
 
 /// Reads what the configuration says about a list. Bad lines of files are reported and left out.
 pub fn configured(input: &ListInput) -> Result<Configured, ListFileError> {
     let mut edit = Edit::default();
-    let mut problems = Vec::new();
+    let (mut problems, mut formats) = (Vec::new(), Vec::new());
     for path in &input.files {
         let imported = import::load(path).map_err(|source| ListFileError { path: path.clone(), source })?;
         problems.extend(self::problems(path, &imported));
+        formats.push((path.clone(), imported.format));
         let entry = entry(Origin::File(path.display().to_string()));
         edit = edit.then(Edit::put_alike(imported.prefixes, &entry));
     }
     edit = edit.then(Edit::put_alike(input.entries.clone(), &entry(Origin::Config)));
-    Ok(Configured { edit, problems })
+    Ok(Configured { edit, problems, formats })
 }
 
 /// The edit that exchanges, in a book, what an earlier configuration with these files has put there for what one says
@@ -143,7 +145,7 @@ mod tests {
         std::fs::write(&files[0], "192.0.2.2\n192.0.2.1\n192.0.2.3\n").unwrap();
         std::fs::write(&files[1], "192.0.2.3\nx\n").unwrap();
         let input = ListInput { entries: vec!["192.0.2.1/32".parse().unwrap()], files, feeds: Vec::new() };
-        let Configured { edit, problems } = configured(&input).unwrap();
+        let Configured { edit, problems, .. } = configured(&input).unwrap();
         let mut book = Book::default();
         book.swap(edit);
         let name = |number: usize| format!("{:?}", Origin::File(input.files[number].display().to_string()));

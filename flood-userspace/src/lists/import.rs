@@ -1,35 +1,114 @@
 //! Reads list files in the formats that real lists have.
 //!
-//! One address, prefix or range `first-last` per line; what follows it after whitespace, a comma, `#` or `;`
-//! is remarks. Comment lines, blank lines, CRLF, a byte order mark and text in any encoding behind the entry
-//! are fine. Any bytes can be given: nothing panics, and what is kept of bad input is bounded. A line is
-//! never half understood: what cannot be read is reported as a [`BadLine`], and the other lines count.
+//! The format is found by content, from the table of [`Format`]s, and holds for the whole file. Any bytes can be given:
+//! nothing panics, time is linear, and what is kept of bad input is bounded. A line is never half understood: one that
+//! cannot be read is a [`BadLine`], and the other lines count. What says something about other lines than its own (an
+//! exception, columns of which nobody knows the meaning) or shows that the file is something else is a [`Refusal`] of all.
 
+mod directives;
+mod ipset;
+mod json;
+mod nft;
+mod p2p;
+mod pairs;
+mod rows;
+mod sniff;
+mod text;
+
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::target::{TargetError, parse_target};
+use self::{
+    sniff::Head,
+    text::{LOOKED_AT, Line, Text, printable},
+};
+use super::target::TargetError;
 
-/// Longest line in bytes; the longest of a real list are comments of a few hundred. Protects against binary
-/// files.
-const MAX_LINE_BYTES: usize = 4096;
-
-/// How much of a bad line is shown, in characters.
-const MAX_SHOWN_CHARS: usize = 80;
-
-/// How many bad lines are kept. More tell nobody more, and a wrong file must not fill the memory.
+/// How many bad lines are kept for the report; reading more helps nobody, and a wrong file must not fill the memory.
 const MAX_KEPT_BAD_LINES: usize = 100;
 
 /// The largest file that is read: a million lines have 20 MB, so this is room for ten million.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
+/// How many prefixes a file may have: a range can become 250 of them.
+const MAX_PREFIXES: usize = 1 << 23;
+
+/// What the copy of a feed begins with, before the feed as it came: one line.
+pub const COPY_MARK: &str = "# floodgate feed ";
+
+macro_rules! formats {
+    ($($(#[doc = $meaning:literal])+ $variant:ident = $label:literal $(, #[$default:ident])?;)+) => {
+        /// What a list is written in.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub enum Format {
+            $($(#[doc = $meaning])+ $(#[$default])? $variant,)+
+        }
+
+        impl Format {
+            /// All of them, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Its name.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)+
+                }
+            }
+
+            /// What its files look like.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($meaning),+),)+
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    /// An address, prefix, `first-last` or `address/mask` first on each line, and remarks behind it: Spamhaus DROP, FireHOL, ipsum.
+    Addresses = "addresses", #[default];
+    /// A table, as CSV or with blanks, with the address in the same column of each line: abuse.ch, `uniq -c`.
+    Columns = "columns";
+    /// A range in two columns, first and last: DShield, DB-IP.
+    Ranges = "ranges";
+    /// An address and its mask in two columns.
+    Netmasks = "netmasks";
+    /// A range in two columns of integers: IP2Location.
+    Integers = "integers";
+    /// JSON, in one piece or an object on each line: Spamhaus, AWS, Cloudflare.
+    Json = "json";
+    /// What `ipset save` prints.
+    IpsetSave = "ipset save";
+    /// What `ipset list` prints.
+    IpsetList = "ipset list";
+    /// Sets as `nft list set` prints them, and `add element`.
+    Nft = "nft";
+    /// `deny` of nginx and Apache, `Require not ip`.
+    Deny = "deny";
+    /// `name:first-last`: P2P, PeerGuardian.
+    P2p = "p2p";
+    /// `first - last , level , name`, with three digits for each number of an address: eMule's `ipfilter.dat`.
+    IpFilter = "ipfilter";
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
 /// What a file contained.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Import {
+    /// What it is written in.
+    pub format: Format,
     /// The prefixes in the order of the file, repetitions included.
     pub prefixes: Vec<IpNet>,
     /// The first 100 lines that could not be read.
@@ -38,6 +117,8 @@ pub struct Import {
     pub bad_lines: u64,
     /// How many lines there were, with comments and blank lines.
     pub lines: u64,
+    /// How many entries have a time at which they end, which is not taken over.
+    pub timeouts: u64,
 }
 
 /// A line that could not be read.
@@ -55,168 +136,214 @@ pub struct BadLine {
 /// Why a line could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineProblem {
-    /// No line of a list is this long.
-    #[error("longer than {MAX_LINE_BYTES} bytes: is this a list?")]
+    /// There is no entry at its beginning.
+    #[error("longer than {LOOKED_AT} bytes, and no entry at its beginning")]
     TooLong,
     /// Two addresses in two columns: a range, or something else. To take the first alone would be a guess.
     #[error("two addresses in two columns: write a range as first-last")]
     TwoAddresses,
+    /// The other lines have a range in two columns.
+    #[error("no range in two columns, which the other lines have")]
+    NoRange,
+    /// It ends before the column of the entries.
+    #[error("no column {0}, where the other lines have their addresses")]
+    NoColumn(usize),
+    /// The name of a page.
+    #[error("{0:?} is a URL: lists hold addresses")]
+    Url(String),
+    /// Written so that nobody follows it by accident.
+    #[error("{0:?} is written so that it is no address: write it with plain dots")]
+    Defanged(String),
+    /// A list would take all ports.
+    #[error(
+        "{0:?} has a port: an entry of a list is for all ports, so write the address alone if that is meant"
+    )]
+    Port(String),
+    /// A directive that says nothing about a list.
+    #[error("neither `deny` nor `Require not ip`")]
+    NoDeny,
+    /// Not JSON, where other lines are.
+    #[error("not JSON: {0}")]
+    NotJson(String),
+    /// What is behind an entry changes its meaning.
+    #[error("{0:?} behind an entry is not understood")]
+    Option(String),
+    /// An entry that the source itself does not block.
+    #[error("level {0} is for addresses that are let in: only those up to 127 are blocked")]
+    Level(u16),
     /// The entry itself is wrong.
     #[error(transparent)]
     Target(#[from] TargetError),
 }
 
+impl LineProblem {
+    /// Why a word is no target.
+    fn of(word: &str, error: TargetError) -> Self {
+        if word.contains("[.]") || word.starts_with("hxxp") {
+            Self::Defanged(word.to_owned())
+        } else if word.contains("://") {
+            Self::Url(word.to_owned())
+        } else if word.parse::<SocketAddr>().is_ok() {
+            Self::Port(word.to_owned())
+        } else {
+            error.into()
+        }
+    }
+}
+
+/// Why nothing of a file is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// As which format it was read.
+    pub format: Format,
+    /// The line that shows it, and its beginning.
+    pub line: Option<(u64, String)>,
+    /// What is wrong.
+    pub why: Why,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Why {
+    /// Something else.
+    #[error("this is {0}, no list of addresses")]
+    NoList(&'static str),
+    /// Names with the address at which nobody is.
+    #[error("this is a hosts file: it lists names, and its addresses are this host's own")]
+    Hosts,
+    /// An exception, which no list has.
+    #[error(
+        "`{0}` excepts addresses from the other entries, and leaving that out would put them on the list: take the line \
+         out, and put on the allow list what is to pass"
+    )]
+    Negated(&'static str),
+    /// Two addresses on each line, and nothing says what they are.
+    #[error(
+        "two addresses in two columns, and nothing says whether they are a range: write first-last, or name the columns \
+         start and end"
+    )]
+    TwoAddresses,
+    /// More than one column with addresses.
+    #[error("several columns have addresses: leave the one that is meant")]
+    SeveralColumns,
+    /// More than one set.
+    #[error("the sets {0:?} and {1:?} in one file: save each into its own")]
+    SeveralSets(String, String),
+    /// More than one name in JSON.
+    #[error("addresses under several names, {0:?} and {1:?}: leave the one that is meant")]
+    SeveralNames(String, String),
+    /// Entries with more than an address.
+    #[error("{0}: an entry of a list is an address, prefix or range")]
+    NotAddresses(String),
+    /// Not in the format as which it begins.
+    #[error("{0}")]
+    Syntax(String),
+    /// Nothing in it.
+    #[error("there is no address in it")]
+    Empty,
+    /// Too much.
+    #[error("more than {MAX_PREFIXES} prefixes")]
+    TooMany,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, line, why } = self;
+        match line {
+            Some((line, text)) => write!(f, "line {line}: {why} (read as {format}; the line is \"{text}\")"),
+            None => write!(f, "{why} (read as {format})"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    fn new(format: Format, why: Why, line: Option<Line<'_>>) -> Self {
+        Self { format, line: line.map(|line| (line.number, printable(line.bytes))), why }
+    }
+}
+
+/// Why a file is not read.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The system does not give it, or it is larger than any list.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// It is no list.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
 /// Reads the file at `path`. Bad lines are no error; a file that is larger than any list is.
-pub fn load(path: &Path) -> io::Result<Import> {
+pub fn load(path: &Path) -> Result<Import, LoadError> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB: this is not a list"));
+        return Err(
+            io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB: this is not a list").into()
+        );
     }
-    Ok(parse(&bytes))
+    Ok(parse(&bytes)?)
 }
 
 /// Reads the contents of a list file.
-pub fn parse(bytes: &[u8]) -> Import {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let mut import = Import::default();
-    if bytes.is_empty() {
-        return import;
-    }
-    for line in bytes.split(|&b| b == b'\n') {
-        import.lines += 1;
-        match parse_line(line) {
-            Ok(prefixes) => import.prefixes.extend(prefixes),
-            Err(problem) => {
-                import.bad_lines += 1;
-                if import.bad.len() < MAX_KEPT_BAD_LINES {
-                    import.bad.push(BadLine { line: import.lines, text: printable(line), problem });
-                }
-            }
+pub fn parse(bytes: &[u8]) -> Result<Import, Refusal> {
+    let (before, bytes) = without_mark(bytes);
+    let text = Text::decode(bytes, before);
+    let head = Head::of(&text);
+    head.check(bytes)?;
+    let format = head.format();
+    let mut import = Import { format, lines: before, ..Import::default() };
+    match format {
+        Format::Json => json::read(&text, &head, &mut import),
+        Format::IpsetSave => ipset::read_save(&text, &mut import),
+        Format::IpsetList => ipset::read_list(&text, &mut import),
+        Format::Nft => nft::read(&text, &mut import),
+        Format::Deny => directives::read(&text, &mut import),
+        Format::P2p => p2p::read(&text, &mut import),
+        Format::IpFilter => p2p::read_filter(&text, &mut import),
+        Format::Addresses | Format::Columns | Format::Ranges | Format::Netmasks | Format::Integers => {
+            rows::read(&text, &head, &mut import)
         }
+    }?;
+    if import.prefixes.len() > MAX_PREFIXES {
+        return Err(Refusal::new(import.format, Why::TooMany, None));
     }
-    import
+    Ok(import)
 }
 
-/// The prefixes of one line: none for a comment or a blank line, several for a range.
-fn parse_line(line: &[u8]) -> Result<Vec<IpNet>, LineProblem> {
-    if line.len() > MAX_LINE_BYTES {
-        return Err(LineProblem::TooLong);
+/// A file without the line that a copy of a feed begins with.
+fn without_mark(bytes: &[u8]) -> (u64, &[u8]) {
+    match bytes.iter().position(|&b| b == b'\n') {
+        Some(end) if bytes.starts_with(COPY_MARK.as_bytes()) => (1, &bytes[end + 1..]),
+        _ => (0, bytes),
     }
-    let text = String::from_utf8_lossy(line);
-    let entry = text.split(['#', ';']).next().unwrap_or_default();
-    let mut fields = entry.split(|c: char| c == ',' || c.is_whitespace()).filter(|field| !field.is_empty());
-    let Some(first) = fields.next() else {
-        return Ok(Vec::new());
-    };
-
-    let target = match (fields.next(), fields.next()) {
-        (Some("-"), Some(last)) => parse_target(&format!("{first}-{last}")),
-        (Some(second), _) if first.ends_with('-') || second.starts_with('-') => {
-            parse_target(&format!("{first}{second}"))
-        }
-        (Some(second), _) if parse_target(second).is_ok() => return Err(LineProblem::TwoAddresses),
-        _ => parse_target(first),
-    };
-    Ok(target?)
 }
 
-/// The beginning of a line without anything that would act on a terminal.
-fn printable(line: &[u8]) -> String {
-    // A character has at most four bytes.
-    let beginning = &line[..line.len().min(4 * MAX_SHOWN_CHARS)];
-    let text = String::from_utf8_lossy(beginning);
-    text.trim_end_matches('\r').chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect()
+impl Import {
+    /// Takes an entry.
+    fn take(&mut self, line: &Line<'_>, entry: Result<Vec<IpNet>, LineProblem>) {
+        match entry {
+            Ok(prefixes) => self.extend(prefixes),
+            Err(problem) => self.bad(line, problem),
+        }
+    }
+
+    /// Takes prefixes, up to one more than may be, so that it is seen.
+    fn extend(&mut self, prefixes: Vec<IpNet>) {
+        let room = (MAX_PREFIXES + 1).saturating_sub(self.prefixes.len());
+        self.prefixes.extend(prefixes.into_iter().take(room));
+    }
+
+    /// Counts a line that cannot be read.
+    fn bad(&mut self, line: &Line<'_>, problem: LineProblem) {
+        self.bad_lines += 1;
+        if self.bad.len() < MAX_KEPT_BAD_LINES {
+            self.bad.push(BadLine { line: line.number, text: printable(line.bytes), problem });
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn prefixes(text: &str) -> Vec<String> {
-        let import = parse(text.as_bytes());
-        assert_eq!(import.bad, [], "in {text:?}");
-        import.prefixes.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn lines_of_real_lists_are_read() {
-        let cases: [(&str, &str, &[&str]); 18] = [
-            ("bare address", "192.0.2.7", &["192.0.2.7/32"]),
-            ("prefix, indented", "  192.0.2.0/24", &["192.0.2.0/24"]),
-            ("Spamhaus DROP", "192.0.2.0/24 ; SBL1", &["192.0.2.0/24"]),
-            ("remark without a space", "192.0.2.7#bot", &["192.0.2.7/32"]),
-            ("ipsum: address, tab, score", "192.0.2.7\t10", &["192.0.2.7/32"]),
-            ("comma separated", "192.0.2.7,443,2026-01-01", &["192.0.2.7/32"]),
-            ("trailing space", "2001:db8::/32 ", &["2001:db8::/32"]),
-            ("range", "192.0.2.0-192.0.2.127", &["192.0.2.0/25"]),
-            ("range with spaces", "192.0.2.0 - 192.0.2.127", &["192.0.2.0/25"]),
-            ("range, space before", "192.0.2.0 -192.0.2.127", &["192.0.2.0/25"]),
-            ("range, space behind", "192.0.2.0- 192.0.2.127 x", &["192.0.2.0/25"]),
-            ("Windows line ends", "192.0.2.7\r\n192.0.2.8\r\n", &["192.0.2.7/32", "192.0.2.8/32"]),
-            ("byte order mark", "\u{FEFF}192.0.2.7", &["192.0.2.7/32"]),
-            ("byte order mark before a comment", "\u{FEFF}# list\n192.0.2.7", &["192.0.2.7/32"]),
-            ("only remarks", "# one\n; two\n\n   \n\t#three", &[]),
-            ("nothing", "", &[]),
-            ("host bits", "192.0.2.7/24", &["192.0.2.0/24"]),
-            ("mapped", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
-        ];
-        for (why, input, expected) in cases {
-            assert_eq!(prefixes(input), expected, "{why}");
-        }
-    }
-
-    #[test]
-    fn a_bad_line_is_reported_and_the_others_count() {
-        let import = parse(b"192.0.2.7\n\x1b[2Jevil\xff\n192.0.2.8\r\n192.0.2.300\r\n");
-        assert_eq!(import.lines, 4);
-        assert_eq!(import.prefixes.len(), 2);
-        let shown: Vec<_> = import.bad.iter().map(ToString::to_string).collect();
-        assert_eq!(shown.len(), 2);
-        assert!(shown[0].starts_with("line 2: ") && shown[0].contains(r"\u{1b}[2Jevil"), "{}", shown[0]);
-        assert!(!shown.concat().contains(char::is_control));
-        assert!(shown[1].starts_with("line 4: \"192.0.2.300\" is not an address"), "{}", shown[1]);
-        assert_eq!(import.bad[1].text, "192.0.2.300");
-    }
-
-    #[test]
-    fn an_address_range_in_two_columns_is_not_taken_for_its_first_address() {
-        let import = parse(b"192.0.2.0\t192.0.2.255\t24\n");
-        assert_eq!(import.bad[0].problem, LineProblem::TwoAddresses);
-        assert_eq!(import.prefixes, []);
-    }
-
-    #[test]
-    fn remarks_may_be_in_any_encoding() {
-        let import = parse(b"192.0.2.7 # caf\xe9\n# \xff\xfe\n");
-        assert_eq!((import.prefixes.len(), import.bad_lines), (1, 0));
-    }
-
-    #[test]
-    fn a_binary_file_costs_bounded_memory() {
-        let long = parse(&[b'x'; 3 * MAX_LINE_BYTES]);
-        assert_eq!(long.bad[0].problem, LineProblem::TooLong);
-        assert_eq!(long.bad[0].text.len(), MAX_SHOWN_CHARS);
-
-        let many = parse("x\n".repeat(1000).as_bytes());
-        assert_eq!((many.lines, many.bad_lines, many.bad.len()), (1000, 1000, MAX_KEPT_BAD_LINES));
-    }
-
-    proptest! {
-        #[test]
-        fn every_line_is_counted_whatever_the_bytes(bytes: Vec<u8>) {
-            let import = parse(&bytes);
-            prop_assert!(import.bad_lines <= import.lines);
-            prop_assert!(import.lines <= bytes.iter().filter(|&&b| b == b'\n').count() as u64 + 1);
-        }
-
-        #[test]
-        fn text_that_is_nearly_a_list_never_panics(text in "([0-9a-f.:/,;# \t\r\n-]{0,20}\n){0,8}") {
-            let import = parse(text.as_bytes());
-            prop_assert!(import.prefixes.iter().all(|prefix| prefix.trunc() == *prefix));
-        }
-    }
-}
+mod tests;

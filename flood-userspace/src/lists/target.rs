@@ -1,12 +1,12 @@
 //! What a list entry names: one address, a prefix, or a range `first-last`.
 //!
-//! A prefix with host bits set is accepted and means the whole prefix, as in nft. A range becomes the fewest
-//! prefixes that cover exactly it. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is IPv4, because that is how its
+//! A prefix with host bits set is accepted and means the whole prefix, as in nft; its length may be an IPv4 netmask. A
+//! range becomes the fewest prefixes that cover exactly it. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is IPv4, because that is how its
 //! packets travel.
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets, ipv4_mask_to_prefix};
 use thiserror::Error;
 
 /// The bits of an IPv4-mapped IPv6 address before the IPv4 address (RFC 4291, 2.5.5.2).
@@ -55,7 +55,8 @@ pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
     }
 }
 
-fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
+/// Reads an address.
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
     let address: IpAddr = text.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
     Ok(address.to_canonical())
 }
@@ -65,6 +66,10 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
         return parse_address(text).map(IpNet::from);
     };
     let address: IpAddr = address.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
+    let mask = parse_address(length).ok().and_then(|mask| netmask_length(address, mask));
+    if let Some(prefix) = mask.and_then(|length| IpNet::new(address, length).ok()) {
+        return Ok(prefix.trunc());
+    }
     // Only digits: the standard parser would take "+8" too.
     let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok()).flatten();
     length.and_then(|length| IpNet::new(address, length).ok()).map(|prefix| unmap(prefix.trunc())).ok_or_else(
@@ -74,6 +79,14 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
             longest: IpNet::from(address).max_prefix_len(),
         },
     )
+}
+
+/// The length of the prefix of an IPv4 address that a netmask leaves. `None` for what is no netmask, and for the one that
+/// leaves nothing: where wildcards are written instead, it is that of a single address.
+pub(super) fn netmask_length(address: IpAddr, mask: IpAddr) -> Option<u8> {
+    let (IpAddr::V4(address), IpAddr::V4(mask)) = (address, mask) else { return None };
+    let length = ipv4_mask_to_prefix(mask).ok()?;
+    (length > 0 || address.is_unspecified()).then_some(length)
 }
 
 /// The IPv4 prefix that a prefix of IPv4-mapped addresses stands for; every other prefix is itself.
@@ -88,7 +101,7 @@ fn unmap(prefix: IpNet) -> IpNet {
 }
 
 /// The fewest prefixes that cover exactly the addresses from `first` to `last`.
-fn subnets(first: IpAddr, last: IpAddr) -> Result<Vec<IpNet>, TargetError> {
+pub(super) fn subnets(first: IpAddr, last: IpAddr) -> Result<Vec<IpNet>, TargetError> {
     if first > last && first.is_ipv4() == last.is_ipv4() {
         return Err(TargetError::Backwards { first, last });
     }
@@ -113,11 +126,13 @@ mod tests {
 
     #[test]
     fn an_operand_is_an_address_a_prefix_or_a_range() {
-        let cases: [(&str, &str, &[&str]); 11] = [
+        let cases: [(&str, &str, &[&str]); 13] = [
             ("address", "192.0.2.7", &["192.0.2.7/32"]),
             ("IPv6 address", "2001:db8::7", &["2001:db8::7/128"]),
             ("prefix", "198.51.100.0/24", &["198.51.100.0/24"]),
             ("host bits set", "198.51.100.7/24", &["198.51.100.0/24"]),
+            ("net mask", "198.51.100.7/255.255.255.0", &["198.51.100.0/24"]),
+            ("net mask of one address", "198.51.100.7/255.255.255.255", &["198.51.100.7/32"]),
             ("mapped address", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
             ("mapped prefix", "::ffff:192.0.2.7/120", &["192.0.2.0/24"]),
             ("wider than the mapped addresses", "::ffff:192.0.2.7/95", &["::fffe:0:0/95"]),
@@ -143,7 +158,10 @@ mod tests {
             ("IPv6 length too long", "2001:db8::/129", "from 0 to 128"),
             ("signed length", "192.0.2.0/+8", "from 0 to 32"),
             ("no length", "192.0.2.0/", "from 0 to 32"),
-            ("net mask", "192.0.2.0/255.255.255.0", "from 0 to 32"),
+            ("net mask with a hole", "192.0.2.0/255.0.255.0", "from 0 to 32"),
+            ("wildcard", "192.0.2.0/0.0.0.255", "from 0 to 32"),
+            ("wildcard of one address, or a net mask", "192.0.2.7/0.0.0.0", "from 0 to 32"),
+            ("net mask of IPv6", "2001:db8::/ffff::", "from 0 to 128"),
             ("backwards", "192.0.2.9-192.0.2.1", "runs backwards"),
             ("two families", "192.0.2.9-2001:db8::1", "mixes IPv4 and IPv6"),
             ("two families, falling", "2001:db8::1-192.0.2.9", "mixes IPv4 and IPv6"),

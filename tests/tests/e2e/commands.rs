@@ -151,7 +151,25 @@ nonsense here
     // Read again without the IPv6 prefix, with an address that is new.
     std::fs::write(path.to_string(), "192.0.2.0/25\n203.0.113.9\n")?;
     let text = guarded.daemon.tell(&format!("block import {path} --replace"))?;
-    ensure!(text == "block list: 1 added, 1 replaced, 4 removed\n", "{text}");
+    let expected = format!("block list: 1 added, 1 replaced, 4 removed, from {path} (addresses)\n");
+    ensure!(text == expected, "{text}");
+
+    // What is in another format says so; what would have to be guessed is refused whole.
+    std::fs::write(path.to_string(), "create bl hash:net\nadd bl 203.0.113.7 timeout 60\n")?;
+    let said = guarded.daemon.ask(&format!("block import {path}"))?;
+    ensure!(said.code == 0 && said.stdout.ends_with("list.txt (ipset save)\n"), "{said:?}");
+    ensure!(said.stderr.contains("the times at which 1 entries end are not taken over"), "{said:?}");
+    for (text, expected) in [
+        ("198.51.100.0/24\n198.51.100.7 nomatch\n", "list.txt: line 2: `nomatch` excepts"),
+        ("0.0.0.0 bad.example\n", "list.txt: line 1: this is a hosts file"),
+        ("192.0.2.1 198.51.100.2\n", "list.txt: line 1: two addresses in two columns"),
+    ] {
+        std::fs::write(path.to_string(), text)?;
+        let said = guarded.daemon.ask(&format!("block import {path} --replace"))?;
+        ensure!(said.code == 2 && said.stderr.contains(expected), "{said:?}");
+    }
+    let list: ListReply = guarded.daemon.read("block list")?;
+    ensure!(list.entries.len() == 3, "what is refused changes nothing: {list:?}");
 
     let said = guarded.daemon.ask("block import /nowhere/list.txt")?;
     ensure!(said.code == 2 && said.stderr.contains("/nowhere/list.txt: "), "{said:?}");

@@ -149,8 +149,9 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     ensure!(text.contains("block drop: 3 entries, 2 left out, read ") && !text.contains("hush"), "{text}");
     ensure!(web.last_answer() == Some(304), "what has not changed is not sent again");
 
-    web.says(200, "192.0.2.1\n203.0.113.0/24\n198.51.100.66\n");
-    daemon.tell("feed refresh")?;
+    web.says(200, "[\"192.0.2.1\", \"203.0.113.0/24\", \"198.51.100.66\"]");
+    let text = daemon.tell("feed refresh")?;
+    ensure!(text.contains("(json), every"), "{text}");
     let expected = pairs(&[
         ("192.0.2.1/32", "feed drop"),
         ("198.51.100.66/32", "feed drop"),
@@ -163,7 +164,10 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
         ("broken", 503, "sorry", "the server answers 503"),
         ("broken still", 503, "sorry", "the server answers 503"),
         ("empty", 200, "", "--force"),
-        ("a page", 200, "<html>\n<p>log in\n", "this is no list"),
+        ("a page", 200, "<html>\n<p>log in\n", "line 1: this is a page of the web"),
+        ("prose", 200, "please\nlog in\n", "this is no list"),
+        ("a hosts file", 200, "192.0.2.1\n0.0.0.0 bad.example\n", "line 2: this is a hosts file"),
+        ("an exception", 200, "192.0.2.0/24\n192.0.2.1 nomatch\n", "line 2: `nomatch` excepts"),
     ] {
         web.says(status, body);
         let said = daemon.ask("feed refresh drop")?;
@@ -179,7 +183,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     let mut curl = guarded.lab.host(Role::Server).command("curl")?;
     curl.args(["--silent", "--unix-socket"]).arg(daemon.socket()).arg("http://floodgate/metrics");
     let metrics = run(&mut curl)?.stdout;
-    for (name, value) in [("entries", "3"), ("left_out", "0"), ("failing", "1"), ("errors_total", "4")] {
+    for (name, value) in [("entries", "3"), ("left_out", "0"), ("failing", "1"), ("errors_total", "7")] {
         let line = format!("floodgate_feed_{name}{{list=\"block\",feed=\"drop\"}} {value}\n");
         ensure!(metrics.contains(&line), "{line} is missing in\n{metrics}");
     }

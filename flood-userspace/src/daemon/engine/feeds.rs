@@ -9,7 +9,7 @@ use crate::{
     config::{Config, Feed, FeedName},
     control::protocol::{AddReply, FeedStatus},
     feeds::{Content, Doubt, FetchError, copy::CopyError},
-    lists::{Edit, ListKind},
+    lists::{Edit, ListKind, import::Format},
 };
 
 use super::Engine;
@@ -40,6 +40,7 @@ pub(super) struct FeedState {
     feed: Feed,
     left_out: u64,
     problems: Vec<String>,
+    format: Option<Format>,
     good_at: Option<SystemTime>,
     errors: u64,
     error: Option<String>,
@@ -53,6 +54,7 @@ impl FeedState {
             feed,
             left_out: 0,
             problems: Vec::new(),
+            format: None,
             good_at: None,
             errors: 0,
             error: None,
@@ -112,7 +114,7 @@ impl Engine {
         }
         let before = self.carriers[kind as usize].prefixes(&feed.name).len();
         content.check(before, force || feed.may_shrink)?;
-        let Content { prefixes, left_out, problems, .. } = content;
+        let Content { prefixes, left_out, problems, format, .. } = content;
         let entries = prefixes.len();
         let AddReply { added, removed, .. } = self.exchange(kind, &feed.name, prefixes, good_at)?;
         if added + removed > 0 || before != entries {
@@ -131,7 +133,7 @@ impl Engine {
                     problems.first().map_or("", String::as_str)
                 );
             }
-            (state.left_out, state.problems) = (left_out, problems);
+            (state.left_out, state.problems, state.format) = (left_out, problems, Some(format));
             state.has_worked(good_at);
         }
         Ok(())
@@ -204,7 +206,7 @@ impl Engine {
     /// The feeds, with what became of them.
     pub fn feeds(&self) -> Vec<FeedStatus> {
         let status = |state: &FeedState| {
-            let FeedState { kind, feed, left_out, problems, good_at, errors, error, next } = state;
+            let FeedState { kind, feed, left_out, problems, format, good_at, errors, error, next } = state;
             let since_epoch = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
             FeedStatus {
                 list: kind.label().to_owned(),
@@ -214,6 +216,7 @@ impl Engine {
                 entries: self.carriers[*kind as usize].prefixes(&feed.name).len() as u64,
                 left_out: *left_out,
                 problems: problems.clone(),
+                format: format.map(|format| format.label().to_owned()),
                 last_success: good_at.and_then(since_epoch).map(|since| since.as_secs()),
                 errors: *errors,
                 error: error.clone(),

@@ -1,0 +1,144 @@
+//! What ipset prints: `save`, which `restore` reads, and `list`.
+
+use super::{
+    Format, Import, LineProblem, Refusal, Why,
+    sniff::Head,
+    text::{Line, Text, is_remark},
+};
+use crate::lists::{import::json::neutral, target::parse_target};
+
+/// Options of an entry that do not change what it covers, and how many words each has.
+const OPTIONS: [(&str, usize); 6] =
+    [("timeout", 2), ("packets", 2), ("bytes", 2), ("skbmark", 2), ("skbprio", 2), ("skbqueue", 2)];
+
+pub(super) fn recognises_save(head: &Head) -> bool {
+    let words: Vec<&str> = head.first().split_whitespace().collect();
+    match words[..] {
+        ["create", _, kind, ..] => kind.contains(':'),
+        ["add", _, entry, ..] => parse_target(entry).is_ok(),
+        _ => false,
+    }
+}
+
+pub(super) fn recognises_list(head: &Head) -> bool {
+    head.first().starts_with("Name: ") && head.lines.iter().any(|(_, line)| line == "Members:")
+}
+
+pub(super) fn read_save(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
+    let mut set: Option<String> = None;
+    for line in text.lines() {
+        import.lines += 1;
+        let beginning = line.text();
+        if is_remark(&beginning) {
+            continue;
+        }
+        let words: Vec<&str> = beginning.split_whitespace().collect();
+        match words[..] {
+            ["create", _, kind, ref options @ ..] => check_set(import.format, &line, kind, options)?,
+            ["add", name, entry, ref options @ ..] => {
+                check_name(&mut set, name, &line, Format::IpsetSave)?;
+                read_entry(import, &line, entry, options)?;
+            }
+            ["del", ..] => return Err(Refusal::new(Format::IpsetSave, Why::Negated("del"), Some(line))),
+            ["flush" | "COMMIT", ..] => {}
+            _ => {
+                import.bad(&line, LineProblem::Option(words.first().copied().unwrap_or_default().to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn read_list(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
+    let mut set: Option<String> = None;
+    let (mut name, mut kind) = (String::new(), String::new());
+    let mut members = false;
+    for line in text.lines() {
+        import.lines += 1;
+        let beginning = line.text();
+        if let Some((key, value)) =
+            beginning.split_once(": ").filter(|(key, _)| !key.contains(|c: char| c.is_ascii_digit()))
+        {
+            members = false;
+            match key {
+                "Name" => value.clone_into(&mut name),
+                "Type" => value.clone_into(&mut kind),
+                "Header" => {
+                    check_set(import.format, &line, &kind, &value.split_whitespace().collect::<Vec<_>>())?;
+                }
+                _ => {}
+            }
+            continue;
+        }
+        if &*beginning == "Members:" {
+            members = true;
+            continue;
+        }
+        let mut words = beginning.split_whitespace();
+        match words.next() {
+            None => {}
+            Some(entry) if members => {
+                check_name(&mut set, &name, &line, Format::IpsetList)?;
+                read_entry(import, &line, entry, &words.collect::<Vec<_>>())?;
+            }
+            Some(word) => import.bad(&line, LineProblem::Option(word.to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a set whose entries are not what they look like.
+fn check_set(format: Format, line: &Line<'_>, kind: &str, options: &[&str]) -> Result<(), Refusal> {
+    let refused = |what: String| Err(Refusal::new(format, Why::NotAddresses(what), Some(*line)));
+    if !matches!(kind, "hash:ip" | "hash:net" | "bitmap:ip") {
+        return refused(format!("a set of type {kind}"));
+    }
+    match options.iter().find(|option| matches!(**option, "netmask" | "bitmask")) {
+        Some(option) => {
+            refused(format!("a set with `{option}`, where an address stands for more than itself"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses entries of a second set, unless it is the same for the other address family.
+pub(super) fn check_name(
+    set: &mut Option<String>,
+    name: &str,
+    line: &Line<'_>,
+    format: Format,
+) -> Result<(), Refusal> {
+    match set {
+        Some(before) if before != name && neutral(before) != neutral(name) => {
+            let why = Why::SeveralSets(before.clone(), name.to_owned());
+            Err(Refusal::new(format, why, Some(*line)))
+        }
+        Some(_) => Ok(()),
+        None => {
+            *set = Some(name.to_owned());
+            Ok(())
+        }
+    }
+}
+
+fn read_entry(import: &mut Import, line: &Line<'_>, entry: &str, options: &[&str]) -> Result<(), Refusal> {
+    let mut rest = options;
+    while let Some(option) = rest.first() {
+        match *option {
+            "nomatch" => return Err(Refusal::new(import.format, Why::Negated("nomatch"), Some(*line))),
+            "comment" => break, // text up to the end, or up to options of which none changes the meaning
+            _ => {}
+        }
+        let Some((_, words)) = OPTIONS.iter().find(|(name, _)| name == option) else {
+            import.bad(line, LineProblem::Option((*option).to_owned()));
+            return Ok(());
+        };
+        if *option == "timeout" && rest.get(1) != Some(&"0") {
+            import.timeouts += 1;
+        }
+        rest = rest.get(*words..).unwrap_or_default();
+    }
+    let read = parse_target(entry).map_err(|error| LineProblem::of(entry, error));
+    import.take(line, read);
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Sets as nft prints them, and `add element` and `define` of its scripts.
+
+use super::{
+    Format, Import, LineProblem, Refusal, Why,
+    ipset::check_name,
+    sniff::Head,
+    text::{Line, Text},
+};
+use crate::lists::target::parse_target;
+
+/// Options of an element that do not change what it covers, and how many words each has.
+const OPTIONS: [(&str, usize); 8] = [
+    ("timeout", 2),
+    ("expires", 2),
+    ("comment", 2),
+    ("counter", 1),
+    ("packets", 2),
+    ("bytes", 2),
+    ("used", 2),
+    ("last", 1),
+];
+
+pub(super) fn recognises(head: &Head) -> bool {
+    let words: Vec<&str> = head.first().split_whitespace().collect();
+    matches!(
+        words[..],
+        ["table" | "set" | "map", .., "{"]
+            | ["define", _, "=", ..]
+            | ["delete" | "destroy", "element", ..]
+            | ["add" | "create" | "flush", "element" | "table" | "set", ..]
+            | ["elements", ..]
+    )
+}
+
+/// Where the reader is.
+#[derive(Default)]
+struct State {
+    /// The words since the last brace or semicolon.
+    before: Vec<String>,
+    /// The set that is being described.
+    name: String,
+    /// The set of the entries so far.
+    set: Option<String>,
+    /// The element that is being read, once in the braces of elements.
+    element: Option<Vec<String>>,
+    any: bool,
+}
+
+/// Words kept of what is before a brace: `add element inet filter name`.
+const BEFORE: usize = 8;
+
+/// Words kept of an element; more than options have.
+const WORDS: usize = 32;
+
+pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
+    let mut state = State::default();
+    let mut last = None;
+    for line in text.lines() {
+        import.lines += 1;
+        last = Some(line);
+        let beginning = String::from_utf8_lossy(line.bytes);
+        let mut rest = &*beginning;
+        while let Some((token, behind)) = token(rest) {
+            rest = behind;
+            state.token(token, &line, import)?;
+        }
+        if state.element.is_none() && state.before.last().is_some_and(|word| word != "=") {
+            state.before.clear();
+        }
+    }
+    let refused = |why| Err(Refusal::new(Format::Nft, why, last));
+    match state {
+        State { element: Some(_), .. } => {
+            refused(Why::Syntax("the file ends within the elements of a set".into()))
+        }
+        State { any: false, .. } => refused(Why::Empty),
+        State { .. } => Ok(()),
+    }
+}
+
+/// The next token of a line and what is behind it: a word, a mark, or text in quotes.
+fn token(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim_start();
+    let first = line.chars().next()?;
+    match first {
+        '#' => None,
+        '{' | '}' | ',' | ';' | '=' => Some(line.split_at(1)),
+        '"' => Some(line.split_at(line[1..].find('"').map_or(line.len(), |end| end + 2))),
+        _ => {
+            let is_end = |c: char| c.is_whitespace() || matches!(c, '{' | '}' | ',' | ';' | '=' | '"' | '#');
+            Some(line.split_at(line.find(is_end).unwrap_or(line.len())))
+        }
+    }
+}
+
+impl State {
+    fn token(&mut self, token: &str, line: &Line<'_>, import: &mut Import) -> Result<(), Refusal> {
+        if let Some(element) = &mut self.element {
+            match token {
+                "," => {
+                    let element = std::mem::take(element);
+                    return self.take(&element, line, import);
+                }
+                "}" => {
+                    let element = std::mem::take(element);
+                    self.element = None;
+                    return self.take(&element, line, import);
+                }
+                "{" => {
+                    return Err(Refusal::new(
+                        Format::Nft,
+                        Why::Syntax("a brace within elements".into()),
+                        Some(*line),
+                    ));
+                }
+                word if element.len() < WORDS => element.push(word.to_owned()),
+                _ => {}
+            }
+            return Ok(());
+        }
+        match token {
+            "{" => {
+                let before = std::mem::take(&mut self.before);
+                let before: Vec<&str> = before.iter().map(String::as_str).collect();
+                match before[..] {
+                    ["delete" | "destroy", "element", ..] => {
+                        return Err(Refusal::new(Format::Nft, Why::Negated("delete element"), Some(*line)));
+                    }
+                    [.., "elements", "="] => self.element = Some(Vec::new()),
+                    ["add" | "create", "element", .., name] | ["define", name, "="] => {
+                        self.name = name.to_owned();
+                        self.element = Some(Vec::new());
+                    }
+                    [.., "set", name] => self.name = name.to_owned(),
+                    [.., "map", name] => {
+                        let why = Why::NotAddresses(format!("the map {name}"));
+                        return Err(Refusal::new(Format::Nft, why, Some(*line)));
+                    }
+                    _ => {}
+                }
+            }
+            "}" | ";" => self.before.clear(),
+            word if self.before.len() < BEFORE => self.before.push(word.to_owned()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, element: &[String], line: &Line<'_>, import: &mut Import) -> Result<(), Refusal> {
+        let words: Vec<&str> = element.iter().map(String::as_str).collect();
+        let Some((target, mut rest)) = words.split_first() else { return Ok(()) }; // nft takes a comma behind the last
+        let mut range = None;
+        if let ["-", last, behind @ ..] = rest {
+            range = Some(format!("{target}-{last}"));
+            rest = behind;
+        }
+        while let Some(option) = rest.first() {
+            let refused = |what: &str| {
+                let why = Why::NotAddresses(format!("{what} {target:?}"));
+                Err(Refusal::new(Format::Nft, why, Some(*line)))
+            };
+            match *option {
+                "." => return refused("the concatenation that begins with"),
+                ":" => return refused("the entry of a map"),
+                "timeout" => import.timeouts += 1,
+                _ => {}
+            }
+            let Some((_, words)) = OPTIONS.iter().find(|(name, _)| name == option) else {
+                import.bad(line, LineProblem::Option((*option).to_owned()));
+                return Ok(());
+            };
+            rest = rest.get(*words..).unwrap_or_default();
+        }
+        check_name(&mut self.set, &self.name, line, Format::Nft)?;
+        self.any = true;
+        let target = range.as_deref().unwrap_or(target);
+        let read = parse_target(target).map_err(|error| LineProblem::of(target, error));
+        import.take(line, read);
+        Ok(())
+    }
+}

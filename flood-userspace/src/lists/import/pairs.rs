@@ -1,0 +1,111 @@
+//! Two addresses on each line: a range, an address and its mask, or something else.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::lists::target::{netmask_length, subnets};
+
+/// The smallest block in which two addresses alone, its first and its last, are taken for a range: four addresses.
+const TELLING_BITS: u8 = 2;
+
+/// To what the ends of ranges that are written as integers are aligned at least.
+const INTEGER_BLOCK: u128 = 8;
+
+/// What two addresses are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// First and last.
+    Range,
+    /// An address and its netmask.
+    Mask,
+}
+
+/// Two addresses of a line.
+pub(super) struct Pair {
+    pub(super) line: u64,
+    pub(super) first: IpAddr,
+    pub(super) last: IpAddr,
+    /// The number behind them.
+    pub(super) third: Option<u8>,
+}
+
+impl Pair {
+    /// The prefixes that it stands for.
+    pub(super) fn prefixes(&self, meaning: Meaning) -> Vec<IpNet> {
+        match meaning {
+            Meaning::Range => subnets(self.first, self.last).unwrap_or_default(),
+            Meaning::Mask => {
+                let length = netmask_length(self.first, self.last);
+                let prefix = length.and_then(|length| IpNet::new(self.first, length).ok());
+                prefix.map(|prefix| prefix.trunc()).into_iter().collect()
+            }
+        }
+    }
+}
+
+fn value(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+/// The length of the prefix that is all of a range.
+fn block(pair: &Pair) -> Option<u8> {
+    let prefixes = subnets(pair.first, pair.last).ok()?;
+    matches!(prefixes[..], [_]).then(|| prefixes[0].prefix_len())
+}
+
+/// Whether a pair, as a range, is a whole block of several addresses.
+fn is_block(pair: &Pair) -> bool {
+    pair.first != pair.last && block(pair).is_some()
+}
+
+/// What all pairs of a file are; or the line at which that cannot be told. `named` is what the names of the columns say, and
+/// `integers` how they are written. Sorts them.
+pub(super) fn meaning(named: Option<Meaning>, integers: bool, pairs: &mut [Pair]) -> Result<Meaning, u64> {
+    let not_a_range = pairs.iter().find(|pair| subnets(pair.first, pair.last).is_err());
+    let not_a_mask = pairs.iter().find(|pair| netmask_length(pair.first, pair.last).is_none());
+    let (not_a_range, not_a_mask) = (not_a_range.map(|pair| pair.line), not_a_mask.map(|pair| pair.line));
+    match (named, not_a_range, not_a_mask) {
+        (Some(Meaning::Range), None, _) => return Ok(Meaning::Range),
+        (Some(Meaning::Range), Some(line), _) | (Some(Meaning::Mask), _, Some(line)) => return Err(line),
+        (Some(Meaning::Mask), _, None) => return Ok(Meaning::Mask),
+        (None, ..) => {}
+    }
+    let is_said_by_length = pairs.iter().all(|pair| pair.third.is_some() && block(pair) == pair.third);
+    let not_ranges = if is_said_by_length { None } else { not_surely_ranges(integers, pairs) };
+    match (not_ranges, not_a_mask) {
+        (None, Some(_)) => Ok(Meaning::Range),
+        (Some(_), None) if !integers && !pairs.iter().all(is_block) => Ok(Meaning::Mask),
+        (Some(line), _) => Err(line),
+        (None, None) => Err(pairs.first().map_or(1, |pair| pair.line)),
+    }
+}
+
+/// The first line for which pairs cannot only be ranges: these are each a whole block, or at least begin and end with one
+/// and do not overlap. What has gone from one host to another looks different.
+fn not_surely_ranges(integers: bool, pairs: &mut [Pair]) -> Option<u64> {
+    let bits = |pair: &Pair| if pair.first.is_ipv4() { 32 } else { 128 };
+    let is_telling =
+        |pair: &Pair| block(pair).is_some_and(|length| (1..=bits(pair) - TELLING_BITS).contains(&length));
+    if !integers && pairs.iter().all(is_telling) {
+        return None;
+    }
+    let smallest = if integers { INTEGER_BLOCK } else { 2 };
+    let is_even = |pair: &Pair| {
+        let (first, last) = (value(pair.first), value(pair.last));
+        let is_single = !integers && first == last;
+        subnets(pair.first, pair.last).is_ok()
+            && (is_single || first % smallest == 0 && last % smallest == smallest - 1)
+    };
+    if let Some(uneven) = pairs.iter().find(|pair| !is_even(pair)) {
+        return Some(uneven.line);
+    }
+    if pairs.len() < 2 || pairs.iter().all(|pair| pair.first == pair.last) {
+        return pairs.first().map(|pair| pair.line);
+    }
+    pairs.sort_by_key(|pair| pair.first);
+    pairs.windows(2).find(|two| two[1].first <= two[0].last).map(|two| two[0].line.max(two[1].line))
+}

@@ -1,0 +1,85 @@
+//! What a file is, by its first bytes and lines.
+
+use super::{
+    Format, Refusal, Why, directives, ipset, json, nft, p2p,
+    text::{Text, is_remark, printable},
+};
+
+/// How many lines with more than remarks are looked at.
+const LINES: usize = 64;
+
+/// What files of other kinds begin with, and what they are.
+const MAGIC: [(&[u8], &str); 9] = [
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\xfd7zXZ", "compressed with xz"),
+    (b"BZh", "compressed with bzip2"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x7fELF", "a program"),
+    (b"%PDF", "a PDF document"),
+    (b"\xd4\xc3\xb2\xa1", "a capture"),
+];
+
+/// What pages begin with.
+const PAGE: [&str; 6] = ["<!doctype", "<html", "<head", "<body", "<?xml", "<!--"];
+
+/// Whether a file that begins like this is in a format.
+type Recognises = fn(&Head) -> bool;
+
+/// The first lines that have more than remarks, with their numbers.
+pub(super) struct Head {
+    pub(super) lines: Vec<(u64, String)>,
+}
+
+impl Head {
+    pub(super) fn of(text: &Text<'_>) -> Self {
+        let lines = text.lines().map(|line| (line.number, line.text()));
+        let lines = lines.filter(|(_, text)| !is_remark(text) && !text.starts_with('!'));
+        Self { lines: lines.take(LINES).map(|(number, text)| (number, text.into_owned())).collect() }
+    }
+
+    /// The first line.
+    pub(super) fn first(&self) -> &str {
+        self.lines.first().map_or("", |(_, text)| text)
+    }
+
+    /// The first words of the lines.
+    pub(super) fn first_words(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().filter_map(|(_, text)| text.split_whitespace().next())
+    }
+
+    /// Refuses the file for one of the lines.
+    pub(super) fn refusal(&self, number: u64, why: Why) -> Refusal {
+        let text = self.lines.iter().find(|(there, _)| *there == number).map_or("", |(_, text)| text);
+        Refusal { format: Format::Columns, line: Some((number, printable(text.as_bytes()))), why }
+    }
+
+    /// Refuses what is no list at all.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        let magic = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, what)| *what);
+        let first = self.first().get(..9.min(self.first().len())).unwrap_or_default().to_ascii_lowercase();
+        let page = PAGE.iter().any(|page| first.starts_with(page)).then_some("a page of the web");
+        match (magic.or(page), self.lines.first()) {
+            (Some(what), Some((number, _))) => Err(self.refusal(*number, Why::NoList(what))),
+            _ => Ok(()),
+        }
+    }
+
+    /// In which format the file is.
+    pub(super) fn format(&self) -> Format {
+        let formats: [(Format, Recognises); 7] = [
+            (Format::Json, json::recognises),
+            (Format::IpsetSave, ipset::recognises_save),
+            (Format::IpsetList, ipset::recognises_list),
+            (Format::Nft, nft::recognises),
+            (Format::Deny, directives::recognises),
+            (Format::P2p, p2p::recognises),
+            (Format::IpFilter, p2p::recognises_filter),
+        ];
+        formats
+            .iter()
+            .find(|(_, recognises)| recognises(self))
+            .map_or(Format::Addresses, |(format, _)| *format)
+    }
+}

@@ -1,0 +1,150 @@
+//! From bytes to lines and words, whatever the encoding.
+
+use std::borrow::Cow;
+
+/// How much of a line is looked at, bytes: entries are at its beginning, and what is behind them is remarks.
+pub(super) const LOOKED_AT: usize = 4096;
+
+/// How much of a line that is not understood is shown, characters.
+pub(super) const MAX_SHOWN_CHARS: usize = 60;
+
+/// Characters that have no width, as pages that are copied from have them between others.
+const INVISIBLE: [char; 5] = ['\u{200b}', '\u{200c}', '\u{200d}', '\u{2060}', '\u{feff}'];
+
+/// A file as UTF-8, or as what is nearly that: remarks may be in any encoding.
+pub(super) struct Text<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// How many lines were before it.
+    before: u64,
+}
+
+/// A line of it.
+#[derive(Clone, Copy)]
+pub(super) struct Line<'a> {
+    /// Its number, from 1.
+    pub(super) number: u64,
+    /// All of it, without the line's end.
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Text<'a> {
+    /// Decodes what begins with a byte order mark, of UTF-8 or UTF-16. `before` is how many lines there were before it.
+    pub(super) fn decode(bytes: &'a [u8], before: u64) -> Self {
+        let units = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+            let (pairs, _) = bytes.as_chunks::<2>();
+            let units = pairs.iter().map(|pair| unit(*pair));
+            let text: String =
+                char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+            Cow::Owned(text.into_bytes())
+        };
+        let bytes = match bytes {
+            [0xef, 0xbb, 0xbf, rest @ ..] => Cow::Borrowed(rest),
+            [0xff, 0xfe, rest @ ..] => units(rest, u16::from_le_bytes),
+            [0xfe, 0xff, rest @ ..] => units(rest, u16::from_be_bytes),
+            _ => Cow::Borrowed(bytes),
+        };
+        Self { bytes, before }
+    }
+
+    /// All of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many lines were before it.
+    pub(super) fn before(&self) -> u64 {
+        self.before
+    }
+
+    /// Its lines, which end with LF, CRLF or CR.
+    pub(super) fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let mut rest = self.bytes();
+        let mut number = self.before;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = rest.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(rest.len());
+            let (bytes, ending) = rest.split_at(end);
+            rest = ending.strip_prefix(b"\r\n").or(ending.get(1..)).unwrap_or_default();
+            number += 1;
+            Some(Line { number, bytes })
+        })
+    }
+}
+
+impl<'a> Line<'a> {
+    /// Its beginning as text, without blanks around it.
+    pub(super) fn text(&self) -> Cow<'a, str> {
+        let blank = |c: char| c.is_whitespace() || INVISIBLE.contains(&c);
+        match String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(LOOKED_AT)]) {
+            Cow::Borrowed(text) => Cow::Borrowed(text.trim_matches(blank)),
+            Cow::Owned(text) => Cow::Owned(text.trim_matches(blank).to_owned()),
+        }
+    }
+
+    /// Whether not all of it is looked at.
+    pub(super) fn is_long(&self) -> bool {
+        self.bytes.len() > LOOKED_AT
+    }
+}
+
+/// Whether a line, without blanks around it, has nothing but remarks.
+pub(super) fn is_remark(line: &str) -> bool {
+    line.is_empty() || line.starts_with(['#', ';']) || line.starts_with("//")
+}
+
+/// A line without the remarks at its end: what follows `#`, `//` (which is not that of a URL), or `;` behind a blank.
+pub(super) fn without_remarks(line: &str) -> &str {
+    let bytes = line.as_bytes();
+    let mut before = b' ';
+    for (at, &byte) in bytes.iter().enumerate() {
+        let begins = match byte {
+            b'#' => true,
+            b';' => before.is_ascii_whitespace(),
+            b'/' => before != b':' && bytes.get(at + 1) == Some(&b'/'),
+            _ => false,
+        };
+        if begins {
+            return line.get(..at).unwrap_or(line);
+        }
+        before = byte;
+    }
+    line
+}
+
+/// The fields of a line between `separator`s. Quotes hold together what is between them, and are taken off.
+pub(super) fn fields(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let text = rest?.trim_start_matches(|c: char| c.is_whitespace() && !separator(c));
+        if let Some((quoted, behind)) = text.strip_prefix('"').and_then(|text| text.split_once('"')) {
+            rest = behind.split_once(separator).map(|(_, rest)| rest);
+            return Some(quoted.trim());
+        }
+        let (field, behind) = match text.split_once(separator) {
+            Some((field, rest)) => (field, Some(rest)),
+            None => (text, None),
+        };
+        rest = behind;
+        Some(field.trim())
+    })
+}
+
+/// The words of a line: what is between blanks, commas and semicolons.
+pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
+    fields(line, |c| c.is_whitespace() || matches!(c, ',' | ';')).filter(|word| !word.is_empty()).map(visible)
+}
+
+/// A word without invisible characters around it.
+pub(super) fn visible(word: &str) -> &str {
+    word.trim_matches(INVISIBLE)
+}
+
+/// The beginning of a text without anything that would act on a terminal.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    // A character has at most four bytes.
+    let beginning = &bytes[..bytes.len().min(4 * MAX_SHOWN_CHARS)];
+    let text = String::from_utf8_lossy(beginning);
+    text.chars().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect()
+}
