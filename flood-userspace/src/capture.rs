@@ -1,21 +1,29 @@
 //! Reading captures: pcap and pcapng, frame by frame, whatever their size.
 //!
-//! Every frame comes out as an Ethernet frame, because that is what an XDP program sees: a link type that carries
-//! bare IP packets gets a header made up for it. A frame of which only the beginning was captured is filled up to
-//! its length with zeros, for otherwise its IP header would announce more than there is.
+//! Every frame comes out as an Ethernet frame, because that is what an XDP program sees: [`link`] takes off what another link
+//! type has around its packets, and makes up a header. A frame of which only the beginning was captured is filled up to
+//! its length with zeros, for otherwise its IP header would announce more than there is. Frames of link types that no filter
+//! on an interface sees are skipped and counted.
+
+mod link;
+mod source;
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
+    collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
+    sync::PoisonError,
 };
 
 use pcap_parser::{
-    Block, LegacyPcapBlock, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader,
-    pcapng::{EnhancedPacketBlock, InterfaceDescriptionBlock},
+    Block, LegacyPcapBlock, PcapBlockOwned, PcapError, PcapHeader, create_reader,
+    pcapng::{EnhancedPacketBlock, InterfaceDescriptionBlock, UnknownBlock},
     traits::PcapReaderIterator,
 };
 use thiserror::Error;
+
+pub use source::Source;
+use source::{Trouble, Watched};
 
 /// Room for one block of a capture. The largest frames have 64 KiB.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -68,19 +76,25 @@ pub enum CaptureError {
         /// What is wrong.
         what: String,
     },
-    /// Frames of a kind that XDP never sees.
-    #[error(
-        "{path}: frame {number} is of link type {link}, which is neither Ethernet nor bare IP",
-        path = path.display()
-    )]
-    LinkType {
+    /// Not one frame of a kind that the filter sees.
+    #[error("{path} has nothing that can be judged, only {frames} frames of {links}", path = path.display())]
+    Nothing {
         /// The file.
         path: PathBuf,
-        /// Number of the frame.
-        number: u64,
-        /// Number of the link type (<https://www.tcpdump.org/linktypes.html>).
-        link: i32,
+        /// How many frames it has.
+        frames: u64,
+        /// Of which link types.
+        links: String,
     },
+}
+
+/// Whether a frame came to the host that captured it, or left it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// It came.
+    In,
+    /// It left.
+    Out,
 }
 
 /// A frame of a capture.
@@ -88,8 +102,10 @@ pub enum CaptureError {
 pub struct Frame<'a> {
     /// Its number, from 1, as in Wireshark.
     pub number: u64,
-    /// When it was captured, nanoseconds since 1970.
-    pub time_ns: u64,
+    /// When it was captured, nanoseconds since 1970, if the capture says so.
+    pub time_ns: Option<u64>,
+    /// Whether it came or left, if the capture says so.
+    pub direction: Option<Direction>,
     /// The Ethernet frame, at its full length.
     pub bytes: &'a [u8],
 }
@@ -100,14 +116,19 @@ pub struct Capture {
     reader: Box<dyn PcapReaderIterator + Send>,
     /// How to read the frames of each interface; a pcap file has one.
     interfaces: Vec<Interface>,
+    big_endian: bool,
     number: u64,
+    /// Frames of link types that are not for the filter, by the number of the type.
+    skipped: BTreeMap<i32, u64>,
     frame: Vec<u8>,
+    trouble: Trouble,
 }
 
 /// How frames of an interface are to be read.
 #[derive(Clone, Copy)]
 struct Interface {
-    link: Linktype,
+    /// Number of its link type.
+    link: i32,
     units_per_second: u64,
     offset_s: i64,
     /// Length at which frames were cut; 0 for none.
@@ -117,30 +138,47 @@ struct Interface {
 /// A frame as the file has it.
 struct Record<'a> {
     interface: Interface,
-    time_units: u64,
+    time_units: Option<u64>,
+    direction: Option<Direction>,
     data: &'a [u8],
     original_length: usize,
 }
 
 impl Capture {
-    /// Opens a capture.
+    /// Opens a capture, to be read once.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let read_error = |source| CaptureError::Read { path: path.to_owned(), source };
-        let mut file = BufReader::new(File::open(path).map_err(read_error)?);
-        let with = match *file.fill_buf().map_err(read_error)? {
-            [0x1f, 0x8b, ..] => Some("gunzip"),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("unzstd"),
-            [0xfd, b'7', b'z', b'X', ..] => Some("unxz"),
-            _ => None,
+        Source::open(path)?.read()
+    }
+
+    fn new(path: PathBuf, reader: Watched, trouble: Trouble) -> Result<Self, CaptureError> {
+        let Ok(reader) = create_reader(BUFFER_BYTES, reader) else {
+            return Err(in_reading(&path, 0, &trouble).unwrap_or(CaptureError::NotACapture { path }));
         };
-        if let Some(with) = with {
-            return Err(CaptureError::Compressed { path: path.to_owned(), with });
+        Ok(Self {
+            path,
+            reader,
+            interfaces: Vec::new(),
+            big_endian: false,
+            number: 0,
+            skipped: BTreeMap::new(),
+            frame: Vec::new(),
+            trouble,
+        })
+    }
+
+    /// How many frames so far were of link types that no filter on an interface sees, by the name of the type.
+    pub fn skipped(&self) -> impl Iterator<Item = (String, u64)> {
+        self.skipped.iter().map(|(link, frames)| (link::name(*link), *frames))
+    }
+
+    /// What is said of a capture in which every frame was skipped.
+    fn check_end(&self) -> Result<(), CaptureError> {
+        let skipped: u64 = self.skipped.values().sum();
+        if skipped == 0 || skipped < self.number {
+            return Ok(());
         }
-        let reader = create_reader(BUFFER_BYTES, file).map_err(|error| match error {
-            PcapError::ReadError => read_error(io::Error::other("reading failed")),
-            _ => CaptureError::NotACapture { path: path.to_owned() },
-        })?;
-        Ok(Self { path: path.to_owned(), reader, interfaces: Vec::new(), number: 0, frame: Vec::new() })
+        let links: Vec<String> = self.skipped().map(|(link, _)| link).collect();
+        Err(CaptureError::Nothing { path: self.path.clone(), frames: skipped, links: links.join(", ") })
     }
 
     /// Reads the next frame; `None` at the end.
@@ -148,21 +186,28 @@ impl Capture {
         loop {
             let (size, block) = match self.reader.next() {
                 Ok(next) => next,
-                Err(PcapError::Eof) => return Ok(None),
+                Err(PcapError::Eof) => {
+                    in_reading(&self.path, self.number, &self.trouble).map_or(Ok(()), Err)?;
+                    self.check_end()?;
+                    return Ok(None);
+                }
                 Err(PcapError::Incomplete(_)) => {
-                    self.reader.refill().map_err(|error| damage(&self.path, self.number, &error))?;
+                    let refilled = self.reader.refill();
+                    refilled.map_err(|error| damage(&self.path, self.number, &self.trouble, &error))?;
                     continue;
                 }
-                Err(error) => return Err(damage(&self.path, self.number, &error)),
+                Err(error) => return Err(damage(&self.path, self.number, &self.trouble, &error)),
             };
             let record = match block {
                 PcapBlockOwned::LegacyHeader(header) => {
                     self.interfaces = vec![Interface::from_header(&header)];
+                    self.big_endian = header.is_bigendian();
                     None
                 }
-                PcapBlockOwned::Legacy(block) => Record::from_pcap(&self.interfaces, &block),
-                PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+                PcapBlockOwned::Legacy(block) => Some(Record::from_pcap(&self.interfaces, &block)),
+                PcapBlockOwned::NG(Block::SectionHeader(header)) => {
                     self.interfaces.clear();
+                    self.big_endian = header.big_endian();
                     None
                 }
                 PcapBlockOwned::NG(Block::InterfaceDescription(block)) => {
@@ -170,43 +215,56 @@ impl Capture {
                     None
                 }
                 PcapBlockOwned::NG(Block::EnhancedPacket(block)) => {
-                    let Some(record) = Record::from_enhanced(&self.interfaces, &block) else {
-                        let what = format!("it names interface {}, which is not described", block.if_id);
-                        return Err(CaptureError::Damaged {
-                            path: self.path.clone(),
-                            after: self.number,
-                            what,
-                        });
-                    };
-                    Some(record)
+                    Some(Record::from_enhanced(&self.interfaces, self.big_endian, &block))
                 }
                 PcapBlockOwned::NG(Block::SimplePacket(block)) => {
-                    Record::from_simple(&self.interfaces, block.data, block.origlen)
+                    Some(Record::from_simple(&self.interfaces, block.data, block.origlen))
+                }
+                PcapBlockOwned::NG(Block::Unknown(block)) => {
+                    Record::from_obsolete(&self.interfaces, self.big_endian, &block)
                 }
                 PcapBlockOwned::NG(_) => None,
             };
-            let Some(record) = record else {
-                self.reader.consume(size);
-                continue;
+            let record = match record {
+                None => {
+                    self.reader.consume(size);
+                    continue;
+                }
+                Some(Ok(record)) => record,
+                Some(Err(what)) => {
+                    return Err(CaptureError::Damaged { path: self.path.clone(), after: self.number, what });
+                }
             };
             self.number += 1;
-            let time_ns = record.interface.time_ns(record.time_units);
+            let time_ns = record.time_units.map(|units| record.interface.time_ns(units));
             let link = record.interface.link;
-            let known = record.write(&mut self.frame);
+            let found = record.write(self.big_endian, &mut self.frame);
             self.reader.consume(size);
-            if !known {
-                return Err(CaptureError::LinkType {
-                    path: self.path.clone(),
-                    number: self.number,
-                    link: link.0,
-                });
+            match found {
+                None => *self.skipped.entry(link).or_default() += 1,
+                Some(direction) => {
+                    return Ok(Some(Frame { number: self.number, time_ns, direction, bytes: &self.frame }));
+                }
             }
-            return Ok(Some(Frame { number: self.number, time_ns, bytes: &self.frame }));
         }
     }
 }
 
-fn damage(path: &Path, after: u64, error: &PcapError<&[u8]>) -> CaptureError {
+/// What went wrong in reading, if anything has.
+fn in_reading(path: &Path, after: u64, trouble: &Trouble) -> Option<CaptureError> {
+    let path = path.to_owned();
+    let source = trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(match source.kind() {
+        // Within what is compressed.
+        io::ErrorKind::UnexpectedEof => CaptureError::CutShort { path, after },
+        _ => CaptureError::Read { path, source },
+    })
+}
+
+fn damage(path: &Path, after: u64, trouble: &Trouble, error: &PcapError<&[u8]>) -> CaptureError {
+    if let Some(error) = in_reading(path, after, trouble) {
+        return error;
+    }
     let path = path.to_owned();
     let what = match error {
         PcapError::UnexpectedEof | PcapError::Incomplete(_) => return CaptureError::CutShort { path, after },
@@ -220,7 +278,7 @@ fn damage(path: &Path, after: u64, error: &PcapError<&[u8]>) -> CaptureError {
 impl Interface {
     fn from_header(header: &PcapHeader) -> Self {
         Self {
-            link: Linktype(header.network.0 & 0xffff), // above are flags about frame check sequences
+            link: header.network.0 & 0xffff, // above are flags about frame check sequences
             units_per_second: if header.is_nanosecond_precision() { NANOS_PER_SECOND } else { 1_000_000 },
             offset_s: 0,
             snap_length: header.snaplen,
@@ -232,7 +290,7 @@ impl Interface {
         let exponent = u32::from(block.if_tsresol & 0x7f);
         let base: u64 = if block.if_tsresol & 0x80 == 0 { 10 } else { 2 };
         Self {
-            link: block.linktype,
+            link: block.linktype.0,
             units_per_second: base.checked_pow(exponent).unwrap_or(u64::MAX),
             offset_s: block.if_tsoffset,
             snap_length: block.snaplen,
@@ -247,81 +305,112 @@ impl Interface {
     }
 }
 
+/// The interface that a block names.
+fn described(interfaces: &[Interface], number: u32) -> Result<Interface, String> {
+    let interface = interfaces.get(number as usize).copied();
+    interface.ok_or_else(|| format!("it names interface {number}, which is not described"))
+}
+
 impl<'a> Record<'a> {
-    fn from_pcap(interfaces: &[Interface], block: &LegacyPcapBlock<'a>) -> Option<Self> {
-        let interface = *interfaces.first()?;
-        Some(Self {
+    fn from_pcap(interfaces: &[Interface], block: &LegacyPcapBlock<'a>) -> Result<Self, String> {
+        let interface = described(interfaces, 0)?;
+        Ok(Self {
             interface,
-            time_units: u64::from(block.ts_sec) * interface.units_per_second + u64::from(block.ts_usec),
+            time_units: Some(u64::from(block.ts_sec) * interface.units_per_second + u64::from(block.ts_usec)),
+            direction: None,
             data: block.data,
             original_length: block.origlen as usize,
         })
     }
 
-    fn from_enhanced(interfaces: &[Interface], block: &EnhancedPacketBlock<'a>) -> Option<Self> {
-        Some(Self {
-            interface: *interfaces.get(block.if_id as usize)?,
-            time_units: u64::from(block.ts_high) << 32 | u64::from(block.ts_low),
-            data: block.data.get(..block.caplen as usize)?,
+    fn from_enhanced(
+        interfaces: &[Interface],
+        big_endian: bool,
+        block: &EnhancedPacketBlock<'a>,
+    ) -> Result<Self, String> {
+        /// The option with flags, whose lowest two bits are the direction.
+        const FLAGS: u16 = 2;
+
+        let flags = block.options.iter().find(|option| option.code.0 == FLAGS);
+        let flags = flags.and_then(|option| option.value.first_chunk()).map(|value| word(big_endian, *value));
+        Ok(Self {
+            interface: described(interfaces, block.if_id)?,
+            time_units: Some(u64::from(block.ts_high) << 32 | u64::from(block.ts_low)),
+            direction: match flags.unwrap_or(0) & 3 {
+                1 => Some(Direction::In),
+                2 => Some(Direction::Out),
+                _ => None,
+            },
+            data: block.data.get(..block.caplen as usize).ok_or(TOO_SHORT)?,
             original_length: block.origlen as usize,
         })
     }
 
     /// A simple packet block has no time, and no length but the original one: data that were cut end at the snap
     /// length, and all are followed by up to three bytes of padding.
-    fn from_simple(interfaces: &[Interface], data: &'a [u8], original_length: u32) -> Option<Self> {
-        let interface = *interfaces.first()?;
+    fn from_simple(interfaces: &[Interface], data: &'a [u8], original_length: u32) -> Result<Self, String> {
+        let interface = described(interfaces, 0)?;
         let snap = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
         let captured = (original_length.min(snap) as usize).min(data.len());
-        Some(Self {
+        Ok(Self {
             interface,
-            time_units: 0,
+            time_units: None,
+            direction: None,
             data: &data[..captured],
             original_length: original_length as usize,
         })
     }
 
-    /// Writes the Ethernet frame; false when the link type has none.
-    fn write(&self, frame: &mut Vec<u8>) -> bool {
-        frame.clear();
-        let Some((ethertype, skip)) = self.link_header() else {
-            return false;
-        };
-        if let Some(ethertype) = ethertype {
-            frame.extend([0; 12]);
-            frame.extend(ethertype);
+    /// A packet block, which the enhanced one has taken the place of: number of the interface and count of drops in two bytes
+    /// each, then as its successor. `None` for any other block that is not known.
+    fn from_obsolete(
+        interfaces: &[Interface],
+        big_endian: bool,
+        block: &UnknownBlock<'a>,
+    ) -> Option<Result<Self, String>> {
+        const PACKET_BLOCK: u32 = 2;
+
+        // The parser gives it as if it were little-endian.
+        let kind = if big_endian { block.block_type.swap_bytes() } else { block.block_type };
+        if kind != PACKET_BLOCK {
+            return None;
         }
-        frame.extend(self.data.get(skip..).unwrap_or_default());
+        let read = || {
+            let (header, data) = block.data.split_first_chunk::<20>().ok_or(TOO_SHORT)?;
+            let (number, words) = header.split_at(4);
+            let number: [u8; 2] = [number[0], number[1]];
+            let number = if big_endian { u16::from_be_bytes(number) } else { u16::from_le_bytes(number) };
+            let (words, _) = words.as_chunks::<4>();
+            let words: Vec<u32> = words.iter().map(|bytes| word(big_endian, *bytes)).collect();
+            let [high, low, captured, original] = words[..] else { return Err(TOO_SHORT.into()) };
+            Ok(Self {
+                interface: described(interfaces, number.into())?,
+                time_units: Some(u64::from(high) << 32 | u64::from(low)),
+                direction: None,
+                data: data.get(..captured as usize).ok_or(TOO_SHORT)?,
+                original_length: original as usize,
+            })
+        };
+        Some(read())
+    }
+
+    /// Writes the Ethernet frame, and says which way it went; `None` when the filter sees nothing like it.
+    fn write(&self, big_endian: bool, frame: &mut Vec<u8>) -> Option<Option<Direction>> {
+        let unwrapped = link::unwrap(self.interface.link, big_endian, self.data)?;
+        unwrapped.write(frame);
         let missing = self.original_length.saturating_sub(self.data.len());
         if frame.len() + missing <= LONGEST_FRAME {
             frame.resize(frame.len() + missing, 0);
         }
-        true
+        Some(self.direction.or(unwrapped.direction))
     }
+}
 
-    /// The EtherType that the link layer's header stands for, and the length of that header. Ethernet is what it is.
-    fn link_header(&self) -> Option<(Option<[u8; 2]>, usize)> {
-        const IPV4: [u8; 2] = [0x08, 0x00];
-        const IPV6: [u8; 2] = [0x86, 0xdd];
+/// A block that ends before its packet does.
+const TOO_SHORT: &str = "a block is shorter than the packet in it";
 
-        let bytes_at =
-            |at: usize| self.data.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
-        let by_version = |at: usize| match self.data.get(at).map(|byte| byte >> 4) {
-            Some(6) => IPV6,
-            _ => IPV4,
-        };
-        Some(match self.interface.link {
-            Linktype::ETHERNET => (None, 0),
-            Linktype::RAW | Linktype(12 | 14) => (Some(by_version(0)), 0),
-            Linktype::IPV4 => (Some(IPV4), 0),
-            Linktype::IPV6 => (Some(IPV6), 0),
-            // Four bytes that name the address family in numbers that differ between systems.
-            Linktype::NULL | Linktype::LOOP => (Some(by_version(4)), 4),
-            Linktype::LINUX_SLL => (Some(bytes_at(14)), 16),
-            Linktype::LINUX_SLL2 => (Some(bytes_at(0)), 20),
-            _ => return None,
-        })
-    }
+fn word(big_endian: bool, bytes: [u8; 4]) -> u32 {
+    if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
 }
 
 #[cfg(test)]

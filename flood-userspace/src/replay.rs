@@ -1,19 +1,33 @@
 //! Replaying captures: each frame through the program in the kernel, by test run, in an instance of its own.
 //!
-//! No interface is touched, time is what the capture says, and so the result is the same on every machine. There is no
+//! No interface is touched, time is what the capture says ([`pace`]), and so the result is the same on every machine. What the
+//! host of the capture would have told the program, a stand-in tells ([`stage`]), which is planned from a first look
+//! ([`survey`]). There is no
 //! sketch, which works by processors: so a replay lets a source have just its limit, where a filter may let it have a 32nd
 //! more (`flood_common::sketch`).
 
+mod pace;
+mod stage;
+mod survey;
+
+use std::net::IpAddr;
+
 use flood_common::{
-    abi::{InterfaceCounters, solicited},
+    abi::{InterfaceCounters, Settings, solicited},
+    class::CELLS,
+    meter::Limit,
+    packet::{Parsed, parse},
+    proof::means,
     reason::Reason,
+    wire::Frame as Bytes,
 };
+use socket2::Socket;
 use thiserror::Error;
 
 use crate::{
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
-    capture::Frame,
-    config::{Config, SolicitedBy},
+    capture::{Direction, Frame},
+    config::{Config, HostSays, SolicitedBy, SynProof},
     feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
         Carriers, ListKind,
@@ -21,14 +35,24 @@ use crate::{
     },
 };
 
+use self::pace::{CaptureClock, PAUSE_NS};
+pub use self::{
+    pace::{OddTimes, Pace},
+    stage::{Known, Stage, leave_network},
+    survey::{Said, Service, Survey},
+};
+
 /// Test runs come in on an interface that the filter does not guard.
 const SLOT: u32 = 0;
 
-/// Between two captures, nanoseconds: longer than any debt can last.
-const PAUSE_NS: u64 = 600_000_000_000;
-
 /// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^42 (73 minutes).
 const SWEEP_NS: u64 = 1_800_000_000_000;
+
+/// How often the ports of the stand-in are looked at, as the daemon does it, nanoseconds.
+const LOOK_NS: u64 = 1_000_000_000;
+
+/// The longest packets that a SYN cookie offers, bytes.
+const MTU: u32 = 1_500;
 
 /// What a replay begins with.
 #[derive(Debug, Error)]
@@ -50,8 +74,12 @@ pub enum ReplayError {
 pub enum Verdict {
     /// Passed.
     Pass(Reason),
+    /// Answered by the filter itself, with a SYN cookie.
+    Answer(Reason),
     /// Dropped.
     Drop(Reason),
+    /// Not judged, as it leaves the host; what it asks for is noted.
+    Noted,
     /// Not run: the kernel test-runs no such frame (too short for an Ethernet header, or too long).
     Skipped,
 }
@@ -59,14 +87,21 @@ pub enum Verdict {
 /// The filter with a capture's clock.
 pub struct Replay {
     filter: Filter,
+    config: Config,
     /// Whether what frames ask for is noted.
     notes: bool,
     counters: InterfaceCounters,
-    /// The filter's time.
+    stage: Option<Stage>,
+    /// Those of the stage.
+    sockets: Vec<Socket>,
+    clock: CaptureClock,
+    /// The filter's time when the capture began, and now.
+    begun_ns: u64,
     now_ns: u64,
-    /// When the capture began: by its own clock, and by the filter's.
-    begun: Option<(u64, u64)>,
     swept_ns: u64,
+    looked_ns: u64,
+    /// Whether limits are judged.
+    limits: bool,
 }
 
 impl Replay {
@@ -77,52 +112,146 @@ impl Replay {
         // What a capture has no sockets for, an egress program sees.
         let notes = matches!(config.proof.solicited, SolicitedBy::Auto | SolicitedBy::Egress);
         let notes = notes && filter.egress_error().is_none();
-        if notes {
-            filter.tell_solicited_by(solicited::NOTED);
-        }
-        filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
         for kind in ListKind::ALL {
             fill(&mut filter, kind, config)?;
         }
         let counters = filter.counters.interface(SLOT)?;
-        let mut replay = Self { filter, notes, counters, now_ns: 0, begun: None, swept_ns: 0 };
+        let mut replay = Self {
+            filter,
+            config: config.clone(),
+            notes,
+            counters,
+            stage: None,
+            sockets: Vec::new(),
+            clock: CaptureClock::default(),
+            begun_ns: 0,
+            now_ns: 0,
+            swept_ns: 0,
+            looked_ns: 0,
+            limits: true,
+        };
         replay.begin_capture();
+        replay.tell(0)?;
         Ok(replay)
     }
 
-    /// Begins another capture, in which nothing is left of the one before.
+    /// Begins another capture, in which nothing is left of the one before. It is played by its own times, for no host that is
+    /// known.
     pub fn begin_capture(&mut self) {
-        self.begun = None;
+        self.clock = CaptureClock::default();
         self.set_time(self.now_ns + PAUSE_NS);
+        self.begun_ns = self.now_ns;
         self.sweep();
+    }
+
+    /// Plays the capture that has been begun at another pace. `odd` are the frames whose times do not count.
+    pub fn set_pace(&mut self, pace: Pace, odd: OddTimes) {
+        self.clock = CaptureClock::new(pace, odd);
+    }
+
+    /// Judges for a host, in the network namespace of this thread, which should have [nothing else in it](leave_network);
+    /// or, with none, for no host that is known.
+    pub fn set_stage(&mut self, stage: Option<Stage>) -> Result<(), BpfError> {
+        self.sockets.clear();
+        self.sockets = stage.as_ref().map(Stage::open).unwrap_or_default();
+        self.filter.set_local(stage.as_ref().map_or(&[][..], |stage| &stage.local))?;
+        let proof = &self.config.proof;
+        let asks = stage.is_some() && proof.host != HostSays::No;
+        let syn = match proof.syn {
+            SynProof::Off => 0,
+            SynProof::Retransmission => means::RETRANSMISSION,
+            SynProof::Auto | SynProof::Cookie => means::COOKIES,
+        };
+        let by_sockets = matches!(proof.solicited, SolicitedBy::Auto | SolicitedBy::Socket);
+        let absence = asks && stage.as_ref().is_some_and(Stage::absence_counts);
+        self.filter.set_proof(if asks { syn | means::SOCKETS } else { 0 }, absence)?;
+        self.filter.change_settings(|settings| settings.mtu = MTU);
+        self.stage = stage;
+        self.look()?;
+        self.tell(if absence && by_sockets { solicited::SOCKETS } else { 0 })
+    }
+
+    /// Says by what answers are told beside what is noted, and puts the limits in force that go with it.
+    fn tell(&mut self, by: u32) -> Result<(), BpfError> {
+        self.filter.tell_solicited_by(by | if self.notes { solicited::NOTED } else { 0 });
+        self.limits = false;
+        self.judge_limits(true);
+        Ok(())
+    }
+
+    /// Puts limits in force, or none.
+    fn judge_limits(&mut self, limits: bool) {
+        if std::mem::replace(&mut self.limits, limits) == limits {
+            return;
+        }
+        let Config { limits: cells, protected_limits, .. } = &self.config;
+        self.filter.change_settings(|settings| {
+            if limits {
+                set_limits(settings, cells, protected_limits);
+            } else {
+                settings.vital = Settings::default().vital;
+                settings.set_limits([Limit::default(); CELLS]);
+            }
+        });
     }
 
     /// Runs a frame.
     pub fn run(&mut self, frame: &Frame<'_>) -> Result<Verdict, BpfError> {
-        let (begun_at, begun_ns) = *self.begun.get_or_insert((frame.time_ns, self.now_ns));
-        // Captures of several interfaces may step back in time. The filter's clock never does.
-        let time_ns = begun_ns + frame.time_ns.saturating_sub(begun_at);
-        if time_ns > self.now_ns {
-            self.set_time(time_ns);
+        let passed_ns = self.clock.go_on(frame.number, frame.time_ns);
+        let now_ns = self.begun_ns.saturating_add(passed_ns);
+        if now_ns > self.now_ns {
+            self.set_time(now_ns);
         }
         if self.now_ns - self.swept_ns > SWEEP_NS {
             self.sweep();
         }
-        // Whether a frame left a host or came to one the capture does not say, and need not: whoever answers it was asked.
-        if self.notes {
+        if self.stage.is_some() && self.now_ns - self.looked_ns >= LOOK_NS {
+            self.look()?;
+        }
+        let direction = frame.direction.or_else(|| self.direction_by_source(frame.bytes));
+        // Where nothing says whether a frame left a host or came to one, it is taken for both: whoever answers it was asked.
+        if self.notes && direction != Some(Direction::In) {
             let _ = self.filter.run_egress(frame.bytes)?;
         }
+        if direction == Some(Direction::Out) {
+            return Ok(Verdict::Noted);
+        }
+        self.judge_limits(self.clock.says(frame.time_ns));
+        self.clock.count();
         match self.filter.run(frame.bytes)? {
             RunOutcome::Pass => Ok(Verdict::Pass(self.counted()?)),
             RunOutcome::Drop => Ok(Verdict::Drop(self.counted()?)),
-            RunOutcome::Answer => {
-                Err(BpfError::WrongObject { what: "it answered a packet that was only replayed".into() })
-            }
+            RunOutcome::Answer => Ok(Verdict::Answer(self.counted()?)),
             RunOutcome::Refused => Ok(Verdict::Skipped),
             RunOutcome::Other(code) => {
                 Err(BpfError::WrongObject { what: format!("it returned {code} for a packet") })
             }
         }
+    }
+
+    /// Nanoseconds by the filter's clock since the capture began.
+    pub fn passed_ns(&self) -> u64 {
+        self.now_ns - self.begun_ns
+    }
+
+    /// Which way a frame goes by its source, where that tells it.
+    fn direction_by_source(&self, frame: &[u8]) -> Option<Direction> {
+        let stage = self.stage.as_ref().filter(|stage| stage.tells_direction())?;
+        let Parsed::Packet(packet) = parse(Bytes(frame)) else { return None };
+        let [source, destination] = [packet.source, packet.destination].map(IpAddr::from);
+        match (stage.is_local(source), stage.is_local(destination)) {
+            (true, _) => Some(Direction::Out),
+            (false, true) => Some(Direction::In),
+            (false, false) => None,
+        }
+    }
+
+    /// Has the filter look at the UDP ports that are in use.
+    fn look(&mut self) -> Result<(), BpfError> {
+        self.looked_ns = self.now_ns;
+        let Some(stage) = &self.stage else { return Ok(()) };
+        let looked: Result<(), BpfError> = self.filter.open.follow(self.notes, || Ok(stage.udp_ports()));
+        looked
     }
 
     /// The reason that was counted since the last look.

@@ -112,8 +112,8 @@ fn replay(replay: &mut Replay, path: &Path) -> Result<Verdicts> {
     let mut capture = Capture::open(path)?;
     while let Some(frame) = capture.next_frame()? {
         let reason = match replay.run(&frame)? {
-            Verdict::Pass(reason) | Verdict::Drop(reason) => Some(reason),
-            Verdict::Skipped => None,
+            Verdict::Pass(reason) | Verdict::Drop(reason) | Verdict::Answer(reason) => Some(reason),
+            Verdict::Noted | Verdict::Skipped => None,
         };
         *verdicts.entry(reason).or_default() += 1;
     }
@@ -231,7 +231,7 @@ fn floods_in_captures_are_stopped() -> Result<()> {
             let mut clock = CaptureClock::default();
             while let Some(frame) = capture.next_frame()? {
                 if !beyond {
-                    rig.advance(clock.until(frame.time_ns));
+                    rig.advance(clock.until(frame.time_ns.unwrap_or_default()));
                 }
                 let reason = rig.send(frame.bytes).context("a frame that is not run")?;
                 packets += 1;
@@ -307,7 +307,7 @@ fn mirrors_in_captures_are_stopped() -> Result<()> {
             let mut capture = Capture::open(path)?;
             let mut clock = CaptureClock::default();
             while let Some(frame) = capture.next_frame()? {
-                rig.advance(clock.until(frame.time_ns));
+                rig.advance(clock.until(frame.time_ns.unwrap_or_default()));
                 rig.ask(frame.bytes);
                 let reason = rig.send(frame.bytes).context("a frame that is not run")?;
                 match parse(wire::Frame(frame.bytes)) {

@@ -1,0 +1,186 @@
+//! What is around the packets of a link type, and the Ethernet frame that the filter would see instead.
+//!
+//! Numbers and layouts: <https://www.tcpdump.org/linktypes.html>.
+
+use super::Direction;
+
+/// EtherTypes of what is made up.
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const PPPOE_DISCOVERY: [u8; 2] = [0x88, 0x63];
+const PPPOE_SESSION: [u8; 2] = [0x88, 0x64];
+
+/// What is made up before a packet.
+#[derive(Clone, Copy)]
+enum Header {
+    /// Nothing: it is a frame of Ethernet.
+    None,
+    /// A header of Ethernet with this type.
+    Ethernet([u8; 2]),
+    /// That of a PPPoE session, before the protocol of PPP.
+    Session,
+}
+
+/// A packet without what its link type has around it.
+pub(super) struct Unwrapped<'a> {
+    header: Header,
+    rest: &'a [u8],
+    /// Whether it came or left, where the link type says so.
+    pub(super) direction: Option<Direction>,
+}
+
+/// What carries no packets that a filter on an interface sees, and people capture by mistake.
+const NAMES: [(i32, &str); 10] = [
+    (105, "IEEE 802.11"),
+    (119, "IEEE 802.11 with Prism headers"),
+    (127, "IEEE 802.11 with radiotap"),
+    (187, "Bluetooth HCI"),
+    (189, "USB of Linux"),
+    (195, "IEEE 802.15.4"),
+    (201, "Bluetooth HCI with direction"),
+    (220, "USB of Linux, memory-mapped"),
+    (227, "CAN"),
+    (253, "netlink of Linux"),
+];
+
+/// The name of a link type, for people.
+pub(super) fn name(link: i32) -> String {
+    match NAMES.iter().find(|(number, _)| *number == link) {
+        Some((_, name)) => format!("link type {link} ({name})"),
+        None => format!("link type {link}"),
+    }
+}
+
+fn half(data: &[u8], at: usize) -> Option<[u8; 2]> {
+    data.get(at..)?.first_chunk().copied()
+}
+
+/// The type of a packet without a header around it.
+fn by_version(packet: &[u8]) -> Header {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(6) => Header::Ethernet(IPV6),
+        _ => Header::Ethernet(IPV4),
+    }
+}
+
+/// Takes off what a link type has around its packets. `None` for link types, and kinds of packets in them, that no filter on an
+/// interface sees. `big_endian` is the byte order of the machine that captured.
+pub(super) fn unwrap(link: i32, big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
+    let bare = |header, at: usize, direction| {
+        Some(Unwrapped { header, rest: data.get(at..).unwrap_or_default(), direction })
+    };
+    let ip = |at: usize, direction| bare(by_version(data.get(at..).unwrap_or_default()), at, direction);
+    match link {
+        1 => bare(Header::None, 0, None),
+        12 | 14 | 101 => ip(0, None),
+        228 => bare(Header::Ethernet(IPV4), 0, None),
+        229 => bare(Header::Ethernet(IPV6), 0, None),
+        // Four bytes that name the address family in numbers that differ between systems.
+        0 | 108 => ip(4, None),
+        9 | 50 => ppp(data, None),
+        // A byte before it: 0 for what has come.
+        166 => ppp(data.get(1..)?, Some(if *data.first()? == 0 { Direction::In } else { Direction::Out })),
+        51 => {
+            let code = data.get(1).copied().unwrap_or(0);
+            bare(Header::Ethernet(if code == 0 { PPPOE_SESSION } else { PPPOE_DISCOVERY }), 0, None)
+        }
+        // Cisco's HDLC: address, control, EtherType.
+        104 => bare(Header::Ethernet(half(data, 2)?), 4, None),
+        113 => {
+            let kind = u16::from_be_bytes(half(data, 0)?);
+            cooked(data, u16::from_be_bytes(half(data, 2)?), kind, half(data, 14)?, 16)
+        }
+        276 => {
+            let kind = data.get(10).copied()?.into();
+            cooked(data, u16::from_be_bytes(half(data, 8)?), kind, half(data, 0)?, 20)
+        }
+        117 => {
+            // Its first byte is its length, without what aligns the packet; at 60 is where to, 1 for in.
+            let length = usize::from(*data.first()?).next_multiple_of(4);
+            let direction = match data.get(60) {
+                Some(1) if length > 60 => Some(Direction::In),
+                Some(2) if length > 60 => Some(Direction::Out),
+                _ => None,
+            };
+            ip(length, direction)
+        }
+        239 => nflog(big_endian, data),
+        _ => None,
+    }
+}
+
+/// The pseudo-headers of Linux. `kind` is 4 for what has left (`PACKET_OUTGOING`, linux/if_packet.h).
+fn cooked(data: &[u8], device: u16, kind: u16, ethertype: [u8; 2], at: usize) -> Option<Unwrapped<'_>> {
+    /// Devices whose protocol is no EtherType: IEEE 802.11 in its forms, netlink (linux/if_arp.h).
+    const OTHERS: [u16; 4] = [801, 802, 803, 824];
+
+    if OTHERS.contains(&device) {
+        return None;
+    }
+    let direction = match kind {
+        0..=2 => Some(Direction::In),
+        4 => Some(Direction::Out),
+        _ => None,
+    };
+    Some(Unwrapped {
+        header: Header::Ethernet(ethertype),
+        rest: data.get(at..).unwrap_or_default(),
+        direction,
+    })
+}
+
+/// PPP, with or without address and control: what the filter would see is a session of PPPoE.
+fn ppp(data: &[u8], direction: Option<Direction>) -> Option<Unwrapped<'_>> {
+    let rest = data.strip_prefix(&[0xff, 0x03]).unwrap_or(data);
+    Some(Unwrapped { header: Header::Session, rest, direction })
+}
+
+/// What the target NFLOG of netfilter sends: attributes, one of which is the packet (linux/netfilter/nfnetlink_log.h).
+fn nflog(big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
+    /// Bytes before the attributes: family, version, group.
+    const HEADER: usize = 4;
+    const PACKET_HEADER: u16 = 1;
+    const PAYLOAD: u16 = 9;
+    /// Hooks of netfilter at which a packet leaves (linux/netfilter.h).
+    const LEAVES: [u8; 2] = [3, 4];
+
+    let number =
+        |bytes: [u8; 2]| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+    let mut rest = data.get(HEADER..)?;
+    let mut direction = None;
+    loop {
+        let (length, kind) = (number(half(rest, 0)?), number(half(rest, 2)?) & 0x7fff);
+        let length = usize::from(length);
+        let value = rest.get(4..length.min(rest.len()))?;
+        match kind {
+            PAYLOAD => return Some(Unwrapped { header: by_version(value), rest: value, direction }),
+            PACKET_HEADER => {
+                let leaves = value.get(2).is_some_and(|hook| LEAVES.contains(hook));
+                direction = Some(if leaves { Direction::Out } else { Direction::In });
+            }
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+impl Unwrapped<'_> {
+    /// Writes the frame.
+    pub(super) fn write(&self, frame: &mut Vec<u8>) {
+        frame.clear();
+        match self.header {
+            Header::None => {}
+            Header::Ethernet(ethertype) => {
+                frame.extend([0; 12]);
+                frame.extend(ethertype);
+            }
+            Header::Session => {
+                let length = u16::try_from(self.rest.len()).unwrap_or(u16::MAX).to_be_bytes();
+                frame.extend([0; 12]);
+                frame.extend(PPPOE_SESSION);
+                frame.extend([0x11, 0, 0, 1, length[0], length[1]]); // version and type, session data, session 1
+            }
+        }
+        frame.extend(self.rest);
+    }
+}

@@ -1,0 +1,277 @@
+//! A stand-in for the host that a capture is about: its addresses, and sockets where something listened.
+//!
+//! The program asks the sockets of the network namespace that it runs in. So a replay has one of its own, and opens sockets in
+//! it, that never get a packet: being there is all that they do. There are no connections.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::host::{UdpPort, setting_path};
+
+use super::survey::{Endpoint, Said, Service, Survey};
+
+/// How many sockets are opened.
+const MAX_SOCKETS: usize = 4_096;
+
+/// How it is known which addresses are the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// It is said.
+    Said,
+    /// The capture says which way each frame went.
+    Direction,
+    /// Packets to what is said to listen go there.
+    Listened,
+    /// Who is there has answered.
+    Answered,
+}
+
+impl Known {
+    /// For people, behind an address.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Said => "by --local",
+            Self::Direction => "by the directions in the capture",
+            Self::Listened => "as packets to what listens go there",
+            Self::Answered => "as they answer in the capture",
+        }
+    }
+}
+
+/// The stand-in, as it is planned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stage {
+    /// Addresses of the host.
+    pub local: Vec<IpNet>,
+    /// How they are known.
+    pub known: Known,
+    /// What listens, at one address or at all.
+    pub listening: Vec<(Service, Option<IpAddr>)>,
+    /// UDP ports from which the host has asked others.
+    pub(super) clients: Vec<Endpoint>,
+}
+
+impl Stage {
+    /// The stand-in that fits what is said and what a capture shows; `None` where neither says anything about a host.
+    pub fn plan(survey: &Survey, said: &Said) -> Option<Self> {
+        let single = |addresses: BTreeSet<IpAddr>| -> Vec<IpNet> {
+            let is_known = |address: &IpAddr| {
+                !address.is_multicast() && !address.is_unspecified() && !is_broadcast(*address)
+            };
+            addresses.into_iter().filter(is_known).map(IpNet::from).collect()
+        };
+        let candidates = [
+            (Known::Said, said.local.clone()),
+            (Known::Direction, single(survey.by_direction())),
+            (Known::Listened, single(survey.listened.clone())),
+            (Known::Answered, single(survey.answered.iter().map(|(_, address)| *address).collect())),
+        ];
+        let (known, local) = candidates.into_iter().find(|(_, local)| !local.is_empty())?;
+        let mut stage = Self { local, known, listening: Vec::new(), clients: Vec::new() };
+        let at = |(service, address): &Endpoint| (*service, Some(*address));
+        stage.listening = if said.listen.is_empty() {
+            survey.answered.iter().filter(|(_, address)| stage.is_local(*address)).map(at).collect()
+        } else {
+            said.listen.iter().map(|service| (*service, None)).collect()
+        };
+        stage.clients =
+            survey.senders.iter().filter(|(_, address)| stage.is_local(*address)).copied().collect();
+        Some(stage)
+    }
+
+    /// Whether it is an address of the host.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        match self.known {
+            Known::Said => self.local.iter().any(|prefix| prefix.contains(&address)),
+            // Single addresses, in their order.
+            _ => self.local.binary_search(&IpNet::from(address)).is_ok(),
+        }
+    }
+
+    /// Whether it means that nobody wants a packet when there is no socket for it. It does not where a capture has but one
+    /// direction, unless it is said what the host is.
+    pub(super) fn absence_counts(&self) -> bool {
+        self.known == Known::Said
+            || self.known == Known::Listened
+            || !self.listening.is_empty()
+            || !self.clients.is_empty()
+    }
+
+    /// Whether what these addresses send has left the host: where they are known by their answers alone, they may be of any
+    /// host.
+    pub(super) fn tells_direction(&self) -> bool {
+        self.known != Known::Answered
+    }
+
+    /// The UDP ports that are in use.
+    pub(super) fn udp_ports(&self) -> Vec<UdpPort> {
+        let listening = self.listening.iter().map(|(service, _)| *service);
+        let services = listening.chain(self.clients.iter().map(|(service, _)| *service));
+        services.filter(|service| !service.is_tcp).map(|service| UdpPort::open(service.port)).collect()
+    }
+
+    /// Opens the sockets, in the namespace of this thread. What there are more than there is room for, or what cannot be
+    /// opened, is left out.
+    pub(super) fn open(&self) -> Vec<Socket> {
+        let clients = self.clients.iter().map(|(service, address)| (*service, Some(*address)));
+        let all = self.listening.iter().copied().chain(clients);
+        all.take(MAX_SOCKETS).filter_map(|(service, address)| open(service, address).ok()).collect()
+    }
+}
+
+fn is_broadcast(address: IpAddr) -> bool {
+    address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// A socket that is there, at an address that need not be.
+fn open(service: Service, address: Option<IpAddr>) -> io::Result<Socket> {
+    let at = |address: IpAddr| {
+        let (kind, protocol) =
+            if service.is_tcp { (Type::STREAM, Protocol::TCP) } else { (Type::DGRAM, Protocol::UDP) };
+        let socket = Socket::new(Domain::for_address((address, 0).into()), kind, Some(protocol))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.is_unspecified())?;
+            socket.set_freebind_v6(true)?;
+        } else {
+            socket.set_freebind_v4(true)?;
+        }
+        socket.bind(&SocketAddr::new(address, service.port).into())?;
+        if service.is_tcp {
+            socket.listen(1)?;
+        }
+        Ok(socket)
+    };
+    match address {
+        Some(address) => at(address),
+        // Of both families, or of one where there is no IPv6.
+        None => at(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| at(Ipv4Addr::UNSPECIFIED.into())),
+    }
+}
+
+/// Moves this thread into a network namespace in which there is nothing but what a stage opens. Listeners there answer with SYN
+/// cookies, as those of a flooded host do.
+pub fn leave_network() -> io::Result<()> {
+    /// Makes cookies for every SYN (Documentation/networking/ip-sysctl.rst).
+    const ALWAYS: &str = "2";
+
+    // SAFETY: no pointers, and only this thread is moved.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Where it cannot be set, SYNs over a limit pass as to a queue with room.
+    let _ = fs::write(setting_path("ipv4/tcp_syncookies"), ALWAYS);
+    raise_descriptors();
+    Ok(())
+}
+
+/// Allows as many descriptors as this process may allow itself.
+fn raise_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is one that the kernel writes and reads, and lives as long as the calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flood_common::wire::protocol;
+
+    use super::*;
+    use crate::capture::{Direction, Frame};
+
+    /// A frame of IPv4 with nothing behind the ports but flags.
+    fn frame(is_tcp: bool, from: (u8, u16), to: (u8, u16), flags: u8) -> Vec<u8> {
+        let length: u8 = if is_tcp { 40 } else { 28 };
+        let mut frame = vec![0; 12];
+        frame.extend([8, 0, 0x45, 0, 0, length, 0, 0, 0, 0, 64]);
+        frame.extend([if is_tcp { protocol::TCP } else { protocol::UDP }, 0, 0]);
+        frame.extend([192, 0, 2, from.0, 192, 0, 2, to.0]);
+        frame.extend(from.1.to_be_bytes());
+        frame.extend(to.1.to_be_bytes());
+        if is_tcp {
+            frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]);
+        } else {
+            frame.extend([0, 8, 0, 0]);
+        }
+        frame
+    }
+
+    fn survey(frames: &[(Vec<u8>, Option<Direction>)], said: &Said) -> Survey {
+        let mut survey = Survey::default();
+        for (number, (bytes, direction)) in (1..).zip(frames) {
+            survey.see(&Frame { number, time_ns: Some(number), direction: *direction, bytes }, said);
+        }
+        survey
+    }
+
+    fn service(text: &str) -> Service {
+        text.parse().unwrap()
+    }
+
+    fn addresses(stage: &Stage) -> Vec<String> {
+        stage.local.iter().map(|prefix| prefix.addr().to_string()).collect()
+    }
+
+    const WEB: (u8, u16) = (1, 443);
+    const NAMES: (u8, u16) = (1, 53);
+    const CLIENT: (u8, u16) = (9, 50_000);
+
+    #[test]
+    fn a_service_is_written_with_its_protocol() {
+        assert_eq!([service("tcp/443"), service("UDP/53")].map(|s| s.to_string()), ["tcp/443", "udp/53"]);
+        for wrong in ["443", "tcp", "tcp/0", "tcp/65536", "sctp/1", "tcp/https", ""] {
+            assert!(wrong.parse::<Service>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn who_answers_is_taken_for_the_host() {
+        let frames = [
+            (frame(true, CLIENT, WEB, 0x02), None),
+            (frame(true, WEB, CLIENT, 0x12), None),
+            (frame(false, CLIENT, NAMES, 0), None),
+            (frame(false, NAMES, CLIENT, 0), None),
+            (frame(true, CLIENT, (2, 22), 0x02), None),
+            (frame(true, (2, 22), CLIENT, 0x14), None),
+        ];
+        let stage = Stage::plan(&survey(&frames, &Said::default()), &Said::default()).unwrap();
+        assert_eq!((addresses(&stage), stage.known), (vec!["192.0.2.1".to_owned()], Known::Answered));
+        let at = Some("192.0.2.1".parse().unwrap());
+        assert_eq!(stage.listening, [(service("udp/53"), at), (service("tcp/443"), at)]);
+        assert!(!stage.tells_direction());
+        assert_eq!(Stage::plan(&survey(&frames[4..], &Said::default()), &Said::default()), None);
+    }
+
+    #[test]
+    fn what_is_said_goes_before_what_is_seen() {
+        let frames = [
+            (frame(true, CLIENT, WEB, 0x02), Some(Direction::In)),
+            (frame(false, (1, 40_000), (5, 53), 0), Some(Direction::Out)),
+            (frame(false, (7, 1), (8, 2), 0), Some(Direction::In)),
+            (frame(false, (7, 1), (8, 2), 0), Some(Direction::Out)),
+        ];
+        let stage = |said: &Said| Stage::plan(&survey(&frames, said), said).unwrap();
+        let seen = stage(&Said::default());
+        assert_eq!((addresses(&seen), seen.known), (vec!["192.0.2.1".to_owned()], Known::Direction));
+        assert!(seen.udp_ports().contains(&UdpPort::open(40_000)), "{seen:?}");
+
+        let local = Said { local: vec!["192.0.2.8/30".parse().unwrap()], listen: vec![service("tcp/443")] };
+        let said = stage(&local);
+        assert_eq!((said.known, said.listening), (Known::Said, vec![(service("tcp/443"), None)]));
+
+        let listen = Said { listen: vec![service("tcp/443")], ..Said::default() };
+        let without = frames.clone().map(|(bytes, _)| (bytes, None));
+        let listened = Stage::plan(&survey(&without, &listen), &listen).unwrap();
+        assert_eq!((addresses(&listened), listened.known), (vec!["192.0.2.1".to_owned()], Known::Listened));
+    }
+}

@@ -1,0 +1,169 @@
+//! A first look at a capture: which times are odd, and what it shows of the host that it is about.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    str::FromStr,
+};
+
+use flood_common::{
+    packet::{Packet, Parsed, parse},
+    wire::{Frame as Bytes, protocol},
+};
+use ipnet::IpNet;
+
+use crate::capture::{Direction, Frame, Source};
+
+use super::pace::OddTimes;
+
+/// How many addresses, and how many endpoints, are remembered.
+const MAX_KNOWN: usize = 1 << 15;
+
+/// How many questions are remembered.
+const MAX_ASKED: usize = 1 << 20;
+
+/// Flags of TCP: a SYN-ACK has these of [`SYN`], [`ACK`] and RST.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
+
+/// A service: its protocol and port, as `tcp/443`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Service {
+    /// TCP, and UDP otherwise.
+    pub is_tcp: bool,
+    /// Its port.
+    pub port: u16,
+}
+
+impl FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (protocol, port) = text.split_once('/').unwrap_or_default();
+        let port = port.parse().ok().filter(|port| *port != 0);
+        match (protocol.to_ascii_lowercase().as_str(), port) {
+            ("tcp", Some(port)) => Ok(Self { is_tcp: true, port }),
+            ("udp", Some(port)) => Ok(Self { is_tcp: false, port }),
+            _ => Err(format!("{text:?} is no service: write tcp/443 or udp/53")),
+        }
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", if self.is_tcp { "tcp" } else { "udp" }, self.port)
+    }
+}
+
+/// What is said of the host of a capture.
+#[derive(Clone, Default, Debug)]
+pub struct Said {
+    /// Its addresses; empty where nothing is said.
+    pub local: Vec<IpNet>,
+    /// All that listens; empty where nothing is said.
+    pub listen: Vec<Service>,
+}
+
+/// A service at an address.
+pub(super) type Endpoint = (Service, IpAddr);
+
+/// What a first look has found.
+#[derive(Default)]
+pub struct Survey {
+    /// Frames whose times do not fit.
+    pub odd: OddTimes,
+    /// Frames of the capture.
+    pub frames: u64,
+    /// Frames that have no times.
+    pub untimed: u64,
+    /// Whether any frame has a time other than 0.
+    timed: bool,
+    asked: HashSet<(IpAddr, u16, IpAddr, u16)>,
+    /// Who has answered: sent a SYN-ACK, or UDP back to who sent it some before.
+    pub(super) answered: BTreeSet<Endpoint>,
+    /// Who has sent UDP.
+    pub(super) senders: BTreeSet<Endpoint>,
+    /// Sources and destinations of what came and of what left, as far as the capture says which is which.
+    came: [BTreeSet<IpAddr>; 2],
+    left: [BTreeSet<IpAddr>; 2],
+    /// Where services that are said to listen are asked for.
+    pub(super) listened: BTreeSet<IpAddr>,
+}
+
+fn remember<T: Ord>(set: &mut BTreeSet<T>, what: T) {
+    if set.len() < MAX_KNOWN {
+        set.insert(what);
+    }
+}
+
+impl Survey {
+    /// Looks at a capture up to its end, or to where it cannot be read.
+    pub fn of(source: &Source, said: &Said) -> Self {
+        let mut survey = Self::default();
+        let Ok(mut capture) = source.read() else { return survey };
+        while let Ok(Some(frame)) = capture.next_frame() {
+            survey.see(&frame, said);
+        }
+        survey
+    }
+
+    pub(super) fn see(&mut self, frame: &Frame<'_>, said: &Said) {
+        self.frames += 1;
+        match frame.time_ns {
+            Some(time_ns) => {
+                self.timed |= time_ns != 0;
+                self.odd.see(frame.number, time_ns);
+            }
+            None => self.untimed += 1,
+        }
+        let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) else { return };
+        let ends: [IpAddr; 2] = [packet.source.into(), packet.destination.into()];
+        let sides = match frame.direction {
+            Some(Direction::In) => Some(&mut self.came),
+            Some(Direction::Out) => Some(&mut self.left),
+            None => None,
+        };
+        if let Some(sides) = sides {
+            sides.iter_mut().zip(ends).for_each(|(side, address)| remember(side, address));
+        }
+        self.see_ports(&packet, ends, said);
+    }
+
+    fn see_ports(&mut self, packet: &Packet, [source, destination]: [IpAddr; 2], said: &Said) {
+        let Some(ports) = packet.ports else { return };
+        let is_tcp = match packet.protocol {
+            protocol::TCP => true,
+            protocol::UDP => false,
+            _ => return,
+        };
+        if said.listen.contains(&Service { is_tcp, port: ports.destination }) {
+            remember(&mut self.listened, destination);
+        }
+        let sender = (Service { is_tcp, port: ports.source }, source);
+        if is_tcp {
+            if packet.tcp_flags.is_some_and(|flags| flags & (SYN | ACK | RST) == SYN | ACK) {
+                remember(&mut self.answered, sender);
+            }
+            return;
+        }
+        remember(&mut self.senders, sender);
+        if self.asked.contains(&(destination, ports.destination, source, ports.source)) {
+            remember(&mut self.answered, sender);
+        } else if self.asked.len() < MAX_ASKED {
+            self.asked.insert((source, ports.source, destination, ports.destination));
+        }
+    }
+
+    /// Whether the capture has times: one in which all are 0 has none.
+    pub fn has_times(&self) -> bool {
+        self.timed
+    }
+
+    /// Addresses of the host, by which way frames went: what it has sent has not come to it before, and what has come to it
+    /// has not left.
+    pub(super) fn by_direction(&self) -> BTreeSet<IpAddr> {
+        let ([came_from, came_to], [left_from, left_to]) = (&self.came, &self.left);
+        left_from.difference(came_from).chain(came_to.difference(left_to)).copied().collect()
+    }
+}
