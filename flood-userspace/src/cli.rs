@@ -109,8 +109,10 @@ enum Verb {
     Doctor(Doctor),
     /// Checks a configuration file; needs neither root nor a daemon.
     Check {
-        /// The file.
-        file: PathBuf,
+        /// The file [default: /etc/floodgate/floodgate.toml]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
     },
     /// Makes the daemon let go of interfaces; it ends when it has none left.
     Detach {
@@ -250,7 +252,9 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     match verb {
         Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
-        Verb::Check { file } => return check(&file),
+        Verb::Check { file, json: Json { json } } => {
+            return check(file.as_deref().unwrap_or(Path::new(DEFAULT_PATH)), json);
+        }
         Verb::Doctor(doctor) => return self::doctor(&doctor),
         _ => {}
     }
@@ -305,29 +309,65 @@ fn start_log() {
         .init();
 }
 
-fn check(file: &Path) -> Result<ExitCode, Failed> {
+/// What `check` says of a configuration.
+#[derive(Serialize)]
+struct Checked<'a> {
+    file: &'a Path,
+    right: bool,
+    lists: Vec<CheckedList>,
+    problems: Vec<String>,
+}
+
+/// What it says of a list.
+#[derive(Serialize)]
+struct CheckedList {
+    list: &'static str,
+    entries: usize,
+    /// Each file, with the format that it is read as.
+    files: Vec<(PathBuf, &'static str)>,
+    /// Name and source of each feed, which are not read.
+    feeds: Vec<(String, String)>,
+}
+
+fn check(file: &Path, json: bool) -> Result<ExitCode, Failed> {
     let config = Config::load(file)?;
     let mut problems = Vec::new();
+    let mut lists = Vec::new();
     for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
         let configured = crate::lists::configured::configured(input)?;
-        for (path, format) in &configured.formats {
-            say(&format!("{} list: file {}, read as {format}", kind.label(), path.display()))?;
-        }
         problems.extend(configured.problems);
         let entries = configured.edit.changes().len();
-        say(&format!("{} list: {entries} entries", kind.label()))?;
         problems.extend(EditError::of_many(kind, entries).map(|error| error.to_string()));
-        for feed in &input.feeds {
-            say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
+        lists.push(CheckedList {
+            list: kind.label(),
+            entries,
+            files: configured.formats.into_iter().map(|(path, format)| (path, format.label())).collect(),
+            feeds: input.feeds.iter().map(|feed| (feed.name.to_string(), feed.source.to_string())).collect(),
+        });
+    }
+    let checked = Checked { file, right: problems.is_empty(), lists, problems };
+    if json {
+        say(&serde_json::to_string_pretty(&checked)?)?;
+    } else {
+        say_checked(&checked)?;
+    }
+    Ok(if checked.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say_checked(Checked { file, right, lists, problems }: &Checked<'_>) -> Result<(), Failed> {
+    for CheckedList { list, entries, files, feeds } in lists {
+        for (path, format) in files {
+            say(&format!("{list} list: file {}, read as {format}", path.display()))?;
+        }
+        say(&format!("{list} list: {entries} entries"))?;
+        for (name, source) in feeds {
+            say(&format!("{list} list: feed {name} from {source}, not read"))?;
         }
     }
-    for problem in &problems {
+    for problem in problems {
         eprintln!("floodgate: {problem}");
     }
-    if problems.is_empty() {
-        say(&format!("{}: right", file.display()))?;
-    }
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if *right { say(&format!("{}: right", file.display())) } else { Ok(()) }
 }
 
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {

@@ -240,9 +240,9 @@ impl Replay {
         let Parsed::Packet(packet) = parse(Bytes(frame)) else { return None };
         let [source, destination] = [packet.source, packet.destination].map(IpAddr::from);
         match (stage.is_local(source), stage.is_local(destination)) {
-            (true, _) => Some(Direction::Out),
+            (true, false) => Some(Direction::Out),
             (false, true) => Some(Direction::In),
-            (false, false) => None,
+            (true, true) | (false, false) => None,
         }
     }
 

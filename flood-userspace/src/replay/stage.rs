@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::{UdpPort, setting_path};
 
-use super::survey::{Endpoint, Said, Service, Survey};
+use super::survey::{Endpoint, Said, Service, Survey, is_unicast};
 
 /// How many sockets are opened.
 const MAX_SOCKETS: usize = 4_096;
@@ -30,6 +30,8 @@ pub enum Known {
     Listened,
     /// Who is there has answered.
     Answered,
+    /// Most of a flood goes there.
+    Targets,
 }
 
 impl Known {
@@ -38,8 +40,9 @@ impl Known {
         match self {
             Self::Said => "by --local",
             Self::Direction => "by the directions in the capture",
-            Self::Listened => "as packets to what listens go there",
-            Self::Answered => "as they answer in the capture",
+            Self::Listened => "as packets for what listens go there",
+            Self::Answered => "by the answers in the capture",
+            Self::Targets => "as most packets go there",
         }
     }
 }
@@ -61,16 +64,14 @@ impl Stage {
     /// The stand-in that fits what is said and what a capture shows; `None` where neither says anything about a host.
     pub fn plan(survey: &Survey, said: &Said) -> Option<Self> {
         let single = |addresses: BTreeSet<IpAddr>| -> Vec<IpNet> {
-            let is_known = |address: &IpAddr| {
-                !address.is_multicast() && !address.is_unspecified() && !is_broadcast(*address)
-            };
-            addresses.into_iter().filter(is_known).map(IpNet::from).collect()
+            addresses.into_iter().filter(|address| is_unicast(*address)).map(IpNet::from).collect()
         };
         let candidates = [
             (Known::Said, said.local.clone()),
             (Known::Direction, single(survey.by_direction())),
             (Known::Listened, single(survey.listened.clone())),
             (Known::Answered, single(survey.answered.iter().map(|(_, address)| *address).collect())),
+            (Known::Targets, if said.flood { single(survey.targets()) } else { Vec::new() }),
         ];
         let (known, local) = candidates.into_iter().find(|(_, local)| !local.is_empty())?;
         let mut stage = Self { local, known, listening: Vec::new(), clients: Vec::new() };
@@ -97,10 +98,10 @@ impl Stage {
     /// Whether it means that nobody wants a packet when there is no socket for it. It does not where a capture has but one
     /// direction, unless it is said what the host is.
     pub(super) fn absence_counts(&self) -> bool {
-        self.known == Known::Said
-            || self.known == Known::Listened
-            || !self.listening.is_empty()
-            || !self.clients.is_empty()
+        match self.known {
+            Known::Said | Known::Listened | Known::Answered | Known::Targets => true,
+            Known::Direction => !self.listening.is_empty() || !self.clients.is_empty(),
+        }
     }
 
     /// Whether what these addresses send has left the host: where they are known by their answers alone, they may be of any
@@ -123,10 +124,6 @@ impl Stage {
         let all = self.listening.iter().copied().chain(clients);
         all.take(MAX_SOCKETS).filter_map(|(service, address)| open(service, address).ok()).collect()
     }
-}
-
-fn is_broadcast(address: IpAddr) -> bool {
-    address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// A socket that is there, at an address that need not be.
@@ -249,6 +246,11 @@ mod tests {
         let at = Some("192.0.2.1".parse().unwrap());
         assert_eq!(stage.listening, [(service("udp/53"), at), (service("tcp/443"), at)]);
         assert!(!stage.tells_direction());
+        // A SYN-ACK that nobody has asked for may be reflected.
+        let reflected = survey(&frames[1..2], &Said::default());
+        assert_eq!(Stage::plan(&reflected, &Said::default()), None);
+        let flood = Stage::plan(&reflected, &Said { flood: true, ..Said::default() }).unwrap();
+        assert_eq!((addresses(&flood), flood.known), (vec!["192.0.2.9".to_owned()], Known::Targets));
         assert_eq!(Stage::plan(&survey(&frames[4..], &Said::default()), &Said::default()), None);
     }
 
@@ -265,7 +267,8 @@ mod tests {
         assert_eq!((addresses(&seen), seen.known), (vec!["192.0.2.1".to_owned()], Known::Direction));
         assert!(seen.udp_ports().contains(&UdpPort::open(40_000)), "{seen:?}");
 
-        let local = Said { local: vec!["192.0.2.8/30".parse().unwrap()], listen: vec![service("tcp/443")] };
+        let local = vec!["192.0.2.8/30".parse().unwrap()];
+        let local = Said { local, listen: vec![service("tcp/443")], flood: false };
         let said = stage(&local);
         assert_eq!((said.known, said.listening), (Known::Said, vec![(service("tcp/443"), None)]));
 

@@ -1,8 +1,8 @@
 //! A first look at a capture: which times are odd, and what it shows of the host that it is about.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    net::IpAddr,
+    collections::{BTreeSet, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
     str::FromStr,
 };
 
@@ -63,6 +63,8 @@ pub struct Said {
     pub local: Vec<IpNet>,
     /// All that listens; empty where nothing is said.
     pub listen: Vec<Service>,
+    /// Whether the capture is a flood, which has a target.
+    pub flood: bool,
 }
 
 /// A service at an address.
@@ -79,14 +81,17 @@ pub struct Survey {
     pub untimed: u64,
     /// Whether any frame has a time other than 0.
     timed: bool,
-    asked: HashSet<(IpAddr, u16, IpAddr, u16)>,
-    /// Who has answered: sent a SYN-ACK, or UDP back to who sent it some before.
+    /// Questions: protocol and port of who is asked, with both addresses and the port of who asks.
+    asked: HashSet<(Service, IpAddr, IpAddr, u16)>,
+    /// Who has answered: sent a SYN-ACK to who sent it a SYN before, or UDP to who sent it some.
     pub(super) answered: BTreeSet<Endpoint>,
     /// Who has sent UDP.
     pub(super) senders: BTreeSet<Endpoint>,
     /// Sources and destinations of what came and of what left, as far as the capture says which is which.
     came: [BTreeSet<IpAddr>; 2],
     left: [BTreeSet<IpAddr>; 2],
+    /// How much is for each destination.
+    destinations: HashMap<IpAddr, u64>,
     /// Where services that are said to listen are asked for.
     pub(super) listened: BTreeSet<IpAddr>,
 }
@@ -119,6 +124,9 @@ impl Survey {
         }
         let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) else { return };
         let ends: [IpAddr; 2] = [packet.source.into(), packet.destination.into()];
+        if self.destinations.len() < MAX_KNOWN || self.destinations.contains_key(&ends[1]) {
+            *self.destinations.entry(ends[1]).or_default() += 1;
+        }
         let sides = match frame.direction {
             Some(Direction::In) => Some(&mut self.came),
             Some(Direction::Out) => Some(&mut self.left),
@@ -140,18 +148,17 @@ impl Survey {
         if said.listen.contains(&Service { is_tcp, port: ports.destination }) {
             remember(&mut self.listened, destination);
         }
-        let sender = (Service { is_tcp, port: ports.source }, source);
-        if is_tcp {
-            if packet.tcp_flags.is_some_and(|flags| flags & (SYN | ACK | RST) == SYN | ACK) {
-                remember(&mut self.answered, sender);
-            }
-            return;
+        let [sender, receiver] = [ports.source, ports.destination].map(|port| Service { is_tcp, port });
+        let flags = packet.tcp_flags.unwrap_or(0) & (SYN | ACK | RST);
+        if !is_tcp {
+            remember(&mut self.senders, (sender, source));
         }
-        remember(&mut self.senders, sender);
-        if self.asked.contains(&(destination, ports.destination, source, ports.source)) {
-            remember(&mut self.answered, sender);
-        } else if self.asked.len() < MAX_ASKED {
-            self.asked.insert((source, ports.source, destination, ports.destination));
+        let asks = !is_tcp || flags == SYN;
+        let answers = !is_tcp || flags == SYN | ACK;
+        if answers && self.asked.contains(&(sender, source, destination, ports.destination)) {
+            remember(&mut self.answered, (sender, source));
+        } else if asks && self.asked.len() < MAX_ASKED {
+            self.asked.insert((receiver, destination, source, ports.source));
         }
     }
 
@@ -166,4 +173,21 @@ impl Survey {
         let ([came_from, came_to], [left_from, left_to]) = (&self.came, &self.left);
         left_from.difference(came_from).chain(came_to.difference(left_to)).copied().collect()
     }
+
+    /// Where most packets go, with other places that have so many: a flood may be for several addresses.
+    pub(super) fn targets(&self) -> BTreeSet<IpAddr> {
+        /// What a target has at least, of what the busiest has: one in so many.
+        const SHARE: u64 = 2;
+
+        let is_single = |(address, _): &(&IpAddr, &u64)| is_unicast(**address);
+        let busiest =
+            self.destinations.iter().filter(is_single).map(|(_, packets)| *packets).max().unwrap_or(0);
+        let busy = self.destinations.iter().filter(|(_, packets)| **packets * SHARE >= busiest);
+        busy.map(|(address, _)| *address).collect()
+    }
+}
+
+/// Whether it is an address of one host.
+pub(super) fn is_unicast(address: IpAddr) -> bool {
+    !address.is_multicast() && !address.is_unspecified() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }

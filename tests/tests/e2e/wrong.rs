@@ -155,6 +155,11 @@ fn a_configuration_is_checked_without_root_or_daemon() -> Result<()> {
     let said = check("right.toml")?;
     ensure!(said.code == 0 && said.stdout.contains("block list: 2 entries"), "{said:?}");
     ensure!(said.stdout.ends_with("right.toml: right\n"), "{said:?}");
+    ensure!(said.stdout.contains("list.txt, read as addresses\n"), "{said:?}");
+    let mut command = Command::new(binary()?);
+    let said = run(command.args(["check", "--json"]).arg(folder.path().join("bad-line.toml")))?;
+    ensure!(said.code == 1 && said.stderr.is_empty() && said.stdout.contains("\"right\": false"), "{said:?}");
+    ensure!(said.stdout.contains("bad.txt: line 2: ") && said.stdout.contains("\"addresses\""), "{said:?}");
     let cases: [Case; 4] = [
         ("a number without unit", "unit.toml", 2, &["unit.toml:2:11", "limit.source.packets", "20k/s"]),
         ("no TOML", "syntax.toml", 2, &["syntax.toml:1:8"]),

@@ -19,9 +19,9 @@ use flood_common::{
 };
 use flood_userspace::{
     bpf::{RunOutcome, SHORTEST_FRAME},
-    capture::{Capture, CaptureError},
+    capture::{Capture, CaptureError, Source},
     config::Config,
-    replay::{Replay, Verdict},
+    replay::{Pace, Replay, Said, Stage, Survey, Verdict, leave_network},
 };
 use floodgate_tests::{
     needs_root,
@@ -108,8 +108,12 @@ fn host_and_kernel_agree_on_every_frame_of_every_capture() -> Result<()> {
 /// Replays a capture as `floodgate replay` does.
 fn replay(replay: &mut Replay, path: &Path) -> Result<Verdicts> {
     let mut verdicts = Verdicts::new();
+    let (source, said) = (Source::open(path)?, Said::default());
+    let survey = Survey::of(&source, &said);
     replay.begin_capture();
-    let mut capture = Capture::open(path)?;
+    replay.set_stage(Stage::plan(&survey, &said))?;
+    replay.set_pace(Pace::default(), survey.odd);
+    let mut capture = source.read()?;
     while let Some(frame) = capture.next_frame()? {
         let reason = match replay.run(&frame)? {
             Verdict::Pass(reason) | Verdict::Drop(reason) | Verdict::Answer(reason) => Some(reason),
@@ -132,6 +136,7 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
         return Ok(());
     }
     let config = Config::parse(ADDRESSES_MEAN_NOTHING, Path::new(""))?;
+    leave_network()?;
     let mut filter = Replay::new(&config)?;
     for path in paths {
         let verdicts = replay(&mut filter, &path).with_context(|| path.display().to_string())?;
@@ -284,7 +289,7 @@ fn to(packet: &Packet, port: u16) -> bool {
 }
 
 /// How much of each reflection attack is stopped by the default configuration: where no socket is open on the ports that
-/// it is aimed at, and where one is on each, which is what `floodgate replay` takes for granted.
+/// it is aimed at, and where one is on each.
 #[test]
 fn mirrors_in_captures_are_stopped() -> Result<()> {
     needs_root!();
@@ -336,6 +341,7 @@ fn what_is_broken_on_purpose_is_judged_and_never_aborts() -> Result<()> {
     if captures.is_empty() {
         return Ok(());
     }
+    leave_network()?;
     let mut filter = Replay::new(&Config::default())?;
     let mut all = Verdicts::new();
     for path in &captures {
