@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     account::ACCOUNTS,
-    address::{Address, Network},
+    address::{Address, Network, Translators},
     class::{CELLS, CLASS_SLOTS, Cell, Class, Scope},
     meter::{self, Limit},
     packet::VITALS,
@@ -222,6 +222,8 @@ pub struct Settings {
     pub masks_v4: [u32; 2],
     /// The same for IPv6, of the upper 64 bits.
     pub masks_v6: [u64; 2],
+    /// Behind which prefixes there are IPv4 addresses.
+    pub translators: Translators,
     /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
     pub reflectors: u32,
     /// Bits of [`means`](crate::proof::means): how packets over a limit may prove their origin.
@@ -266,6 +268,7 @@ pub struct Settings {
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
 const SETTINGS_BYTES: usize = 520
+    + size_of::<Translators>()
     + 16 * FIRST_LOCAL
     + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>()
     + 2 * PLAN * CLASS_SLOTS;
@@ -311,6 +314,12 @@ impl Settings {
         let shared =
             self.vital.iter().chain([&self.retransmissions]).chain(&self.port_shares).chain(&self.reassembly);
         self.limits.iter().chain(&self.accounts).chain(shared)
+    }
+
+    /// What a source [counts by](Address::source_network).
+    #[inline(always)]
+    pub fn source(&self, address: Address) -> Network {
+        address.source_network(&self.translators)
     }
 
     /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).

@@ -117,6 +117,8 @@ pub struct HostSockets {
     pub listeners: Vec<Listener>,
     /// What there is between two TCP ports, seen from the host.
     pub tcp: Vec<(Flow, Between)>,
+    /// The UDP ports of its tunnels.
+    pub tunnels: Vec<u16>,
     /// Its UDP sockets.
     pub udp: Vec<UdpSocket>,
     /// Whether segments to listeners bring a right cookie.
@@ -258,7 +260,7 @@ impl HostTables {
 
     /// What the egress program does with a packet that leaves the host; `connected` says whether its socket is.
     pub fn send(&self, settings: &Settings, flow: &Flow, now_ns: u64, connected: bool) {
-        solicit::sent(&settings.solicit_seeds, flow, connected, now_ns, self);
+        solicit::sent(settings, flow, connected, now_ns, self);
     }
 
     /// What the daemon does when it has looked at the sockets of the host.
@@ -269,8 +271,11 @@ impl HostTables {
         for UdpSocket { port, peer, .. } in &self.sockets.udp {
             open::set(&self.open[open::word(*port)], *port);
             if peer.is_some() {
-                open::set(&self.open[open::word(*port) + 1], *port);
+                open::set(&self.open[open::peer_word(*port)], *port);
             }
+        }
+        for port in &self.sockets.tunnels {
+            open::set(&self.open[open::tunnel_word(*port)], *port);
         }
         self.open[open::LOOKED].store(now_ns, Ordering::Relaxed);
     }
@@ -324,7 +329,15 @@ impl Tables for HostTables {
     }
 
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
-        self.has_port(open::word(port) + 1, port, now_ns)
+        self.has_port(open::peer_word(port), port, now_ns)
+    }
+
+    fn is_tunnel(&self, port: u16) -> bool {
+        Slot::load(&self.open[open::tunnel_word(port)]) & port_bit(port) != 0
+    }
+
+    fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::asked(&self.begun[flow.bucket as usize], flow.tag, now_ns).is_open()
     }
 
     fn is_local(&self, _: &Settings, address: Address) -> bool {
@@ -402,8 +415,12 @@ impl Outgoing for HostTables {
         solicit::is_in(&self.begun[flow.bucket as usize], flow.tag, now_ns)
     }
 
+    fn is_tunnel(&self, port: u16) -> bool {
+        Tables::is_tunnel(self, port)
+    }
+
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
-        self.mark_begun(flow, now_ns);
+        solicit::write(&self.begun[flow.bucket as usize], flow.tag, now_ns, Note::ANSWERED);
     }
 
     fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64) {

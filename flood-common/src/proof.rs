@@ -14,13 +14,13 @@ use crate::{
     address::Address,
     again::{self, SynPlace},
     class::Class,
-    decide::charge_source,
+    decide::{by_flow, charge_source, source_of},
     evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
     meter::{Charge, Price},
     packet::Packet,
     reason::Reason,
     reassembly::Memory,
-    solicit::Flow,
+    solicit::{Asked, Flow},
     wire::{Window, protocol},
 };
 
@@ -92,14 +92,17 @@ pub fn prove<'a, H: Host>(
     match packet.protocol {
         protocol::TCP => match Segment::read(packet, window) {
             Some(segment) if packet.class == Class::Syn => case.open(&segment),
-            Some(segment) if case.asks(means::SOCKETS) => case.stand(&segment),
-            _ => Proof::Nothing,
+            Some(segment) => match case.stand(&segment) {
+                Proof::Nothing if settings.absence == 0 => case.watch(&Flow::of(packet)),
+                proof => proof,
+            },
+            None => Proof::Nothing,
         },
         _ if !case.asks(means::SOCKETS) => Proof::Nothing,
         protocol::UDP => case.receive(),
         _ => match Quote::read(packet, window) {
             Some(quote) if host.has_sent(&quote) => {
-                case.passes(Account::Errors, By::address(quote.destination), Reason::Proven)
+                case.passes(Account::Errors, By::source(settings.source(quote.destination)), Reason::Proven)
             }
             Some(quote) => case.absent(quote.source, Reason::NoConnection),
             None => Proof::Nothing,
@@ -150,7 +153,7 @@ impl<H: Host> Case<'_, H> {
     #[inline(always)]
     fn proven(&self) -> Proof {
         let source = self.packet.source;
-        if self.charge(Account::Proven, By::address(source)) {
+        if self.charge(Account::Proven, By::source(self.settings.source(source))) {
             Proof::Verdict(Reason::Proven)
         } else if self.host.is_allowed_by_evidence(self.settings, source, self.now_ns) {
             Proof::Verdict(Reason::Allowed)
@@ -168,6 +171,9 @@ impl<H: Host> Case<'_, H> {
     /// A TCP segment that is not a SYN.
     #[inline(always)]
     fn stand(&self, segment: &Segment) -> Proof {
+        if !self.asks(means::SOCKETS) {
+            return Proof::Nothing;
+        }
         let destination = self.packet.destination;
         match self.host.stand(self.packet, segment) {
             Standing::Proven => self.proven(),
@@ -189,9 +195,29 @@ impl<H: Host> Case<'_, H> {
         match self.host.receiver(&flow) {
             Receiver::Connected => self.proven(),
             Receiver::NoSocket => self.absent(flow.local, Reason::NoSocket),
+            Receiver::Anybodys if self.host.is_tunnel(flow.local_port) => self.watch(&flow.of_tunnel()),
             Receiver::Anybodys if is_of_many(self.exceeded) => self.share(&flow),
             Receiver::Anybodys => Proof::Nothing,
         }
+    }
+
+    /// A packet of a session that sockets do not tell, of a tunnel or of a host behind this one: it passes when this host sends to
+    /// the other side as well, which is noted once it is known here that somebody asks. Tunnels answer no stranger, and neither
+    /// does anybody send more than a SYN-ACK to one.
+    #[inline(always)]
+    fn watch(&self, flow: &Flow) -> Proof {
+        let seeds = &self.settings.solicit_seeds;
+        if self.settings.solicited & solicited::NOTED == 0 {
+            return Proof::Nothing;
+        }
+        if self.host.asked(flow.place(seeds), self.now_ns) == Asked::Session {
+            return self.passes(Account::Proven, by_flow(flow, self.settings), Reason::Proven);
+        }
+        // Many sources would be many marks, each of which is a write.
+        if !is_of_many(self.exceeded) {
+            self.host.mark_begun(flow.place_begun(seeds), self.now_ns);
+        }
+        Proof::Nothing
     }
 
     /// A datagram for a port of this host, of a source that is within its limits.
@@ -229,8 +255,8 @@ impl<H: Host> Case<'_, H> {
     /// what comes again passes.
     #[inline(always)]
     fn open(&self, segment: &Segment) -> Proof {
-        let source = self.packet.source;
-        let (client, network) = (By::address(source), By::network(source));
+        let counted = source_of(self.packet, self.settings);
+        let (client, network) = (By::source(counted), By::network(counted));
         let place = again::place(self.packet, segment.sequence, &self.settings.solicit_seeds);
         let comes_again = || self.host.came_again(place, self.now_ns);
         let mut again = false;

@@ -13,6 +13,7 @@
 //! so many answers and no more; what is let in by a session is charged to an [account](crate::account).
 
 use crate::{
+    abi::Settings,
     account::ports,
     address::Address,
     link::{self, Inner, Link},
@@ -20,7 +21,7 @@ use crate::{
     open,
     packet::{Packet, is_extension},
     verifier::opaque,
-    wire::{Icmp, Ipv4, Ipv6, Udp, Window, ethertype, is_ping, protocol},
+    wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, ethertype, is_ping, protocol, tcp_flags},
 };
 
 /// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000 questions a
@@ -136,6 +137,13 @@ impl Flow {
         Self { local: Address::V4(0), ..*self }.place(seeds)
     }
 
+    /// All that this host and the other side send each other through a tunnel: one end sends from a port that is a hash of what is
+    /// inside.
+    #[inline(always)]
+    pub fn of_tunnel(&self) -> Self {
+        Self { remote_port: 0, local_port: 0, ..*self }
+    }
+
     /// Whether it is of a protocol whose services answer strangers, beside UDP.
     #[inline(always)]
     pub fn answers_strangers(&self) -> bool {
@@ -158,6 +166,9 @@ pub struct Note {
 impl Note {
     /// A flow that the other side has begun.
     pub const BEGUN: Self = Self { lifetime: units_of(MARK_S), answers: 0 };
+
+    /// The same, and this host has answered.
+    pub const ANSWERED: Self = Self { answers: SESSION, ..Self::BEGUN };
 
     /// A packet to the other side. `is_session` says that one has sessions with this port of UDP.
     #[inline(always)]
@@ -187,6 +198,12 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// Whether there is something left of it.
+    #[inline(always)]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Question | Self::Session)
+    }
+
     /// Takes it from its number.
     #[inline(always)]
     pub fn from_number(number: u64) -> Self {
@@ -307,11 +324,13 @@ pub trait Outgoing {
     fn is_mirror(&self, port: u16) -> bool;
     /// Whether one has sessions with services on this port of UDP.
     fn has_sessions(&self, port: u16) -> bool;
+    /// Whether a socket of this host on this UDP port is the end of a tunnel.
+    fn is_tunnel(&self, port: u16) -> bool;
     /// Whether this host has asked for something in a flow.
     fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool;
     /// Whether the other side has begun a flow.
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Marks that it has once more.
+    /// Marks that it has once more, and that this host answers.
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64);
     /// Notes what this host has asked for in a flow.
     fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64);
@@ -319,33 +338,51 @@ pub trait Outgoing {
 
 /// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered. `is_connected` says
 /// whether its socket is.
+///
+/// Connections of others, and tunnels, are noted only where the other side has been [seen to send](crate::proof) more than its
+/// limit; so they take no room in the table as long as nobody asks.
 #[inline(always)]
-pub fn sent(seeds: &SolicitSeeds, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
+pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
+    let seeds = &settings.solicit_seeds;
+    let (local_port, remote_port) = (flow.local_port, flow.remote_port);
+    let mut flow = *flow;
+    let mut is_watched = flow.protocol == protocol::TCP;
     if flow.protocol == protocol::UDP {
-        let word = open::word(flow.local_port);
-        tables.set_open(word, flow.local_port);
+        tables.set_open(open::word(local_port), local_port);
         if is_connected {
-            tables.set_open(word + 1, flow.local_port);
+            tables.set_open(open::peer_word(local_port), local_port);
         }
-        if !tables.is_mirror(flow.remote_port) {
+        // A service on another port may be made to send to the port of a tunnel.
+        is_watched = tables.is_tunnel(local_port)
+            || settings.is_of_clients(local_port) && tables.is_tunnel(remote_port);
+        if is_watched {
+            flow = flow.of_tunnel();
+        } else if !tables.is_mirror(remote_port) {
             return;
         }
     }
     let (begun, asked) = (flow.place_begun(seeds), flow.place(seeds));
+    if is_watched {
+        if tables.has_begun(begun, now_ns) {
+            tables.ask(asked, Note::question(&flow, true), now_ns);
+        }
+        return;
+    }
     // What this host has begun stays so, whatever anybody sends to another of its addresses.
     if !is_connected && tables.has_begun(begun, now_ns) && !tables.has_asked(asked, now_ns) {
         tables.goes_on(begun, now_ns);
     } else {
-        let note = Note::question(flow, tables.has_sessions(flow.remote_port));
+        let note = Note::question(&flow, tables.has_sessions(remote_port));
         tables.ask(asked, note, now_ns);
     }
 }
 
-/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports. `kind` is its
-/// EtherType, or that inside the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
+/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports; and, on a host that
+/// `passes_on` packets of others, TCP that nobody gets who has not completed a handshake. `kind` is its EtherType, or that inside
+/// the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
 /// that comes in, as the answer will be; only IPv6 with extension headers is not looked into.
 #[inline(always)]
-pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16) -> Option<Flow> {
+pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16, passes_on: bool) -> Option<Flow> {
     let Link::Ip(Inner { ethertype, offset, .. }) = link::open(window, kind) else { return None };
     let (protocol, local, remote, transport) = match ethertype {
         ethertype::IPV4 => {
@@ -378,6 +415,14 @@ pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16) -> Option<Flow> {
                 return None;
             }
             (0, icmp.identifier.get())
+        }
+        protocol::TCP if passes_on => {
+            const NOT_BEFORE: u8 = tcp_flags::SYN | tcp_flags::RST;
+            let tcp = window.view::<Tcp>(transport)?;
+            if tcp.flags & (NOT_BEFORE | tcp_flags::ACK) != tcp_flags::ACK {
+                return None;
+            }
+            (tcp.destination.get(), tcp.source.get())
         }
         protocol::TCP => return None,
         _ => (0, 0),

@@ -1,7 +1,7 @@
 //! The program on the way out: notes questions, so that their answers are let in, and the ports that are in use.
 //!
 //! It looks at no more than headers, changes nothing and drops nothing, and leaves every packet to whoever comes next. TCP
-//! costs a few loads.
+//! costs a few loads, where this host passes nothing on.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use flood_common::{
@@ -11,7 +11,7 @@ use flood_common::{
 };
 
 use crate::{
-    lookup::{has_sessions, is_reflector},
+    lookup::{has_sessions, is_reflector, is_tunnel},
     maps::{BEGUN, OPEN, SETTINGS, SOLICITED},
     now_ns, settings_in_force,
 };
@@ -26,12 +26,13 @@ fn floodgate_egress(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the program was called with. The field is in network byte order, and inside the
     // VLAN tag that is kept beside the frame.
     let kind = u16::from_be(unsafe { (*window.ctx).protocol } as u16);
-    if let Some(flow) = outgoing(window, kind)
-        && let Some(page) = SETTINGS.get_ptr(0)
-    {
+    if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
-        let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
-        sent(&settings.solicit_seeds, &flow, window.is_connected(), now_ns, &Noted);
+        let settings = unsafe { settings_in_force(page) };
+        if let Some(flow) = outgoing(window, kind, settings.absence == 0) {
+            // SAFETY: as above.
+            sent(settings, &flow, window.is_connected(), unsafe { now_ns(page) }, &Noted);
+        }
     }
     NEXT
 }
@@ -68,9 +69,14 @@ impl Outgoing for Noted {
     }
 
     #[inline(always)]
+    fn is_tunnel(&self, port: u16) -> bool {
+        is_tunnel(port)
+    }
+
+    #[inline(always)]
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
         if let Some(bucket) = BEGUN.get(flow.bucket) {
-            write(bucket, flow.tag, now_ns, Note::BEGUN);
+            write(bucket, flow.tag, now_ns, Note::ANSWERED);
         }
     }
 

@@ -128,7 +128,17 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
-        has_port(open::word(port) + 1, port, now_ns)
+        has_port(open::peer_word(port), port, now_ns)
+    }
+
+    #[inline(always)]
+    fn is_tunnel(&self, port: u16) -> bool {
+        is_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        Asked::from_number(floodgate_answered(flow.bucket, flow.tag, now_ns)).is_open()
     }
 
     #[inline(always)]
@@ -428,6 +438,15 @@ extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     SOLICITED.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
 }
 
+/// See [`Tables::is_answered`]: the number of an [`Asked`].
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_answered(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    BEGUN.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
+}
+
 /// See [`Tables::mark_begun`].
 ///
 /// VERIFIER: as above.
@@ -454,6 +473,12 @@ pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
         Some(bucket) => charge_budget(&bucket[0], now_ns, price),
         None => Charge::Unaccounted,
     }
+}
+
+/// Whether a socket on this UDP port is the end of a tunnel.
+#[inline(always)]
+pub(crate) fn is_tunnel(port: u16) -> bool {
+    OPEN.get(open::tunnel_word(port) as u32).is_some_and(|word| word.load() & port_bit(port) != 0)
 }
 
 /// Whether UDP from this port may be a mirror's.

@@ -8,14 +8,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use flood_common::{
+    address::{Address, TRANSLATORS, Translators, WELL_KNOWN_TRANSLATOR},
     reflector::REFLECTORS,
     sanity::{self, CHECKS, Ethertypes},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -154,6 +155,8 @@ pub struct Sources {
     pub ipv4_network: u8,
     /// The length of the prefix that counts as one IPv6 network.
     pub ipv6_network: u8,
+    /// The prefixes of translators, besides the one that everybody knows.
+    pub nat64: Vec<Ipv6Net>,
     /// UDP ports of mirrors besides those that are known.
     pub reflectors: Vec<u16>,
     /// Ports of known mirrors that are none here.
@@ -161,6 +164,15 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The prefixes of all translators.
+    pub fn translators(&self) -> Translators {
+        let mut translators = [WELL_KNOWN_TRANSLATOR; TRANSLATORS];
+        for (place, prefix) in translators.iter_mut().skip(1).zip(&self.nat64) {
+            *place = Address::from(IpAddr::V6(prefix.network())).halves();
+        }
+        translators
+    }
+
     /// The UDP ports of mirrors.
     pub fn reflector_ports(&self) -> Vec<u16> {
         let known = REFLECTORS.iter().map(|known| known.port);
@@ -208,7 +220,7 @@ impl Default for Config {
             proof: Proof {
                 syn: SynProof::Auto,
                 host: HostSays::Auto,
-                proven: PacketLimit::of_rate(PacketRate(250_000)),
+                proven: PacketLimit::of_rate(PacketRate(1_000_000)),
                 answers: PacketLimit::of_rate(PacketRate(20_000)),
                 retransmissions: PacketLimit::of_rate(PacketRate(20_000)),
                 syncookies: SyncookieControl::Keep,
@@ -220,6 +232,7 @@ impl Default for Config {
                 ipv6_prefix: 64,
                 ipv4_network: 24,
                 ipv6_network: 48,
+                nat64: Vec::new(),
                 reflectors: Vec::new(),
                 reflectors_off: Vec::new(),
             },

@@ -3,6 +3,7 @@
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
 mod translation;
+mod tunnels;
 mod udp;
 
 use std::{

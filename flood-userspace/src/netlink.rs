@@ -3,9 +3,13 @@
 use std::io;
 
 use netlink_packet_core::{
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
-use netlink_packet_generic::{GenlFamily, GenlMessage};
+use netlink_packet_generic::{
+    GenlFamily, GenlMessage,
+    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{
     Socket, SocketAddr,
@@ -65,4 +69,15 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
             rest = rest.get(length..).unwrap_or_default();
         }
     }
+}
+
+/// The number that the kernel has given to a family of generic netlink. An error where it does not know it.
+pub(crate) fn family_id(name: &str) -> io::Result<u16> {
+    let nlas = vec![GenlCtrlAttrs::FamilyName(name.to_owned())];
+    let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
+    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
+    attributes
+        .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
 }

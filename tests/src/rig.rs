@@ -372,7 +372,7 @@ impl Rig {
         assert_eq!(action, Some(NEXT), "{}", describe(frame));
         let window = Frame(frame);
         let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
-        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
+        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind, self.settings.absence == 0)) {
             self.twin.send(&self.settings, &flow, self.now_ns, false);
             self.compare_notes(&flow, frame);
         }

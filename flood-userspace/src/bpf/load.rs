@@ -15,6 +15,7 @@ use aya_log::EbpfLogger;
 use flood_common::{
     abi::{self, FIELDS, Field, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
     account::ACCOUNTS,
+    address::Translators,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
@@ -89,6 +90,8 @@ pub struct FilterOptions {
     pub ipv6_network: u8,
     /// UDP ports of mirrors.
     pub reflectors: Vec<u16>,
+    /// Behind which prefixes there are IPv4 addresses.
+    pub translators: Translators,
     /// By what is told whether UDP from those was asked for.
     pub solicited: SolicitedBy,
     /// Whether the host's sockets are asked.
@@ -128,6 +131,7 @@ impl From<&Config> for FilterOptions {
             ipv4_network: config.sources.ipv4_network,
             ipv6_network: config.sources.ipv6_network,
             reflectors: config.sources.reflector_ports(),
+            translators: config.sources.translators(),
             solicited: config.proof.solicited,
             host: config.proof.host != HostSays::No,
             accounts: limit::accounts(&config.proof),
@@ -316,6 +320,7 @@ impl Filter {
             solicit_seeds: draw_seeds()?,
             sanity: options.sanity,
             masks_v4: [u32::MAX, options.network_mask_v4()],
+            translators: options.translators,
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             accounts: options.accounts,
             retransmissions: options.retransmissions,

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::Map;
 use flood_common::{
     abi,
-    open::{DHCP_CLIENT, LOOKED, WORDS, word},
+    open::{DHCP_CLIENT, LOOKED, WORDS, peer_word, tunnel_word, word},
     reflector::port_bit,
 };
 
@@ -45,10 +45,13 @@ impl OpenPorts {
         let words = &self.memory.words()[..LOOKED];
         let before: Vec<u64> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let mut found = vec![0; words.len()];
-        for UdpPort { port, has_peer } in look()? {
+        for UdpPort { port, has_peer, is_tunnel } in look()? {
             found[word(port)] |= port_bit(port);
             if has_peer {
-                found[word(port) + 1] |= port_bit(port);
+                found[peer_word(port)] |= port_bit(port);
+            }
+            if is_tunnel {
+                found[tunnel_word(port)] |= port_bit(port);
             }
         }
         found[word(DHCP_CLIENT)] |= if is_noted {

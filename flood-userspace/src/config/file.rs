@@ -454,7 +454,7 @@ section! {
         /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
         /// What each peer may send over the limits in packets of connections, and what may come in each session.
-        proven: PacketRate, default "250k/s", accepts "`1/s` to `100M/s`";
+        proven: PacketRate, default "1M/s", accepts "`1/s` to `100M/s`";
         /// How many SYN-ACKs the filter sends to one address in a second at once; to all of a network together, four times as
         /// many. So it is no mirror for whoever spoofs an address: SYNs over that are answered when they come again.
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
@@ -557,6 +557,9 @@ section! {
         ipv4_network: u8, default 24, accepts "`8` to `31`";
         /// The length of the prefix that counts as one IPv6 network.
         ipv6_network: u8, default 48, accepts "`16` to `63`";
+        /// Prefixes behind which a translator (NAT64, SIIT-DC) shows the IPv4 addresses of those who come through it, beside the
+        /// well-known `64:ff9b::/96` (RFC 6052). Each of these addresses is a source of its own, not all of them one.
+        nat64: Vec<Spanned<String>>, default [], accepts "up to 3 prefixes of `/96`, as `\"2001:db8:64::/96\"`";
         /// UDP ports of mirrors, besides those of the services that are [known](reflectors.md).
         reflectors: Vec<u16>, default [], accepts "port numbers";
         /// Known services that are no mirrors here, so that packets from their ports are like any other UDP. A public NTP

@@ -71,6 +71,7 @@ fn a_full_file_is_read() {
         ipv6_prefix = 56
         ipv4_network = 22
         ipv6_network = 40
+        nat64 = ["2001:db8:64::/96"]
         reflectors = [7777]
         reflectors_off = ["ntp", 27015]
 
@@ -148,6 +149,7 @@ fn a_full_file_is_read() {
             ipv6_prefix: 56,
             ipv4_network: 22,
             ipv6_network: 40,
+            nat64: vec!["2001:db8:64::/96".parse().unwrap()],
             reflectors: vec![7_777],
             reflectors_off: vec![123, 27_015],
         },
@@ -366,6 +368,13 @@ fn an_error_names_file_line_column_and_key() {
         ),
         ("table", "[sources]\ntable = 500000", "2:9: sources.table: ", "for example 524288"),
         ("huge table", "[sources]\ntable = 4294967295", "2:9: sources.table: ", "for example 16777216"),
+        ("nat64", "[sources]\nnat64 = [\"2001:db8::/64\"]", "2:10: sources.nat64: ", "/96"),
+        (
+            "nat64",
+            "[sources]\nnat64 = [\"1::/96\",\"2::/96\",\"3::/96\",\"4::/96\"]",
+            "2:9: sources.nat64: ",
+            "3 can",
+        ),
         ("prefix", "[sources]\nipv6_prefix = 65", "2:15: sources.ipv6_prefix: ", "from 48 to 64"),
         ("no room", "[lists]\nipv4 = 0", "2:8: lists.ipv4: ", "from 1 to 25165824"),
         ("too much room", "[lists]\nipv6 = 3000000", "2:8: lists.ipv6: ", "from 1 to 2097152"),

@@ -11,12 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flood_common::address::TRANSLATORS;
 use flood_common::class::{Class, Scope};
 use flood_common::link::{LENGTH, is_ip, is_vlan};
 use flood_common::reflector::REFLECTORS;
 use flood_common::sanity::MAX_ETHERTYPES;
 use flood_common::wire::ethertype;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 
 use super::file::{
@@ -351,7 +352,7 @@ impl Faults {
     }
 
     fn sources(&mut self, written: &SourcesFile, default: Sources) -> Sources {
-        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, reflectors, reflectors_off } =
+        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, nat64, reflectors, reflectors_off } =
             written;
         if let Some(size) = table
             && !(TABLE.contains(size.get_ref()) && size.get_ref().is_power_of_two())
@@ -373,6 +374,7 @@ impl Faults {
                 self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
             }
         }
+        let nat64 = nat64.as_ref().map_or(default.nat64, |prefixes| self.translators(prefixes));
         let reflectors = reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone());
         let reflectors_off = reflectors_off.as_ref().map_or(default.reflectors_off, |known| {
             known.get_ref().iter().filter_map(|known| self.known_reflector(known, &reflectors)).collect()
@@ -382,9 +384,31 @@ impl Faults {
             ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
             ipv4_network: copy(ipv4_network.as_ref()).unwrap_or(default.ipv4_network),
             ipv6_network: copy(ipv6_network.as_ref()).unwrap_or(default.ipv6_network),
+            nat64,
             reflectors,
             reflectors_off,
         }
+    }
+
+    /// Prefixes of translators.
+    fn translators(&mut self, written: &Spanned<Vec<Spanned<String>>>) -> Vec<Ipv6Net> {
+        const MOST: usize = TRANSLATORS - 1;
+        if written.get_ref().len() > MOST {
+            self.add(written, format!("{} prefixes: {MOST} can be told apart", written.get_ref().len()));
+        }
+        let mut prefixes = Vec::new();
+        for text in written.get_ref() {
+            match text.get_ref().parse::<Ipv6Net>() {
+                Ok(prefix) if prefix.prefix_len() == 96 && prefix.network() == prefix.addr() => {
+                    prefixes.push(prefix);
+                }
+                _ => self.add(
+                    text,
+                    format!("`{}` is no IPv6 prefix of /96, as 2001:db8:64::/96 is", text.get_ref()),
+                ),
+            }
+        }
+        prefixes
     }
 
     /// The port of a known mirror, which must not be among those that are `added`.

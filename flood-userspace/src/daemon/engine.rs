@@ -406,19 +406,19 @@ impl Engine {
         let settings = self.filter.settings.read();
         let bits = self.filter.debts.bucket_bits();
         // An IPv6 prefix cannot be had from its place, but those whose packets were dropped are known.
-        let known: Vec<u64> = self
-            .drops
-            .addresses()
-            .filter_map(
-                |address| if let Address::V6 { network, .. } = address { Some(network) } else { None },
-            )
-            .collect();
         let mut known_v6 = BTreeMap::new();
-        for (mask, network) in
-            settings.masks_v6.iter().flat_map(|mask| known.iter().map(move |n| (mask, n & mask)))
-        {
-            let place = settings.seeds.place_v6(network, bits);
-            known_v6.insert((place.bucket, place.tag), prefix_v6(network, mask.count_ones() as u8));
+        for address in self.drops.addresses().filter(|address| address.version() == 6) {
+            let counted_by = address.source_network(&settings.translators).bits;
+            for mask in settings.masks_v6 {
+                let place = settings.seeds.place_v6(counted_by & mask, bits);
+                let [network, _] = address.halves();
+                let name = if counted_by == network {
+                    prefix_v6(network & mask, mask.count_ones() as u8)
+                } else {
+                    IpAddr::from(address).to_string()
+                };
+                known_v6.insert((place.bucket, place.tag), name);
+            }
         }
         let mut busiest: Vec<&Debtor> = debtors.iter().collect();
         busiest.sort_by(|a, b| b.share.total_cmp(&a.share).then(b.debt.cmp(&a.debt)));

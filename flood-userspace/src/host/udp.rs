@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use super::tunnels;
+
 /// Files of sockets of each family. Those of UDP-Lite are of another protocol.
 const FILES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
@@ -15,12 +17,14 @@ pub struct UdpPort {
     pub port: u16,
     /// Whether the socket is connected to somebody.
     pub has_peer: bool,
+    /// Whether it is the end of a tunnel.
+    pub is_tunnel: bool,
 }
 
 impl UdpPort {
     /// One that is connected to nobody.
     pub fn open(port: u16) -> Self {
-        Self { port, has_peer: false }
+        Self { port, has_peer: false, is_tunnel: false }
     }
 }
 
@@ -35,6 +39,10 @@ pub fn udp_ports() -> io::Result<Vec<UdpPort>> {
             Err(error) => return Err(error),
         }
     }
+    let tunnels = tunnels::ports()?;
+    for port in &mut ports {
+        port.is_tunnel = tunnels::USUAL.contains(&port.port) || tunnels.contains(&port.port);
+    }
     Ok(ports)
 }
 
@@ -48,7 +56,7 @@ fn port(line: &str) -> Option<UdpPort> {
     if self::address(address)?.to_canonical().is_loopback() {
         return None;
     }
-    Some(UdpPort { port: hex(port)?, has_peer: hex(peer)? != 0 })
+    Some(UdpPort { has_peer: hex(peer)? != 0, ..UdpPort::open(hex(port)?) })
 }
 
 /// Reads an address: words of 32 bits as they lie in memory, as numbers of this machine.
@@ -91,7 +99,7 @@ mod tests {
         let here = if cfg!(target_endian = "little") { "0A0000C0" } else { "C000000A" };
         let line =
             format!("  12: {here}:0035 {here}:A000 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0 0");
-        assert_eq!(port(&line), Some(UdpPort { port: 53, has_peer: true }));
+        assert_eq!(port(&line), Some(UdpPort { has_peer: true, ..UdpPort::open(53) }));
         for wrong in ["", "1:", "1: 0:0", "1: zz:35 0:0", "1: 00000000:xyz 00000000:0000"] {
             assert_eq!(port(wrong), None, "{wrong}");
         }
