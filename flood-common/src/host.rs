@@ -275,6 +275,7 @@ impl HostTables {
             }
         }
         for port in &self.sockets.tunnels {
+            open::set(&self.open[open::peer_word(*port)], *port);
             open::set(&self.open[open::tunnel_word(*port)], *port);
         }
         self.open[open::LOOKED].store(now_ns, Ordering::Relaxed);

@@ -47,7 +47,8 @@ impl OpenPorts {
         let mut found = vec![0; words.len()];
         for UdpPort { port, has_peer, is_tunnel } in look()? {
             found[word(port)] |= port_bit(port);
-            if has_peer {
+            // The end of a tunnel has peers, though its socket does not say so.
+            if has_peer || is_tunnel {
                 found[peer_word(port)] |= port_bit(port);
             }
             if is_tunnel {
