@@ -263,11 +263,13 @@ pub struct Settings {
     pub sanity: Sanity,
     /// Secrets of the tables of what was asked for, and of first fragments.
     pub solicit_seeds: SolicitSeeds,
+    /// A bit for each slot whose interface has no link layer: what comes there begins with an IP header.
+    pub bare: u64,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 520
+const SETTINGS_BYTES: usize = 528
     + size_of::<Translators>()
     + 16 * FIRST_LOCAL
     + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>()
@@ -331,6 +333,20 @@ impl Settings {
             (0, self.seeds.place_v4(bits as u32 & self.masks_v4[mask], bucket_bits))
         } else {
             (1, self.seeds.place_v6(bits & self.masks_v6[mask], bucket_bits))
+        }
+    }
+
+    /// Whether what comes on the interface of this index begins with an IP header.
+    #[inline(always)]
+    pub fn is_bare(&self, interface: u32) -> bool {
+        // Hardly any host has such an interface.
+        self.bare != 0 && {
+            // VERIFIER: without a branch, as for addresses.
+            let slots = self.interfaces.iter().enumerate().fold(0, |slots, (slot, index)| {
+                let difference = u64::from(index ^ interface);
+                slots | (difference.wrapping_sub(1) >> 63) << slot
+            });
+            slots & self.bare != 0
         }
     }
 

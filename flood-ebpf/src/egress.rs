@@ -5,6 +5,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use flood_common::{
+    abi::Settings,
     open,
     solicit::{Note, Outgoing, SolicitPlace, is_in, outgoing, sent, write},
     wire::{Window, WireType},
@@ -22,13 +23,13 @@ const NEXT: i32 = -1;
 /// Notes a question. With segments that are still to be cut, the headers are those that each of them will have.
 #[classifier]
 fn floodgate_egress(ctx: TcContext) -> i32 {
-    let window = SkbWindow::new(&ctx);
     // SAFETY: the context is the one that the program was called with. The field is in network byte order, and inside the
     // VLAN tag that is kept beside the frame.
-    let kind = u16::from_be(unsafe { (*window.ctx).protocol } as u16);
+    let kind = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
     if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
         let settings = unsafe { settings_in_force(page) };
+        let window = SkbWindow::new(&ctx, settings);
         if let Some(flow) = outgoing(window, kind, settings.absence == 0) {
             // SAFETY: as above.
             sent(settings, &flow, window.is_connected(), unsafe { now_ns(page) }, &Noted);
@@ -94,12 +95,15 @@ struct SkbWindow {
     start: usize,
     end: usize,
     ctx: *mut __sk_buff,
+    bare: bool,
 }
 
 impl SkbWindow {
     #[inline(always)]
-    fn new(ctx: &TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.skb.skb }
+    fn new(ctx: &TcContext, settings: &Settings) -> Self {
+        // SAFETY: the context is the one that the program was called with.
+        let interface = unsafe { (*ctx.skb.skb).ifindex };
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.skb.skb, bare: settings.is_bare(interface) }
     }
 
     /// Whether the packet is from a connected socket.
@@ -122,6 +126,11 @@ impl<'a> Window<'a> for SkbWindow {
         }
         // SAFETY: as for `XdpWindow`.
         Some(unsafe { &*((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn is_bare(self) -> bool {
+        self.bare
     }
 
     #[inline(always)]

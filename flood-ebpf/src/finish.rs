@@ -38,7 +38,7 @@ pub(crate) fn finish(
     let sampled = if is_drop { to_sample(settings, now_ns) } else { None };
     if sampled.is_some() || settings.trace_version != 0 {
         // Parsed again, which is rare, rather than carried along for every packet.
-        let (version, source) = match parse(XdpWindow::new(ctx)) {
+        let (version, source) = match parse(XdpWindow::of_interface(ctx, settings)) {
             // What was answered goes back to whom it came from.
             Parsed::Packet(packet) if reason == Reason::Answered.number() && enforced => {
                 (u32::from(packet.source.version()), packet.destination.halves())

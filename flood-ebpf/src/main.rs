@@ -44,7 +44,7 @@ fn floodgate(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force.
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
-    let window = XdpWindow::new(&ctx);
+    let window = XdpWindow::of_interface(&ctx, settings);
     let parsed = parse(window);
     let Verdict { reason, looks_again, class } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {

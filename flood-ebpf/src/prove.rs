@@ -51,7 +51,7 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     // this processor's own, and nothing ran on it since `call` wrote it.
     let (settings, now_ns, reason) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
-    let window = XdpWindow::new(&ctx);
+    let window = XdpWindow::of_interface(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is looked at again
     };
@@ -115,8 +115,13 @@ fn store<T>(ctx: &XdpContext, packet: &Packet, mut answer: T) -> Option<()> {
         {
             return None;
         }
+        let has_link_layer = packet.network_at != 0;
         [
-            bpf_xdp_store_bytes(ctx.ctx, 0, (&raw mut addresses).cast(), size_of_val(&addresses) as u32),
+            if has_link_layer {
+                bpf_xdp_store_bytes(ctx.ctx, 0, (&raw mut addresses).cast(), size_of_val(&addresses) as u32)
+            } else {
+                0
+            },
             bpf_xdp_store_bytes(ctx.ctx, packet.network_at as u32, (&raw mut answer).cast(), size as u32),
         ]
     };

@@ -35,7 +35,7 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     // this processor's own, and nothing ran on it since `call` wrote it.
     let (settings, now_ns, reason, class) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
-    let window = XdpWindow::new(&ctx);
+    let window = XdpWindow::of_interface(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
     };

@@ -4,6 +4,7 @@ use core::intrinsics::is_val_statically_known;
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flood_common::{
+    abi::Settings,
     packet::MAX_HEADER_OFFSET,
     verifier::unknown,
     wire::{Window, WireType},
@@ -15,12 +16,20 @@ pub(crate) struct XdpWindow {
     start: usize,
     end: usize,
     ctx: *mut xdp_md,
+    bare: bool,
 }
 
 impl XdpWindow {
+    /// Of a frame.
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx }
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx, bare: false }
+    }
+
+    /// Of a frame, or of what comes on an interface without a link layer.
+    #[inline(always)]
+    pub(crate) fn of_interface(ctx: &XdpContext, settings: &Settings) -> Self {
+        Self { bare: settings.is_bare(ctx.ingress_ifindex() as u32), ..Self::new(ctx) }
     }
 }
 
@@ -39,6 +48,11 @@ impl<'a> Window<'a> for XdpWindow {
         // SAFETY: the range lies within the packet, which outlives the program's run; a `WireType` has alignment 1
         // and no invalid bit pattern.
         Some(unsafe { &*((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn is_bare(self) -> bool {
+        self.bare
     }
 
     #[inline(always)]

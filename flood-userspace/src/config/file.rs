@@ -494,8 +494,9 @@ section! {
         multicast_source: bool, default true, accepts "`true` or `false`";
         /// The source is in 0.0.0.0/8 (RFC 1122 section 3.2.1.3) or 240.0.0.0/4 (RFC 1112 section 4), or it is :: or has an
         /// IPv4 address in it, ::/96 or ::ffff:0:0/96 (RFC 4291 section 2.5, RFC 6890). Who has no address yet may use
-        /// 0.0.0.0 for DHCP, from port 68 to 67 (RFC 2131 section 4.1), and IGMP (RFC 3376 section 4.2.13), and :: for ICMPv6
-        /// (RFC 4861 section 4, RFC 3590).
+        /// 0.0.0.0 for DHCP and BOOTP, to port 67 (RFC 2131 section 4.1, RFC 951), for IGMP (RFC 3376 section 4.2.13), and for
+        /// whatever is no TCP and goes to a multicast address or to 255.255.255.255, as router solicitations (RFC 1256) and
+        /// the protocols of clusters do; and :: for ICMPv6 (RFC 4861 section 4, RFC 3590).
         reserved_source: bool, default true, accepts "`true` or `false`";
         /// The source is one that no network on the Internet has: private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, RFC
         /// 1918), behind a provider's translator (100.64.0.0/10, RFC 6598), link-local (169.254.0.0/16, RFC 3927), for
