@@ -2,9 +2,12 @@
 //!
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
+mod nftables;
+mod tracking;
 mod translation;
 mod tunnels;
 mod udp;
+mod vlan;
 
 use std::{
     fs, io,
@@ -22,6 +25,7 @@ use netlink_packet_route::{
 use crate::netlink::exchange;
 
 pub use udp::{UdpPort, udp_ports};
+pub use vlan::Stripped;
 
 /// The routing table of what is delivered to this host (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
@@ -45,6 +49,10 @@ pub struct Facts {
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
+    /// Interfaces whose VLAN tags the filter does not see.
+    pub stripped: Vec<Stripped>,
+    /// Why connection tracking may not let in who brings a SYN cookie back.
+    pub tracking: Option<String>,
 }
 
 impl Facts {
@@ -57,6 +65,8 @@ impl Facts {
             reassembly: Reassembly::read(),
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
+            stripped: vlan::stripped()?,
+            tracking: tracking::why_no_ack_opens(),
         })
     }
 

@@ -43,9 +43,10 @@ impl Means {
             HostSays::Auto => facts.why_absence_says_nothing(),
             HostSays::Yes | HostSays::No => None,
         };
+        let harmful = || translated(proof, facts).or_else(|| stripped(attachments, facts));
         let why_no_cookies = match proof.syn {
-            SynProof::Auto => why_no_cookies(proof, attachments).or_else(|| translated(proof, facts)),
-            SynProof::Cookie => translated(proof, facts),
+            SynProof::Auto => why_no_cookies(proof, attachments).or_else(harmful),
+            SynProof::Cookie => harmful(),
             SynProof::Retransmission | SynProof::Off => None,
         };
         let syn = match proof.syn {
@@ -73,10 +74,27 @@ impl Means {
     }
 }
 
-/// A listener may be in front of a translation: then whoever brings its cookie back gets to somebody who knows nothing of it.
+/// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone, or to nobody.
 fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
-    let who = facts.translation.as_ref().filter(|_| proof.host != HostSays::Yes)?;
-    Some(format!("ports may be translated ({who}), and a cookie is its listener's alone"))
+    if proof.host == HostSays::Yes {
+        return None;
+    }
+    let who = facts.translation.as_ref();
+    who.map(|who| format!("ports may be translated ({who}), and a cookie is its listener's alone"))
+        .or_else(|| facts.tracking.clone())
+}
+
+/// What is sent back in the driver would have no tag where one was taken off before.
+fn stripped(attachments: &[Attachment], facts: &Facts) -> Option<String> {
+    let is_guarded = |index: u32| attachments.iter().find(|attachment| attachment.interface.index == index);
+    let (guarded, stripped) =
+        facts.stripped.iter().find_map(|stripped| Some((is_guarded(stripped.index)?, stripped)))?;
+    Some(format!(
+        "{name} takes off the VLAN tags of {vlan}, and what is sent back would have none (`ethtool -K {name} rxvlan off` leaves \
+         them on)",
+        name = guarded.interface.name,
+        vlan = stripped.vlan,
+    ))
 }
 
 fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
