@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use flood_common::{class::Class, reason::Reason, sanity::CHECKS};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use toml::Spanned;
+use toml::de::DeValue;
 
+use super::unknown::{self, Known};
+use super::validate::Fault;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
 
 /// Whether attack packets are dropped.
@@ -272,6 +275,20 @@ macro_rules! section {
                 #[doc = concat!("The section `", stringify!($sub), "`.")]
                 pub $sub: $sub_type,
             )*)?
+        }
+
+        impl Known for $name {
+            fn take_unknown(value: &mut DeValue<'_>, faults: &mut Vec<Fault>) {
+                const NAMES: &[&str] = &[$(stringify!($key),)* $($(stringify!($sub)),*)?];
+                let DeValue::Table(table) = value else { return };
+                unknown::take(table, NAMES, faults);
+                for (key, value) in table.iter_mut() {
+                    match key.get_ref().as_ref() {
+                        $($(stringify!($sub) => <$sub_type>::take_unknown(value.get_mut(), faults),)*)?
+                        _ => _ = value,
+                    }
+                }
+            }
         }
 
         impl Describe for $name {
