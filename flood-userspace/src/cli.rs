@@ -33,6 +33,7 @@ use crate::{
     },
     daemon::{self, Signals, Written},
     doctor::{self, Verdict},
+    feeds::Copies,
     lists::{EditError, ListKind},
     log,
     printable::{self, Lines},
@@ -309,6 +310,11 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
         for feed in &input.feeds {
             say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
         }
+    }
+    if ListKind::ALL.iter().any(|kind| !config.list(*kind).feeds.is_empty())
+        && let Err(error) = Copies::within(&config.state).check()
+    {
+        problems.push(error.to_string());
     }
     for problem in &problems {
         complain(problem);

@@ -114,6 +114,9 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is kept over a restart could be changed by others.
+    #[error("the copies of feeds are not safe: {0}")]
+    State(io::Error),
     /// The system fails us otherwise.
     #[error("{what}: {source}")]
     System {
@@ -196,6 +199,7 @@ pub async fn run(
 fn start(config: &Config, replace: bool) -> Result<Started, DaemonError> {
     let engine = Arc::new(Mutex::new(load(config)?));
     let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
+    feeds.check(config).map_err(DaemonError::State)?;
     locked(&engine).set_feeds(config)?;
     let stamps = feeds.load_copies(config);
     let socket = ControlSocket::bind(&config.control.socket)?;

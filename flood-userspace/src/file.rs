@@ -4,7 +4,7 @@
 //! holds up who reads, or fills the memory.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{File, Metadata},
     io::{self, Read},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
@@ -46,9 +46,21 @@ pub fn read_to_string(path: &Path, most: u64) -> io::Result<String> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("it is not text: {error}")))
 }
 
-/// Reads standard input to its end, likewise bounded. The one who starts a command may give it a pipe.
-pub fn read_stdin(most: u64) -> io::Result<Vec<u8>> {
-    read_from(io::stdin().lock(), 0, most)
+/// The same for one who waits and can end it: `-` is standard input, and what the command was started with
+/// (`/dev/stdin`, `<(…)` of a shell) may be a pipe.
+pub fn read_given(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        read_from(io::stdin().lock(), 0, most)
+    } else if is_inherited(path) {
+        read_from(File::open(path)?, 0, most)
+    } else {
+        read(path, most)
+    }
+}
+
+/// Whether a path is a name of something that this process was started with.
+fn is_inherited(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
 fn read_from(from: impl Read, expected: u64, most: u64) -> io::Result<Vec<u8>> {
@@ -64,17 +76,9 @@ fn size(bytes: u64) -> String {
     if bytes >= 1 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }
 
-/// Whether a path is a name of something that this process was started with, as `/dev/stdin` or what a shell puts in
-/// the place of `<(…)`.
-pub fn is_inherited(path: &Path) -> bool {
-    let names = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
-    path.to_str().is_some_and(|path| names.iter().any(|name| path.starts_with(name)))
-        || fs::read_link(path).is_ok_and(|target| target.starts_with("/proc/self/fd"))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{ffi::CString, os::unix::net::UnixListener};
+    use std::{ffi::CString, fs, os::unix::net::UnixListener};
 
     use super::*;
 

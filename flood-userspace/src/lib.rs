@@ -18,3 +18,4 @@ mod netlink;
 pub mod printable;
 pub mod quantity;
 pub mod replay;
+pub mod state;

@@ -83,7 +83,8 @@ impl From<DaemonError> for Failed {
             DaemonError::List(_)
             | DaemonError::NoInterface
             | DaemonError::SocketInUse(_)
-            | DaemonError::NoSocket(_) => USAGE,
+            | DaemonError::NoSocket(_)
+            | DaemonError::State(_) => USAGE,
             DaemonError::Socket { .. } | DaemonError::Metrics { .. } | DaemonError::System { .. } => KERNEL,
         };
         Self { code, message: error.to_string() }

@@ -11,13 +11,15 @@ use crate::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
+    file::read_given,
     lists::{
         ListKind,
         configured::problems,
         guard::login_address,
-        import::{self, Import},
+        import::{self, Import, MAX_FILE_BYTES},
         parse_target,
     },
+    printable::Printable,
     quantity::parse_duration,
 };
 
@@ -55,7 +57,7 @@ pub(super) enum Verb {
     },
     /// Adds what files list: an address, prefix or range per line, with comments behind `#` or `;`.
     ///
-    /// A line that cannot be read is reported, and the others are taken.
+    /// A line that cannot be read is reported, and the others are taken. `-` is standard input.
     Import {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -182,7 +184,9 @@ fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Fail
     let mut imports = Vec::new();
     for file in files {
         let imported =
-            import::load(file).map_err(|error| Failed::usage(format!("{}: {error}", file.display())))?;
+            read_given(file, MAX_FILE_BYTES).map(|bytes| import::parse(&bytes)).map_err(|error| {
+                Failed::usage(format!("{}: {error}", Printable(file.display())))
+            })?;
         for problem in problems(file, &imported) {
             complain(&problem);
         }

@@ -489,7 +489,6 @@ fn very_many_problems_take_no_longer_than_their_number_and_the_first_are_shown()
         assert!(shown.lines().count() <= MOST_SHOWN + 1 && shown.len() < 100_000, "{why}: {}", shown.len());
         // Quadratic reporting took minutes.
         assert!(begun.elapsed() < Duration::from_secs(10), "{why}: {:?}", begun.elapsed());
-        eprintln!("{why}: {:?}", begun.elapsed());
     }
 }
 
@@ -499,9 +498,9 @@ fn a_configuration_that_is_there_and_cannot_be_read_need_not_be_created() {
     assert!(!error.contains("create"), "{error}");
     let error = Config::load(Path::new("/nonexistent")).unwrap_err().to_string();
     assert!(error.contains("create it"), "{error}");
-    let read = |kind: std::io::ErrorKind| ConfigError::Read { path: "x".into(), source: kind.into() }.to_string();
-    assert!(read(std::io::ErrorKind::PermissionDenied).contains("sudo"));
-    let many = std::io::Error::from_raw_os_error(libc::EMFILE);
+    let read = |kind: io::ErrorKind| ConfigError::Read { path: "x".into(), source: kind.into() }.to_string();
+    assert!(read(io::ErrorKind::PermissionDenied).contains("sudo"));
+    let many = io::Error::from_raw_os_error(libc::EMFILE);
     assert!(!ConfigError::Read { path: "x".into(), source: many }.to_string().contains("create"));
 }
 
