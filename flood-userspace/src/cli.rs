@@ -35,7 +35,7 @@ use crate::{
     doctor::{self, Verdict},
     feeds::Copies,
     lists::{EditError, ListKind},
-    log,
+    log, memory,
     printable::{self, Lines},
 };
 
@@ -282,6 +282,7 @@ fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, 
 }
 
 fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    memory::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
     let (mut config, written) = configuration(run.config.as_deref(), &run.interfaces)?;

@@ -13,6 +13,7 @@ pub mod file;
 pub mod host;
 pub mod lists;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 mod netlink;
 pub mod printable;

@@ -210,3 +210,45 @@ fn to_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
     let text = serde_json::to_vec(body).map_err(|error| ClientError::BrokenOff(error.to_string()))?;
     if text.len() > LARGEST_REQUEST { Err(ClientError::TooLarge(text.len())) } else { Ok(text.into()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use super::*;
+
+    /// What a client says after this time about a daemon that listens and does nothing else.
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    async fn asked(client: &Client) -> ClientError {
+        client.ask::<()>(Method::GET, "/v1/status", Bytes::new(), PATIENCE).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = net::UnixListener::bind(&path).unwrap();
+        let client = Client::new(&path);
+        let error = asked(&client).await;
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        assert!(error.to_string().contains("has not answered within"), "{error}");
+        // The same when so many wait that there is no place in the queue.
+        listener.set_nonblocking(true).unwrap();
+        // SAFETY: the descriptor is open, and no memory is involved.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);
+        let waiting: Vec<_> = (0..3).map(|_| asked(&client)).collect();
+        for error in waiting {
+            let error = error.await;
+            assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        }
+        drop(listener);
+        assert!(matches!(asked(&client).await, ClientError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn what_would_be_refused_by_its_size_is_not_sent() {
+        let error = to_json(&"x".repeat(LARGEST_REQUEST)).unwrap_err();
+        assert!(matches!(error, ClientError::TooLarge(_)), "{error}");
+    }
+}

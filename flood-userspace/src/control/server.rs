@@ -29,6 +29,7 @@ use crate::{
     bpf::BpfError,
     daemon::{Engine, FeedKeeper, Refused, Reloader},
     lists::ListKind,
+    memory,
     metrics::Scrape,
 };
 
@@ -41,7 +42,7 @@ use super::protocol::{
 const LARGEST_OTHER: usize = 64 << 10;
 
 /// How often the metrics are read at most. Who asks more often waits for the next time.
-const SCRAPE_EVERY: Duration = Duration::from_millis(250);
+const SCRAPE_EVERY: Duration = Duration::from_millis(100);
 
 /// What every request has at hand.
 #[derive(Clone)]
@@ -302,8 +303,16 @@ async fn add(
     list: Named,
     request: Input<AddRequest>,
 ) -> Reply<super::protocol::AddReply> {
+    /// From so many entries on it matters what memory they took.
+    const MANY: usize = 10_000;
+
     let (Path(list), Json(request)) = (list?, request?);
-    server.run(move |engine| engine.add(list.kind(), request)).await.map(Json)
+    let is_large = request.prefixes.len() >= MANY;
+    let reply = server.run(move |engine| engine.add(list.kind(), request)).await;
+    if is_large {
+        tokio::task::spawn_blocking(memory::give_back);
+    }
+    reply.map(Json)
 }
 
 async fn remove(

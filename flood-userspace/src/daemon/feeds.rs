@@ -21,6 +21,7 @@ use crate::{
     config::{Config, Feed, FeedName},
     feeds::{Content, Copies, Copy, Fetched, Stamp, fetch, schedule::delay},
     lists::ListKind,
+    memory,
 };
 
 use super::{
@@ -224,7 +225,11 @@ impl FeedKeeper {
         let fetched = fetched.map_err(|error| FeedError::Panic(error.to_string()))??;
         let _permit = self.at_once.acquire().await;
         let (keeper, feed) = (Arc::clone(self), feed.clone());
-        let take = move || keeper.take(kind, &feed, fetched, known, force);
+        let take = move || {
+            let taken = keeper.take(kind, &feed, fetched, known, force);
+            memory::give_back();
+            taken
+        };
         tokio::task::spawn_blocking(take).await.map_err(|error| FeedError::Panic(error.to_string()))?
     }
 

@@ -17,6 +17,7 @@ use crate::{
         ListKind,
         configured::{Configured, ListFileError, configured},
     },
+    memory,
 };
 
 use super::{
@@ -95,6 +96,11 @@ impl Reloader {
             }
             let reply = locked(&engine).reload(&before, &config, &edits)?;
             Ok((config, ReloadReply { warnings, ..reply }))
+        };
+        let work = move || {
+            let done = work();
+            memory::give_back();
+            done
         };
         let outcome = tokio::task::spawn_blocking(work).await;
         let (config, reply) = outcome.map_err(|error| Refused::Bad(error.to_string()))??;
