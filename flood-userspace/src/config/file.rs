@@ -323,6 +323,8 @@ section! {
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
         /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        /// It must be root's (or that of who runs `floodgate`), and nobody else may be able to write to it or to a folder above
+        /// it, unless that is sticky as `/tmp` is.
         state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
     }
     contains {

@@ -47,6 +47,9 @@ const LARGEST_HEAD: usize = 64 << 10;
 /// How long a new connection waits where it takes the place of another: what an endless stream of them may cost is bounded.
 const TAKING_A_PLACE: Duration = Duration::from_millis(1);
 
+/// How long to wait for a place while the daemon is at work for all who have one.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// How often a connection is looked at while its answer is not finished, for a client who has hung up.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -150,8 +153,10 @@ async fn make_room(open: &mut Vec<Open>, bounds: &Bounds) {
         };
         if let Some(index) = open.iter().position(is_asking).or_else(|| open.iter().position(is_slow)) {
             open.remove(index).task.abort();
+            sleep(TAKING_A_PLACE).await;
+        } else {
+            sleep(AGAIN).await;
         }
-        sleep(TAKING_A_PLACE).await;
     }
 }
 
