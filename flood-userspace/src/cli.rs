@@ -27,8 +27,8 @@ use crate::{
     control::{
         client::Client,
         protocol::{
-            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, ReloadRequest, Sources, Stats, Status,
-            TraceRequest,
+            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, ReloadRequest, Sources,
+            Stats, Status, TraceRequest,
         },
     },
     daemon::{self, Signals, Written},
@@ -329,7 +329,11 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
     let (config, _) = configuration(config.as_deref(), interfaces)?;
     let findings = doctor::examine(&config);
-    if *json { say_json(&findings)? } else { say(&show::findings(&findings))? }
+    if *json {
+        say_json(&findings)?;
+    } else {
+        say(&show::findings(&findings))?;
+    }
     let is_fit = findings.iter().all(|finding| finding.verdict != Verdict::Fault);
     Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn a_scraper_gets_openmetrics_only_if_it_asks_for_it() {
         let scrape = Scrape { openmetrics: OURS.into(), text: in_text_format(OURS).into() };
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let cases = [
             ("says nothing", vec![], false),
             ("curl", vec!["*/*"], false),

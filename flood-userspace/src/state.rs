@@ -192,7 +192,7 @@ mod tests {
             assert_eq!((read.is_ok(), written.is_ok()), (expected, expected), "{why}: {read:?} {written:?}");
             if let Err(error) = read {
                 let text = error.to_string();
-                assert!(text.contains(&format!("{:04o}", mode)) && text.contains("chmod"), "{why}: {text}");
+                assert!(text.contains(&format!("{mode:04o}")) && text.contains("chmod"), "{why}: {text}");
             }
         }
     }
@@ -244,8 +244,10 @@ mod tests {
         fs::write(&left, "part").unwrap();
         File::options().write(true).open(&left).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         folder.write("a", &[b"again"]).unwrap();
-        let mut names: Vec<_> =
-            fs::read_dir(outer.path().join("feeds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(outer.path().join("feeds"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["a", "b"]);
     }

@@ -70,7 +70,12 @@ impl Daemon {
     }
 
     /// The same with another place for its log, which [`log`](Self::log) does not know.
-    pub fn start_logging_to(namespace: &Namespace, config: &str, arguments: &str, log: Stdio) -> Result<Self> {
+    pub fn start_logging_to(
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        log: Stdio,
+    ) -> Result<Self> {
         Self::start_in(tempfile::tempdir()?, namespace, config, arguments, log)
     }
 
@@ -81,8 +86,10 @@ impl Daemon {
         arguments: &str,
         log: Stdio,
     ) -> Result<Self> {
-        let mut daemon =
-            Self { process: Process::start(&mut start_command(&folder, namespace, config, arguments, log)?)?, folder };
+        let mut daemon = Self {
+            process: Process::start(&mut start_command(&folder, namespace, config, arguments, log)?)?,
+            folder,
+        };
         // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {
             let listens = UnixStream::connect(daemon.socket()).is_ok();

@@ -94,7 +94,9 @@ impl From<DaemonError> for Failed {
 impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Self {
         let code = match &error {
-            ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::BrokenOff(_) => UNREACHABLE,
+            ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::BrokenOff(_) => {
+                UNREACHABLE
+            }
             ClientError::NotPermitted { .. } => KERNEL,
             ClientError::TooLarge(_) => USAGE,
             ClientError::Refused { status, .. } => match *status {

@@ -24,9 +24,9 @@ use crate::{
 };
 
 use super::{
-    Json,
+    Json, complain,
     exit::{Failed, NO},
-    complain, print, say, say_json, show,
+    print, say, say_json, show,
 };
 
 /// What to do with a list.
@@ -183,10 +183,9 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
 fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
     let mut imports = Vec::new();
     for file in files {
-        let imported =
-            read_given(file, MAX_FILE_BYTES).map(|bytes| import::parse(&bytes)).map_err(|error| {
-                Failed::usage(format!("{}: {error}", Printable(file.display())))
-            })?;
+        let imported = read_given(file, MAX_FILE_BYTES)
+            .map(|bytes| import::parse(&bytes))
+            .map_err(|error| Failed::usage(format!("{}: {error}", Printable(file.display()))))?;
         for problem in problems(file, &imported) {
             complain(&problem);
         }

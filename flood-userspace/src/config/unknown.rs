@@ -31,7 +31,10 @@ pub(super) fn take(table: &mut DeTable<'_>, names: &[&str], faults: &mut Vec<Fau
     let expected = || match names {
         [] => "there are no keys".to_owned(),
         [only] => format!("expected `{only}`"),
-        _ => format!("expected one of {}", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")),
+        _ => format!(
+            "expected one of {}",
+            names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+        ),
     };
     let is_known = |key: &Spanned<_>, faults: &mut Vec<Fault>| {
         let name: &toml::de::DeString<'_> = key.get_ref();

@@ -126,7 +126,8 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<T, ClientError> {
-        let answer = async { Ok(self.request(method, path, body).await?.into_body().collect().await?.to_bytes()) };
+        let answer =
+            async { Ok(self.request(method, path, body).await?.into_body().collect().await?.to_bytes()) };
         let answer = self.within(patience, answer).await?;
         serde_json::from_slice(&answer)
             .map_err(|error| ClientError::BrokenOff(format!("its answer cannot be read: {error}")))

@@ -185,10 +185,7 @@ impl Refusals for Router<Server> {
             refuse(StatusCode::NOT_FOUND, "there is no such path; docs/control.md has all that there are")
         })
         .method_not_allowed_fallback(move || {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path has other methods; docs/control.md says which",
-            )
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; docs/control.md says which")
         })
     }
 }

@@ -20,10 +20,14 @@ pub(super) struct End {
 impl Signals {
     /// Catches them from now on. Needs a runtime.
     pub fn catch() -> Result<Self, DaemonError> {
-        let catch = |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
+        let catch =
+            |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
         Ok(Self {
             hangup: catch(SignalKind::hangup())?,
-            end: End { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? },
+            end: End {
+                interrupt: catch(SignalKind::interrupt())?,
+                terminate: catch(SignalKind::terminate())?,
+            },
         })
     }
 }

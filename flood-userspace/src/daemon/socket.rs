@@ -184,7 +184,9 @@ mod tests {
         let listening = net::UnixListener::bind(at("used")).unwrap();
         drop(net::UnixListener::bind(at("stale")).unwrap());
         std::os::unix::fs::symlink(at("stale"), at("link")).unwrap();
-        for (name, expected) in [("file", "is no socket"), ("folder", "is no socket"), ("link", "is no socket")] {
+        for (name, expected) in
+            [("file", "is no socket"), ("folder", "is no socket"), ("link", "is no socket")]
+        {
             let error = ControlSocket::bind(&at(name)).err().unwrap().to_string();
             assert!(error.contains(expected), "{name}: {error}");
         }

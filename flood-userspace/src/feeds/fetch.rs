@@ -107,7 +107,9 @@ pub enum FetchError {
     #[error("the feeds that are being read take more than {} MiB together; this one has to wait", SHARED_ROOM >> 20)]
     NoRoom,
     /// The server sends us where the configuration does not.
-    #[error("the server redirects to {0}, which is an address inside of this network: name it as the feed's URL if that is right")]
+    #[error(
+        "the server redirects to {0}, which is an address inside of this network: name it as the feed's URL if that is right"
+    )]
     Inside(std::net::IpAddr),
     /// Too long.
     #[error("it has more than {} MiB: this is not a list", .0 >> 20)]
@@ -393,8 +395,12 @@ mod tests {
     #[test]
     fn a_redirect_to_an_address_inside_is_not_followed() {
         let (secret, _never_asked) = server(vec![ok("", "10.0.0.0/8\n")]);
-        for target in [format!("http://{secret}/"), "http://169.254.169.254/latest/".into(), "http://[::1]:1/".into()] {
-            let moved = format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        for target in
+            [format!("http://{secret}/"), "http://169.254.169.254/latest/".into(), "http://[::1]:1/".into()]
+        {
+            let moved = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
             let (address, _server) = server(vec![moved]);
             let error = fetch(&source(address, "/"), None).unwrap_err();
             assert!(matches!(error, FetchError::Inside(_)), "{target}: {error}");

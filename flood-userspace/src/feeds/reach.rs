@@ -98,7 +98,9 @@ fn is_inside(address: IpAddr) -> bool {
                 // (RFC 6052, 8215), 6to4 (RFC 3056).
                 (0, _) => v6.segments()[..6] == [0; 6],
                 (0x64, 0xff9b) => v6.segments()[2] != 0 || is_inside_v4(embedded),
-                (0x2002, _) => is_inside_v4(Ipv4Addr::from(u32::from(second) << 16 | u32::from(v6.segments()[2]))),
+                (0x2002, _) => {
+                    is_inside_v4(Ipv4Addr::from(u32::from(second) << 16 | u32::from(v6.segments()[2])))
+                }
                 _ => is_inside_v6(v6),
             }
         }
@@ -116,7 +118,10 @@ fn is_inside_v4(v4: Ipv4Addr) -> bool {
 }
 
 fn is_inside_v6(v6: Ipv6Addr) -> bool {
-    v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_multicast() || v6.segments()[0] & 0xffc0 == 0xfec0
+    v6.is_unique_local()
+        || v6.is_unicast_link_local()
+        || v6.is_multicast()
+        || v6.segments()[0] & 0xffc0 == 0xfec0
 }
 
 #[cfg(test)]
@@ -126,9 +131,27 @@ mod tests {
     #[test]
     fn addresses_inside_are_known_however_they_are_written() {
         let inside = [
-            "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
-            "255.255.255.255", "::", "::1", "::127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "2002:7f00:1::",
-            "2002:c0a8:101::1", "fe80::1", "fec0::1", "fc00::1", "ff02::1",
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::808:808",
+            "2002:7f00:1::",
+            "2002:c0a8:101::1",
+            "fe80::1",
+            "fec0::1",
+            "fc00::1",
+            "ff02::1",
         ];
         for address in inside {
             assert!(is_inside(address.parse().unwrap()), "{address}");

@@ -109,9 +109,19 @@ fn malformed_requests_are_answered_and_hold_up_nobody() -> Result<()> {
     needs_root!();
     let daemon = Daemon::start(&host()?, "", "eth0")?;
     let mut random = fastrand::Rng::with_seed(7);
-    let paths = ["/v1/status", "/v1/lists/block", "/v1/limits", "/v1/mode", "/v1/feeds/refresh", "/%00", "/..", "*"];
+    let paths =
+        ["/v1/status", "/v1/lists/block", "/v1/limits", "/v1/mode", "/v1/feeds/refresh", "/%00", "/..", "*"];
     let methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "BREW", "get", ""];
-    let bodies = ["", "{", "[]", "null", "{\"prefixes\":[1]}", "{\"set\":{\"source\":5}}", "{\"a\":{\"a\":{\"a\":", "\u{202e}"];
+    let bodies = [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"prefixes\":[1]}",
+        "{\"set\":{\"source\":5}}",
+        "{\"a\":{\"a\":{\"a\":",
+        "\u{202e}",
+    ];
     for number in 0..10_000 {
         let request = match random.u32(0..6) {
             0 => (0..random.usize(1..300)).map(|_| random.u8(..)).collect(),

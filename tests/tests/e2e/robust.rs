@@ -307,7 +307,9 @@ fn copies_of_feeds_are_kept_whole_and_only_where_nobody_else_can_write() -> Resu
     let _disk = SmallDisk::mount(&state)?;
     let daemon = Daemon::start(&here, &config, "eth0")?;
     let feed = || Ok::<_, anyhow::Error>(daemon.read::<Feeds>("feed list")?.feeds.remove(0));
-    eventually("the feed is read", || feed().is_ok_and(|feed| feed.entries == 20_000 && feed.error.is_some()))?;
+    eventually("the feed is read", || {
+        feed().is_ok_and(|feed| feed.entries == 20_000 && feed.error.is_some())
+    })?;
     let error = feed()?.error.unwrap_or_default();
     ensure!(error.contains("No space left") && error.contains("block.large"), "{error}");
     ensure!(fs::read_dir(state.join("feeds"))?.count() == 0, "a part is left behind");
@@ -319,7 +321,8 @@ struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
     fn mount(at: &'a Path) -> Result<Self> {
-        let said = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs"]).arg(at))?;
+        let said =
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs"]).arg(at))?;
         ensure!(said.code == 0, "{said:?}");
         Ok(Self(at))
     }
@@ -347,7 +350,7 @@ fn memory_does_not_grow_with_the_number_of_reloads() -> Result<()> {
     for round in 0..12 {
         let entry = |n: u64| {
             let n = n + round % 2 * ENTRIES / 2;
-            format!("{}.{}.{}.{}\n", 20 + (n >> 16), n >> 8 & 255, n & 255, n * 7 & 255)
+            format!("{}.{}.{}.{}\n", 20 + (n >> 16), n >> 8 & 255, n & 255, (n * 7) & 255)
         };
         fs::write(daemon.folder().join("list"), (0..ENTRIES).map(entry).collect::<String>())?;
         if round % 3 == 2 {
@@ -387,7 +390,8 @@ fn a_signal_during_the_start_is_followed() -> Result<()> {
             ensure!(!process.has_ended(), "it ends by itself");
             thread::sleep(Duration::from_millis(1));
         }
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let descriptors =
+            fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         let in_kernel = descriptors.filter(|target| target.to_string_lossy().contains("bpf")).count();
         ensure!(in_kernel == 0, "it is caught only when there are {in_kernel} maps and programs");
         process.signal(signal);
