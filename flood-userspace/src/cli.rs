@@ -11,6 +11,7 @@ mod show;
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -26,13 +27,16 @@ use crate::{
     control::{
         client::Client,
         protocol::{
-            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, Sources, Stats, Status,
-            TraceRequest,
+            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, ReloadRequest, Sources,
+            Stats, Status, TraceRequest,
         },
     },
-    daemon::{self, Written},
+    daemon::{self, Signals, Written},
     doctor::{self, Verdict},
+    feeds::Copies,
     lists::{EditError, ListKind},
+    log, memory,
+    printable::{self, Lines},
 };
 
 use self::exit::Failed;
@@ -240,7 +244,7 @@ pub fn main() -> ExitCode {
     match dispatch(arguments) {
         Ok(code) => code,
         Err(failed) => {
-            eprintln!("floodgate: {failed}");
+            complain(&failed);
             failed.code()
         }
     }
@@ -278,31 +282,21 @@ fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, 
 }
 
 fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    memory::keep_little();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let (mut config, written) = configuration(run.config.as_deref(), &run.interfaces)?;
     config.control.socket = socket.unwrap_or(config.control.socket);
     config.attach = run.attach.map_or(config.attach, AttachMode::from);
     config.mode = run.mode.map_or(config.mode, Mode::from);
 
-    start_log();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(daemon::run(&config, written, run.replace));
+    log::start();
+    let outcome = runtime.block_on(daemon::run(&config, written, run.replace, signals));
     // A client who still reads a trace must not keep us.
     runtime.shutdown_background();
+    log::flush();
     outcome?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The daemon's log goes to stderr; `FLOODGATE_LOG=debug` makes it say more.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOODGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let terminal = io::IsTerminal::is_terminal(&io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .init();
 }
 
 fn check(file: &Path) -> Result<ExitCode, Failed> {
@@ -318,8 +312,13 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
             say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
         }
     }
+    if ListKind::ALL.iter().any(|kind| !config.list(*kind).feeds.is_empty())
+        && let Err(error) = Copies::within(&config.state).check()
+    {
+        problems.push(error.to_string());
+    }
     for problem in &problems {
-        eprintln!("floodgate: {problem}");
+        complain(problem);
     }
     if problems.is_empty() {
         say(&format!("{}: right", file.display()))?;
@@ -330,7 +329,11 @@ fn check(file: &Path) -> Result<ExitCode, Failed> {
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
     let (config, _) = configuration(config.as_deref(), interfaces)?;
     let findings = doctor::examine(&config);
-    say(&if *json { serde_json::to_string_pretty(&findings)? } else { show::findings(&findings) })?;
+    if *json {
+        say_json(&findings)?;
+    } else {
+        say(&show::findings(&findings))?;
+    }
     let is_fit = findings.iter().all(|finding| finding.verdict != Verdict::Fault);
     Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -349,12 +352,12 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         Verb::Feed(verb) => return feeds::run(client, verb).await,
         Verb::Reload => {
             let ReloadReply { allow, block, allow_proven, warnings } =
-                client.send(Method::POST, "/v1/reload", &()).await?;
+                client.send(Method::POST, "/v1/reload", &ReloadRequest {}).await?;
             for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
                 say(&lists::changes(kind, reply))?;
             }
             for warning in warnings {
-                eprintln!("floodgate: {warning}");
+                complain(&warning);
             }
         }
         Verb::Limit(LimitVerb::Show(Json { json })) => {
@@ -371,11 +374,11 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             say(&format!("mode is now {}", show::mode(status.mode)))?;
         }
         Verb::Trace { address } => {
-            eprintln!("tracing {address} until Ctrl-C");
+            complain(&format_args!("tracing {address} until Ctrl-C"));
             let mut stdout = io::stdout();
             let each = |line: &[u8]| stdout.write_all(line).and_then(|()| stdout.flush());
             client.stream("/v1/trace", &TraceRequest { address }, each).await?;
-            eprintln!("floodgate has ended the trace");
+            complain(&"the daemon has ended the trace");
         }
         Verb::Detach { interfaces } => {
             let reply: DetachReply =
@@ -396,16 +399,31 @@ async fn print<T: Serialize + DeserializeOwned>(
     show: impl FnOnce(&T) -> String,
 ) -> Result<(), Failed> {
     let answer: T = client.get(path).await?;
-    let text = if json { serde_json::to_string_pretty(&answer)? } else { show(&answer) };
-    say(&text)
+    if json { say_json(&answer) } else { say(&show(&answer)) }
 }
 
 /// Writes to stdout. Whoever has closed it wants no more, which is no failure.
 fn say(text: &str) -> Result<(), Failed> {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
+    put(&Lines { text: text.trim_end(), indent: "" })
+}
+
+/// Writes JSON to stdout.
+fn say_json(value: &impl Serialize) -> Result<(), Failed> {
+    put(&printable::json(&serde_json::to_string_pretty(value)?))
+}
+
+fn put(text: &dyn Display) -> Result<(), Failed> {
+    // As one piece: standard output writes line by line otherwise.
+    match io::stdout().write_all(format!("{text}\n").as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Says what is wrong on stderr. That this cannot be written is nothing that could be said there.
+fn complain(problem: &dyn Display) {
+    let text = format!("{}\n", Lines { text: format_args!("floodgate: {problem}"), indent: "" });
+    _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

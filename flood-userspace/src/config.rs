@@ -6,7 +6,6 @@
 //! `docs/configuration.md`. A `Config` is always complete and right: whoever has one need not check it again.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,10 +16,14 @@ use flood_common::{
     sanity::{self, CHECKS, Ethertypes},
 };
 use ipnet::{IpNet, Ipv6Net};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
+use crate::file as file_at;
 use crate::lists::ListKind;
+use crate::printable::Printable;
 use crate::quantity::PacketRate;
 
 pub mod feed;
@@ -31,6 +34,7 @@ mod position;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod validate;
 
 pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
@@ -41,6 +45,17 @@ pub use limit::{
     ProtectedLimits, RateLimit,
 };
 pub use position::Problem;
+
+use unknown::Known;
+
+/// The largest configuration, in bytes: room for a million entries, which would better be in a file of their own.
+const LARGEST: u64 = 64 << 20;
+
+/// How many values of a wrong type are looked for. Each makes the file be read again.
+const MOST_MISFITS: usize = 20;
+
+/// How many problems are shown.
+const MOST_SHOWN: usize = 100;
 
 /// Where the daemon looks for its configuration.
 pub const DEFAULT_PATH: &str = "/etc/floodgate/floodgate.toml";
@@ -256,8 +271,8 @@ impl Config {
 
     /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = file_at::read_to_string(path, LARGEST)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
@@ -265,37 +280,65 @@ impl Config {
     /// paths in it are relative to its folder.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let problems = match toml::from_str::<ConfigFile>(text) {
-            Ok(file) => match validate::validate(file, folder) {
-                Ok(config) => return Ok(config),
-                Err(faults) => {
-                    faults.into_iter().map(|(span, what)| Problem::locate(text, &span, &what)).collect()
-                }
+        let (document, faults) = match DeTable::parse(text) {
+            Ok(document) => match read(&document) {
+                Ok(file) => match validate::validate(file, folder) {
+                    Ok(config) => return Ok(config),
+                    Err(faults) => (document, faults),
+                },
+                Err(faults) => (document, faults),
             },
-            Err(error) => vec![unreadable(text, &error)],
+            Err(error) => {
+                let fault = (error.span().unwrap_or_default(), error.message().to_owned());
+                (DeTable::parse_recoverable(text).0, vec![fault])
+            }
         };
+        let mut problems = position::locate(text, document.get_ref(), faults);
+        problems.iter_mut().for_each(add_accepted);
         Err(ConfigError::Invalid { path: path.to_owned(), problems })
     }
 }
 
-/// The problem of a text that does not even fit the types. Where serde only names the type that it wants
-/// ("invalid type", "invalid value"), what the key accepts is added.
-fn unreadable(text: &str, error: &toml::de::Error) -> Problem {
-    let mut problem = Problem::locate(text, &error.span().unwrap_or_default(), error.message());
-    let accepts = problem.key.as_deref().and_then(file::accepts);
-    if let Some(accepts) = accepts
-        && problem.what.starts_with("invalid ")
-    {
+/// Where serde only names the type that it wants ("invalid type", "invalid value"), what the key accepts is added.
+fn add_accepted(problem: &mut Problem) {
+    if !problem.what.starts_with("invalid ") {
+        return;
+    }
+    if let Some(accepts) = problem.key.as_deref().and_then(file::accepts) {
         problem.what += &format!("; it accepts {accepts}");
     }
-    problem
+}
+
+/// Reads a document into the types that it should fit, or says all keys of it that do not exist, and which values do not
+/// fit.
+fn read(document: &Spanned<DeTable<'_>>) -> Result<ConfigFile, Vec<validate::Fault>> {
+    let mut faults = Vec::new();
+    let mut root = DeValue::Table(document.get_ref().clone());
+    ConfigFile::take_unknown(&mut root, &mut faults);
+    // A value that does not fit ends the reading. It is taken out, and the next try finds the next one.
+    for _ in 0..MOST_MISFITS {
+        let DeValue::Table(table) = &mut root else { break };
+        let whole = Spanned::new(document.span(), table.clone());
+        let error = match ConfigFile::deserialize(toml::Deserializer::from(whole)) {
+            Ok(file) if faults.is_empty() => return Ok(file),
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or_default();
+        let is_taken_out = unknown::take_at(table, span.start);
+        faults.push((span, error.message().to_owned()));
+        if !is_taken_out {
+            break;
+        }
+    }
+    Err(faults)
 }
 
 /// A configuration that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}; create it or name another with --config", path.display())]
+    #[error("cannot read the configuration {}{}", Printable(path.display()), hint(source))]
     Read {
         /// Which file.
         path: PathBuf,
@@ -307,13 +350,27 @@ pub enum ConfigError {
     Invalid {
         /// Which file.
         path: PathBuf,
-        /// All that is wrong with it, in the order of the sections.
+        /// All that is wrong with it, in the order of the file.
         problems: Vec<Problem>,
     },
 }
 
-/// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`.
+/// What to do about a configuration that cannot be read.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create it, or have `floodgate run` take another with --config",
+        io::ErrorKind::PermissionDenied => "; it may be root's alone: try it with sudo",
+        _ => "",
+    }
+}
+
+/// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`; of very many the first.
 fn render_problems(path: &Path, problems: &[Problem]) -> String {
-    let lines: Vec<_> = problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect();
+    let path = Printable(path.display());
+    let shown = problems.iter().take(MOST_SHOWN);
+    let mut lines: Vec<_> = shown.map(|problem| format!("{path}:{}", Printable(problem))).collect();
+    if let Some(more @ 1..) = problems.len().checked_sub(MOST_SHOWN) {
+        lines.push(format!("{path}: {more} more problems"));
+    }
     lines.join("\n")
 }

@@ -7,6 +7,7 @@
 pub mod content;
 pub mod copy;
 pub mod fetch;
+mod reach;
 pub mod schedule;
 
 pub use content::{Content, Doubt};

@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -65,13 +65,31 @@ impl Daemon {
     /// answers.
     pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config_path = folder.path().join("floodgate.toml");
-        fs::write(&config_path, config)?;
-        let mut command = namespace.command(binary()?)?;
-        command.arg("run").arg("--config").arg(config_path);
-        command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
-        command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?);
-        let mut daemon = Self { process: Process::start(&mut command)?, folder };
+        let log = File::create(log_path(&folder))?;
+        Self::start_in(folder, namespace, config, arguments, log.into())
+    }
+
+    /// The same with another place for its log, which [`log`](Self::log) does not know.
+    pub fn start_logging_to(
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        log: Stdio,
+    ) -> Result<Self> {
+        Self::start_in(tempfile::tempdir()?, namespace, config, arguments, log)
+    }
+
+    fn start_in(
+        folder: TempDir,
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        log: Stdio,
+    ) -> Result<Self> {
+        let mut daemon = Self {
+            process: Process::start(&mut start_command(&folder, namespace, config, arguments, log)?)?,
+            folder,
+        };
         // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {
             let listens = UnixStream::connect(daemon.socket()).is_ok();
@@ -124,6 +142,16 @@ impl Daemon {
         self.process.signal(libc::SIGHUP);
     }
 
+    /// The folder with its configuration and its socket.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(&self.folder)).unwrap_or_else(|error| error.to_string())
@@ -145,6 +173,22 @@ impl Daemon {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         self.process.wait()
     }
+}
+
+fn start_command(
+    folder: &TempDir,
+    namespace: &Namespace,
+    config: &str,
+    arguments: &str,
+    log: Stdio,
+) -> Result<Command> {
+    let config_path = folder.path().join("floodgate.toml");
+    fs::write(&config_path, config)?;
+    let mut command = namespace.command(binary()?)?;
+    command.arg("run").arg("--config").arg(config_path);
+    command.arg("--socket").arg(socket(folder)).args(arguments.split_whitespace());
+    command.stdout(Stdio::null()).stderr(log);
+    Ok(command)
 }
 
 fn socket(folder: &TempDir) -> PathBuf {

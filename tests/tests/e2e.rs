@@ -8,12 +8,16 @@ mod attached;
 mod bench;
 #[path = "e2e/commands.rs"]
 mod commands;
+#[path = "e2e/control.rs"]
+mod control;
 #[path = "e2e/feeds.rs"]
 mod feeds;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/replay.rs"]
 mod replay;
+#[path = "e2e/robust.rs"]
+mod robust;
 #[path = "e2e/traffic.rs"]
 mod traffic;
 #[path = "e2e/wrong.rs"]

@@ -11,20 +11,22 @@ use crate::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
+    file::read_given,
     lists::{
         ListKind,
         configured::problems,
         guard::login_address,
-        import::{self, Import},
+        import::{self, Import, MAX_FILE_BYTES},
         parse_target,
     },
+    printable::Printable,
     quantity::parse_duration,
 };
 
 use super::{
-    Json,
+    Json, complain,
     exit::{Failed, NO},
-    print, say, show,
+    print, say, say_json, show,
 };
 
 /// What to do with a list.
@@ -55,7 +57,7 @@ pub(super) enum Verb {
     },
     /// Adds what files list: an address, prefix or range per line, with comments behind `#` or `;`.
     ///
-    /// A line that cannot be read is reported, and the others are taken.
+    /// A line that cannot be read is reported, and the others are taken. `-` is standard input.
     Import {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -98,12 +100,11 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
         Verb::Test { address, json: Json { json } } => {
             let list: ListReply = client.get(&format!("{path}?covering={address}")).await?;
             let none = list.entries.is_empty();
-            let text = match (json, none) {
-                (true, _) => serde_json::to_string_pretty(&list)?,
-                (false, true) => format!("{address} is not on the {} list", kind.label()),
-                (false, false) => show::list(&list),
-            };
-            say(&text)?;
+            match (json, none) {
+                (true, _) => say_json(&list)?,
+                (false, true) => say(&format!("{address} is not on the {} list", kind.label()))?,
+                (false, false) => say(&show::list(&list))?,
+            }
             return Ok(if none { ExitCode::from(NO) } else { ExitCode::SUCCESS });
         }
         Verb::Import { files, strict, replace, entry } => {
@@ -161,10 +162,10 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
         client.send(Method::DELETE, path, &request).await?;
     say(&format!("{removed} removed"))?;
     for prefix in &missing {
-        eprintln!("floodgate: {prefix} is not an entry of the list");
+        complain(&format_args!("{prefix} is not an entry of the list"));
     }
     for prefix in &still_covered_by {
-        eprintln!("floodgate: still covered by {prefix}");
+        complain(&format_args!("still covered by {prefix}"));
     }
     for (prefix, feeds) in &in_feeds {
         let what_to_do = match kind {
@@ -173,7 +174,7 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
                 "take the feed out of the configuration if it is wrong".to_owned()
             }
         };
-        eprintln!("floodgate: {prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", "));
+        complain(&format_args!("{prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", ")));
     }
     Ok(if missing.is_empty() && in_feeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
@@ -182,10 +183,11 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
 fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
     let mut imports = Vec::new();
     for file in files {
-        let imported =
-            import::load(file).map_err(|error| Failed::usage(format!("{}: {error}", file.display())))?;
+        let imported = read_given(file, MAX_FILE_BYTES)
+            .map(|bytes| import::parse(&bytes))
+            .map_err(|error| Failed::usage(format!("{}: {error}", Printable(file.display()))))?;
         for problem in problems(file, &imported) {
-            eprintln!("floodgate: {problem}");
+            complain(&problem);
         }
         imports.push((file, imported));
     }

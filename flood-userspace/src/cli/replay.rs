@@ -16,7 +16,10 @@ use crate::{
     replay::{Replay, Verdict},
 };
 
-use super::exit::{Failed, NO, USAGE};
+use super::{
+    complain,
+    exit::{Failed, NO, USAGE},
+};
 
 /// What to replay.
 #[derive(clap::Args)]
@@ -85,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
             Err(Stop::Replay(failed)) => return Err(failed),
             Err(Stop::Capture(error)) => {
                 output.flush()?;
-                eprintln!("floodgate: {error}");
+                complain(&error);
                 damaged = true;
             }
         }

@@ -15,6 +15,7 @@ use crate::{
         Volume,
     },
     doctor::{Finding, Verdict},
+    printable::Printable,
 };
 
 /// A number with its thousands apart.
@@ -104,7 +105,7 @@ pub(super) fn status(status: &Status) -> String {
         _ = writeln!(text, "tracing      {address}");
     }
     for warning in &status.warnings {
-        _ = writeln!(text, "warning: {warning}");
+        _ = writeln!(text, "warning: {}", Printable(warning));
     }
     text
 }
@@ -206,12 +207,12 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
             None | Some(0) => "now".to_owned(),
             Some(next) => format!("in {}", duration(*next)),
         };
-        _ = writeln!(text, "  from {source}, every {}, next {next}", duration(*every_s));
+        _ = writeln!(text, "  from {}, every {}, next {next}", Printable(source), duration(*every_s));
         for problem in problems {
-            _ = writeln!(text, "  left out: {problem}");
+            _ = writeln!(text, "  left out: {}", Printable(problem));
         }
         if let Some(error) = error {
-            _ = writeln!(text, "  error ({} since the start): {error}", grouped(*errors));
+            _ = writeln!(text, "  error ({} since the start): {}", grouped(*errors), Printable(error));
         }
     }
     if text.is_empty() { "there are no feeds\n".into() } else { text }
@@ -279,12 +280,12 @@ pub(super) fn list(list: &ListReply) -> String {
         let ends = entry
             .expires_in_s
             .map_or_else(|| "no end".to_owned(), |left| format!("ends in {}", duration(left)));
-        _ = write!(text, "{:<44}{ends:<28}{}", entry.prefix.to_string(), entry.origin);
+        _ = write!(text, "{:<44}{ends:<28}{}", entry.prefix.to_string(), Printable(&entry.origin));
         if let Some(who) = &entry.added_by {
-            _ = write!(text, " ({who})");
+            _ = write!(text, " ({})", Printable(who));
         }
         if let Some(reason) = &entry.reason {
-            _ = write!(text, ": {reason}");
+            _ = write!(text, ": {}", Printable(reason));
         }
         text.push('\n');
     }

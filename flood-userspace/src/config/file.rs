@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use flood_common::{class::Class, reason::Reason, sanity::CHECKS};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use toml::Spanned;
+use toml::de::DeValue;
 
+use super::unknown::{self, Known};
+use super::validate::Fault;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
 
 /// Whether attack packets are dropped.
@@ -274,6 +277,20 @@ macro_rules! section {
             )*)?
         }
 
+        impl Known for $name {
+            fn take_unknown(value: &mut DeValue<'_>, faults: &mut Vec<Fault>) {
+                const NAMES: &[&str] = &[$(stringify!($key),)* $($(stringify!($sub)),*)?];
+                let DeValue::Table(table) = value else { return };
+                unknown::take(table, NAMES, faults);
+                for (key, value) in table.iter_mut() {
+                    match key.get_ref().as_ref() {
+                        $($(stringify!($sub) => <$sub_type>::take_unknown(value.get_mut(), faults),)*)?
+                        _ => _ = value,
+                    }
+                }
+            }
+        }
+
         impl Describe for $name {
             fn describe(sections: &mut Vec<Section>) {
                 const KEYS: &[Key] = &[$(Key {
@@ -306,6 +323,8 @@ section! {
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
         /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        /// It must be root's (or that of who runs `floodgate`), and nobody else may be able to write to it or to a folder above
+        /// it, unless that is sticky as `/tmp` is.
         state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
     }
     contains {

@@ -456,6 +456,64 @@ fn all_faults_of_meaning_are_reported_at_once() {
 }
 
 #[test]
+fn all_keys_that_do_not_exist_are_reported_with_the_values_that_do_not_fit() {
+    let error = refusal(
+        "mod = 1\ninterfaces = 7\n[limit.source]\npaket = 1\n[limit.sauce]\nx = 1\n[[block.feed]]\nnmae = \"a\"\n\
+         [[block.feed]]\nurk = 1\nname = 2\n[sources]\ntable = true\n",
+    );
+    let keys: Vec<_> = error.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    let expected = [
+        "mod",
+        "interfaces",
+        "limit.source.paket",
+        "limit.sauce",
+        "block.feed.nmae",
+        "block.feed.urk",
+        "block.feed.name",
+        "sources.table",
+    ];
+    assert_eq!(keys, expected, "{error}");
+}
+
+#[test]
+fn very_many_problems_take_no_longer_than_their_number_and_the_first_are_shown() {
+    let lines = |line: &dyn Fn(u32) -> String| (0..20_000).map(line).collect::<String>();
+    let one_line = format!("interfaces = [{}]", lines(&|n| format!("\"a b{n}\",")));
+    let cases = [
+        ("keys", lines(&|n| format!("key{n} = 1\n")), 20_000),
+        ("sections", lines(&|n| format!("[limit.scope{n}]\nx = 1\n")), 20_000),
+        ("entries", format!("[block]\nentries = [\n{}]", lines(&|n| format!("\"x{n}\",\n"))), 20_000),
+        ("names in one line", one_line, 20_000),
+        ("feeds", lines(&|_| "[[block.feed]]\nevery = \"1s\"\nx = 1\n".into()), 20_000),
+        ("no TOML", lines(&|_| "a b\n= 1\n[[[\n".into()), 1),
+        ("twice", lines(&|_| "mode = 1\n".into()), 1),
+        ("types", lines(&|_| "[[block.feed]]\nname = 1\n".into()), MOST_MISFITS),
+    ];
+    for (why, text, expected) in cases {
+        let begun = std::time::Instant::now();
+        let error = parse(&text).unwrap_err();
+        let shown = error.to_string();
+        let ConfigError::Invalid { problems, .. } = error else { panic!("{why}: {shown}") };
+        assert_eq!(problems.len(), expected, "{why}");
+        assert!(shown.lines().count() <= MOST_SHOWN + 1 && shown.len() < 100_000, "{why}: {}", shown.len());
+        // Quadratic reporting took minutes.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{why}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_configuration_that_is_there_and_cannot_be_read_need_not_be_created() {
+    let error = Config::load(Path::new("/")).unwrap_err().to_string();
+    assert!(!error.contains("create"), "{error}");
+    let error = Config::load(Path::new("/nonexistent")).unwrap_err().to_string();
+    assert!(error.contains("create it"), "{error}");
+    let read = |kind: io::ErrorKind| ConfigError::Read { path: "x".into(), source: kind.into() }.to_string();
+    assert!(read(io::ErrorKind::PermissionDenied).contains("sudo"));
+    let many = io::Error::from_raw_os_error(libc::EMFILE);
+    assert!(!ConfigError::Read { path: "x".into(), source: many }.to_string().contains("create"));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/floodgate.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/floodgate.toml"));
@@ -466,7 +524,7 @@ fn a_missing_file_is_named() {
 fn a_file_is_loaded_and_its_lists_are_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("floodgate.toml");
-    fs::write(&path, "[block]\nfiles = [\"drop.txt\"]").unwrap();
+    std::fs::write(&path, "[block]\nfiles = [\"drop.txt\"]").unwrap();
     assert_eq!(Config::load(&path).unwrap().block.files, [folder.path().join("drop.txt")]);
 }
 

@@ -11,16 +11,17 @@
 //! | `DELETE /v1/lists/{block,allow,allow-proven}` | [`RemoveRequest`] | [`RemoveReply`] |
 //! | `GET /v1/feeds` | | [`Feeds`] |
 //! | `POST /v1/feeds/refresh` | [`RefreshRequest`] | [`Feeds`], when they have been read |
-//! | `POST /v1/reload` | | [`ReloadReply`] |
+//! | `POST /v1/reload` | [`ReloadRequest`], or nothing | [`ReloadReply`] |
 //! | `GET /v1/limits` | | [`Limits`] |
 //! | `PATCH /v1/limits` | [`LimitChange`] | [`Limits`] |
 //! | `PUT /v1/mode` | [`ModeChange`] | [`Status`] |
 //! | `POST /v1/trace` | [`TraceRequest`] | lines of text, until the client hangs up |
 //! | `POST /v1/detach` | [`DetachRequest`] | [`DetachReply`] |
-//! | `GET /metrics` | | OpenMetrics text |
+//! | `GET /metrics` | | OpenMetrics, or the text format of Prometheus |
 //!
-//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404,
-//! 409 (in use) or 500. The schema is stable: fields are added, never renamed or removed.
+//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404, 405,
+//! 409 (in use), 413 (too large) or 500. A field or parameter that a request does not have is refused, so that none is
+//! misspelt in vain. The schema is stable: fields are added, never renamed or removed. `docs/control.md` has it for people.
 
 use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
@@ -32,6 +33,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CellLimits, CellName, Mode, ProtectedLimits, SynProof};
+
+/// Room for a request about a list, in bytes: a million prefixes have some 30 MB.
+pub const LARGEST_REQUEST: usize = 128 << 20;
 
 /// Why a request failed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -70,6 +74,9 @@ pub struct Status {
     pub solicited: PlaceStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
+    /// Lines of the log that could not be written since the start, or had to wait for too long.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// How packets over a limit prove their origin.
     pub proof: ProofStatus,
     /// Which checks of sanity are made.
@@ -341,6 +348,7 @@ pub struct ListEntry {
 
 /// Entries to add to a list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// What to cover.
     pub prefixes: Vec<IpNet>,
@@ -376,6 +384,7 @@ pub struct AddReply {
 
 /// Entries to remove from a list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct RemoveRequest {
     /// The entries' prefixes, as they were added.
     pub prefixes: Vec<IpNet>,
@@ -431,6 +440,7 @@ pub struct FeedStatus {
 
 /// Feeds to read now.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct RefreshRequest {
     /// Their names; none for all.
     pub names: Vec<String>,
@@ -438,6 +448,11 @@ pub struct RefreshRequest {
     #[serde(default)]
     pub force: bool,
 }
+
+/// The configuration is to be read again.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {}
 
 /// What reading the configuration again has changed. Feeds are read afterwards.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -474,6 +489,7 @@ pub struct LimitChange {
 
 /// The mode to change to.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct ModeChange {
     /// Enforce or monitor.
     pub mode: Mode,
@@ -481,6 +497,7 @@ pub struct ModeChange {
 
 /// The source to trace.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// Its address.
     pub address: IpAddr,
@@ -488,6 +505,7 @@ pub struct TraceRequest {
 
 /// The interfaces to let go.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct DetachRequest {
     /// Their names; none for all.
     pub interfaces: Vec<String>,

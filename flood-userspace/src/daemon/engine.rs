@@ -39,6 +39,7 @@ use crate::{
         configured::{Configured, reloaded},
         guard,
     },
+    log,
 };
 
 use super::{
@@ -342,6 +343,7 @@ impl Engine {
                 taken: state.sampled,
                 lost: state.samples_lost,
             },
+            log_lines_lost: log::lost(),
             proof: self.proof_status(),
             sanity: (&self.filter.settings.read().sanity).into(),
             trace: self.traced,
@@ -744,6 +746,10 @@ fn warnings(status: &Status) -> Vec<String> {
                 if last_success.is_some() { "what it had stays in force" } else { "it has no entries yet" };
             warnings.push(format!("{list} list, feed {name} ({source}): {error}; {kept}"));
         }
+    }
+    if status.log_lines_lost > 0 {
+        let lost = status.log_lines_lost;
+        warnings.push(format!("{lost} lines of the log are lost: whoever reads it is gone, stopped or too slow, or its disk is full"));
     }
     if status.mode == Mode::Monitor {
         warnings.push("monitor mode: nothing is dropped, only counted".into());

@@ -4,8 +4,10 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::{
@@ -15,6 +17,7 @@ use crate::{
         ListKind,
         configured::{Configured, ListFileError, configured},
     },
+    memory,
 };
 
 use super::{
@@ -22,6 +25,12 @@ use super::{
     feeds::FeedKeeper,
     locked,
 };
+
+/// How long the configuration and its lists may take to be read: a million entries take two seconds.
+const READING: Duration = Duration::from_secs(60);
+
+/// How long a reload waits for another to end.
+const ANOTHER: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again.
 pub struct Reloader {
@@ -51,11 +60,13 @@ impl Reloader {
         Self { path, engine, feeds, written: tokio::sync::Mutex::new(written) }
     }
 
-    /// Reads it, exchanges the lists, and has all feeds read. A configuration with a fault changes nothing.
+    /// Reads it, exchanges the lists, and has all feeds read. A configuration with a fault changes nothing, and neither
+    /// does one that cannot be read in time, as from a disk that is gone.
     pub async fn reload(&self) -> Result<ReloadReply, Refused> {
-        let mut written = self.written.lock().await;
-        let (path, engine, before) = (self.path.clone(), Arc::clone(&self.engine), written.clone());
-        let work = move || -> Result<(Config, ReloadReply), Refused> {
+        let waited = timeout(ANOTHER, self.written.lock()).await;
+        let mut written = waited.map_err(|_| Refused::Conflict("another reload is under way".into()))?;
+        let path = self.path.clone();
+        let read = move || -> Result<_, Refused> {
             let config = Config::load(&path)?;
             let (mut edits, mut warnings) = (Vec::new(), Vec::new());
             for kind in ListKind::ALL {
@@ -64,6 +75,18 @@ impl Reloader {
                 warnings.extend(problems.into_iter().map(left_out));
                 edits.push((kind, edit));
             }
+            Ok((config, edits, warnings))
+        };
+        let read = timeout(READING, tokio::task::spawn_blocking(read)).await.map_err(|_| {
+            Refused::Bad(format!(
+                "nothing is changed: {} and its lists could not be read within {} s",
+                self.path.display(),
+                READING.as_secs()
+            ))
+        })?;
+        let (config, edits, mut warnings) = read.map_err(|error| Refused::Bad(error.to_string()))??;
+        let (engine, before) = (Arc::clone(&self.engine), written.clone());
+        let work = move || -> Result<(Config, ReloadReply), Refused> {
             if elsewhere(&before) != elsewhere(&config) {
                 warnings.push(
                     "the configuration has changed outside of [block], [allow] and [allow_proven]; that takes effect when \
@@ -73,6 +96,11 @@ impl Reloader {
             }
             let reply = locked(&engine).reload(&before, &config, &edits)?;
             Ok((config, ReloadReply { warnings, ..reply }))
+        };
+        let work = move || {
+            let done = work();
+            memory::give_back();
+            done
         };
         let outcome = tokio::task::spawn_blocking(work).await;
         let (config, reply) = outcome.map_err(|error| Refused::Bad(error.to_string()))??;

@@ -9,7 +9,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::config::ListInput;
+use crate::{config::ListInput, printable::Printable};
 
 use super::{
     book::{Book, Edit, Entry, Note, Origin},
@@ -18,7 +18,7 @@ use super::{
 
 /// A list file that cannot be read.
 #[derive(Debug, Error)]
-#[error("the list {path}: {source}", path = path.display())]
+#[error("the list {path}: {source}", path = Printable(path.display()))]
 pub struct ListFileError {
     path: PathBuf,
     source: io::Error,
@@ -72,10 +72,10 @@ pub fn reloaded(book: &Book, files_before: &[PathBuf], now: &Edit) -> Edit {
 /// The bad lines of a file, for people.
 pub fn problems(path: &Path, imported: &import::Import) -> Vec<String> {
     let mut problems: Vec<String> =
-        imported.bad.iter().map(|line| format!("{}: {line}", path.display())).collect();
+        imported.bad.iter().map(|line| format!("{}: {line}", Printable(path.display()))).collect();
     let more = imported.bad_lines - imported.bad.len() as u64;
     if more > 0 {
-        problems.push(format!("{}: {more} more bad lines", path.display()));
+        problems.push(format!("{}: {more} more bad lines", Printable(path.display())));
     }
     problems
 }

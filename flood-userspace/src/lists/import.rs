@@ -5,12 +5,13 @@
 //! are fine. Any bytes can be given: nothing panics, and what is kept of bad input is bounded. A line is
 //! never half understood: what cannot be read is reported as a [`BadLine`], and the other lines count.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use ipnet::IpNet;
 use thiserror::Error;
+
+use crate::file;
 
 use super::target::{TargetError, parse_target};
 
@@ -25,7 +26,7 @@ const MAX_SHOWN_CHARS: usize = 80;
 const MAX_KEPT_BAD_LINES: usize = 100;
 
 /// The largest file that is read: a million lines have 20 MB, so this is room for ten million.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// What a file contained.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,12 +69,7 @@ pub enum LineProblem {
 
 /// Reads the file at `path`. Bad lines are no error; a file that is larger than any list is.
 pub fn load(path: &Path) -> io::Result<Import> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB: this is not a list"));
-    }
-    Ok(parse(&bytes))
+    Ok(parse(&file::read(path, MAX_FILE_BYTES)?))
 }
 
 /// Reads the contents of a list file.

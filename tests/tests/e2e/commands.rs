@@ -309,6 +309,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     }
     let get = |path: &str| {
         let mut curl = guarded.lab.host(Role::Server).command("curl")?;
+        curl.args(["--header", "accept: application/openmetrics-text;version=1.0.0"]);
         run(curl.args(["--silent", "--include"]).arg(format!("http://127.0.0.1:9472{path}")))
     };
     let scrape = || Ok::<_, anyhow::Error>(get("/metrics")?.stdout);
@@ -327,6 +328,18 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     ] {
         ensure!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+    // Who does not ask for OpenMetrics gets what every scraper reads.
+    let mut curl = guarded.lab.host(Role::Server).command("curl")?;
+    let plain = run(curl.args(["--silent", "--include", "http://127.0.0.1:9472/metrics"]))?.stdout;
+    for expected in [
+        "content-type: text/plain; version=0.0.4; charset=utf-8\r\n",
+        "# TYPE floodgate_packets_total counter\n",
+        "# TYPE floodgate_build_info gauge\n",
+        counted,
+    ] {
+        ensure!(plain.contains(expected), "{expected} is missing in\n{plain}");
+    }
+    ensure!(!plain.contains("# EOF") && !plain.contains("# UNIT") && !plain.contains(" info\n"), "{plain}");
     ensure!(!text.contains("198.51.100.66"), "an address is no label:\n{text}");
     // The whole interface is on the socket only.
     let other = get("/v1/status")?.stdout;

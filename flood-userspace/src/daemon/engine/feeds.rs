@@ -29,6 +29,9 @@ pub enum FeedError {
     /// Its last good copy is of no use.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// Reading it does not end.
+    #[error("reading it has not ended within {0} s")]
+    Hangs(u64),
     /// The thread that read it has ended.
     #[error("reading it ended with {0}")]
     Panic(String),
