@@ -7,6 +7,7 @@
 mod drops;
 mod engine;
 mod feeds;
+mod guards;
 mod limits;
 mod proof;
 mod reload;
@@ -32,12 +33,13 @@ use tracing::{error, info};
 
 use crate::{
     bpf::BpfError,
-    config::{Config, InterfaceName},
+    config::Config,
     control::server::Server,
     lists::{
         ListKind,
         configured::{ListFileError, configured},
     },
+    netlink::LinkChanges,
 };
 
 pub use engine::{Engine, Refused, Watch};
@@ -132,9 +134,12 @@ pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(),
             TcpListener::bind(address).await.map_err(|source| DaemonError::Metrics { address, source })?,
         ),
     };
-    for name in &config.interfaces {
-        locked(&engine).attach(InterfaceName::as_str(name), config, replace)?;
-    }
+    let typed = config.interfaces != written.config.interfaces;
+    // Listening begins before the first look, so that no change is missed in between.
+    let changes = LinkChanges::listen()
+        .map_err(|source| DaemonError::System { what: "listening for changes of interfaces", source })?;
+    locked(&engine).guard(config, replace, typed)?;
+    tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
     feeds.keep(config, stamps);
 
     let ended = Arc::new(Notify::new());
@@ -200,6 +205,17 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
         if let Err(refused) = reloader.reload().await {
             error!("SIGHUP: {refused}");
         }
+    }
+}
+
+/// Looks at the interfaces when the kernel says that one has changed. Never ends.
+async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
+    while changes.next().await.is_ok() {
+        if let Err(error) = tokio::task::block_in_place(|| locked(&engine).look_at_interfaces()) {
+            error!("{error}");
+        }
+        // Many come at once, and one look is for all of them.
+        tokio::time::sleep(TICK).await;
     }
 }
 

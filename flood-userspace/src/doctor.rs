@@ -116,9 +116,12 @@ fn interfaces(config: &Config) -> Vec<Finding> {
             .collect();
     }
     let names = config.interfaces.iter().map(InterfaceName::as_str);
+    let is_any_there = names.clone().any(|name| interface::find(&all, name).is_some());
     names
         .flat_map(|name| match interface::named(&all, name) {
             Ok(interface) => examine(interface),
+            // It is waited for, and the others are guarded.
+            Err(error) if is_any_there => vec![finding(name, Verdict::Note, error.to_string())],
             Err(error) => vec![finding(name, Verdict::Fault, error.to_string())],
         })
         .collect()
@@ -309,7 +312,7 @@ mod tests {
 
     fn interface(mtu: u32, kind: &str) -> Interface {
         let (name, kind) = ("if0".into(), Some(kind.into()));
-        Interface { index: 1, name, mtu, kind, controller: None, xdp: None }
+        Interface { index: 1, name, alternative_names: Vec::new(), mtu, kind, controller: None, xdp: None }
     }
 
     fn verdict(mtu: u32, attach: AttachMode, native: bool, jumbo: bool) -> Verdict {

@@ -10,6 +10,8 @@ mod bench;
 mod commands;
 #[path = "e2e/feeds.rs"]
 mod feeds;
+#[path = "e2e/interfaces.rs"]
+mod interfaces;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/replay.rs"]

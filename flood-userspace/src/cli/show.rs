@@ -50,18 +50,29 @@ pub(super) fn status(status: &Status) -> String {
         mode(status.mode)
     );
     for interface in &status.interfaces {
-        let attached = match (interface.present, interface.attached) {
-            (false, _) => "gone",
-            (true, Attached::Native) => "native (in the driver)",
-            (true, Attached::Generic) => "generic (behind the driver)",
+        let attached = match (interface.attached, interface.present) {
+            (Attached::Native, _) => "native (in the driver)",
+            (Attached::Generic, _) => "generic (behind the driver)",
+            (Attached::Nowhere, true) => "NOT GUARDED",
+            (Attached::Nowhere, false) => "NOT GUARDED: it is not there",
         };
-        let answers = match interface.answers {
-            AnswersBy::Tcx => "notes (tcx)",
-            AnswersBy::Clsact => "notes (clsact)",
-            AnswersBy::Sockets => "sockets",
-            AnswersBy::Nothing => "limits alone",
-        };
-        _ = writeln!(text, "interface    {:<15} {attached}; UDP answers told by {answers}", interface.name);
+        _ = write!(text, "interface    {:<15} {attached}", interface.name);
+        if interface.attached != Attached::Nowhere {
+            let answers = match interface.answers {
+                AnswersBy::Tcx => "notes (tcx)",
+                AnswersBy::Clsact => "notes (clsact)",
+                AnswersBy::Sockets => "sockets",
+                AnswersBy::Nothing => "limits alone",
+            };
+            _ = write!(text, "; UDP answers told by {answers}");
+        }
+        if let Some(given) = &interface.given {
+            _ = write!(text, "; given as {given}");
+        }
+        if interface.reattached > 0 {
+            _ = write!(text, "; attached again {} times", grouped(interface.reattached));
+        }
+        text.push('\n');
     }
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));

@@ -296,7 +296,9 @@ macro_rules! section {
 section! {
     /// What is filtered, and how.
     ConfigFile at "" {
-        /// Interfaces to filter on. May be empty when they are given on the command line.
+        /// Interfaces to filter on, by name or alternative name. May be empty when they are given on the command line. One
+        /// that is not there is waited for, while the others are guarded. One that was renamed stays guarded, for as long as
+        /// it lives; from then on the name counts again.
         interfaces: Vec<Spanned<String>>, default [], accepts "names of interfaces, each once";
         /// `enforce` drops attack packets. `monitor` passes everything, computes the same verdicts and counts
         /// what would have been dropped.
