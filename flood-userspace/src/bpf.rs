@@ -32,7 +32,7 @@ pub use attach::{Attachment, Found, Noting, occupied};
 pub use clock::Clock;
 pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family, Side};
-pub use egress::Hook;
+pub use egress::{Hook, remove_left_behind};
 pub use error::BpfError;
 pub use lists::ListMaps;
 pub use load::{Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};

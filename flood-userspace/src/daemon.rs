@@ -11,6 +11,7 @@ mod guards;
 mod limits;
 mod proof;
 mod reload;
+mod syncookies;
 mod trace;
 
 use std::{

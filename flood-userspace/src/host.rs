@@ -2,6 +2,7 @@
 //!
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
+mod changed;
 mod translation;
 mod udp;
 
@@ -20,6 +21,7 @@ use netlink_packet_route::{
 
 use crate::netlink::exchange;
 
+pub use changed::{Change, Changes, Kept};
 pub use udp::{UdpPort, udp_ports};
 
 /// The routing table of what is delivered to this host (linux/rtnetlink.h).

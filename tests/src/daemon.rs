@@ -66,7 +66,7 @@ impl Daemon {
     pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config_path = folder.path().join("floodgate.toml");
-        fs::write(&config_path, config)?;
+        fs::write(&config_path, with_state(&folder, config))?;
         let mut command = namespace.command(binary()?)?;
         command.arg("run").arg("--config").arg(config_path);
         command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
@@ -116,7 +116,7 @@ impl Daemon {
 
     /// Writes another configuration in the place of the one it was started with.
     pub fn rewrite(&self, config: &str) -> Result<()> {
-        Ok(fs::write(self.folder.path().join("floodgate.toml"), config)?)
+        Ok(fs::write(self.folder.path().join("floodgate.toml"), with_state(&self.folder, config))?)
     }
 
     /// Has it read its configuration again, by SIGHUP.
@@ -145,6 +145,13 @@ impl Daemon {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         self.process.wait()
     }
+}
+
+/// A configuration whose state is in the folder of the daemon, unless it says where.
+fn with_state(folder: &TempDir, config: &str) -> String {
+    let says = config.lines().any(|line| line.trim_start().starts_with("state ="));
+    let state = folder.path().join("state");
+    if says { config.to_owned() } else { format!("state = \"{}\"\n{config}", state.display()) }
 }
 
 fn socket(folder: &TempDir) -> PathBuf {

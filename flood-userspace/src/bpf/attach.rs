@@ -241,7 +241,7 @@ impl Filter {
                     (None, Some(_)) => Found::Detached,
                     (None, None) => Found::Gone,
                 };
-                self.take_off(attachment, found == Found::Detached);
+                let _ = self.take_off(attachment); // what is left of it may go at this moment
                 return Ok(vec![found]);
             }
         };
@@ -289,17 +289,17 @@ impl Filter {
     }
 
     /// Lets go of what is left of an attachment in the kernel. What is under its number by now may be another interface,
-    /// whose programs are not ours to take off.
-    fn take_off(&mut self, attachment: &mut Attachment, is_there: bool) {
+    /// whose filters are not ours to take off.
+    fn take_off(&mut self, attachment: &mut Attachment) -> Result<(), String> {
         attachment.link = None;
         attachment.is_displaced = false;
-        let Some(egress) = attachment.egress.take() else { return };
-        let Ok(program) = program(&mut self.ebpf, EGRESS_PROGRAM) else { return };
-        let is_ours = is_there && egress.is_attached(&attachment.interface, self.egress_id).unwrap_or(false);
-        if is_ours {
-            let _ = egress.detach(program, &attachment.interface); // it may go at this moment
+        let Some(egress) = attachment.egress.take() else { return Ok(()) };
+        let program = program(&mut self.ebpf, EGRESS_PROGRAM).map_err(|error| error.to_string())?;
+        if egress.is_attached(&attachment.interface, self.egress_id).is_ok_and(|is_ours| is_ours) {
+            egress.detach(program, &attachment.interface)
         } else {
             egress.forget(program);
+            Ok(())
         }
     }
 
@@ -355,14 +355,19 @@ impl Filter {
     /// Lets go of the interface with this slot.
     pub fn let_go(&mut self, slot: u32) -> Result<(), BpfError> {
         let Some(position) = self.position(slot) else { return Ok(()) };
-        let Attachment { interface, link, egress, .. } = self.attachments.remove(position);
-        drop(link);
+        let mut attachment = self.attachments.remove(position);
+        let outcome = self.take_off(&mut attachment);
         self.enter_interface(slot, 0, self.notes_questions());
-        let Some(egress) = egress else { return Ok(()) };
-        let program = program(&mut self.ebpf, EGRESS_PROGRAM)?;
-        egress
-            .detach(program, &interface)
-            .map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })
+        self.follow_mtu();
+        outcome.map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        while let Some(slot) = self.attachments.first().map(|attachment| attachment.slot) {
+            let _ = self.let_go(slot); // there is nobody to tell
+        }
     }
 }
 

@@ -136,3 +136,21 @@ fn prepare_clsact(interface: &Interface) -> Result<bool, String> {
         !made && qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok();
     Ok(made || left_behind)
 }
+
+/// Takes off the way out what a daemon that was killed has left there, on interfaces that no floodgate guards. Returns their
+/// names. Links end with their process; filters do not.
+pub fn remove_left_behind(interfaces: &[Interface]) -> io::Result<Vec<String>> {
+    let mut cleared = Vec::new();
+    for index in interface::with_clsact()? {
+        let Some(interface) = interfaces.iter().find(|interface| interface.index == index) else { continue };
+        let program = interface.xdp.map(|program| interface::program_name(program.id));
+        if program.is_some_and(|name| name == interface::OUR_PROGRAM) {
+            continue;
+        }
+        if qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok() {
+            interface::remove_unused_clsact(index)?;
+            cleared.push(interface.name.clone());
+        }
+    }
+    Ok(cleared)
+}

@@ -156,19 +156,31 @@ pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
 
 /// The kind of the queueing discipline that has the place of `clsact` on an interface.
 pub(super) fn kind_in_place_of_clsact(index: u32) -> io::Result<Option<String>> {
+    Ok(in_place_of_clsact(index)?.into_iter().find(|(at, _)| *at == index).map(|(_, kind)| kind))
+}
+
+/// The interfaces that have a `clsact`, by number.
+pub(super) fn with_clsact() -> io::Result<Vec<u32>> {
+    /// The kernel lists those of all interfaces, whichever is asked for.
+    const ANY: u32 = 0;
+
+    let all = in_place_of_clsact(ANY)?.into_iter();
+    Ok(all.filter(|(_, kind)| kind == "clsact").map(|(index, _)| index).collect())
+}
+
+/// What has the place of `clsact`, by number of the interface.
+fn in_place_of_clsact(index: u32) -> io::Result<Vec<(u32, String)>> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index.cast_signed()));
     let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewQueueDiscipline(found)
-            if found.header.index == index.cast_signed() && found.header.parent == TcHandle::CLSACT =>
-        {
-            found.attributes.into_iter().find_map(|attribute| match attribute {
-                TcAttribute::Kind(kind) => Some(kind),
-                _ => None,
-            })
+    let kind = |attribute| if let TcAttribute::Kind(kind) = attribute { Some(kind) } else { None };
+    let found = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(found) if found.header.parent == TcHandle::CLSACT => {
+            let index = found.header.index.cast_unsigned();
+            Some((index, found.attributes.into_iter().find_map(kind)?))
         }
         _ => None,
-    }))
+    });
+    Ok(found.collect())
 }
 
 impl XdpProgram {

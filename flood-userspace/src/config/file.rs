@@ -307,7 +307,8 @@ section! {
         /// (works with every driver, several times slower). `native-or-generic` takes what the driver can do.
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
-        /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        /// The folder of what is kept over a restart: the last good copy of each feed, and what was changed on the host and
+        /// has to be put back. It is made when it is needed.
         state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
     }
     contains {
@@ -462,7 +463,8 @@ section! {
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
         retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
-        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
+        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after. What it was
+        /// is written down in `state` before, so that the next start puts it back if floodgate is killed.
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
         /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";

@@ -43,7 +43,8 @@ use super::{
     drops::Drops,
     guards::{Guards, generic_warning, namesake_warning, unnoted_warning},
     limits::changed,
-    proof::{Means, Syncookies},
+    proof::Means,
+    syncookies::Syncookies,
     trace::Trace,
 };
 
@@ -154,7 +155,7 @@ impl Engine {
             means: Means::default(),
             told: HostTells::default(),
             reassembly: Reassembly::default(),
-            syncookies: Syncookies::new(config.proof.syncookies),
+            syncookies: Syncookies::new(config.proof.syncookies, &config.state),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
             trace,

@@ -13,6 +13,7 @@ use crate::{
     bpf::{
         Attachment, BpfError, Filter, Found, Hook, Noting,
         interface::{self, Interface},
+        remove_left_behind,
     },
     config::{AttachMode, Config, InterfaceName},
     control::protocol::{AnswersBy, Attached, InterfaceStatus},
@@ -144,6 +145,9 @@ impl Guards {
         let is_there = |name: &&str| interface::find(&there, name).is_some();
         if typed && !names.iter().any(is_there) {
             names.iter().try_for_each(|name| interface::named(&there, name).map(|_| ()))?;
+        }
+        if Hook::of_kernel() == Hook::Clsact {
+            clear_way_out(&there);
         }
         let mut guards = Self::none(config.attach);
         for name in &names {
@@ -413,6 +417,18 @@ impl Guard {
             name_taken: self.is_name_taken,
             reattached: self.reattached,
         }
+    }
+}
+
+/// Takes away what a daemon that was killed has left on the way out of interfaces, whether they are to be guarded or not.
+fn clear_way_out(there: &[Interface]) {
+    match remove_left_behind(there) {
+        Ok(cleared) if cleared.is_empty() => {}
+        Ok(cleared) => info!(
+            "a floodgate that was killed has left a program on the way out of {}, which is taken off",
+            cleared.join(", ")
+        ),
+        Err(error) => warn!("looking for programs that a killed floodgate has left on a way out: {error}"),
     }
 }
 

@@ -13,7 +13,7 @@ use aya::programs::{
     xdp::XdpLinkId,
 };
 use flood_userspace::{
-    bpf::{Filter, FilterOptions, Found, Hook, Noting, interface::interfaces},
+    bpf::{Filter, FilterOptions, Found, Hook, Noting, interface::interfaces, remove_left_behind},
     config::AttachMode,
     control::protocol::{AnswersBy, Attached, InterfaceStatus, Stats, Status},
 };
@@ -55,6 +55,9 @@ fn links_of(process: u32, kind: &str) -> Result<Vec<u32>> {
     Ok(links)
 }
 
+/// From linux/bpf.h.
+const BPF_LINK_DETACH: libc::c_long = 34;
+
 fn open_link(number: u32) -> Result<OwnedFd> {
     /// From linux/bpf.h.
     const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
@@ -66,9 +69,6 @@ fn open_link(number: u32) -> Result<OwnedFd> {
 
 /// Breaks the links of this kind that a daemon holds, as `bpftool link detach` does.
 fn break_links(daemon: &Daemon, kind: &str) -> Result<()> {
-    /// From linux/bpf.h.
-    const BPF_LINK_DETACH: libc::c_long = 34;
-
     let links = links_of(daemon.read::<Status>("status")?.pid, kind)?;
     ensure!(!links.is_empty(), "the daemon holds no link of kind {kind}");
     for link in links {
@@ -464,4 +464,41 @@ fn a_filter_of_others_under_the_same_number_is_not_taken_for_ours() -> Result<()
         ensure!(filters.contains("leave"), "theirs is gone: {filters}");
         Ok(())
     })
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_on_any_way_out_is_taken_off() -> Result<()> {
+    needs_root!();
+    let cables = Cables::new()?;
+    let (here, name) = (&cables.here, cables.here.name());
+    let disciplines = || command(&format!("tc -n {name} qdisc show"));
+    let before = disciplines()?;
+    here.within(|| {
+        let mut filters = Vec::new();
+        for interface in ["eth0", "eth1"] {
+            let options = FilterOptions { hook: Some(Hook::Clsact), ..FilterOptions::default() };
+            let mut filter = Filter::load(&options)?;
+            filter.attach(interface, AttachMode::Native, false)?;
+            filters.push(filter);
+        }
+        ensure!(remove_left_behind(&interfaces()?)?.is_empty(), "both are guarded");
+        // What is killed does not take its filter along; only its links end.
+        for link in links_of(std::process::id(), "xdp")? {
+            let is_on_eth0 = fs::read_dir("/proc/self/fdinfo")?.any(|entry| {
+                let text = entry.and_then(|entry| fs::read_to_string(entry.path())).unwrap_or_default();
+                let eth0 = here.index("eth0").unwrap_or(0);
+                text.contains(&format!("link_id:\t{link}\n")) && text.contains(&format!("ifindex:\t{eth0}\n"))
+            });
+            if is_on_eth0 {
+                bpf(BPF_LINK_DETACH, [open_link(link)?.as_raw_fd().cast_unsigned(), 0, 0])?;
+            }
+        }
+        ensure!(remove_left_behind(&interfaces()?)? == ["eth0"]);
+        let filters_on = |interface| command(&format!("tc -n {name} filter show dev {interface} egress"));
+        ensure!(!filters_on("eth0").unwrap_or_default().contains("floodgate"));
+        ensure!(filters_on("eth1")?.contains("floodgate_egress"));
+        Ok(())
+    })?;
+    ensure!(disciplines()? == before, "{}", disciplines()?);
+    Ok(())
 }
