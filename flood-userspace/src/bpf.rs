@@ -35,7 +35,7 @@ pub use debts::{DebtTables, Debtor, Family, Side};
 pub use egress::{Hook, remove_left_behind};
 pub use error::BpfError;
 pub use lists::ListMaps;
-pub use load::{Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME};
+pub use load::{Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME, tables_of_others};
 pub use open::OpenPorts;
 pub use settings::SettingsPage;
 pub use solicited::SolicitTable;

@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -64,6 +64,16 @@ impl Daemon {
     /// Starts one in a namespace, with this configuration (TOML) and these arguments to `run`. Returns when it
     /// answers.
     pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
+        Self::start_with(namespace, config, arguments, &[])
+    }
+
+    /// Starts one with these variables in its environment.
+    pub fn start_with(
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config_path = folder.path().join("floodgate.toml");
         fs::write(&config_path, with_state(&folder, config))?;
@@ -71,6 +81,7 @@ impl Daemon {
         command.arg("run").arg("--config").arg(config_path);
         command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
         command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?);
+        command.envs(environment.iter().copied());
         let mut daemon = Self { process: Process::start(&mut command)?, folder };
         // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {

@@ -1,10 +1,14 @@
 //! The filter: loading, attaching, and the handles to everything in it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, AsRawFd},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
+    maps::{LpmTrie, Map, MapData, MapInfo, PerCpuArray, ProgramArray, RingBuf},
     programs::{Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::KernelVersion,
 };
@@ -23,6 +27,7 @@ use ipnet::IpNet;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
+    boot_time::BootTime,
     config::{Config, HostSays, SolicitedBy},
     host::{CLIENT_PORTS, Reassembly},
     lists::{
@@ -439,7 +444,7 @@ impl Filter {
 
     /// Changes a list: all of it, or nothing. Returns the edit that undoes it.
     pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
-        let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
+        let moment = Moment { now: BootTime::now(), filter_ns: self.clock.now_ns() };
         let undo = self.lists.edit(kind, edit, &moment)?;
         if kind == ListKind::AllowProven
             && let Err(error) = self.follow_proven(&undo, &moment)
@@ -621,6 +626,21 @@ fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(
         }
         _ => Ok(()),
     }
+}
+
+/// Memory of the tables that other floodgates hold, bytes; `None` if none runs, or the kernel does not tell.
+pub fn tables_of_others() -> Option<u64> {
+    let is_one = |info: &ProgramInfo| info.name_as_str() == Some(PROGRAM);
+    let mut maps = BTreeSet::new();
+    for info in aya::programs::loaded_programs().filter_map(Result::ok).filter(is_one) {
+        maps.extend(info.map_ids().ok().flatten().unwrap_or_default());
+    }
+    let bytes = |id: &u32| -> Option<u64> {
+        let map = MapInfo::from_id(*id).ok()?.fd().ok()?;
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+    };
+    if maps.is_empty() { None } else { Some(maps.iter().filter_map(bytes).sum()) }
 }
 
 /// Memory that the kernel could give, bytes (proc(5), `MemAvailable`).

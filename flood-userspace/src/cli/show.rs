@@ -192,8 +192,9 @@ fn feeds_of(feeds: &[FeedStatus]) -> String {
     let mut text = String::new();
     for FeedStatus { list, name, entries, left_out, last_success, error, .. } in feeds {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = match last_success {
-            Some(at) => format!("read {} ago", duration(since_epoch.as_secs().saturating_sub(*at))),
+        let age = match last_success.map(|at| since_epoch.as_secs().checked_sub(at)) {
+            Some(Some(age)) => format!("read {} ago", duration(age)),
+            Some(None) => "read when the clock was ahead of now".to_owned(),
             None => "not read yet".to_owned(),
         };
         let left_out =

@@ -22,7 +22,7 @@
 //! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404,
 //! 409 (in use) or 500. The schema is stable: fields are added, never renamed or removed.
 
-use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use flood_common::{
     proof::means,
@@ -514,9 +514,4 @@ pub struct DetachReply {
     pub detached: Vec<String>,
     /// Whether the daemon ends, having none left.
     pub ends: bool,
-}
-
-/// A time as seconds from now, rounded to the nearest; 0 if it has passed.
-pub fn seconds_until(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::now()).map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
 }

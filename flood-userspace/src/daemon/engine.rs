@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    boot_time::BootTime,
     bpf::{
         BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side,
         limit::{host_tells, in_force_as, set_limits, set_mode},
@@ -29,7 +30,7 @@ use crate::{
     control::protocol::{
         AddReply, AddRequest, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, LimitChange,
         Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, ReloadReply,
-        RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, seconds_until, syn_proof,
+        RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, syn_proof,
     },
     host::{Facts, Reassembly, udp_ports},
     lists::{
@@ -48,8 +49,8 @@ use super::{
     trace::Trace,
 };
 
-pub(super) use feeds::FeedError;
 use feeds::FeedState;
+pub(super) use feeds::{FeedError, Read};
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -90,7 +91,7 @@ pub struct Engine {
     drops: Drops,
     trace: Trace,
     traced: Option<IpAddr>,
-    started: Instant,
+    started: BootTime,
     /// The feeds of all lists.
     feeds: Vec<FeedState>,
     /// What they carry, by list.
@@ -160,7 +161,7 @@ impl Engine {
             drops: Drops::default(),
             trace,
             traced: None,
-            started: Instant::now(),
+            started: BootTime::now(),
             feeds: Vec::new(),
             carriers: Default::default(),
             guards: Guards::none(config.attach),
@@ -435,7 +436,7 @@ impl Engine {
     }
 
     fn describe(&self, kind: ListKind, prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         let feeds: Vec<String> =
             self.carriers[kind as usize].of(prefix).map(|name| format!("feed {name}")).collect();
         ListEntry {
@@ -448,8 +449,8 @@ impl Engine {
             },
             reason: note.reason.clone(),
             added_by: note.added_by.clone(),
-            age_s: now.duration_since(note.added).unwrap_or_default().as_secs(),
-            expires_in_s: expires.map(seconds_until),
+            age_s: now.since(note.added).as_secs(),
+            expires_in_s: expires.map(|expires| expires.since(now).as_secs_f64().round() as u64),
         }
     }
 
@@ -463,7 +464,7 @@ impl Engine {
                 }
             }
         }
-        let now = SystemTime::now();
+        let now = BootTime::now();
         let expires = match request.ttl_s {
             None => None,
             Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
@@ -595,7 +596,7 @@ impl Engine {
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched.
     pub fn tick(&mut self) -> Result<(), BpfError> {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         for kind in ListKind::ALL {
             self.hand_over(kind, now)?;
             let edit = self.list(kind).expired(now);
