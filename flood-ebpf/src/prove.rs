@@ -28,6 +28,7 @@ use crate::{
     maps::{CPU_STATE, SETTINGS},
     now_ns, reassemble, settings_in_force,
     window::XdpWindow,
+    window_of,
 };
 
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
@@ -51,7 +52,7 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     // this processor's own, and nothing ran on it since `call` wrote it.
     let (settings, now_ns, reason) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
-    let window = XdpWindow::of_interface(&ctx, settings);
+    let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is looked at again
     };

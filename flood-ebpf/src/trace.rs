@@ -20,8 +20,7 @@ use crate::{
     hand_over,
     lookup::charge_host,
     maps::{CPU_STATE, SETTINGS},
-    settings_in_force,
-    window::XdpWindow,
+    settings_in_force, window_of,
 };
 
 /// 100 lines a second, 100 at once. More says nothing new about one source and would fill the log ring.
@@ -58,7 +57,7 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     } else if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
         let settings = unsafe { settings_in_force(page) };
-        if let Parsed::Packet(packet) = parse(XdpWindow::of_interface(&ctx, settings)) {
+        if let Parsed::Packet(packet) = parse(window_of(&ctx, settings)) {
             write_line(&ctx, state.reason as u32, &packet);
         }
     }

@@ -4,7 +4,6 @@ use core::intrinsics::is_val_statically_known;
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flood_common::{
-    abi::Settings,
     packet::MAX_HEADER_OFFSET,
     verifier::unknown,
     wire::{Window, WireType},
@@ -16,20 +15,14 @@ pub(crate) struct XdpWindow {
     start: usize,
     end: usize,
     ctx: *mut xdp_md,
-    bare: bool,
+    /// Whether it begins with an IP header.
+    pub(crate) bare: bool,
 }
 
 impl XdpWindow {
-    /// Of a frame.
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx, bare: false }
-    }
-
-    /// Of a frame, or of what comes on an interface without a link layer.
-    #[inline(always)]
-    pub(crate) fn of_interface(ctx: &XdpContext, settings: &Settings) -> Self {
-        Self { bare: settings.is_bare(ctx.ingress_ifindex() as u32), ..Self::new(ctx) }
     }
 }
 

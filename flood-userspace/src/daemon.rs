@@ -7,11 +7,13 @@
 mod drops;
 mod engine;
 mod feeds;
+mod guards;
 mod limits;
 mod proof;
 mod reload;
 mod signals;
 mod socket;
+mod syncookies;
 mod trace;
 
 use std::{
@@ -34,7 +36,7 @@ use tracing::{error, info};
 
 use crate::{
     bpf::BpfError,
-    config::{Config, InterfaceName},
+    config::Config,
     control::{
         listener::{self, Bounds, raise_descriptors},
         server::Server,
@@ -43,6 +45,7 @@ use crate::{
         ListKind,
         configured::{ListFileError, configured},
     },
+    netlink::LinkChanges,
 };
 
 pub use engine::{Engine, Refused, Watch};
@@ -158,9 +161,12 @@ pub async fn run(
     let system = |what| move |source| DaemonError::System { what, source };
     let descriptors = raise_descriptors().map_err(system("asking for more descriptors"))?;
     let Signals { hangup, mut end } = signals;
+    let typed = config.interfaces != written.config.interfaces;
+    // Listening begins before the first look, so that no change is missed in between.
+    let changes = LinkChanges::listen().map_err(system("listening for changes of interfaces"))?;
     let mut starting = {
         let config = config.clone();
-        pin!(tokio::task::spawn_blocking(move || start(&config, replace)))
+        pin!(tokio::task::spawn_blocking(move || start(&config, replace, typed)))
     };
     let Started { engine, feeds, mut socket, metrics } = tokio::select! {
         started = &mut starting => started.map_err(|error| system("starting")(io::Error::other(error)))??,
@@ -173,6 +179,7 @@ pub async fn run(
             };
         }
     };
+    tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
 
     let ended = Arc::new(Notify::new());
     let Written { path, config: written } = written;
@@ -195,8 +202,9 @@ pub async fn run(
     let_go(&engine)
 }
 
-/// Loads the filter and attaches it, with what it needs to be talked to. May take long, and blocks.
-fn start(config: &Config, replace: bool) -> Result<Started, DaemonError> {
+/// Loads the filter and attaches it, with what it needs to be talked to. May take long, and blocks. `typed` says that the interfaces
+/// are from the command line.
+fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonError> {
     let engine = Arc::new(Mutex::new(load(config)?));
     let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
     feeds.check(config).map_err(DaemonError::State)?;
@@ -212,9 +220,7 @@ fn start(config: &Config, replace: bool) -> Result<Started, DaemonError> {
         listen().map_err(|source| DaemonError::Metrics { address, source })
     });
     let metrics = metrics.transpose()?;
-    for name in &config.interfaces {
-        locked(&engine).attach(InterfaceName::as_str(name), config, replace)?;
-    }
+    locked(&engine).guard(config, replace, typed)?;
     feeds.keep(config, stamps);
     Ok(Started { engine, feeds, socket, metrics })
 }
@@ -260,6 +266,17 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
         if let Err(refused) = reloader.reload().await {
             error!("SIGHUP: {refused}");
         }
+    }
+}
+
+/// Looks at the interfaces when the kernel says that one has changed. Never ends.
+async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
+    while changes.next().await.is_ok() {
+        if let Err(error) = tokio::task::block_in_place(|| locked(&engine).look_at_interfaces()) {
+            error!("{error}");
+        }
+        // Many come at once, and one look is for all of them.
+        tokio::time::sleep(TICK).await;
     }
 }
 

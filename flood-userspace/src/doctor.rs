@@ -1,5 +1,7 @@
 //! Whether this host is fit for the filter: everything that can be looked at without attaching it to anything.
 
+mod offloads;
+
 use std::{fs, net::IpAddr, thread, time::Instant};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use crate::{
         BpfError, Filter, FilterOptions,
         features::{XdpFeatures, xdp_features},
         interface::{self, Interface},
-        occupied,
+        occupied, tables_of_others,
     },
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
     host::{Facts, setting},
@@ -22,6 +24,12 @@ use crate::{
 
 /// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
 const MTU_OF_ONE_BUFFER: u32 = 3_498;
+
+/// Why the driver of a virtual card refuses native XDP.
+const MERGED_BY_HOST: &str = "the host of this virtual card (virtio_net) merges packets or leaves out checksums, and offers no way \
+                              to stop that (CTRL_GUEST_OFFLOADS): the driver refuses native XDP. Switch it off on the host \
+                              (QEMU: `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_uso4=off,\
+                              guest_uso6=off`); `--attach generic` works without, but late and slowly";
 
 /// How a finding is to be taken.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -77,9 +85,29 @@ fn filter(config: &Config) -> Finding {
             Verdict::Note,
             format!("the kernel takes it, but not the part that notes what this host asks for: {why}"),
         ),
-        Err(error) => (Verdict::Fault, error.to_string()),
+        Err(error) => without_filter(&error, tables_of_others()),
     };
     finding("filter", verdict, text)
+}
+
+/// What it means that the filter is not loaded here: a floodgate that runs has tables already, of so many bytes, and whoever
+/// takes its place has that memory.
+fn without_filter(error: &BpfError, held: Option<u64>) -> (Verdict, String) {
+    const MIB: u64 = 1 << 20;
+    match (error, held.map(|held| held / MIB)) {
+        (BpfError::TooLarge { needed_mib, available_mib, .. }, Some(held))
+            if *needed_mib <= available_mib + held / 2 =>
+        {
+            (
+                Verdict::Note,
+                format!(
+                    "not tried: a floodgate runs, whose tables take {held} MiB, and there is no room for {needed_mib} MiB beside \
+                 them. When it ends there is"
+                ),
+            )
+        }
+        _ => (Verdict::Fault, error.to_string()),
+    }
 }
 
 fn jit() -> Finding {
@@ -116,9 +144,12 @@ fn interfaces(config: &Config) -> Vec<Finding> {
             .collect();
     }
     let names = config.interfaces.iter().map(InterfaceName::as_str);
+    let is_any_there = names.clone().any(|name| interface::find(&all, name).is_some());
     names
         .flat_map(|name| match interface::named(&all, name) {
             Ok(interface) => examine(interface),
+            // It is waited for, and the others are guarded.
+            Err(error) if is_any_there => vec![finding(name, Verdict::Note, error.to_string())],
             Err(error) => vec![finding(name, Verdict::Fault, error.to_string())],
         })
         .collect()
@@ -137,8 +168,32 @@ fn examine_interface(
         Some(error) => find(Verdict::Fault, error.to_string()),
         None => {}
     }
-    let (verdict, text) = driver(interface, config.attach, features);
+    let host_merges = offloads::virtio_host_merges(&interface.name);
+    let (verdict, text) = match config.attach {
+        AttachMode::Native if host_merges => (Verdict::Fault, MERGED_BY_HOST.to_owned()),
+        AttachMode::NativeOrGeneric if host_merges => (
+            Verdict::Note,
+            format!("{MERGED_BY_HOST}. So the filter will work behind the driver, late and slowly"),
+        ),
+        _ => driver(interface, config.attach, features),
+    };
     find(verdict, text);
+    // The driver of a virtual card tells its host to stop, where that listens.
+    let merging = match interface.driver().as_str() {
+        "virtio_net" => Vec::new(),
+        _ => offloads::merging(&interface.name).unwrap_or_default(),
+    };
+    if config.attach != AttachMode::Generic && !merging.is_empty() {
+        let switches: Vec<String> = merging.iter().map(|switch| format!("{switch} off")).collect();
+        find(
+            Verdict::Note,
+            format!(
+                "the card merges received packets, with which most drivers refuse native XDP: `ethtool -K {} {}`",
+                interface.name,
+                switches.join(" ")
+            ),
+        );
+    }
     let is_card = interface.kind.is_none() && features.is_none_or(|features| features.native);
     if is_card
         && let Some(queues) = receive_queues(&interface.name)
@@ -309,7 +364,7 @@ mod tests {
 
     fn interface(mtu: u32, kind: &str) -> Interface {
         let (name, kind) = ("if0".into(), Some(kind.into()));
-        Interface { index: 1, name, mtu, kind, controller: None, xdp: None }
+        Interface { index: 1, name, alternative_names: Vec::new(), mtu, kind, controller: None, xdp: None }
     }
 
     fn verdict(mtu: u32, attach: AttachMode, native: bool, jumbo: bool) -> Verdict {
@@ -331,6 +386,18 @@ mod tests {
             driver(&interface(1500, "veth"), Native, Some(XdpFeatures { native: true, jumbo: true })).0,
             Note
         );
+    }
+
+    #[test]
+    fn tables_that_another_floodgate_holds_are_not_in_the_way_of_the_next() {
+        let too_large = BpfError::TooLarge { slots: 1, needed_mib: 512, available_mib: 300 };
+        let verdict =
+            |error: &BpfError, held_mib: Option<u64>| without_filter(error, held_mib.map(|mib| mib << 20)).0;
+        assert_eq!(verdict(&too_large, None), Verdict::Fault, "nobody holds any");
+        assert_eq!(verdict(&too_large, Some(512)), Verdict::Note);
+        assert_eq!(verdict(&too_large, Some(100)), Verdict::Fault, "what it holds is not enough");
+        let other = BpfError::KernelTooOld { release: "5.10".into() };
+        assert_eq!(verdict(&other, Some(512)), Verdict::Fault);
     }
 
     #[test]

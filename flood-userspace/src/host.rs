@@ -2,6 +2,7 @@
 //!
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
+mod changed;
 mod nftables;
 mod tracking;
 mod translation;
@@ -24,6 +25,7 @@ use netlink_packet_route::{
 
 use crate::netlink::exchange;
 
+pub use changed::{Change, Changes, Kept};
 pub use udp::{UdpPort, udp_ports};
 pub use vlan::Stripped;
 

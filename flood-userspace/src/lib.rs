@@ -1,6 +1,7 @@
 //! The library behind the `floodgate` binary.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
 
+pub mod boot_time;
 pub mod bpf;
 pub mod capture;
 pub mod cli;

@@ -39,6 +39,11 @@ struct Interface {
 }
 
 #[derive(EncodeLabelSet, Clone, PartialEq, Eq, Hash, Debug)]
+struct InterfaceName {
+    interface: String,
+}
+
+#[derive(EncodeLabelSet, Clone, PartialEq, Eq, Hash, Debug)]
 struct AddressFamily {
     family: &'static str,
 }
@@ -255,14 +260,24 @@ fn register_feeds(registry: &mut Registry, status: &Status) {
 
 fn register_state(registry: &mut Registry, status: &Status) {
     let attached = Gauges::<Interface>::default();
+    let reattached = Counters::<InterfaceName>::default();
     for interface in &status.interfaces {
         let mode = match interface.attached {
             Attached::Native => "native",
             Attached::Generic => "generic",
+            Attached::Nowhere => "none",
         };
-        set(&attached, &Interface { interface: interface.name.clone(), mode }, u64::from(interface.present));
+        let is_guarded = interface.attached != Attached::Nowhere;
+        let name = interface.name.clone();
+        set(&attached, &Interface { interface: name.clone(), mode }, u64::from(is_guarded));
+        reattached.get_or_create(&InterfaceName { interface: name }).inc_by(interface.reattached);
     }
     registry.register("interface_attached", "1 while the interface is there and guarded", attached);
+    registry.register(
+        "interface_reattached",
+        "How often the filter was attached to the interface again, since it had come off",
+        reattached,
+    );
     let enforcing: Gauge = Gauge::default();
     enforcing.set(i64::from(status.mode == Mode::Enforce));
     registry.register("enforcing", "1 in enforce mode, 0 in monitor mode", enforcing);

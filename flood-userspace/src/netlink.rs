@@ -1,4 +1,4 @@
-//! Requests to the kernel over netlink, and what it answers.
+//! Requests to the kernel over netlink, what it answers, and what it says by itself.
 
 use std::io;
 
@@ -15,6 +15,7 @@ use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -80,4 +81,44 @@ pub(crate) fn family_id(name: &str) -> io::Result<u16> {
     attributes
         .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// What the kernel says about network interfaces that come, go or change, in the network namespace in which this was made.
+pub(crate) struct LinkChanges(AsyncFd<Socket>);
+
+impl LinkChanges {
+    /// linux/rtnetlink.h, `RTNLGRP_LINK`.
+    const GROUP: u32 = 1;
+
+    /// How many messages are taken for one change.
+    const AT_ONCE: usize = 1_024;
+
+    /// Listens from now on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(Self::GROUP)?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket owns its descriptor, which stays open and the same until it is dropped along with this.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
+    }
+
+    /// Returns when something has changed since the last time.
+    pub(crate) async fn next(&mut self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for _ in 0..Self::AT_ONCE {
+            match ready.get_inner().recv(&mut &mut buffer[..], 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                // More has happened than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }

@@ -11,6 +11,7 @@ use flood_common::{
 use thiserror::Error;
 
 use crate::{
+    boot_time::BootTime,
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::Frame,
     config::{Config, SolicitedBy},
@@ -153,7 +154,12 @@ fn fill(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), Repl
     for feed in &config.list(kind).feeds {
         if let Some(Copy { bytes, good_at, .. }) = copies.load(kind, feed)? {
             let Content { prefixes, .. } = Content::read(&bytes);
-            let edit = Carriers::default().exchange(filter.lists.book(kind), &feed.name, &prefixes, good_at);
+            let edit = Carriers::default().exchange(
+                filter.lists.book(kind),
+                &feed.name,
+                &prefixes,
+                BootTime::of_wall(good_at),
+            );
             filter.edit_list(kind, edit)?;
         }
     }

@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use flood_common::{
@@ -32,6 +32,7 @@ use flood_common::{
     wire::{Ethernet, Frame, Window, WireType},
 };
 use flood_userspace::{
+    boot_time::BootTime,
     bpf::{
         Filter, FilterOptions, RunOutcome,
         limit::{accounts, rate_limit, reassembly, set_limits, set_mode, shared},
@@ -555,14 +556,14 @@ impl Drop for Loan {
 }
 
 /// An entry of a list.
-pub fn entry(expires: Option<SystemTime>) -> Entry {
-    let note = Note { origin: Origin::Operator, reason: None, added: SystemTime::now(), added_by: None };
+pub fn entry(expires: Option<BootTime>) -> Entry {
+    let note = Note { origin: Origin::Operator, reason: None, added: BootTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
 }
 
 /// Nanoseconds until then.
-fn until(time: SystemTime) -> u64 {
-    let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+fn until(time: BootTime) -> u64 {
+    let ahead = time.since(BootTime::now());
     u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX)
 }
 

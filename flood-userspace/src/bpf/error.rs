@@ -89,6 +89,13 @@ pub enum BpfError {
         id: u32,
     },
 
+    /// Another name of an interface that is guarded.
+    #[error("it is {interface}, which this daemon guards already")]
+    AlreadyOurs {
+        /// The name by which it is guarded.
+        interface: String,
+    },
+
     /// No native XDP.
     #[error(
         "the driver {driver} of {interface} has no native XDP: {cause}. Generic XDP works on any driver, but late \

@@ -51,18 +51,29 @@ pub(super) fn status(status: &Status) -> String {
         mode(status.mode)
     );
     for interface in &status.interfaces {
-        let attached = match (interface.present, interface.attached) {
-            (false, _) => "gone",
-            (true, Attached::Native) => "native (in the driver)",
-            (true, Attached::Generic) => "generic (behind the driver)",
+        let attached = match (interface.attached, interface.present) {
+            (Attached::Native, _) => "native (in the driver)",
+            (Attached::Generic, _) => "generic (behind the driver)",
+            (Attached::Nowhere, true) => "NOT GUARDED",
+            (Attached::Nowhere, false) => "NOT GUARDED: it is not there",
         };
-        let answers = match interface.answers {
-            AnswersBy::Tcx => "notes (tcx)",
-            AnswersBy::Clsact => "notes (clsact)",
-            AnswersBy::Sockets => "sockets",
-            AnswersBy::Nothing => "limits alone",
-        };
-        _ = writeln!(text, "interface    {:<15} {attached}; UDP answers told by {answers}", interface.name);
+        _ = write!(text, "interface    {:<15} {attached}", interface.name);
+        if interface.attached != Attached::Nowhere {
+            let answers = match interface.answers {
+                AnswersBy::Tcx => "notes (tcx)",
+                AnswersBy::Clsact => "notes (clsact)",
+                AnswersBy::Sockets => "sockets",
+                AnswersBy::Nothing => "limits alone",
+            };
+            _ = write!(text, "; UDP answers told by {answers}");
+        }
+        if let Some(given) = &interface.given {
+            _ = write!(text, "; given as {given}");
+        }
+        if interface.reattached > 0 {
+            _ = write!(text, "; attached again {} times", grouped(interface.reattached));
+        }
+        text.push('\n');
     }
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));
@@ -182,8 +193,9 @@ fn feeds_of(feeds: &[FeedStatus]) -> String {
     let mut text = String::new();
     for FeedStatus { list, name, entries, left_out, last_success, error, .. } in feeds {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = match last_success {
-            Some(at) => format!("read {} ago", duration(since_epoch.as_secs().saturating_sub(*at))),
+        let age = match last_success.map(|at| since_epoch.as_secs().checked_sub(at)) {
+            Some(Some(age)) => format!("read {} ago", duration(age)),
+            Some(None) => "read when the clock was ahead of now".to_owned(),
             None => "not read yet".to_owned(),
         };
         let left_out =

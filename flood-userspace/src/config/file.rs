@@ -313,7 +313,9 @@ macro_rules! section {
 section! {
     /// What is filtered, and how.
     ConfigFile at "" {
-        /// Interfaces to filter on. May be empty when they are given on the command line.
+        /// Interfaces to filter on, by name or alternative name. May be empty when they are given on the command line. One
+        /// that is not there is waited for, while the others are guarded. One that was renamed stays guarded, for as long as
+        /// it lives; from then on the name counts again.
         interfaces: Vec<Spanned<String>>, default [], accepts "names of interfaces, each once";
         /// `enforce` drops attack packets. `monitor` passes everything, computes the same verdicts and counts
         /// what would have been dropped.
@@ -322,7 +324,8 @@ section! {
         /// (works with every driver, several times slower). `native-or-generic` takes what the driver can do.
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
-        /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        /// The folder of what is kept over a restart: the last good copy of each feed, and what was changed on the host and
+        /// has to be put back. It is made when it is needed.
         /// It must be root's (or that of who runs `floodgate`), and nobody else may be able to write to it or to a folder above
         /// it, unless that is sticky as `/tmp` is.
         state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
@@ -479,7 +482,8 @@ section! {
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
         retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
-        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
+        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after. What it was
+        /// is written down in `state` before, so that the next start puts it back if floodgate is killed.
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
         /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";

@@ -23,7 +23,7 @@
 //! 409 (in use), 413 (too large) or 500. A field or parameter that a request does not have is refused, so that none is
 //! misspelt in vain. The schema is stable: fields are added, never renamed or removed. `docs/control.md` has it for people.
 
-use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use flood_common::{
     proof::means,
@@ -151,17 +151,29 @@ impl From<&Sanity> for SanityStatus {
     }
 }
 
-/// An interface that the filter guards.
+/// An interface that the filter is to guard.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceStatus {
-    /// Name.
+    /// The name that it has; of one that is not there, the last that it had, or that it was given.
     pub name: String,
-    /// Number in the kernel.
+    /// The name that it was given on the command line or in the configuration, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<String>,
+    /// Number in the kernel; 0 of one that has never been there.
     pub index: u32,
     /// Where the filter runs.
     pub attached: Attached,
-    /// Whether the interface is still there.
+    /// Whether the interface is there.
     pub present: bool,
+    /// Why it is not guarded, if it is not: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unguarded: Option<String>,
+    /// Whether the name that it was given is that of another interface by now.
+    #[serde(default)]
+    pub name_taken: bool,
+    /// How often the filter was attached again, since it had come off.
+    #[serde(default)]
+    pub reattached: u64,
     /// By what is told whether answers that come in by it were asked for.
     #[serde(default)]
     pub answers: AnswersBy,
@@ -193,6 +205,8 @@ pub enum Attached {
     Native,
     /// Behind the driver.
     Generic,
+    /// Nowhere: the interface is not guarded.
+    Nowhere,
 }
 
 /// Entries of a list.
@@ -518,9 +532,4 @@ pub struct DetachReply {
     pub detached: Vec<String>,
     /// Whether the daemon ends, having none left.
     pub ends: bool,
-}
-
-/// A time as seconds from now, rounded to the nearest; 0 if it has passed.
-pub fn seconds_until(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::now()).map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
 }

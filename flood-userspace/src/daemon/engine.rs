@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,17 +21,16 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    boot_time::BootTime,
     bpf::{
-        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
-        interface,
+        BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side,
         limit::{host_tells, in_force_as, set_limits, set_mode},
     },
     config::{CellLimit, CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
-        AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
-        InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
-        ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
-        seconds_until, syn_proof,
+        AddReply, AddRequest, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, LimitChange,
+        Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, ReloadReply,
+        RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, syn_proof,
     },
     host::{Facts, Reassembly, udp_ports},
     lists::{
@@ -44,13 +43,15 @@ use crate::{
 
 use super::{
     drops::Drops,
+    guards::{Guards, generic_warning, namesake_warning, unnoted_warning},
     limits::changed,
-    proof::{Means, Syncookies},
+    proof::Means,
+    syncookies::Syncookies,
     trace::Trace,
 };
 
-pub(super) use feeds::FeedError;
 use feeds::FeedState;
+pub(super) use feeds::{FeedError, Read};
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -91,13 +92,12 @@ pub struct Engine {
     drops: Drops,
     trace: Trace,
     traced: Option<IpAddr>,
-    started: Instant,
+    started: BootTime,
     /// The feeds of all lists.
     feeds: Vec<FeedState>,
     /// What they carry, by list.
     carriers: [Carriers; ListKind::ALL.len()],
-    /// Interfaces that have disappeared.
-    gone: Vec<String>,
+    guards: Guards,
     /// How packets are sampled.
     sampled: Sampled,
 }
@@ -157,15 +157,15 @@ impl Engine {
             means: Means::default(),
             told: HostTells::default(),
             reassembly: Reassembly::default(),
-            syncookies: Syncookies::new(config.proof.syncookies),
+            syncookies: Syncookies::new(config.proof.syncookies, &config.state),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
             trace,
             traced: None,
-            started: Instant::now(),
+            started: BootTime::now(),
             feeds: Vec::new(),
             carriers: Default::default(),
-            gone: Vec::new(),
+            guards: Guards::none(config.attach),
             sampled: Sampled::default(),
         })
     }
@@ -208,18 +208,10 @@ impl Engine {
         Ok(ReloadReply { allow, block, allow_proven, warnings: Vec::new() })
     }
 
-    /// Attaches the filter to an interface.
-    pub fn attach(&mut self, name: &str, config: &Config, replace: bool) -> Result<(), BpfError> {
-        let Attachment { interface, native, noting, .. } =
-            self.filter.attach(name, config.attach, replace)?;
-        if let Noting::Refused(cause) = noting {
-            warn!("{}", unnoted_warning(name, cause));
-        }
-        if *native {
-            info!("guarding {name} (index {}) in its driver {}", interface.index, interface.driver());
-        } else {
-            warn!("{}", generic_warning(name));
-        }
+    /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
+    /// for; if none is and they were `typed`, that is an error.
+    pub fn guard(&mut self, config: &Config, replace: bool, typed: bool) -> Result<(), BpfError> {
+        self.guards = Guards::start(&mut self.filter, config, replace, typed)?;
         self.follow_host()
     }
 
@@ -299,22 +291,6 @@ impl Engine {
         let horizon = self.filter.settings.read().horizon_ns();
         let state = self.filter.counters.state()?;
         let by_sockets = self.filter.settings.read().solicited & solicited::SOCKETS != 0;
-        let interfaces = self.filter.attachments().iter().map(|attachment| InterfaceStatus {
-            answers: match attachment.noting {
-                Noting::By(Hook::Tcx) => AnswersBy::Tcx,
-                Noting::By(Hook::Clsact) => AnswersBy::Clsact,
-                Noting::Refused(_) | Noting::Unwanted if by_sockets => AnswersBy::Sockets,
-                Noting::Refused(_) | Noting::Unwanted => AnswersBy::Nothing,
-            },
-            unnoted: match &attachment.noting {
-                Noting::Refused(cause) => Some(cause.clone()),
-                Noting::By(_) | Noting::Unwanted => None,
-            },
-            name: attachment.interface.name.clone(),
-            index: attachment.interface.index,
-            attached: if attachment.native { Attached::Native } else { Attached::Generic },
-            present: !self.gone.contains(&attachment.interface.name),
-        });
         let size = |book: &Book| ListSize { ipv4: book.len_ipv4() as u64, ipv6: book.len_ipv6() as u64 };
         let table = |side| TableStatus {
             capacity: self.filter.debts.capacity(),
@@ -327,7 +303,7 @@ impl Engine {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             mode: self.mode,
-            interfaces: interfaces.collect(),
+            interfaces: self.guards.status(&self.filter, by_sockets),
             blocked: size(self.list(ListKind::Block)),
             allowed: size(self.list(ListKind::Allow)),
             allowed_proven: size(self.list(ListKind::AllowProven)),
@@ -462,7 +438,7 @@ impl Engine {
     }
 
     fn describe(&self, kind: ListKind, prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         let feeds: Vec<String> =
             self.carriers[kind as usize].of(prefix).map(|name| format!("feed {name}")).collect();
         ListEntry {
@@ -475,8 +451,8 @@ impl Engine {
             },
             reason: note.reason.clone(),
             added_by: note.added_by.clone(),
-            age_s: now.duration_since(note.added).unwrap_or_default().as_secs(),
-            expires_in_s: expires.map(seconds_until),
+            age_s: now.since(note.added).as_secs(),
+            expires_in_s: expires.map(|expires| expires.since(now).as_secs_f64().round() as u64),
         }
     }
 
@@ -490,7 +466,7 @@ impl Engine {
                 }
             }
         }
-        let now = SystemTime::now();
+        let now = BootTime::now();
         let expires = match request.ttl_s {
             None => None,
             Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
@@ -604,35 +580,25 @@ impl Engine {
 
     /// Lets interfaces go; all of them when none is named.
     pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
-        let have: Vec<String> =
-            self.filter.attachments().iter().map(|attachment| attachment.interface.name.clone()).collect();
-        if let Some(unknown) = names.iter().find(|name| !have.contains(name)) {
-            let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
-            return Err(Refused::NotFound(format!(
-                "{unknown} is not guarded by this daemon, which guards {have}"
-            )));
-        }
-        let names = if names.is_empty() { have } else { names.to_vec() };
-        for name in &names {
-            if self.gone.contains(name) {
-                // The kernel has taken the filter off with the interface.
-                let _ = self.filter.detach(name);
-                self.gone.retain(|gone| gone != name);
-            } else {
-                self.filter.detach(name)?;
+        let detached = match self.guards.let_go(&mut self.filter, names)? {
+            Ok(detached) => detached,
+            Err((unknown, have)) => {
+                let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
+                return Err(Refused::NotFound(format!(
+                    "{unknown} is not guarded by this daemon, which guards {have}"
+                )));
             }
-            info!("let {name} go");
-        }
-        let ends = self.filter.attachments().is_empty();
+        };
+        let ends = self.guards.is_empty();
         if ends {
             self.syncookies.put_back();
         }
-        Ok(DetachReply { detached: names, ends })
+        Ok(DetachReply { detached, ends })
     }
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched.
     pub fn tick(&mut self) -> Result<(), BpfError> {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         for kind in ListKind::ALL {
             self.hand_over(kind, now)?;
             let edit = self.list(kind).expired(now);
@@ -662,19 +628,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks whether the interfaces are still there, and says so when one has gone or come back; and at the rest of the host.
+    /// Looks whether the interfaces are guarded, and at the rest of the host.
     pub fn look_at_host(&mut self) -> Result<(), BpfError> {
-        let there = interface::interfaces()?;
-        for attachment in self.filter.attachments() {
-            let Attachment { interface, .. } = attachment;
-            let present = there.iter().any(|other| other.index == interface.index);
-            if !present && !self.gone.contains(&interface.name) {
-                warn!("{}", gone_warning(&interface.name));
-                self.gone.push(interface.name.clone());
-            }
-        }
-        self.filter.follow_mtu(&there);
+        self.guards.look(&mut self.filter, Instant::now())?;
         self.follow_host()
+    }
+
+    /// Looks whether the interfaces are guarded, and at the rest of the host if that has changed.
+    pub fn look_at_interfaces(&mut self) -> Result<(), BpfError> {
+        if self.guards.look(&mut self.filter, Instant::now())? { self.follow_host() } else { Ok(()) }
     }
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
@@ -692,31 +654,19 @@ fn prefix_v6(network: u64, length: u8) -> String {
     format!("{}/{length}", IpAddr::from(Address::V6 { network, interface: 0 }))
 }
 
-fn generic_warning(interface: &str) -> String {
-    format!("{interface} is guarded in generic mode, behind the driver: slowly, and a flood still costs much")
-}
-
-fn unnoted_warning(interface: &str, cause: &str) -> String {
-    format!(
-        "what is asked for through {interface} is not noted ({cause}): UDP answers are told by the host's sockets and the \
-         limits of `amplification`"
-    )
-}
-
-fn gone_warning(interface: &str) -> String {
-    format!("{interface} has disappeared, and the filter with it; when it is back, start floodgate again")
-}
-
 fn warnings(status: &Status) -> Vec<String> {
     let mut warnings = Vec::new();
     for interface in &status.interfaces {
-        if !interface.present {
-            warnings.push(gone_warning(&interface.name));
-        } else if interface.attached == Attached::Generic {
+        match (&interface.unguarded, &interface.unnoted) {
+            (Some(why), _) => warnings.push(why.clone()),
+            (None, Some(cause)) => warnings.push(unnoted_warning(&interface.name, cause)),
+            (None, None) => {}
+        }
+        if interface.attached == Attached::Generic {
             warnings.push(generic_warning(&interface.name));
         }
-        if let (true, Some(cause)) = (interface.present, &interface.unnoted) {
-            warnings.push(unnoted_warning(&interface.name, cause));
+        if let (true, Some(given)) = (interface.name_taken, &interface.given) {
+            warnings.push(namesake_warning(given, &interface.name));
         }
     }
     for (side, table) in [("sources", status.sources), ("destinations", status.destinations)] {

@@ -8,7 +8,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -18,6 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
+    boot_time::BootTime,
     config::{Config, Feed, FeedName},
     feeds::{Content, Copies, Copy, Fetched, Stamp, fetch, schedule::delay},
     lists::ListKind,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    engine::{Engine, FeedError, Refused},
+    engine::{Engine, FeedError, Read, Refused},
     locked,
 };
 
@@ -93,7 +94,13 @@ impl FeedKeeper {
         for (kind, feed) in feeds(config) {
             let accept = |Copy { bytes, stamp, good_at }| {
                 // It was believed when it came.
-                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), true, good_at)?;
+                locked(&self.engine).accept_feed(
+                    kind,
+                    feed,
+                    Content::read(&bytes),
+                    true,
+                    Read::Copied(good_at),
+                )?;
                 Ok(stamp)
             };
             let loaded = self.copies.load(kind, feed).map_err(FeedError::from);
@@ -184,13 +191,14 @@ impl FeedKeeper {
                 }
             };
             let delay = delay(feed.every, failures, getrandom::u32().unwrap_or(0));
+            let next = BootTime::now() + delay;
             // Another feed may hold the engine for a second.
             tokio::task::block_in_place(|| {
                 let mut engine = locked(&self.engine);
                 if let Some(error) = &error {
                     engine.fail_feed(kind, &feed, error);
                 }
-                engine.schedule_feed(kind, &feed, delay);
+                engine.schedule_feed(kind, &feed, next);
             });
             if let Some(Order { done, .. }) = order.take() {
                 let _ = done.send(()); // who asked may have gone
@@ -200,7 +208,7 @@ impl FeedKeeper {
                     Some(next) => order = Some(next),
                     None => return,
                 },
-                () = tokio::time::sleep(delay) => {}
+                () = next.reached() => {}
             }
         }
     }
@@ -242,10 +250,10 @@ impl FeedKeeper {
         known: Option<Stamp>,
         force: bool,
     ) -> Result<Stamp, FeedError> {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         let (stamp, copied) = match (fetched, known) {
             (Fetched::New { bytes, stamp }, _) => {
-                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, now)?;
+                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, Read::At(now))?;
                 let copied = self.copies.store(kind, &feed.name, &bytes, &stamp);
                 (stamp, copied)
             }

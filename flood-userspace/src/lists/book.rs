@@ -7,12 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use flood_common::lists::CELL_LENGTH;
 use ipnet::IpNet;
 
-use crate::config::FeedName;
+use crate::{boot_time::BootTime, config::FeedName};
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +40,7 @@ pub struct Note {
     /// Why, in the operator's words.
     pub reason: Option<String>,
     /// Since when.
-    pub added: SystemTime,
+    pub added: BootTime,
     /// Who added them, when that is known.
     pub added_by: Option<String>,
 }
@@ -50,7 +49,7 @@ pub struct Note {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// From this time on it no longer applies; `None` is never.
-    pub expires: Option<SystemTime>,
+    pub expires: Option<BootTime>,
     /// The rest.
     pub note: Arc<Note>,
 }
@@ -189,7 +188,7 @@ pub struct Book {
     /// In the order of prefixes, what lies within a prefix follows it.
     entries: BTreeMap<IpNet, Entry>,
     /// The entries that expire, soonest first.
-    expiries: BTreeSet<(SystemTime, IpNet)>,
+    expiries: BTreeSet<(BootTime, IpNet)>,
     lengths: Lengths,
     places: Places,
 }
@@ -257,14 +256,14 @@ impl Book {
         Some(before)
     }
 
-    fn forget_expiry(&mut self, prefix: IpNet, expires: Option<SystemTime>) {
+    fn forget_expiry(&mut self, prefix: IpNet, expires: Option<BootTime>) {
         if let Some(at) = expires {
             self.expiries.remove(&(at, prefix));
         }
     }
 
     /// The edit that takes out what no longer applies at `now`.
-    pub fn expired(&self, now: SystemTime) -> Edit {
+    pub fn expired(&self, now: BootTime) -> Edit {
         Edit::take(self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, prefix)| *prefix))
     }
 
@@ -276,7 +275,7 @@ impl Book {
 
     /// When [`expired`](Self::expired) will next have something to say.
     #[cfg(test)]
-    pub fn next_expiry(&self) -> Option<SystemTime> {
+    pub fn next_expiry(&self) -> Option<BootTime> {
         self.expiries.first().map(|&(at, _)| at)
     }
 

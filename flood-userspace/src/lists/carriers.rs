@@ -5,11 +5,11 @@
 //! configuration. So a feed puts in only what nobody else has, and what anybody else takes out falls back to a feed
 //! that carries it. Every change comes out as an [`Edit`] of the book.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::FeedName;
+use crate::{boot_time::BootTime, config::FeedName};
 
 use super::{Book, Edit, Entry, Note, Origin};
 
@@ -39,7 +39,7 @@ impl Carriers {
         self.0.sort_by_key(place);
         for (index, name) in names.iter().enumerate() {
             if self.0.get(index).is_none_or(|carrier| carrier.name != *name) {
-                let entry = entry_of(name, SystemTime::UNIX_EPOCH);
+                let entry = entry_of(name, BootTime::START);
                 self.0.insert(index, Carrier { name: name.clone(), prefixes: Vec::new(), entry });
             }
         }
@@ -62,7 +62,7 @@ impl Carriers {
 
     /// The edit with which a feed carries these prefixes (sorted, none twice) and nothing else. Once the edit is made,
     /// [`carry`](Self::carry) is due.
-    pub fn exchange(&self, book: &Book, name: &FeedName, prefixes: &[IpNet], now: SystemTime) -> Edit {
+    pub fn exchange(&self, book: &Book, name: &FeedName, prefixes: &[IpNet], now: BootTime) -> Edit {
         let entry = entry_of(name, now);
         let before = self.prefixes(name);
         let new = missing(prefixes, before).filter(|prefix| book.get(*prefix).is_none());
@@ -74,7 +74,7 @@ impl Carriers {
     }
 
     /// Notes what a feed carries from now on.
-    pub fn carry(&mut self, name: &FeedName, prefixes: Vec<IpNet>, now: SystemTime) {
+    pub fn carry(&mut self, name: &FeedName, prefixes: Vec<IpNet>, now: BootTime) {
         if let Some(carrier) = self.0.iter_mut().find(|carrier| carrier.name == *name) {
             carrier.entry = entry_of(name, now);
             carrier.prefixes = prefixes;
@@ -102,7 +102,7 @@ impl Carriers {
     }
 }
 
-fn entry_of(name: &FeedName, added: SystemTime) -> Entry {
+fn entry_of(name: &FeedName, added: BootTime) -> Entry {
     let note = Note { origin: Origin::Feed(name.clone()), reason: None, added, added_by: None };
     Entry { expires: None, note: Arc::new(note) }
 }
@@ -137,9 +137,9 @@ mod tests {
         fn exchange(&mut self, feed: &str, prefixes: &[&str]) {
             let mut prefixes: Vec<IpNet> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
             prefixes.sort();
-            let edit = self.carriers.exchange(&self.book, &name(feed), &prefixes, SystemTime::UNIX_EPOCH);
+            let edit = self.carriers.exchange(&self.book, &name(feed), &prefixes, BootTime::START);
             self.book.swap(edit);
-            self.carriers.carry(&name(feed), prefixes, SystemTime::UNIX_EPOCH);
+            self.carriers.carry(&name(feed), prefixes, BootTime::START);
         }
 
         fn add(&mut self, prefix: &str) {
@@ -164,9 +164,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn by_hand(expires: Option<SystemTime>) -> Entry {
-        let note =
-            Note { origin: Origin::Operator, reason: None, added: SystemTime::UNIX_EPOCH, added_by: None };
+    fn by_hand(expires: Option<BootTime>) -> Entry {
+        let note = Note { origin: Origin::Operator, reason: None, added: BootTime::START, added_by: None };
         Entry { expires, note: Arc::new(note) }
     }
 
@@ -216,7 +215,7 @@ mod tests {
     fn what_ends_soon_is_handed_over_only_if_a_feed_carries_it() {
         let mut list = List::of_feeds(&["one"]);
         list.exchange("one", &[A]);
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
+        let end = BootTime::START + Duration::from_secs(9);
         list.book.swap(Edit::put([A, B].map(|prefix| (prefix.parse().unwrap(), by_hand(Some(end))))));
         let edit = list.carriers.handed_over(&list.book.expired(end));
         list.book.swap(edit);

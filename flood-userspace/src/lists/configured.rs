@@ -4,12 +4,11 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use thiserror::Error;
 
-use crate::{config::ListInput, printable::Printable};
+use crate::{boot_time::BootTime, config::ListInput, printable::Printable};
 
 use super::{
     book::{Book, Edit, Entry, Note, Origin},
@@ -81,7 +80,7 @@ pub fn problems(path: &Path, imported: &import::Import) -> Vec<String> {
 }
 
 fn entry(origin: Origin) -> Entry {
-    let note = Note { origin, reason: None, added: SystemTime::now(), added_by: None };
+    let note = Note { origin, reason: None, added: BootTime::now(), added_by: None };
     Entry { expires: None, note: Arc::new(note) }
 }
 

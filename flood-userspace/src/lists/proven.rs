@@ -23,23 +23,23 @@ pub fn changes(book: &Book, undo: &Edit, moment: &Moment) -> BTreeMap<IpNet, Opt
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, SystemTime},
-    };
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::lists::{Entry, Note, Origin};
+    use crate::{
+        boot_time::BootTime,
+        lists::{Entry, Note, Origin},
+    };
 
     const SECOND_NS: u64 = 1_000_000_000;
 
     #[test]
     fn each_prefix_has_the_end_of_the_last_entry_that_covers_it() {
-        let moment = Moment { wall: SystemTime::UNIX_EPOCH, filter_ns: 7 * SECOND_NS };
+        let moment = Moment { now: BootTime::START, filter_ns: 7 * SECOND_NS };
         let prefix = |text: &str| -> IpNet { text.parse().unwrap() };
         let put = |text: &str, seconds: Option<u64>| {
-            let note = Note { origin: Origin::Operator, reason: None, added: moment.wall, added_by: None };
-            let expires = seconds.map(|seconds| moment.wall + Duration::from_secs(seconds));
+            let note = Note { origin: Origin::Operator, reason: None, added: moment.now, added_by: None };
+            let expires = seconds.map(|seconds| moment.now + Duration::from_secs(seconds));
             Edit::put([(prefix(text), Entry { expires, note: Arc::new(note) })])
         };
         let mut book = Book::default();

@@ -20,10 +20,7 @@ mod population;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flood_common::{
     lists::{
@@ -35,6 +32,8 @@ use flood_common::{
 };
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
+
+use crate::boot_time::BootTime;
 
 use super::{Book, Books, Edit, EditError, ListKind, Places, book::Walk};
 use buckets::{Buckets, USABLE};
@@ -101,27 +100,26 @@ impl Layout {
 /// Two clocks at one moment, for the ends of entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// The wall clock.
-    pub wall: SystemTime,
+    /// That by which entries end.
+    pub now: BootTime,
     /// The filter's, nanoseconds.
     pub filter_ns: u64,
 }
 
 impl Moment {
     /// The end of an entry, as the tables have it.
-    fn end(&self, expires: Option<SystemTime>) -> u64 {
+    fn end(&self, expires: Option<BootTime>) -> u64 {
         if expires.is_none() { NEVER } else { lists::end(self.end_ns(expires)) }
     }
 
     /// The end of an entry on the filter's clock, nanoseconds; 0 if it was before.
-    pub(super) fn end_ns(&self, expires: Option<SystemTime>) -> u64 {
+    pub(super) fn end_ns(&self, expires: Option<BootTime>) -> u64 {
         let Some(at) = expires else { return u64::MAX };
-        match at.duration_since(self.wall) {
-            Ok(ahead) if !ahead.is_zero() => {
-                u64::try_from(ahead.as_nanos()).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead))
-            }
-            Ok(_) | Err(_) => 0,
+        let ahead = at.since(self.now);
+        if ahead.is_zero() {
+            return 0;
         }
+        u64::try_from(ahead.as_nanos()).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead))
     }
 }
 

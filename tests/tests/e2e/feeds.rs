@@ -260,7 +260,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     daemon.rewrite("[[block.feed]]\nname = \"one\"\n")?;
     let before = blocked(daemon)?;
     let said = daemon.ask("reload")?;
-    ensure!(said.code == 2 && said.stderr.contains("floodgate.toml:1:1: block.feed: "), "{said:?}");
+    ensure!(said.code == 2 && said.stderr.contains("floodgate.toml:2:1: block.feed: "), "{said:?}");
     daemon.hang_up();
     eventually("the fault is logged", || daemon.log().contains("SIGHUP: nothing is changed"))?;
     ensure!(blocked(daemon)? == before, "{:?}", blocked(daemon)?);

@@ -242,6 +242,43 @@ fn answers_follow_the_mtu_and_end_with_the_flood() -> Result<()> {
 }
 
 #[test]
+fn what_a_killed_daemon_has_raised_is_put_back_by_the_next_one() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let state = tempfile::tempdir()?;
+    let config = format!("state = \"{}\"\n{COOKIES}{CONFIG}", state.path().display());
+    let before = site.syncookies()?;
+    let kill = || -> Result<()> {
+        let daemon = Daemon::start(site.server(), &config, "eth0")?;
+        site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || site.await_cookies())?;
+        daemon.end(libc::SIGKILL)?;
+        ensure!(site.syncookies()? == "2", "nobody could put it back");
+        Ok(())
+    };
+    for config in [&config, &config.replace("\"raise\"", "\"keep\"")] {
+        kill()?;
+        let daemon = Daemon::start(site.server(), config, "eth0")?;
+        ensure!(site.syncookies()? == before, "{}", daemon.log());
+        ensure!(daemon.log().contains("a floodgate that was killed has left"), "{}", daemon.log());
+        daemon.end(libc::SIGTERM)?;
+        ensure!(site.syncookies()? == before, "it was not taken for the operator's");
+    }
+    // What was noted is of that network namespace, and of the host as it was then.
+    kill()?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    elsewhere.ip("link add eth0 type veth peer name far0")?;
+    let set = |value: &'static str| move || Ok(fs::write("/proc/sys/net/ipv4/tcp_syncookies", value)?);
+    elsewhere.within(set("2"))?;
+    drop(Daemon::start(&elsewhere, &config, "eth0")?);
+    let there = elsewhere.within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?))?;
+    ensure!(there.trim() == "2", "that of another namespace was changed");
+    site.server().within(set("0"))?;
+    drop(Daemon::start(site.server(), &config, "eth0")?);
+    ensure!(site.syncookies()? == "0", "what the operator has set since was changed");
+    Ok(())
+}
+
+#[test]
 fn segments_out_of_the_blue_are_dropped_and_connections_go_on() -> Result<()> {
     needs_root!();
     let site = Site::new()?;

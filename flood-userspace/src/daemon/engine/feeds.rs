@@ -1,10 +1,11 @@
 //! What the daemon knows about its feeds, and how they change the lists.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tracing::{debug, info, warn};
 
 use crate::{
+    boot_time::BootTime,
     bpf::BpfError,
     config::{Config, Feed, FeedName},
     control::protocol::{AddReply, FeedStatus},
@@ -37,16 +38,42 @@ pub enum FeedError {
     Panic(String),
 }
 
+/// When a feed was last known to say what it is believed to say.
+#[derive(Clone, Copy, Debug)]
+pub enum Read {
+    /// By this daemon.
+    At(BootTime),
+    /// By the one that wrote the copy, as the wall clock was then.
+    Copied(SystemTime),
+}
+
+impl Read {
+    fn moment(self) -> BootTime {
+        match self {
+            Self::At(moment) => moment,
+            Self::Copied(wall) => BootTime::of_wall(wall),
+        }
+    }
+
+    /// For showing.
+    fn wall(self) -> SystemTime {
+        match self {
+            Self::At(moment) => moment.wall(),
+            Self::Copied(wall) => wall,
+        }
+    }
+}
+
 /// A feed, and what became of it.
 pub(super) struct FeedState {
     kind: ListKind,
     feed: Feed,
     left_out: u64,
     problems: Vec<String>,
-    good_at: Option<SystemTime>,
+    good_at: Option<Read>,
     errors: u64,
     error: Option<String>,
-    next: Option<Instant>,
+    next: Option<BootTime>,
 }
 
 impl FeedState {
@@ -63,7 +90,7 @@ impl FeedState {
         }
     }
 
-    fn has_worked(&mut self, at: SystemTime) {
+    fn has_worked(&mut self, at: Read) {
         self.good_at = Some(at);
         if let Some(error) = self.error.take() {
             info!("feed {}: works again, after {error}", self.feed.name);
@@ -84,7 +111,7 @@ impl Engine {
                 .map(|state| state.feed.name.clone())
                 .collect();
             for name in gone {
-                let reply = self.exchange(kind, &name, Vec::new(), SystemTime::now())?;
+                let reply = self.exchange(kind, &name, Vec::new(), BootTime::now())?;
                 info!("{} list: the feed {name} is gone, {} removed", kind.label(), reply.removed);
                 self.feeds.retain(|state| state.kind != kind || state.feed.name != name);
             }
@@ -108,7 +135,7 @@ impl Engine {
         feed: &Feed,
         content: Content,
         force: bool,
-        good_at: SystemTime,
+        good_at: Read,
     ) -> Result<(), FeedError> {
         if self.feed_mut(kind, feed).is_none() {
             return Ok(());
@@ -117,7 +144,7 @@ impl Engine {
         content.check(before, force || feed.may_shrink)?;
         let Content { prefixes, left_out, problems, .. } = content;
         let entries = prefixes.len();
-        let AddReply { added, removed, .. } = self.exchange(kind, &feed.name, prefixes, good_at)?;
+        let AddReply { added, removed, .. } = self.exchange(kind, &feed.name, prefixes, good_at.moment())?;
         if added + removed > 0 || before != entries {
             info!(
                 "{} list: feed {}: {entries} entries, {added} added, {removed} removed",
@@ -141,10 +168,10 @@ impl Engine {
     }
 
     /// Notes that a feed still says what it said.
-    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: SystemTime) {
+    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: BootTime) {
         debug!("feed {}: nothing has changed", feed.name);
         if let Some(state) = self.feed_mut(kind, feed) {
-            state.has_worked(at);
+            state.has_worked(Read::At(at));
         }
     }
 
@@ -160,9 +187,9 @@ impl Engine {
     }
 
     /// Notes when a feed will be read next.
-    pub fn schedule_feed(&mut self, kind: ListKind, feed: &Feed, delay: Duration) {
+    pub fn schedule_feed(&mut self, kind: ListKind, feed: &Feed, next: BootTime) {
         if let Some(state) = self.feed_mut(kind, feed) {
-            state.next = Instant::now().checked_add(delay);
+            state.next = Some(next);
         }
     }
 
@@ -175,7 +202,7 @@ impl Engine {
         kind: ListKind,
         name: &FeedName,
         prefixes: Vec<ipnet::IpNet>,
-        now: SystemTime,
+        now: BootTime,
     ) -> Result<AddReply, BpfError> {
         let edit = self.carriers[kind as usize].exchange(self.list(kind), name, &prefixes, now);
         let reply = self.insert(kind, edit)?;
@@ -184,7 +211,7 @@ impl Engine {
     }
 
     /// Leaves to the feeds what will soon end, so that it is on the list throughout.
-    pub(super) fn hand_over(&mut self, kind: ListKind, now: SystemTime) -> Result<(), BpfError> {
+    pub(super) fn hand_over(&mut self, kind: ListKind, now: BootTime) -> Result<(), BpfError> {
         /// A daemon that is this late lets it end in between.
         const AHEAD: Duration = Duration::from_secs(1);
 
@@ -208,7 +235,7 @@ impl Engine {
     pub fn feeds(&self) -> Vec<FeedStatus> {
         let status = |state: &FeedState| {
             let FeedState { kind, feed, left_out, problems, good_at, errors, error, next } = state;
-            let since_epoch = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
+            let since_epoch = |at: &Read| at.wall().duration_since(SystemTime::UNIX_EPOCH).ok();
             FeedStatus {
                 list: kind.label().to_owned(),
                 name: feed.name.to_string(),
@@ -217,10 +244,10 @@ impl Engine {
                 entries: self.carriers[*kind as usize].prefixes(&feed.name).len() as u64,
                 left_out: *left_out,
                 problems: problems.clone(),
-                last_success: good_at.and_then(since_epoch).map(|since| since.as_secs()),
+                last_success: good_at.as_ref().and_then(since_epoch).map(|since| since.as_secs()),
                 errors: *errors,
                 error: error.clone(),
-                next_s: next.map(|next| next.saturating_duration_since(Instant::now()).as_secs()),
+                next_s: next.map(|next| next.since(BootTime::now()).as_secs()),
             }
         };
         self.feeds.iter().map(status).collect()

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+fn at(seconds: u64) -> BootTime {
+    BootTime::START + Duration::from_secs(seconds)
 }
 
 fn note(origin: Origin) -> Arc<Note> {

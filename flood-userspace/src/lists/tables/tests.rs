@@ -68,8 +68,8 @@ fn lists(layout: Layout) -> Lists<ListMemory> {
     Lists::new(Tables::new(ListMemory::new(layout.bucket_bits, layout.node_buckets, layout.seeds.v6), layout))
 }
 
-fn at(seconds: u32) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + u64::from(seconds))
+fn at(seconds: u32) -> BootTime {
+    BootTime::START + Duration::from_secs(1_000 + u64::from(seconds))
 }
 
 fn entry(expires: Option<u32>) -> Entry {
@@ -80,7 +80,7 @@ fn entry(expires: Option<u32>) -> Entry {
 /// Half a second after `seconds`: entries end at whole seconds, so that no rounding matters.
 fn moment(seconds: u32) -> Moment {
     let filter_ns = 77_000_000_000_000 + u64::from(seconds) * 1_000_000_000 + 500_000_000;
-    Moment { wall: at(seconds) + Duration::from_millis(500), filter_ns }
+    Moment { now: at(seconds) + Duration::from_millis(500), filter_ns }
 }
 
 /// What the real code finds in the tables.
@@ -201,7 +201,7 @@ fn act(
         Action::Wait(seconds) => *now += seconds,
         Action::Expire => {
             for kind in ListKind::OF_EACH_PACKET {
-                let edit = lists.book(kind).expired(time.wall);
+                let edit = lists.book(kind).expired(time.now);
                 lists.edit(kind, edit, &time)?;
             }
             model.expire(*now);
