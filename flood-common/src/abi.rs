@@ -336,6 +336,12 @@ impl Settings {
         }
     }
 
+    /// Says which interface has a slot, 0 for none, and whether it is without a link layer.
+    pub fn enter_interface(&mut self, slot: usize, index: u32, is_bare: bool) {
+        self.interfaces[slot] = index;
+        self.bare = self.bare & !(1 << slot) | u64::from(is_bare && index != 0) << slot;
+    }
+
     /// Whether what comes on the interface of this index begins with an IP header.
     #[inline(always)]
     pub fn is_bare(&self, interface: u32) -> bool {

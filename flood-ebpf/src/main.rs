@@ -60,7 +60,9 @@ fn floodgate(ctx: XdpContext) -> u32 {
 /// What has come: a frame, or on an interface without a link layer a packet.
 #[inline(always)]
 fn window_of(ctx: &XdpContext, settings: &Settings) -> XdpWindow {
-    XdpWindow { bare: settings.is_bare(ctx.ingress_ifindex() as u32), ..XdpWindow::new(ctx) }
+    let mut window = XdpWindow::new(ctx);
+    window.bare = settings.is_bare(ctx.ingress_ifindex() as u32);
+    window
 }
 
 /// Hands the packet over to a program, with what `write` leaves for it. Comes back only if that program is not in its place.

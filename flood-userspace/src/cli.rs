@@ -137,6 +137,9 @@ struct Run {
     /// Take another XDP program off the interfaces; it is not put back afterwards.
     #[arg(long)]
     replace: bool,
+    /// Guard the loopback, too, where the filter sees nothing but what this host sends to itself.
+    #[arg(long)]
+    force: bool,
     /// The interfaces to guard [default: those of the configuration]
     interfaces: Vec<String>,
 }
@@ -288,6 +291,7 @@ fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
     let (mut config, written) = configuration(run.config.as_deref(), &run.interfaces)?;
     config.control.socket = socket.unwrap_or(config.control.socket);
     config.attach = run.attach.map_or(config.attach, AttachMode::from);
+    config.force = run.force;
     config.mode = run.mode.map_or(config.mode, Mode::from);
 
     log::start();

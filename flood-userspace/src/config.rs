@@ -69,6 +69,8 @@ pub struct Config {
     pub mode: Mode,
     /// Where in the receive path the filter is attached.
     pub attach: AttachMode,
+    /// Whether the loopback is guarded, too; only the command line says so.
+    pub force: bool,
     /// The folder of what is kept over a restart.
     pub state: PathBuf,
     /// How the daemon is talked to.
@@ -224,6 +226,7 @@ impl Default for Config {
             interfaces: Vec::new(),
             mode: Mode::Enforce,
             attach: AttachMode::Native,
+            force: false,
             state: PathBuf::from("/var/lib/floodgate"),
             control: Control { socket: PathBuf::from("/run/floodgate/floodgate.sock"), metrics: None },
             limits: limit::default_limits(),

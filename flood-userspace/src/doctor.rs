@@ -364,7 +364,16 @@ mod tests {
 
     fn interface(mtu: u32, kind: &str) -> Interface {
         let (name, kind) = ("if0".into(), Some(kind.into()));
-        Interface { index: 1, name, alternative_names: Vec::new(), mtu, kind, controller: None, xdp: None }
+        Interface {
+            index: 1,
+            name,
+            alternative_names: Vec::new(),
+            mtu,
+            link_layer: interface::LinkLayer::Ethernet,
+            kind,
+            controller: None,
+            xdp: None,
+        }
     }
 
     fn verdict(mtu: u32, attach: AttachMode, native: bool, jumbo: bool) -> Verdict {

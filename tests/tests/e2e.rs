@@ -12,6 +12,8 @@ mod clocks;
 mod commands;
 #[path = "e2e/control.rs"]
 mod control;
+#[path = "e2e/devices.rs"]
+mod devices;
 #[path = "e2e/feeds.rs"]
 mod feeds;
 #[path = "e2e/interfaces.rs"]

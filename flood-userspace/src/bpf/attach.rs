@@ -13,7 +13,7 @@ use crate::config::{AttachMode, SolicitedBy};
 use super::{
     BpfError, Filter, Hook,
     egress::{EGRESS_PROGRAM, Egress},
-    interface::{self, Interface},
+    interface::{self, Interface, LinkLayer},
     link::{Link, Place},
     load::{PROGRAM, program},
 };
@@ -135,12 +135,13 @@ impl Filter {
         if let Some(other) = self.attachments.iter().find(same) {
             return Err(BpfError::AlreadyOurs { interface: other.interface.name.clone() });
         }
+        interface.can_be_guarded(self.options.force)?;
         make_way(interface, replace)?;
         // Questions are noted before answers are judged.
         let (noting, egress) = self.note_questions(interface)?;
         // The slot is there before the first packet is.
         let noted = egress.is_some() || self.notes_questions();
-        self.enter_interface(slot, interface.index, noted);
+        self.enter_interface(slot, Some(interface), noted);
         match self.link(interface, mode) {
             Ok((link, native)) => Ok(Attachment {
                 interface: interface.clone(),
@@ -152,7 +153,7 @@ impl Filter {
                 egress,
             }),
             Err(error) => {
-                self.enter_interface(slot, 0, self.notes_questions());
+                self.enter_interface(slot, None, self.notes_questions());
                 if let Some(egress) = egress {
                     // Why attaching failed matters more.
                     let _ = egress.detach(program(&mut self.ebpf, EGRESS_PROGRAM)?, interface);
@@ -209,7 +210,8 @@ impl Filter {
         let mut settings = self.settings.read();
         for attachment in &self.attachments {
             let index = if attachment.link.is_some() { attachment.interface.index } else { 0 };
-            settings.interfaces[attachment.slot as usize] = index;
+            let is_bare = attachment.interface.link_layer == LinkLayer::Bare;
+            settings.enter_interface(attachment.slot as usize, index, is_bare);
         }
         settings.solicited = bits;
         if settings != self.settings.read() {
@@ -335,10 +337,14 @@ impl Filter {
     }
 
     /// Says which interface has a slot of the counters, and by what answers are told from now on.
-    fn enter_interface(&mut self, slot: u32, index: u32, noted: bool) {
+    fn enter_interface(&mut self, slot: u32, interface: Option<&Interface>, noted: bool) {
         let bits = self.options.solicited_bits(noted);
         self.change_settings(|settings| {
-            settings.interfaces[slot as usize] = index;
+            settings.enter_interface(
+                slot as usize,
+                interface.map_or(0, |interface| interface.index),
+                interface.is_some_and(|interface| interface.link_layer == LinkLayer::Bare),
+            );
             settings.solicited = bits;
         });
     }
@@ -357,7 +363,7 @@ impl Filter {
         let Some(position) = self.position(slot) else { return Ok(()) };
         let mut attachment = self.attachments.remove(position);
         let outcome = self.take_off(&mut attachment);
-        self.enter_interface(slot, 0, self.notes_questions());
+        self.enter_interface(slot, None, self.notes_questions());
         self.follow_mtu();
         outcome.map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })
     }

@@ -77,6 +77,28 @@ pub enum BpfError {
         id: u32,
     },
 
+    /// Nothing comes there but from this host.
+    #[error(
+        "{interface} is the loopback: what comes there is from this host to itself, and would be dropped as `land`. Guard \
+         the interface to the network; with `sanity.land` and `sanity.loopback_source` false, `--force` guards this one, too"
+    )]
+    Loopback {
+        /// The interface.
+        interface: String,
+    },
+
+    /// Something comes there that is neither a frame nor a packet.
+    #[error(
+        "{interface} is of the type {kind}, and what comes there does not begin with an Ethernet or an IP header for a filter. \
+         Guard the interface below it, through which its packets come"
+    )]
+    UnknownLinkLayer {
+        /// The interface.
+        interface: String,
+        /// What the kernel calls its link layer.
+        kind: String,
+    },
+
     /// Another Floodgate.
     #[error(
         "{interface} is already guarded by another floodgate (program id {id}). `floodgate status` asks it, \

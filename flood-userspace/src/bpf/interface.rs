@@ -6,7 +6,7 @@ use aya::programs::links::LinkInfo as BpfLinkInfo;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached},
+    link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
@@ -30,12 +30,40 @@ pub struct Interface {
     pub alternative_names: Vec<String>,
     /// Largest payload of a frame, bytes.
     pub mtu: u32,
+    /// What the filter finds first of what comes here.
+    pub link_layer: LinkLayer,
     /// The kind of a virtual interface (`veth`, `bridge`), if it is one.
     pub kind: Option<String>,
     /// Number of the bridge or bond that it is a part of.
     pub controller: Option<u32>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
+}
+
+/// What a program finds first of what comes to an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The same, but nothing comes from anywhere else.
+    Loopback,
+    /// The IP header.
+    Bare,
+    /// Something else, or one thing here and another there: what the kernel calls it.
+    Other(String),
+}
+
+impl From<LinkLayerType> for LinkLayer {
+    fn from(found: LinkLayerType) -> Self {
+        match found {
+            LinkLayerType::Ether => Self::Ethernet,
+            LinkLayerType::Loopback => Self::Loopback,
+            // tun, WireGuard and the like; PPP, whose header the kernel has taken off; modems.
+            LinkLayerType::None | LinkLayerType::Ppp | LinkLayerType::Rawip => Self::Bare,
+            // The kernel shows the outer packet of IPIP, SIT and GRE (6.18), or the frame that it came in.
+            other => Self::Other(other.to_string()),
+        }
+    }
 }
 
 /// An XDP program on an interface.
@@ -205,6 +233,7 @@ impl Interface {
             name: String::new(),
             alternative_names: Vec::new(),
             mtu: 0,
+            link_layer: link.header.link_layer_type.into(),
             kind: None,
             controller: None,
             xdp: None,
@@ -230,6 +259,18 @@ impl Interface {
             }
         }
         interface
+    }
+
+    /// Whether the filter can read what comes here; on the loopback that does harm, and is done only if it is `forced`.
+    pub(super) fn can_be_guarded(&self, forced: bool) -> Result<(), BpfError> {
+        match &self.link_layer {
+            LinkLayer::Ethernet | LinkLayer::Bare => Ok(()),
+            LinkLayer::Loopback if forced => Ok(()),
+            LinkLayer::Loopback => Err(BpfError::Loopback { interface: self.name.clone() }),
+            LinkLayer::Other(kind) => {
+                Err(BpfError::UnknownLinkLayer { interface: self.name.clone(), kind: kind.clone() })
+            }
+        }
     }
 
     /// The driver, for messages.

@@ -92,6 +92,8 @@ pub struct FilterOptions {
     pub ipv6_network: u8,
     /// UDP ports of mirrors.
     pub reflectors: Vec<u16>,
+    /// Whether the loopback is guarded, too.
+    pub force: bool,
     /// Behind which prefixes there are IPv4 addresses.
     pub translators: Translators,
     /// By what is told whether UDP from those was asked for.
@@ -135,6 +137,7 @@ impl From<&Config> for FilterOptions {
             reflectors: config.sources.reflector_ports(),
             translators: config.sources.translators(),
             solicited: config.proof.solicited,
+            force: config.force,
             host: config.proof.host != HostSays::No,
             accounts: limit::accounts(&config.proof),
             retransmissions: limit::shared(&config.proof.retransmissions),

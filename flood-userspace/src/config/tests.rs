@@ -106,6 +106,7 @@ fn a_full_file_is_read() {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
         attach: AttachMode::NativeOrGeneric,
+        force: false,
         state: "/tmp/state".into(),
         control: Control {
             socket: "/tmp/floodgate.sock".into(),

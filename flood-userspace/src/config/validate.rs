@@ -96,6 +96,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         interfaces: faults.interfaces(value_or(interfaces, Vec::new())),
         mode: value_or(mode, default.mode),
         attach: value_or(attach, default.attach),
+        force: default.force,
         state: faults.state(state, default.state),
         control: faults.control(control, default.control),
         limits: faults.limits(&limit, default.limits),
