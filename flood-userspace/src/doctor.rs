@@ -168,6 +168,10 @@ fn examine_interface(
         Some(error) => find(Verdict::Fault, error.to_string()),
         None => {}
     }
+    if let Err(error) = interface.can_be_guarded(config.force) {
+        find(Verdict::Fault, error.to_string());
+        return findings;
+    }
     let host_merges = offloads::virtio_host_merges(&interface.name);
     let (verdict, text) = match config.attach {
         AttachMode::Native if host_merges => (Verdict::Fault, MERGED_BY_HOST.to_owned()),
@@ -277,6 +281,12 @@ fn syncookies(config: &Config) -> Option<Finding> {
         config.proof.host != HostSays::No && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
     if !may_answer {
         return None;
+    }
+    if let Some(why) = Facts::read().ok().and_then(|facts| facts.tracking) {
+        let text = format!(
+            "{why}: a client that the filter has answered may not get in, so a SYN over a limit has to come twice"
+        );
+        return Some(finding("SYN cookies", Verdict::Note, text));
     }
     let value = setting("ipv4/tcp_syncookies")?;
     let (verdict, text) = match (value.as_str(), config.proof.syncookies) {

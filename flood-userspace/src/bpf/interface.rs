@@ -262,7 +262,7 @@ impl Interface {
     }
 
     /// Whether the filter can read what comes here; on the loopback that does harm, and is done only if it is `forced`.
-    pub(super) fn can_be_guarded(&self, forced: bool) -> Result<(), BpfError> {
+    pub fn can_be_guarded(&self, forced: bool) -> Result<(), BpfError> {
         match &self.link_layer {
             LinkLayer::Ethernet | LinkLayer::Bare => Ok(()),
             LinkLayer::Loopback if forced => Ok(()),

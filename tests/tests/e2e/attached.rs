@@ -232,9 +232,9 @@ fn generic_mode_is_taken_only_when_asked_for_and_always_said() -> Result<()> {
     drop(daemon);
 
     // The loopback interface has no native XDP.
-    let refused = start_error(&cables.here, "", "lo")?;
+    let refused = start_error(&cables.here, "", "lo --force")?;
     ensure!(refused.contains("of lo has no native XDP") && refused.contains("--attach generic"), "{refused}");
-    let daemon = Daemon::start(&cables.here, "attach = \"native-or-generic\"\n", "lo eth0")?;
+    let daemon = Daemon::start(&cables.here, "attach = \"native-or-generic\"\n", "lo eth0 --force")?;
     let status: Status = daemon.read("status")?;
     let attached: Vec<Attached> = status.interfaces.iter().map(|interface| interface.attached).collect();
     ensure!(attached == [Attached::Generic, Attached::Native], "{status:?}");
