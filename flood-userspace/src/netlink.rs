@@ -3,7 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
 use netlink_packet_generic::{GenlFamily, GenlMessage};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -33,13 +34,14 @@ where
     const PROTOCOL: isize = NETLINK_GENERIC;
 }
 
-/// Sends a request and collects what is in the answer.
+/// Sends a request and collects what is in the answer, whose end the kernel marks: that of a dump by itself, that of any other
+/// as an acknowledgement, which is always asked for.
 pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
     let mut socket = Socket::new(T::PROTOCOL)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
-    message.header.flags = flags;
+    message.header.flags = if flags & NLM_F_DUMP == NLM_F_DUMP { flags } else { flags | NLM_F_ACK };
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io};
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
+    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
 };
 use netlink_packet_generic::{
     GenlFamily, GenlHeader, GenlMessage,
@@ -45,7 +45,7 @@ pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
 fn family_id() -> io::Result<u16> {
     let nlas = vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())];
     let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
+    let answers = exchange(request, NLM_F_REQUEST)?;
     let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
     attributes
         .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
