@@ -172,7 +172,7 @@ fn examine_interface(
         find(Verdict::Fault, error.to_string());
         return findings;
     }
-    let host_merges = offloads::virtio_host_merges(&interface.name);
+    let host_merges = offloads::virtio_host_merges(interface);
     let (verdict, text) = match config.attach {
         AttachMode::Native if host_merges => (Verdict::Fault, MERGED_BY_HOST.to_owned()),
         AttachMode::NativeOrGeneric if host_merges => (
@@ -200,7 +200,7 @@ fn examine_interface(
     }
     let is_card = interface.kind.is_none() && features.is_none_or(|features| features.native);
     if is_card
-        && let Some(queues) = receive_queues(&interface.name)
+        && let Some(queues) = receive_queues(interface)
         && let Ok(processors) = thread::available_parallelism()
         && queues < processors.get()
     {
@@ -269,8 +269,8 @@ fn driver(interface: &Interface, attach: AttachMode, features: Option<XdpFeature
     }
 }
 
-fn receive_queues(interface: &str) -> Option<usize> {
-    let queues = fs::read_dir(format!("/sys/class/net/{interface}/queues")).ok()?;
+fn receive_queues(interface: &Interface) -> Option<usize> {
+    let queues = fs::read_dir(interface.sysfs("queues")?).ok()?;
     let names = queues.filter_map(Result::ok).map(|queue| queue.file_name());
     Some(names.filter(|name| name.to_string_lossy().starts_with("rx-")).count()).filter(|queues| *queues > 0)
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_generic::{
     GenlFamily, GenlMessage,
@@ -37,13 +37,14 @@ where
     const PROTOCOL: isize = NETLINK_GENERIC;
 }
 
-/// Sends a request and collects what is in the answer.
+/// Sends a request and collects what is in the answer, whose end the kernel marks: that of a dump by itself, that of any other
+/// as an acknowledgement, which is always asked for.
 pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
     let mut socket = Socket::new(T::PROTOCOL)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
-    message.header.flags = flags;
+    message.header.flags = if flags & NLM_F_DUMP == NLM_F_DUMP { flags } else { flags | NLM_F_ACK };
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -76,7 +77,7 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
 pub(crate) fn family_id(name: &str) -> io::Result<u16> {
     let nlas = vec![GenlCtrlAttrs::FamilyName(name.to_owned())];
     let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
+    let answers = exchange(request, NLM_F_REQUEST)?;
     let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
     attributes
         .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })

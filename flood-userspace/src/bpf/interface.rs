@@ -1,9 +1,12 @@
 //! What the kernel says about network interfaces, and taking off one what another program, or nobody any more, needs.
 
-use std::io;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::programs::links::LinkInfo as BpfLinkInfo;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
@@ -118,7 +121,8 @@ pub fn program_name(id: u32) -> String {
         .filter_map(Result::ok)
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
-        .unwrap_or_else(|| "unknown".to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "(without a name)".to_owned())
 }
 
 /// Takes whatever XDP program is on the interface off it.
@@ -130,7 +134,7 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
     let mut link = LinkMessage::default();
     link.header.index = interface.index;
     link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(program.mode_flag())]));
-    match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK) {
+    match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST) {
         Ok(_) => Ok(()),
         // Attached through a link: that has to be broken instead.
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
@@ -179,7 +183,7 @@ pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
     }
     let mut request = about(index, TcHandle { minor: 0, ..TcHandle::CLSACT }, TcHandle::CLSACT);
     request.attributes.push(TcAttribute::Kind("clsact".to_owned()));
-    exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
+    exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST).map(|_| ())
 }
 
 /// The kind of the queueing discipline that has the place of `clsact` on an interface.
@@ -273,10 +277,18 @@ impl Interface {
         }
     }
 
+    /// Where sysfs has something about it; none where sysfs shows another network namespace, which it does when it was mounted
+    /// there.
+    pub fn sysfs(&self, file: &str) -> Option<PathBuf> {
+        let folder = Path::new("/sys/class/net").join(&self.name);
+        let index = std::fs::read_to_string(folder.join("ifindex")).ok()?;
+        (index.trim().parse() == Ok(self.index)).then(|| folder.join(file))
+    }
+
     /// The driver, for messages.
     pub fn driver(&self) -> String {
         let physical = || {
-            let path = std::fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
+            let path = std::fs::read_link(self.sysfs("device/driver")?).ok()?;
             Some(path.file_name()?.to_string_lossy().into_owned())
         };
         self.kind.clone().or_else(physical).unwrap_or_else(|| "(unknown)".to_owned())
@@ -294,22 +306,42 @@ impl XdpProgram {
     }
 }
 
-/// Breaks the link that holds a program on an interface.
-fn break_link(interface: &Interface, program: XdpProgram) -> io::Result<()> {
-    let mut found: Option<Link> = None;
+/// Breaks the link that holds a program on an interface, if one does; refuses to guess which it is.
+pub fn break_link(interface: &Interface, program: XdpProgram) -> io::Result<()> {
     let of_program = |info: &BpfLinkInfo| info.program_id() == program.id;
+    let mut held = Vec::new();
     for info in aya::programs::loaded_links().filter_map(Result::ok).filter(of_program) {
         // One that has ended in between is none.
         let Ok(link) = Link::with_id(info.id()) else { continue };
-        if link.holds()?.interface != Some(interface.index) {
-            continue;
-        }
-        if found.replace(link).is_some() {
-            return Err(io::Error::other(
-                "another network namespace has an interface of the same number with the same program, and the kernel does \
-                 not tell which link is whose. Take it off with the tool that put it there",
-            ));
+        if link.holds()?.interface == Some(interface.index) {
+            held.push(link);
         }
     }
-    found.ok_or_else(|| io::Error::other("a link holds it that the kernel does not name"))?.detach()
+    // What we hold cannot go by itself any more. So if the program is there still, its link is among these; if not, they are
+    // those of other namespaces.
+    if with_index(interface.index)?.and_then(|now| now.xdp).is_none_or(|now| now.id != program.id) {
+        return Ok(());
+    }
+    match held.as_slice() {
+        [link] => link.detach(),
+        [] => Err(io::Error::other("a link holds it that the kernel does not name")),
+        _ => Err(io::Error::other(
+            "another network namespace has an interface of the same number with the same program, and the kernel does \
+             not tell which link is whose. Take it off with the tool that put it there",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_interface_is_found_as_among_all() {
+        let all = interfaces().unwrap();
+        let lo = named(&all, "lo").unwrap();
+        assert_eq!(with_index(lo.index).unwrap().as_ref(), Some(lo));
+        let unused = all.iter().map(|interface| interface.index).max().unwrap() + 1_000;
+        assert_eq!(with_index(unused).unwrap(), None);
+    }
 }

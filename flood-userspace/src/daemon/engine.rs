@@ -580,15 +580,7 @@ impl Engine {
 
     /// Lets interfaces go; all of them when none is named.
     pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
-        let detached = match self.guards.let_go(&mut self.filter, names)? {
-            Ok(detached) => detached,
-            Err((unknown, have)) => {
-                let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
-                return Err(Refused::NotFound(format!(
-                    "{unknown} is not guarded by this daemon, which guards {have}"
-                )));
-            }
-        };
+        let detached = self.guards.let_go(&mut self.filter, names)?;
         let ends = self.guards.is_empty();
         if ends {
             self.syncookies.put_back();

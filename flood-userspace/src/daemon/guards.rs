@@ -19,6 +19,8 @@ use crate::{
     control::protocol::{AnswersBy, Attached, InterfaceStatus},
 };
 
+use super::engine::Refused;
+
 /// A filter that stays for so long has been left alone.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -193,13 +195,8 @@ impl Guards {
         Ok(has_changed)
     }
 
-    /// Lets go of interfaces, all if none is named, by a name that they have or that they were given. Returns their names; or
-    /// the first that is not known, and those that are.
-    pub(super) fn let_go(
-        &mut self,
-        filter: &mut Filter,
-        names: &[String],
-    ) -> Result<Result<Vec<String>, (String, Vec<String>)>, BpfError> {
+    /// Lets go of interfaces, all if none is named, by a name that they have or that they were given. Returns their names.
+    pub(super) fn let_go(&mut self, filter: &mut Filter, names: &[String]) -> Result<Vec<String>, Refused> {
         let shown = |guard: &Guard| guard.shown(filter).to_owned();
         let mut wanted = Vec::new();
         for name in names {
@@ -208,7 +205,11 @@ impl Guards {
             let is_given = |guard: &&Guard| guard.name == *name;
             let named = self.all.iter().find(is_now).or_else(|| self.all.iter().find(is_given));
             let Some(guard) = named else {
-                return Ok(Err((name.clone(), self.all.iter().map(shown).collect())));
+                let have: Vec<String> = self.all.iter().map(shown).collect();
+                let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
+                return Err(Refused::NotFound(format!(
+                    "{name} is not guarded by this daemon, which guards {have}"
+                )));
             };
             wanted.push(guard.name.clone());
         }
@@ -224,7 +225,7 @@ impl Guards {
             info!("let {name} go");
         }
         self.all.retain(|guard| !is_wanted(guard));
-        Ok(Ok(gone.into_iter().map(|(name, _)| name).collect()))
+        Ok(gone.into_iter().map(|(name, _)| name).collect())
     }
 
     /// What there is to say about each. `by_sockets` is whether sockets tell which answers were asked for.

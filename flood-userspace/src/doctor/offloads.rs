@@ -7,6 +7,8 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixDatagram},
 };
 
+use crate::bpf::interface::Interface;
+
 /// Merging of received packets by the card, as `ethtool -k` and the kernel name it (net/ethtool/common.c), and as `ethtool -K`
 /// takes it.
 const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
@@ -23,9 +25,9 @@ pub(super) fn merging(interface: &str) -> io::Result<Vec<&'static str>> {
 
 /// Whether this is a virtual card (virtio) whose host merges packets, or leaves out checksums, and cannot be told to stop:
 /// its driver refuses XDP (`virtnet_xdp_set`, drivers/net/virtio_net.c).
-pub(super) fn virtio_host_merges(interface: &str) -> bool {
-    let read = |file| fs::read_to_string(format!("/sys/class/net/{interface}/device/{file}"));
-    read("features").is_ok_and(|features| host_merges(features.trim()))
+pub(super) fn virtio_host_merges(interface: &Interface) -> bool {
+    let features = || fs::read_to_string(interface.sysfs("device/features")?).ok();
+    interface.driver() == "virtio_net" && features().is_some_and(|features| host_merges(features.trim()))
 }
 
 /// The same by the features of the device, a digit for each.

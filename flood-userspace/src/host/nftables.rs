@@ -4,7 +4,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkPayload,
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkPayload,
     NetlinkSerializable, NlasIterator,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -23,7 +23,7 @@ pub(super) fn rules() -> io::Result<Vec<Rule>> {
 
 /// The number of the state that the rules are in: it changes with each of them. `None` where there are none.
 pub(super) fn generation() -> io::Result<Option<u32>> {
-    let answers = known(exchange(Request::<Generation>::new(), NLM_F_REQUEST | NLM_F_ACK))?;
+    let answers = known(exchange(Request::<Generation>::new(), NLM_F_REQUEST))?;
     Ok(answers.into_iter().flat_map(|answer| answer.found).next().map(|generation| generation.number))
 }
 

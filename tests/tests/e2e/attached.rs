@@ -328,6 +328,10 @@ fn the_doctor_says_what_is_in_the_way_and_attaches_nothing() -> Result<()> {
     ensure!(!is_fit, "{findings:?}");
     is_told(&findings, "nowhere0", Verdict::Fault, "there is no interface nowhere0. There are: ")?;
 
+    let (findings, is_fit) = examine(here, "eth0 nowhere0")?;
+    ensure!(is_fit, "one is there, and the other is waited for: {findings:?}");
+    is_told(&findings, "nowhere0", Verdict::Note, "there is no interface nowhere0. There are: ")?;
+
     let (findings, is_fit) = examine(here, "br0")?;
     let (verdict, text) = if drivers_tell {
         (Verdict::Fault, "the driver bridge has no native XDP")

@@ -134,7 +134,9 @@ fn a_feed_that_was_read_before_the_time_was_known_has_its_age() -> Result<()> {
     let config = format!("[[block.feed]]\nname = \"drop\"\npath = \"{}\"\nevery = \"1h\"\n", path.display());
     let daemon = clock.daemon(&cables, &config)?;
     let feed = || Ok::<_, anyhow::Error>(daemon.read::<Feeds>("feed list")?.feeds.remove(0));
-    eventually("it is read", || feed().is_ok_and(|feed| feed.last_success.is_some()))?;
+    eventually("it is read", || {
+        feed().is_ok_and(|feed| feed.last_success.is_some() && feed.next_s.is_some())
+    })?;
     let read_in_1970 = feed()?.last_success;
     ensure!(read_in_1970.is_some_and(|at| at < 3_600), "{read_in_1970:?}");
     clock.step(0)?;

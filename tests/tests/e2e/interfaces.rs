@@ -8,12 +8,16 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{
-    XdpMode,
+    XdpMode, loaded_links,
     tc::{TcAttachType, qdisc_detach_program},
     xdp::XdpLinkId,
 };
 use flood_userspace::{
-    bpf::{Filter, FilterOptions, Found, Hook, Noting, interface::interfaces, remove_left_behind},
+    bpf::{
+        Filter, FilterOptions, Found, Hook, Noting,
+        interface::{XdpProgram, break_link, interfaces},
+        remove_left_behind,
+    },
     config::AttachMode,
     control::protocol::{AnswersBy, Attached, InterfaceStatus, Stats, Status},
 };
@@ -91,9 +95,15 @@ fn is_said(daemon: &Daemon, name: &str, attached: Attached) -> bool {
 
 /// Waits until a daemon says that an interface is guarded, which the kernel must say, too, and what is blocked must notice.
 fn is_guarded(daemon: &Daemon, cables: &Cables, [near, far]: [&str; 2]) -> Result<()> {
-    eventually(&format!("{near} is guarded"), || is_said(daemon, near, Attached::Native))?;
+    // What it says is a second old at most.
+    let has_program = || {
+        let name = said(daemon, near)?.name;
+        Ok::<_, anyhow::Error>(program_on(&cables.here, &name)?.is_some())
+    };
+    eventually(&format!("{near} is guarded"), || {
+        is_said(daemon, near, Attached::Native) && has_program().is_ok_and(|has| has)
+    })?;
     let name = said(daemon, near)?.name;
-    ensure!(program_on(&cables.here, &name)?.is_some(), "{name} has no program");
     let blocked = || -> Result<u64> {
         let stats: Stats = daemon.read("stats")?;
         let counted = stats.interfaces.get(&name).and_then(|stats| stats.dropped.get("blocked"));
@@ -388,8 +398,16 @@ fn replacing_touches_no_interface_of_another_namespace() -> Result<()> {
     ensure!(program_on(&other, "eth7")? == Some(theirs), "it was taken off elsewhere");
     ensure!(program_on(&cables.here, "eth0")? == Some(theirs));
     programs.program("pass")?.detach(here_link)?;
+
+    // What is to be replaced may go by itself at the last moment, so that only the other is left.
+    cables.here.within(|| {
+        let all = interfaces()?;
+        let eth0 = all.iter().find(|interface| interface.name == "eth0").context("no eth0")?;
+        Ok(break_link(eth0, XdpProgram { id: theirs, native: true })?)
+    })?;
+    ensure!(program_on(&other, "eth7")? == Some(theirs), "it was taken off elsewhere");
     let _daemon = Daemon::start(&cables.here, "", "--replace eth0")?;
-    ensure!(program_on(&other, "eth7")? == Some(theirs));
+    ensure!(program_on(&other, "eth7")? == Some(theirs), "it was taken off elsewhere");
     Ok(())
 }
 
@@ -483,15 +501,11 @@ fn what_a_killed_daemon_leaves_on_any_way_out_is_taken_off() -> Result<()> {
         }
         ensure!(remove_left_behind(&interfaces()?)?.is_empty(), "both are guarded");
         // What is killed does not take its filter along; only its links end.
-        for link in links_of(std::process::id(), "xdp")? {
-            let is_on_eth0 = fs::read_dir("/proc/self/fdinfo")?.any(|entry| {
-                let text = entry.and_then(|entry| fs::read_to_string(entry.path())).unwrap_or_default();
-                let eth0 = here.index("eth0").unwrap_or(0);
-                text.contains(&format!("link_id:\t{link}\n")) && text.contains(&format!("ifindex:\t{eth0}\n"))
-            });
-            if is_on_eth0 {
-                bpf(BPF_LINK_DETACH, [open_link(link)?.as_raw_fd().cast_unsigned(), 0, 0])?;
-            }
+        let program = program_on(here, "eth0")?.context("nothing is attached")?;
+        for info in
+            loaded_links().filter_map(std::result::Result::ok).filter(|info| info.program_id() == program)
+        {
+            bpf(BPF_LINK_DETACH, [open_link(info.id())?.as_raw_fd().cast_unsigned(), 0, 0])?;
         }
         ensure!(remove_left_behind(&interfaces()?)? == ["eth0"]);
         let filters_on = |interface| command(&format!("tc -n {name} filter show dev {interface} egress"));

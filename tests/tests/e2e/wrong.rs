@@ -70,7 +70,7 @@ fn an_interface_that_the_kernel_cannot_guard_is_named_with_what_to_do() -> Resul
     here.ip("link add narrow numrxqueues 1 type veth peer name wide numtxqueues 2")?;
     run(here.command("ethtool")?.args(["-L", "wide", "tx", "2"]))?;
     let cases: [Case; 2] = [
-        ("the driver has none", "run lo", 4, &["of lo has no native XDP", "--attach generic"]),
+        ("the driver has none", "run lo --force", 4, &["of lo has no native XDP", "--attach generic"]),
         (
             "fewer queues here than the peer sends by",
             "run narrow",
