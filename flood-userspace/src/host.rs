@@ -26,6 +26,7 @@ use netlink_packet_route::{
 use crate::netlink::exchange;
 
 pub use changed::{Change, Changes, Kept};
+pub use tunnels::USUAL as USUAL_TUNNELS;
 pub use udp::{UdpPort, udp_ports};
 pub use vlan::Stripped;
 

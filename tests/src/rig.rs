@@ -38,7 +38,7 @@ use flood_userspace::{
         limit::{accounts, rate_limit, reassembly, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
-    host::{FragmentMemory, Reassembly, udp_ports},
+    host::{FragmentMemory, Reassembly, USUAL_TUNNELS, udp_ports},
     lists::{Edit, Entry, ListKind, Note, Origin},
     quantity::PacketRate,
 };
@@ -345,6 +345,7 @@ impl Rig {
             socket.connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
         }
         self.open.push(socket);
+        self.twin.sockets.tunnels.extend(USUAL_TUNNELS.contains(&port).then_some(port));
         self.twin.sockets.udp.push(host::UdpSocket {
             local: peer.map(|_| local.into()),
             port,
@@ -357,6 +358,7 @@ impl Rig {
     pub fn close(&mut self) {
         self.open.clear();
         self.twin.sockets.udp.clear();
+        self.twin.sockets.tunnels.clear();
         self.look();
     }
 

@@ -16,7 +16,7 @@ use crate::netlink::{exchange, family_id};
 
 /// Ports of tunnels that programs make, if a socket is open there: WireGuard, Tailscale, and of OpenVSwitch and the like VXLAN (two,
 /// as Linux began with another), Geneve and GUE.
-pub(super) const USUAL: [u16; 6] = [51_820, 41_641, 4_789, 8_472, 6_081, 6_080];
+pub const USUAL: [u16; 6] = [51_820, 41_641, 4_789, 8_472, 6_081, 6_080];
 
 /// The ports that the interfaces of this network namespace have.
 pub(super) fn ports() -> io::Result<Vec<u16>> {
