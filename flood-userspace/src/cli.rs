@@ -3,6 +3,7 @@
 //! Data go to stdout, talk to stderr. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration, 3 no daemon,
 //! 4 kernel or permission ([`exit`]).
 
+mod check;
 mod exit;
 mod feeds;
 mod lists;
@@ -10,7 +11,7 @@ mod replay;
 mod show;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ use crate::{
     },
     daemon::{self, Written},
     doctor::{self, Verdict},
-    lists::{EditError, ListKind},
+    lists::ListKind,
 };
 
 use self::exit::Failed;
@@ -84,7 +85,7 @@ enum Verb {
     /// Reads the configuration again, as SIGHUP does: its lists are exchanged, and all feeds are read.
     ///
     /// What was added to the lists at run time stays. A configuration with a fault changes nothing. Whatever else has
-    /// changed in it is named, and takes effect at the next start.
+    /// changed in it since the start is named each time, also by `status`, and takes effect at the next start.
     Reload,
     /// Looks at and changes the limits.
     #[command(subcommand)]
@@ -107,11 +108,8 @@ enum Verb {
     ///
     /// Ends with 1 if something is in the way of `floodgate run`.
     Doctor(Doctor),
-    /// Checks a configuration file; needs neither root nor a daemon.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
+    /// Checks a configuration with all its lists, as `run` and `reload` do; needs neither root nor a daemon.
+    Check(Check),
     /// Makes the daemon let go of interfaces; it ends when it has none left.
     Detach {
         /// The interfaces [default: all]
@@ -146,6 +144,14 @@ struct Doctor {
     json: Json,
     /// The interfaces to look at [default: those of the configuration, or else all]
     interfaces: Vec<String>,
+}
+
+#[derive(Args)]
+struct Check {
+    /// The file [default: /etc/floodgate/floodgate.toml]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Args)]
@@ -250,7 +256,7 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     match verb {
         Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
-        Verb::Check { file } => return check(&file),
+        Verb::Check(arguments) => return check::run(&arguments),
         Verb::Doctor(doctor) => return self::doctor(&doctor),
         _ => {}
     }
@@ -262,17 +268,17 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
 /// the interfaces that the command line names. What is written in the file comes with it.
 fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, Written), Failed> {
     let usual = Path::new(DEFAULT_PATH);
-    let mut config = match path {
-        None if !usual.exists() => Config::default(),
-        path => Config::load(path.unwrap_or(usual))?,
-    };
-    let written = Written { path: path.unwrap_or(usual).to_owned(), config: config.clone() };
+    let found = path.is_some() || usual.exists();
+    let path = path.unwrap_or(usual);
+    let mut config = if found { Config::load(path)? } else { Config::default() };
+    let written = Written { path: path.to_owned(), config: config.clone(), found };
     if !interfaces.is_empty() {
         config.interfaces = interfaces
             .iter()
             .map(|name| name.parse::<InterfaceName>().map_err(|error| Failed::usage(error.to_string())))
             .collect::<Result<_, _>>()?;
-        config.interfaces.dedup();
+        let mut named = BTreeSet::new();
+        config.interfaces.retain(|name| named.insert(name.clone()));
     }
     Ok((config, written))
 }
@@ -305,28 +311,6 @@ fn start_log() {
         .init();
 }
 
-fn check(file: &Path) -> Result<ExitCode, Failed> {
-    let config = Config::load(file)?;
-    let mut problems = Vec::new();
-    for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
-        let configured = crate::lists::configured::configured(input)?;
-        problems.extend(configured.problems);
-        let entries = configured.edit.changes().len();
-        say(&format!("{} list: {entries} entries", kind.label()))?;
-        problems.extend(EditError::of_many(kind, entries).map(|error| error.to_string()));
-        for feed in &input.feeds {
-            say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
-        }
-    }
-    for problem in &problems {
-        eprintln!("floodgate: {problem}");
-    }
-    if problems.is_empty() {
-        say(&format!("{}: right", file.display()))?;
-    }
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
     let (config, _) = configuration(config.as_deref(), interfaces)?;
     let findings = doctor::examine(&config);
@@ -348,13 +332,19 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         Verb::AllowProven(verb) => return lists::run(client, ListKind::AllowProven, verb).await,
         Verb::Feed(verb) => return feeds::run(client, verb).await,
         Verb::Reload => {
-            let ReloadReply { allow, block, allow_proven, warnings } =
+            let ReloadReply { allow, block, allow_proven, feeds, pending, warnings } =
                 client.send(Method::POST, "/v1/reload", &()).await?;
             for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
-                say(&lists::changes(kind, reply))?;
+                say(&format!("{} list: {}", kind.label(), reply.named()))?;
+            }
+            for feed in feeds {
+                say(&feed)?;
             }
             for warning in warnings {
                 eprintln!("floodgate: {warning}");
+            }
+            if !pending.is_empty() {
+                eprintln!("floodgate: {}: {}", daemon::PENDING, pending.join(", "));
             }
         }
         Verb::Limit(LimitVerb::Show(Json { json })) => {
@@ -383,7 +373,7 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             let end = if reply.ends { "; nothing is left, and the daemon ends" } else { "" };
             say(&format!("let go: {}{end}", reply.detached.join(", ")))?;
         }
-        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } | Verb::Doctor(_) => {} // asks no daemon
+        Verb::Run(_) | Verb::Replay(_) | Verb::Check(_) | Verb::Doctor(_) => {} // asks no daemon
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::lists::ListKind;
+use crate::lists::{ListKind, doubt::Coverage};
 use crate::quantity::PacketRate;
 
 pub mod feed;
@@ -189,6 +189,10 @@ pub struct ListInput {
     pub files: Vec<PathBuf>,
     /// Lists that somebody else keeps.
     pub feeds: Vec<Feed>,
+    /// Whether entries and files may block what this host needs.
+    pub may_cover_host: bool,
+    /// How much of all addresses entries and files may cover.
+    pub max_coverage: Coverage,
 }
 
 impl Default for Config {
@@ -282,7 +286,7 @@ fn unreadable(text: &str, error: &toml::de::Error) -> Problem {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}; create it or name another with --config", path.display())]
+    #[error("cannot read the configuration {}{}", path.display(), what_to_do(source))]
     Read {
         /// Which file.
         path: PathBuf,
@@ -297,6 +301,15 @@ pub enum ConfigError {
         /// All that is wrong with it, in the order of the sections.
         problems: Vec<Problem>,
     },
+}
+
+/// What helps against an error of reading a configuration, where something does.
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create it, or name another with `floodgate run --config FILE`",
+        io::ErrorKind::PermissionDenied => "; it is to be read by root",
+        _ => "",
+    }
 }
 
 /// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`.

@@ -34,15 +34,16 @@ use crate::{
     bpf::BpfError,
     config::{Config, InterfaceName},
     control::server::Server,
+    host::Facts,
     lists::{
-        ListKind,
-        configured::{ListFileError, configured},
+        Guard, ListKind,
+        configured::{Configured, ListError, configured},
     },
 };
 
 pub use engine::{Engine, Refused, Watch};
 pub use feeds::FeedKeeper;
-pub use reload::Reloader;
+pub use reload::{PENDING, Reloader};
 
 /// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
 const TICK: Duration = Duration::from_millis(100);
@@ -65,9 +66,9 @@ pub enum DaemonError {
     /// The kernel refuses.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// A list file of the configuration cannot be read.
+    /// A list of the configuration cannot be used.
     #[error(transparent)]
-    List(#[from] ListFileError),
+    List(#[from] ListError),
     /// Nothing to guard.
     #[error(
         "no interface to guard: name one (`floodgate run eth0`) or list it under `interfaces` in the configuration"
@@ -113,6 +114,8 @@ pub struct Written {
     pub path: PathBuf,
     /// What it says; the defaults if there was none.
     pub config: Config,
+    /// Whether there was one.
+    pub found: bool,
 }
 
 /// Guards the configured interfaces until a signal or `floodgate detach` ends it. `config` is what is `written`, with
@@ -138,8 +141,7 @@ pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(),
     feeds.keep(config, stamps);
 
     let ended = Arc::new(Notify::new());
-    let Written { path, config: written } = written;
-    let reloader = Arc::new(Reloader::new(path, written, Arc::clone(&engine), Arc::clone(&feeds)));
+    let reloader = Arc::new(Reloader::new(written, Arc::clone(&engine), Arc::clone(&feeds)));
     tokio::spawn(reload_when_signalled(catch(SignalKind::hangup())?, Arc::clone(&reloader)));
     let server = Server::new(Arc::clone(&engine), feeds, reloader, Arc::clone(&ended));
     if let Some(listener) = metrics {
@@ -167,21 +169,22 @@ pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(),
 /// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
 /// with the filter, and goes on beside it.
 fn load(config: &Config) -> Result<Engine, DaemonError> {
-    thread::scope(|scope| {
-        let lists = scope.spawn(|| -> Result<_, ListFileError> {
-            ListKind::ALL
-                .into_iter()
-                .map(|kind| Ok((kind, configured(config.list(kind))?)))
-                .collect::<Result<Vec<_>, _>>()
-        });
+    let facts = Facts::read()
+        .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
+    let guard = Guard::new(facts.lifelines);
+    let (engine, lists) = thread::scope(|scope| {
+        let lists = scope.spawn(|| configured(config, &guard));
         let engine = Engine::new(config);
-        let lists = lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let mut engine = engine?;
-        for (kind, configured) in lists {
-            engine.fill(kind, configured)?;
-        }
-        Ok(engine)
-    })
+        let lists: Result<Vec<(ListKind, Configured)>, ListError> =
+            lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (engine, lists)
+    });
+    let (lists, mut engine) = (lists?, engine?);
+    engine.set_guard(guard);
+    for (kind, configured) in lists {
+        engine.fill(kind, configured)?;
+    }
+    Ok(engine)
 }
 
 /// The engine, for as long as this is held.

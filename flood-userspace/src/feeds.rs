@@ -9,6 +9,6 @@ pub mod copy;
 pub mod fetch;
 pub mod schedule;
 
-pub use content::{Content, Doubt};
+pub use content::{Content, NoList};
 pub use copy::{Copies, Copy};
 pub use fetch::{FetchError, Fetched, Stamp, fetch};

@@ -10,6 +10,8 @@ mod bench;
 mod commands;
 #[path = "e2e/feeds.rs"]
 mod feeds;
+#[path = "e2e/lists.rs"]
+mod lists;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/replay.rs"]
