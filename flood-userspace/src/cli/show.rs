@@ -201,8 +201,9 @@ fn feeds_of(feeds: &[FeedStatus]) -> String {
         let state = if error.is_some() { ", FAILS" } else { "" };
         _ = writeln!(
             text,
-            "feed         {list} {name}: {} entries{left_out}{withheld}, {age}{state}",
-            grouped(*entries)
+            "feed         {list} {name}: {} {}{left_out}{withheld}, {age}{state}",
+            grouped(*entries),
+            if *entries == 1 { "entry" } else { "entries" }
         );
     }
     text

@@ -606,7 +606,7 @@ section! {
     /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`.
     /// The format is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
     ///
-    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
+    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3. What has
     /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays
     /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network, and by
     /// `floodgate replay`.

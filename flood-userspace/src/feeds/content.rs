@@ -96,17 +96,17 @@ mod tests {
 
     #[test]
     fn what_is_broken_or_too_broad_is_left_out_and_counted() {
-        let text = "192.0.2.9\nnonsense\n0.0.0.0/0\n192.0.2.1\n192.0.2.9\n2000::/7\n128.0.0.0/2 # all\n224.0.0.0/3\n";
+        let text = "192.0.2.9\nnonsense\n0.0.0.0/0\n192.0.2.1\n192.0.2.9\n4000::/2\n2000::/7\n128.0.0.0/2 # all\n224.0.0.0/3\n";
         let content = Content::read(text.as_bytes());
         let shown: Vec<_> = content.prefixes.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["192.0.2.1/32", "192.0.2.9/32", "224.0.0.0/3"]);
+        assert_eq!(shown, ["192.0.2.1/32", "192.0.2.9/32", "224.0.0.0/3", "2000::/7"]);
         assert_eq!(content.left_out, 4);
         assert!(content.problems[0].starts_with("line 2: "), "{:?}", content.problems);
         assert_eq!(
             content.problems[1..],
             [
                 "0.0.0.0/0 covers more than a /3",
-                "2000::/7 covers more than a /8",
+                "4000::/2 covers more than a /3",
                 "128.0.0.0/2 covers more than a /3"
             ]
         );

@@ -51,6 +51,13 @@ impl Lifeline {
     }
 }
 
+impl Lifeline {
+    /// Whether every host has it, so that nobody need be told: no list of other people's addresses is meant to block it.
+    pub fn is_of_every_host(&self) -> bool {
+        matches!(self.purpose, Purpose::LinkLocal | Purpose::Unspecified) || self.prefix.addr().is_loopback()
+    }
+}
+
 impl fmt::Display for Lifeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.purpose {

@@ -29,8 +29,8 @@ const BROADEST_IPV6: u8 = 16;
 /// addresses that nobody has been given 224.0.0.0/3.
 pub const BROADEST_LISTED_IPV4: u8 = 3;
 
-/// The broadest IPv6 prefix of such a list: more than a regional registry holds (/12).
-pub const BROADEST_LISTED_IPV6: u8 = 8;
+/// The broadest IPv6 prefix of such a list: of addresses that nobody has been given, 4000::/3 and others.
+pub const BROADEST_LISTED_IPV6: u8 = 3;
 
 /// An entry that is not made without `--force`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -57,7 +57,7 @@ pub enum Refusal {
         address: IpAddr,
     },
     /// The block would cut the host off.
-    #[error("{prefix} is refused, it covers {lifeline}: name a narrower prefix, or repeat with --force")]
+    #[error("{prefix} is refused because of {lifeline}: name a narrower prefix, or repeat with --force")]
     CutsOffHost {
         /// The entry.
         prefix: IpNet,
@@ -73,14 +73,17 @@ pub struct Withheld {
     pub prefix: IpNet,
     /// What is left of it, and in force.
     pub pieces: Vec<IpNet>,
-    /// Because of whom; there may be more of them.
+    /// Because of whom: the broadest of those that it would harm.
     pub lifeline: Lifeline,
+    /// How many more there are that do not lie within each other.
+    pub more: usize,
 }
 
 impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.pieces.is_empty() { "is left out, it covers" } else { "is in force but for" };
-        write!(f, "{} {how} {}", self.prefix, self.lifeline)
+        let how = if self.pieces.is_empty() { "is left out because of" } else { "is in force but for" };
+        write!(f, "{} {how} {}", self.prefix, self.lifeline)?;
+        if self.more > 0 { write!(f, ", and {} more", self.more) } else { Ok(()) }
     }
 }
 
@@ -130,10 +133,16 @@ impl Guard {
 
     /// What is withheld of a prefix, if anything is.
     pub fn withhold(&self, prefix: IpNet) -> Option<Withheld> {
-        let harmed: Vec<&Lifeline> = self.harmed(prefix).collect();
-        let lifeline = (*harmed.first()?).clone();
-        let holes: Vec<IpNet> = harmed.iter().map(|lifeline| lifeline.prefix).collect();
-        Some(Withheld { prefix, pieces: carve::without(prefix, &holes), lifeline })
+        let mut harmed: Vec<&Lifeline> = self.harmed(prefix).collect();
+        harmed.sort_by_key(|lifeline| lifeline.prefix.prefix_len());
+        let mut holes: Vec<IpNet> = Vec::new();
+        for Lifeline { prefix, .. } in &harmed {
+            if !holes.iter().any(|hole| hole.contains(prefix)) {
+                holes.push(*prefix);
+            }
+        }
+        let (lifeline, more) = ((*harmed.first()?).clone(), holes.len() - 1);
+        Some(Withheld { prefix, pieces: carve::without(prefix, &holes), lifeline, more })
     }
 
     /// Leaves in these prefixes what may be blocked, in no order; returns what is withheld.
@@ -312,7 +321,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "192.0.2.128/25 is left out, it covers 192.0.2.0/24, a network of this host",
+                "192.0.2.128/25 is left out because of 192.0.2.0/24, a network of this host",
                 "203.0.113.48/29 is in force but for 203.0.113.53/32, a resolver",
                 "fe00::/8 is in force but for fe80::/10, link-local addresses",
             ]

@@ -221,7 +221,7 @@ mod tests {
 
         #[test]
         fn every_prefix_reads_back_as_itself(address: u128, length in 0_u8..=128) {
-            let prefix = IpNet::new(std::net::Ipv6Addr::from(address).into(), length).unwrap().trunc();
+            let prefix = IpNet::new(Ipv6Addr::from(address).into(), length).unwrap().trunc();
             prop_assert_eq!(parse_target(&prefix.to_string()), canonical(prefix).map(|prefix| vec![prefix]));
         }
 

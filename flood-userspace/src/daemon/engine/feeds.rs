@@ -19,7 +19,10 @@ use crate::{
     },
 };
 
-use super::{Engine, lists::NAMED};
+use super::{
+    Engine,
+    lists::{NAMED, log_withheld},
+};
 
 /// Why a feed is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -171,8 +174,9 @@ impl Engine {
         if reply.added + reply.removed > 0 || before != listed {
             info!("{} list: feed {}: {}, {}", kind.label(), feed.name, Entries(listed), reply.named());
         }
-        for held in kept.withheld.iter().filter(|held| !self.withheld(&entry.note.origin).contains(held)) {
-            warn!("{} list: feed {}: {held}", kind.label(), feed.name);
+        let known = self.withheld(&entry.note.origin);
+        for held in kept.withheld.iter().filter(|held| !known.contains(held)).take(NAMED) {
+            log_withheld(&format!("{} list: feed {}", kind.label(), feed.name), held);
         }
         self.forget_kept(&entry.note.origin);
         if is_guarded {

@@ -38,8 +38,12 @@ impl From<TargetError> for Refused {
 impl Engine {
     /// Puts what the configuration says into a list that is empty.
     pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
-        for left_out in configured.left_out() {
-            warn!("{} list: {left_out}", kind.label());
+        for problem in &configured.problems {
+            warn!("{} list: left out: {problem}", kind.label());
+        }
+        for kept in &configured.kept {
+            let list = format!("{} list: {}", kind.label(), kept.entry.note.origin);
+            kept.withheld.iter().take(NAMED).for_each(|held| log_withheld(&list, held));
         }
         self.filter.edit_list(kind, configured.edit)?;
         self.keep_all(configured.kept);
@@ -117,7 +121,7 @@ impl Engine {
                 continue;
             }
             for held in again.withheld.iter().filter(|held| !kept.withheld.contains(held)) {
-                warn!("block list: {}: {held}", again.entry.note.origin);
+                log_withheld(&format!("block list: {}", again.entry.note.origin), held);
             }
             match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
                 // What is left of the prefixes has no room; what this host needs goes before.
@@ -442,10 +446,20 @@ fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
 
 /// What the operator should know about what is withheld of an origin.
 pub(super) fn withheld_warning(kept: &Kept) -> Option<String> {
-    let first = kept.withheld.first()?;
-    let more = match kept.withheld.len() - 1 {
+    let mut withheld = kept.withheld.iter().filter(|held| !held.lifeline.is_of_every_host());
+    let first = withheld.next()?;
+    let more = match withheld.count() {
         0 => String::new(),
         more => format!("; {more} more like it"),
     };
     Some(format!("block list, {}: {first}{more}", kept.entry.note.origin))
+}
+
+/// Logs what is withheld of a list now.
+pub(super) fn log_withheld(list: &str, held: &Withheld) {
+    if held.lifeline.is_of_every_host() {
+        info!("{list}: {held}");
+    } else {
+        warn!("{list}: {held}");
+    }
 }
