@@ -306,7 +306,7 @@ pub enum ConfigError {
 /// What helps against an error of reading a configuration, where something does.
 fn what_to_do(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "; create it, or name another with `floodgate run --config FILE`",
+        io::ErrorKind::NotFound => "; create it, or name another file",
         io::ErrorKind::PermissionDenied => "; it is to be read by root",
         _ => "",
     }

@@ -270,7 +270,8 @@ fn lists(config: &Config, guard: &Guard) -> Vec<Finding> {
     });
     let mut findings: Vec<Finding> = left_out.collect();
     if findings.is_empty() {
-        let count = |kind: &ListKind, entries: usize| format!("{entries} entries of the {} list", kind.label());
+        let count =
+            |kind: &ListKind, entries: usize| format!("{entries} entries of the {} list", kind.label());
         let counts = lists.iter().map(|(kind, list)| count(kind, list.edit.prefixes().count()));
         findings.push(finding("lists", Verdict::Good, counts.collect::<Vec<_>>().join(", ")));
     }
@@ -315,7 +316,10 @@ mod tests {
         let guard = Guard::new(vec![login]);
         let worst = |text| lists(&parse(text), &guard).iter().map(|finding| finding.verdict).max();
         assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Note));
-        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]\nmay_cover_host = true"), Some(Verdict::Good));
+        assert_eq!(
+            worst("[block]\nentries = [\"192.0.2.0/24\"]\nmay_cover_host = true"),
+            Some(Verdict::Good)
+        );
         assert_eq!(worst("[block]\nentries = [\"198.51.100.0/24\"]"), Some(Verdict::Good));
         assert_eq!(worst("[block]\nentries = [\"0.0.0.0/0\"]"), Some(Verdict::Fault));
     }

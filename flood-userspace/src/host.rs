@@ -173,7 +173,8 @@ impl Routes {
 /// The gateways of a route, one or one for each of its ways.
 fn gateways_in(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
     let of = |attribute: &RouteAttribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+        RouteAttribute::Gateway(RouteAddress::Inet(address))
+        | RouteAttribute::Via(RouteVia::Inet(address)) => {
             vec![(*address).into()]
         }
         RouteAttribute::Gateway(RouteAddress::Inet6(address))

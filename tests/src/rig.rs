@@ -556,7 +556,8 @@ impl Drop for Loan {
 
 /// An entry of a list.
 pub fn entry(expires: Option<SystemTime>) -> Entry {
-    let note = Note { origin: Origin::Operator.into(), reason: None, added: SystemTime::now(), added_by: None };
+    let note =
+        Note { origin: Origin::Operator.into(), reason: None, added: SystemTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
 }
 

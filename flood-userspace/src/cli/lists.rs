@@ -213,7 +213,8 @@ async fn del(
         };
         eprintln!("floodgate: {prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", "));
     }
-    let others = held_by.iter().flat_map(|(prefix, origins)| origins.iter().map(move |origin| (prefix, origin)));
+    let others =
+        held_by.iter().flat_map(|(prefix, origins)| origins.iter().map(move |origin| (prefix, origin)));
     for (prefix, origin) in others {
         let list = kind.label();
         let what_to_do = match origin.split_once(' ').unwrap_or((origin, "")) {
@@ -239,8 +240,9 @@ fn read(files: &[PathBuf], strict: bool, force: bool) -> Result<Vec<(&PathBuf, I
         }
         if !force {
             let Import { prefixes, bad, bad_lines, .. } = &imported;
-            NoList::check(prefixes.len(), *bad_lines, bad.first())
-                .map_err(|error| Failed::usage(format!("{}: {error}; nothing is imported", file.display())))?;
+            NoList::check(prefixes.len(), *bad_lines, bad.first()).map_err(|error| {
+                Failed::usage(format!("{}: {error}; nothing is imported", file.display()))
+            })?;
         }
         imports.push((file, imported));
     }
@@ -302,9 +304,12 @@ mod tests {
     #[test]
     fn entries_last_for_whole_seconds() {
         assert_eq!(parse_ttl("90m"), Ok(Duration::from_secs(5_400)));
-        for (text, expected) in
-            [("500ms", "1s is the shortest"), ("0s", "over before it begins"), ("1500ms", "whole seconds"), ("soon", "soon")]
-        {
+        for (text, expected) in [
+            ("500ms", "1s is the shortest"),
+            ("0s", "over before it begins"),
+            ("1500ms", "whole seconds"),
+            ("soon", "soon"),
+        ] {
             let error = parse_ttl(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }

@@ -213,7 +213,8 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
     let mut text = String::new();
     for feed in &feeds.feeds {
         text += &feeds_of(std::slice::from_ref(feed));
-        let FeedStatus { source, every_s, next_s, problems, withheld, first_withheld, errors, error, .. } = feed;
+        let FeedStatus { source, every_s, next_s, problems, withheld, first_withheld, errors, error, .. } =
+            feed;
         let next = match next_s {
             None | Some(0) => "now".to_owned(),
             Some(next) => format!("in {}", duration(*next)),
@@ -334,7 +335,9 @@ pub(super) fn limits(limits: &Limits) -> String {
         }
     }
     let ProtectedLimits { neighbour_discovery, path_mtu, link } = limits.protected;
-    for (name, limit) in [("neighbour_discovery", neighbour_discovery), ("path_mtu", path_mtu), ("link", link)] {
+    for (name, limit) in
+        [("neighbour_discovery", neighbour_discovery), ("path_mtu", path_mtu), ("link", link)]
+    {
         lines.push((format!("protected.{name}"), packets(limit), ""));
     }
     let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);

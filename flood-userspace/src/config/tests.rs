@@ -15,7 +15,8 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 #[test]
 fn a_share_of_all_addresses_is_a_percentage() {
     for share in ["25", "0%", "101%", "%", "-1%", "2.5%", "all"] {
-        for section in ["[block]", "[allow]", "[allow_proven]", "[[block.feed]]\nname = \"a\"\npath = \"a\""] {
+        for section in ["[block]", "[allow]", "[allow_proven]", "[[block.feed]]\nname = \"a\"\npath = \"a\""]
+        {
             let text = refusal(&format!("{section}\nmax_coverage = \"{share}\""));
             assert!(text.contains("max_coverage: ") && text.contains("\"100%\""), "{share}: {text}");
         }
@@ -476,6 +477,16 @@ fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/floodgate.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/floodgate.toml"));
     assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().contains("create it"));
+}
+
+#[test]
+fn what_helps_depends_on_what_is_wrong() {
+    let error =
+        |errno| ConfigError::Read { path: "a".into(), source: std::io::Error::from_raw_os_error(errno) };
+    assert!(error(libc::EACCES).to_string().contains("read by root"));
+    // Too many open files: creating another helps nobody.
+    assert_eq!(error(libc::EMFILE).to_string(), "cannot read the configuration a");
 }
 
 #[test]

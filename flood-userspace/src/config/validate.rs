@@ -507,7 +507,9 @@ impl Faults {
         let percent = written.get_ref().strip_suffix('%').and_then(|number| number.trim().parse().ok());
         match percent {
             Some(percent @ 1..=100) => return Coverage { ipv4: percent, ipv6: percent },
-            _ => self.add(&written, format!("{:?} is not a share from \"1%\" to \"100%\"", written.get_ref())),
+            _ => {
+                self.add(&written, format!("{:?} is not a share from \"1%\" to \"100%\"", written.get_ref()));
+            }
         }
         Coverage::default()
     }

@@ -404,8 +404,9 @@ impl AddReply {
             (*kept, "kept", &[]),
         ];
         let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
-        let counts: Vec<String> =
-            counts.map(|(count, what, names)| format!("{count} {what}{}", in_brackets(names, count))).collect();
+        let counts: Vec<String> = counts
+            .map(|(count, what, names)| format!("{count} {what}{}", in_brackets(names, count)))
+            .collect();
         if counts.is_empty() { "unchanged".to_owned() } else { counts.join(", ") }
     }
 }

@@ -127,7 +127,7 @@ impl From<Refused> for Failed {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Bad(_) | Refused::Kernel(BpfError::ListFull { .. }) => StatusCode::BAD_REQUEST,
-            Refused::NeedsForce(_) | Refused::Doubtful(_) => StatusCode::FORBIDDEN,
+            Refused::NeedsForce(_) | Refused::Doubtful { .. } => StatusCode::FORBIDDEN,
             Refused::NotFound(_) => StatusCode::NOT_FOUND,
             Refused::Conflict(_) => StatusCode::CONFLICT,
             Refused::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,

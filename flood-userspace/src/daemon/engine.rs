@@ -28,10 +28,9 @@ use crate::{
     },
     config::{CellLimit, CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
-        AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
-        InterfaceStatus, LimitChange, Limits, ListPlaces, ListSize, PlaceStatus,
-        ProofStatus, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
-        syn_proof,
+        AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, InterfaceStatus,
+        LimitChange, Limits, ListPlaces, ListSize, PlaceStatus, ProofStatus, SampleStatus, Sources, Stats,
+        Status, TableStatus, Volume, syn_proof,
     },
     host::{Facts, Reassembly, udp_ports},
     lists::{
@@ -64,9 +63,14 @@ pub enum Refused {
     /// It is dangerous.
     #[error("{0}")]
     NeedsForce(#[from] guard::Refusal),
-    /// It is not believed.
-    #[error("{0}; if that is right, repeat with --force")]
-    Doubtful(#[from] Doubt),
+    /// An import is not believed.
+    #[error("the {origin} is not believed: {doubt}; if that is right, repeat with --force")]
+    Doubtful {
+        /// Which.
+        origin: String,
+        /// Why.
+        doubt: Doubt,
+    },
     /// It is about something that is not there.
     #[error("{0}")]
     NotFound(String),

@@ -103,7 +103,10 @@ fn changes(reply: &ReloadReply) -> Vec<String> {
     let lists = [("allow", &reply.allow), ("block", &reply.block), ("allow-proven", &reply.allow_proven)];
     let lists = lists.iter().map(|(list, changed)| (list, changed.named()));
     let lists = lists.filter(|(_, changed)| changed != "unchanged");
-    lists.map(|(list, changed)| format!("{list} list: {changed}")).chain(reply.feeds.iter().cloned()).collect()
+    lists
+        .map(|(list, changed)| format!("{list} list: {changed}"))
+        .chain(reply.feeds.iter().cloned())
+        .collect()
 }
 
 /// The keys, outside of the lists, of which two configurations say different things.

@@ -228,10 +228,13 @@ mod tests {
 
     /// Adds `count` addresses of an origin, where `taken` are taken of 1,600.
     fn room(kind: ListKind, origin: Origin, taken: u64, count: u32) -> Result<(), Full> {
-        let note = Note { origin: Arc::new(origin), reason: None, added: SystemTime::UNIX_EPOCH, added_by: None };
+        let note =
+            Note { origin: Arc::new(origin), reason: None, added: SystemTime::UNIX_EPOCH, added_by: None };
         let entry = Entry { expires: None, note: Arc::new(note) };
         let prefix = |number: u32| std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
-        let edit = Edit::put((0..count).map(|number| (std::net::IpAddr::from(prefix(number)).into(), entry.clone())));
+        let edit = Edit::put(
+            (0..count).map(|number| (std::net::IpAddr::from(prefix(number)).into(), entry.clone())),
+        );
         let taken = Places { ipv4: taken, ipv6: 0 };
         let capacity = Places { ipv4: 1_600, ipv6: 1_600 };
         check_places(kind, &edit, [taken, taken.plus(edit.places())], taken, capacity)

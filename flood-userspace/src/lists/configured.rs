@@ -98,15 +98,14 @@ fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, 
     };
     let mut problems = Vec::new();
     for path in &input.files {
-        let imported =
-            import::load(path).map_err(|source| ListError::File { path: path.clone(), source })?;
+        let imported = import::load(path).map_err(|source| ListError::File { path: path.clone(), source })?;
         problems.extend(self::problems(path, &imported));
         add(Origin::File(path.display().to_string()), imported.prefixes);
     }
     add(Origin::Config, input.entries.clone());
     list.problems = problems;
-    let prefixes: Vec<IpNet> = list.edit.prefixes().collect();
-    check_coverage(&prefixes, input.max_coverage).map_err(|doubt| ListError::Doubt { kind, doubt })?;
+    check_coverage(list.edit.prefixes(), input.max_coverage)
+        .map_err(|doubt| ListError::Doubt { kind, doubt })?;
     Ok(list)
 }
 
@@ -117,7 +116,8 @@ pub fn reloaded(book: &Book, now: &Edit) -> Edit {
     let there = book.all().filter(|(_, entry)| is_configured(entry));
     let gone = there.filter(|(prefix, entry)| now.of(*prefix, &entry.note.origin).is_none());
     let gone = gone.map(|(prefix, entry)| (prefix, Change::Take(Arc::clone(&entry.note.origin))));
-    let new = now.changes().iter().filter(|(prefix, change)| book.held_by(*prefix, change.origin()).is_none());
+    let new =
+        now.changes().iter().filter(|(prefix, change)| book.held_by(*prefix, change.origin()).is_none());
     Edit::new(gone.chain(new.cloned()).collect())
 }
 
@@ -227,9 +227,16 @@ mod tests {
     fn a_configuration_is_guarded_believed_and_counted_before_it_is_used() {
         let fine: Result<Vec<String>, String> = Ok(Vec::new());
         let left_out = outcome("[block]\nfiles = [\"lan\"]\n").unwrap();
-        assert!(left_out[0].ends_with("lan: 192.0.2.0/24 is in force but for 192.0.2.1/32, this host's own address"), "{left_out:?}");
+        assert!(
+            left_out[0]
+                .ends_with("lan: 192.0.2.0/24 is in force but for 192.0.2.1/32, this host's own address"),
+            "{left_out:?}"
+        );
         let left_out = outcome("[block]\nentries = [\"192.0.2.1\"]\n").unwrap();
-        assert_eq!(left_out, ["config: 192.0.2.1/32 is left out because of 192.0.2.1/32, this host's own address"]);
+        assert_eq!(
+            left_out,
+            ["config: 192.0.2.1/32 is left out because of 192.0.2.1/32, this host's own address"]
+        );
         assert_eq!(outcome("[block]\nfiles = [\"lan\"]\nmay_cover_host = true\n"), fine);
         assert_eq!(outcome("[allow]\nfiles = [\"lan\"]\n"), fine);
         for list in ["block", "allow", "allow_proven"] {

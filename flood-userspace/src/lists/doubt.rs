@@ -131,25 +131,26 @@ pub fn check_growth(before: usize, now: usize) -> Result<(), Doubt> {
 }
 
 /// Doubts a list that covers too much. The prefixes are sorted, broader before narrower.
-pub fn check_coverage<'a>(
-    prefixes: impl IntoIterator<Item = &'a IpNet>,
-    most: Coverage,
-) -> Result<(), Doubt> {
+pub fn check_coverage(prefixes: impl IntoIterator<Item = IpNet>, most: Coverage) -> Result<(), Doubt> {
     let (mut ipv4, mut ipv6) = (0_u64, 0_u128);
     let mut last: Option<IpNet> = None;
     for prefix in prefixes {
-        if last.is_some_and(|last| last.contains(prefix)) {
+        if last.is_some_and(|last| last.contains(&prefix)) {
             continue;
         }
-        last = Some(*prefix);
+        last = Some(prefix);
         match prefix {
             IpNet::V4(v4) => ipv4 += 1 << (32 - v4.prefix_len()),
-            IpNet::V6(v6) => ipv6 += registered(v6),
+            IpNet::V6(v6) => ipv6 += registered(&v6),
         }
     }
     let shares = [
         ("IPv4", ipv4 as f64 / (1_u64 << 32) as f64, most.ipv4),
-        ("the IPv6 addresses that registries give out", ipv6 as f64 / registered(&Ipv6Net::default()) as f64, most.ipv6),
+        (
+            "the IPv6 addresses that registries give out",
+            ipv6 as f64 / registered(&Ipv6Net::default()) as f64,
+            most.ipv6,
+        ),
     ];
     for (family, share, most) in shares {
         let percent = share * 100.0;
@@ -165,9 +166,9 @@ fn registered(prefix: &Ipv6Net) -> u128 {
     /// The length of one network.
     const NETWORK: u8 = 64;
 
-    let blocks = REGISTRIES.iter().map(|(first, length)| {
-        Ipv6Net::new_assert(Ipv6Addr::from_bits(u128::from(*first) << 112), *length)
-    });
+    let blocks = REGISTRIES
+        .iter()
+        .map(|(first, length)| Ipv6Net::new_assert(Ipv6Addr::from_bits(u128::from(*first) << 112), *length));
     let shared = blocks.filter_map(|block| {
         let both = if block.contains(prefix) { Some(prefix.prefix_len()) } else { None };
         both.or_else(|| prefix.contains(&block).then_some(block.prefix_len()))
@@ -202,12 +203,13 @@ mod tests {
     fn covers(texts: &[&str]) -> Result<(), Doubt> {
         let mut prefixes: Vec<IpNet> = texts.iter().map(|text| text.parse().unwrap()).collect();
         prefixes.sort_unstable();
-        check_coverage(&prefixes, Coverage::default())
+        check_coverage(prefixes, Coverage::default())
     }
 
     #[test]
     fn what_nobody_has_been_given_may_be_listed_and_the_internet_may_not() {
-        let bogons = ["0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "224.0.0.0/3"];
+        let bogons =
+            ["0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "224.0.0.0/3"];
         assert_eq!(covers(&bogons), Ok(()));
         let within: Vec<String> = (0..256).map(|n| format!("224.{n}.0.0/16")).collect();
         let within: Vec<&str> = within.iter().map(String::as_str).chain(bogons).collect();
@@ -225,11 +227,13 @@ mod tests {
 
     #[test]
     fn most_of_ipv6_belongs_to_nobody() {
-        let bogons = ["::/8", "200::/7", "1000::/4", "2d00::/8", "3000::/4", "4000::/2", "8000::/1", "2c00::/13"];
+        let bogons =
+            ["::/8", "200::/7", "1000::/4", "2d00::/8", "3000::/4", "4000::/2", "8000::/1", "2c00::/13"];
         assert_eq!(covers(&bogons), Ok(()));
         assert_eq!(covers(&["2001:db8::/32", "2600::/13"]), Ok(()));
         assert!(covers(&["2000::/3"]).is_err());
-        let sixteenths: Vec<String> = (0x2000..0x3000_u32).step_by(16).map(|n| format!("{n:x}::/12")).collect();
+        let sixteenths: Vec<String> =
+            (0x2000..0x3000_u32).step_by(16).map(|n| format!("{n:x}::/12")).collect();
         assert!(covers(&sixteenths.iter().map(String::as_str).collect::<Vec<_>>()).is_err());
     }
 

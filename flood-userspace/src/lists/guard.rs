@@ -126,7 +126,8 @@ impl Guard {
         let lifelines = if carve::touches(&self.ranges, prefix) { self.lifelines.as_slice() } else { &[] };
         lifelines.iter().filter(move |lifeline| {
             // Of a network one host may be an attacker; all of them are not.
-            let is_harmed = lifeline.purpose != Purpose::Network || prefix.prefix_len() < prefix.max_prefix_len();
+            let is_harmed =
+                lifeline.purpose != Purpose::Network || prefix.prefix_len() < prefix.max_prefix_len();
             is_harmed && (prefix.contains(&lifeline.prefix) || lifeline.prefix.contains(&prefix))
         })
     }
@@ -304,7 +305,8 @@ mod tests {
 
     #[test]
     fn what_nobody_has_typed_is_in_force_but_for_the_lifelines() {
-        let mut list = prefixes(&["10.0.0.0/8", "192.0.2.77/32", "192.0.2.128/25", "203.0.113.48/29", "fe00::/8"]);
+        let mut list =
+            prefixes(&["10.0.0.0/8", "192.0.2.77/32", "192.0.2.128/25", "203.0.113.48/29", "fe00::/8"]);
         let withheld = usual().sift(&mut list);
         list.sort_unstable();
         let expected = [
@@ -332,9 +334,14 @@ mod tests {
     fn no_piece_has_an_address_of_a_lifeline_and_together_they_have_all_others() {
         let holes = prefixes(&["10.1.2.0/24", "10.1.2.7/32", "10.200.0.1/32"]);
         let pieces = carve::without("10.0.0.0/8".parse().unwrap(), &holes);
-        let count = |prefixes: &[IpNet]| -> u64 { prefixes.iter().map(|p| 1_u64 << (32 - p.prefix_len())).sum() };
+        let count =
+            |prefixes: &[IpNet]| -> u64 { prefixes.iter().map(|p| 1_u64 << (32 - p.prefix_len())).sum() };
         assert_eq!(count(&pieces), (1 << 24) - 256 - 1);
-        assert!(pieces.iter().all(|piece| holes.iter().all(|hole| !hole.contains(piece) && !piece.contains(hole))));
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| holes.iter().all(|hole| !hole.contains(piece) && !piece.contains(hole)))
+        );
         assert_eq!(carve::without(holes[1], &holes), []);
     }
 
@@ -359,12 +366,8 @@ mod tests {
     #[test]
     fn an_address_that_comes_later_is_kept_out_and_one_that_goes_is_let_in() {
         let address = |text| (text, Purpose::Address);
-        let guards = [
-            guard(&[]),
-            guard(&[address("192.0.2.1/32")]),
-            guard(&[address("192.0.2.3/32")]),
-            guard(&[]),
-        ];
+        let guards =
+            [guard(&[]), guard(&[address("192.0.2.1/32")]), guard(&[address("192.0.2.3/32")]), guard(&[])];
         let states = follow(&guards, &["192.0.2.0/30", "198.51.100.0/24"]);
         assert_eq!(states[0], prefixes(&["192.0.2.0/30", "198.51.100.0/24"]));
         assert_eq!(states[1], prefixes(&["192.0.2.0/32", "192.0.2.2/31", "198.51.100.0/24"]));

@@ -38,7 +38,8 @@ mod tests {
         let moment = Moment { wall: SystemTime::UNIX_EPOCH, filter_ns: 7 * SECOND_NS };
         let prefix = |text: &str| -> IpNet { text.parse().unwrap() };
         let put = |text: &str, seconds: Option<u64>| {
-            let note = Note { origin: Origin::Operator.into(), reason: None, added: moment.wall, added_by: None };
+            let note =
+                Note { origin: Origin::Operator.into(), reason: None, added: moment.wall, added_by: None };
             let expires = seconds.map(|seconds| moment.wall + Duration::from_secs(seconds));
             Edit::put([(prefix(text), Entry { expires, note: Arc::new(note) })])
         };

@@ -98,9 +98,7 @@ pub fn canonical(prefix: IpNet) -> Result<IpNet, TargetError> {
     let mapped = v6.addr().to_ipv4_mapped();
     let length = v6.prefix_len().checked_sub(MAPPED_BITS);
     match (mapped, length) {
-        (Some(address), Some(length)) => {
-            Ok(Ipv4Net::new(address, length).map_or(prefix, IpNet::V4).trunc())
-        }
+        (Some(address), Some(length)) => Ok(Ipv4Net::new(address, length).map_or(prefix, IpNet::V4).trunc()),
         (Some(_), None) if v6.prefix_len() > 0 => Err(TargetError::HalfMapped { prefix }),
         (None, Some(length)) if is_compatible(v6.addr()) => match Ipv4Net::new(embedded(v6.addr()), length) {
             Ok(ipv4) => Err(TargetError::Compatible { prefix, ipv4: ipv4.trunc() }),

@@ -255,7 +255,10 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     ensure!(said.code == 1 && said.stdout == "192.0.2.9 is not on the block list\n", "{said:?}");
     // So does what has an end.
     let said = daemon.ask("block add 192.0.2.0 --ttl 1s")?;
-    ensure!(said.stderr.contains("stays on the list after that: 192.0.2.0/32 (feed one) has no end"), "{said:?}");
+    ensure!(
+        said.stderr.contains("stays on the list after that: 192.0.2.0/32 (feed one) has no end"),
+        "{said:?}"
+    );
     eventually("the feed alone has it", || {
         daemon.tell("block test 192.0.2.0").is_ok_and(|text| !text.contains("operator"))
     })?;

@@ -50,7 +50,9 @@ fn a_prefix_stays_while_anybody_holds_it() -> Result<()> {
     ensure!(said.code == 1 && said.stdout == "2 removed\n", "{said:?}");
     for expected in [
         "198.51.100.66/32 stays, for another has it (config): take it out of the configuration and `floodgate reload`",
-        &format!("203.0.113.9/32 stays, for another has it ({import}): `floodgate block del --import {path} 203.0.113.9/32`"),
+        &format!(
+            "203.0.113.9/32 stays, for another has it ({import}): `floodgate block del --import {path} 203.0.113.9/32`"
+        ),
     ] {
         ensure!(said.stderr.contains(expected), "{expected}: {said:?}");
     }
@@ -201,7 +203,10 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     ensure!(text.contains("withheld: 10.0.0.0/8 is in force but for 10.1.2."), "{text}");
     let warnings = daemon.read::<Status>("status")?.warnings;
     for origin in &both {
-        ensure!(warnings.iter().any(|warning| warning.contains(&format!("block list, {origin}: "))), "{warnings:?}");
+        ensure!(
+            warnings.iter().any(|warning| warning.contains(&format!("block list, {origin}: "))),
+            "{warnings:?}"
+        );
     }
     // The same, and a neighbour, by hand and by import.
     for (prefix, code) in [("10.1.2.254", 2), ("10.1.2.0/25", 2), ("10.0.0.0/8", 2), ("10.1.2.77", 0)] {
@@ -233,7 +238,9 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     eventually("the feed may", || {
         is_blocked(&daemon, "10.1.2.3").is_ok_and(|origins| origins == ["feed bogons"])
     })?;
-    daemon.rewrite(&config("may_cover_host = true\n").replace("[block]\n", "[block]\nmay_cover_host = true\n"))?;
+    daemon.rewrite(
+        &config("may_cover_host = true\n").replace("[block]\n", "[block]\nmay_cover_host = true\n"),
+    )?;
     daemon.tell("reload")?;
     ensure!(is_blocked(&daemon, "10.1.2.3")? == both);
     ensure!(daemon.read::<Status>("status")?.warnings.is_empty());
@@ -296,7 +303,10 @@ fn what_check_accepts_run_and_reload_accept() -> Result<()> {
     fs::write(path("long"), quarters(0, 3_000))?;
     fs::write(path("fits"), quarters(0, 2_688))?;
     fs::write(path("allow"), quarters(10_000, 384))?;
-    fs::write(path("proven"), (0..65_000).map(|n| format!("10.0.{}.{}\n", n / 256, n % 256)).collect::<String>())?;
+    fs::write(
+        path("proven"),
+        (0..65_000).map(|n| format!("10.0.{}.{}\n", n / 256, n % 256)).collect::<String>(),
+    )?;
     fs::write(path("all"), "0.0.0.0/1\n")?;
     fs::write(path("bad"), "192.0.2.77\nnonsense\n")?;
     let list = |list: &str, file: &str| format!("[{list}]\nfiles = [\"{}\"]\n", path(file));

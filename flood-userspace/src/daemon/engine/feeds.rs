@@ -120,7 +120,11 @@ impl Engine {
                     Some(state) if state.feed == *feed => {}
                     Some(state) => {
                         state.feed = feed.clone();
-                        changed.push(format!("{} list: the feed {} is set otherwise", kind.label(), feed.name));
+                        changed.push(format!(
+                            "{} list: the feed {} is set otherwise",
+                            kind.label(),
+                            feed.name
+                        ));
                     }
                     None => {
                         self.feeds.push(FeedState::new(kind, feed.clone()));
@@ -159,7 +163,7 @@ impl Engine {
         if !(force || feed.may_grow) {
             check_growth(before, listed)?;
         }
-        check_coverage(&prefixes, feed.max_coverage)?;
+        check_coverage(prefixes.iter().copied(), feed.max_coverage)?;
 
         let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), good_at);
         let is_guarded = kind == ListKind::Block && !feed.may_cover_host;

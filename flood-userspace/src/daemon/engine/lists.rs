@@ -14,12 +14,14 @@ use tracing::{info, warn};
 use crate::{
     bpf::BpfError,
     config::Config,
-    control::protocol::{AddReply, AddRequest, ListEntry, ListReply, ReloadReply, RemoveReply, RemoveRequest, seconds_until},
+    control::protocol::{
+        AddReply, AddRequest, ListEntry, ListReply, ReloadReply, RemoveReply, RemoveRequest, seconds_until,
+    },
     host::Lifeline,
     lists::{
         Book, Change, Edit, Entry, Guard, ListKind, Note, Origin, TargetError, canonical,
         configured::{Configured, reloaded},
-        doubt::{Coverage, check_coverage, check_growth, check_shrinking},
+        doubt::{Coverage, Doubt, check_coverage, check_growth, check_shrinking},
         guard::{self, Kept, Withheld},
     },
 };
@@ -263,13 +265,16 @@ impl Engine {
         for prefix in prefixes {
             guard::check_listed(*prefix)?;
         }
-        check_coverage(prefixes, Coverage::default())?;
-        if replace {
-            let before = self.list(kind).of(origin).count();
-            check_shrinking(before, prefixes.len())?;
-            check_growth(before, prefixes.len())?;
-        }
-        Ok(())
+        let check = || -> Result<(), Doubt> {
+            check_coverage(prefixes.iter().copied(), Coverage::default())?;
+            if replace {
+                let before = self.list(kind).of(origin).count();
+                check_shrinking(before, prefixes.len())?;
+                check_growth(before, prefixes.len())?;
+            }
+            Ok(())
+        };
+        check().map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })
     }
 
     /// What an operator who has just typed an entry may not expect.
@@ -280,10 +285,14 @@ impl Engine {
             let origin = &other.note.origin;
             let end = other.expires.map_or_else(
                 || "has no end".to_owned(),
-                |at| format!("ends in {}", humantime::format_duration(Duration::from_secs(seconds_until(at)))),
+                |at| {
+                    format!("ends in {}", humantime::format_duration(Duration::from_secs(seconds_until(at))))
+                },
             );
             if at == prefix && **origin == Origin::Operator {
-                format!("{prefix} is there already and {end}: it stays so, remove it first to have it end sooner")
+                format!(
+                    "{prefix} is there already and {end}: it stays so, remove it first to have it end sooner"
+                )
             } else {
                 format!("{prefix} stays on the list after that: {at} ({origin}) {end}")
             }
@@ -372,7 +381,10 @@ impl Engine {
             .collect();
         let have = names.into_iter().collect::<Vec<_>>().join(", ");
         let have = if have.is_empty() { "none" } else { &have };
-        Refused::NotFound(format!("nothing on the {} list is of an import {name:?}; there are {have}", kind.label()))
+        Refused::NotFound(format!(
+            "nothing on the {} list is of an import {name:?}; there are {have}",
+            kind.label()
+        ))
     }
 
     /// Takes out what has ended.

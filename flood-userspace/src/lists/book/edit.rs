@@ -89,7 +89,8 @@ impl Edit {
 
     /// The places that what is put in takes, if none of it is there yet.
     pub fn places(&self) -> Places {
-        let put = self.by_prefix().filter(|(_, changes)| changes.iter().any(|(_, change)| change.put().is_some()));
+        let put =
+            self.by_prefix().filter(|(_, changes)| changes.iter().any(|(_, change)| change.put().is_some()));
         put.fold(Places::default(), |sum, (prefix, _)| sum.plus(Places::of(prefix)))
     }
 

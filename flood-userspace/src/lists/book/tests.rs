@@ -49,10 +49,8 @@ fn an_edit_gives_back_what_was_there() {
     book.swap(put(&[("192.0.2.0/24", Some(10))]));
     let undo = book.swap(put(&[("192.0.2.0/24", None), ("2001:db8::/32", None)]));
     let nothing = || Change::Take(Arc::new(Origin::Operator));
-    let before = [
-        (prefix("192.0.2.0/24"), Change::Put(entry(Some(10)))),
-        (prefix("2001:db8::/32"), nothing()),
-    ];
+    let before =
+        [(prefix("192.0.2.0/24"), Change::Put(entry(Some(10)))), (prefix("2001:db8::/32"), nothing())];
     assert_eq!(undo.changes(), before);
     assert_eq!(book.swap(take(&["192.0.2.0/25"])).changes(), [(prefix("192.0.2.0/25"), nothing())]);
 }
@@ -107,7 +105,8 @@ fn a_prefix_is_on_the_list_while_anybody_holds_it() {
 #[test]
 fn entries_that_end_together_are_forgotten_one_by_one() {
     let mut book = Book::default();
-    let both = [&Origin::Operator, &Origin::Config].map(|origin| (prefix("192.0.2.1/32"), of(origin, Some(10))));
+    let both =
+        [&Origin::Operator, &Origin::Config].map(|origin| (prefix("192.0.2.1/32"), of(origin, Some(10))));
     book.swap(Edit::put(both));
     book.swap(take(&["192.0.2.1/32"]));
     assert_eq!(book.next_expiry(), Some(at(10)));

@@ -189,9 +189,9 @@ fn act(
             let put = entries.iter().map(|(prefix, expires)| (*prefix, entry_of(origin.clone(), *expires)));
             lists.edit(kind, Edit::put(put), &time)?;
             let entries = entries.into_iter();
-            model.0.extend(
-                entries.map(|(prefix, expires)| ((kind as usize, prefix, origin.clone()), expires)),
-            );
+            model
+                .0
+                .extend(entries.map(|(prefix, expires)| ((kind as usize, prefix, origin.clone()), expires)));
         }
         Action::Take(kind, origin, numbers) => {
             let there: Vec<IpNet> = lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
