@@ -63,7 +63,7 @@ pub(super) fn status(status: &Status) -> String {
         };
         _ = writeln!(
             text,
-            "interface    {} {attached};\n             UDP answers told by {answers}",
+            "interface    {:<15} {attached};\n             UDP answers told by {answers}",
             interface.name
         );
     }

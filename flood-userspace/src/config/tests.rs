@@ -482,8 +482,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn what_helps_depends_on_what_is_wrong() {
-    let error =
-        |errno| ConfigError::Read { path: "a".into(), source: std::io::Error::from_raw_os_error(errno) };
+    let error = |errno| ConfigError::Read { path: "a".into(), source: io::Error::from_raw_os_error(errno) };
     assert!(error(libc::EACCES).to_string().contains("read by root"));
     // Too many open files: creating another helps nobody.
     assert_eq!(error(libc::EMFILE).to_string(), "cannot read the configuration a");

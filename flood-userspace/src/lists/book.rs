@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use flood_common::lists::CELL_LENGTH;
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use crate::config::FeedName;
 
@@ -104,6 +105,13 @@ fn ends_late(entry: &Entry) -> (bool, Option<SystemTime>) {
     (entry.expires.is_none(), entry.expires)
 }
 
+/// Exchanges two entries of a prefix if the second one ends later.
+fn put_in_order(first: &mut Entry, other: &mut Entry) {
+    if ends_last(other, first) == Ordering::Less {
+        mem::swap(first, other);
+    }
+}
+
 /// The order of a prefix's entries: what ends last comes first, and of two that end together that of the first origin.
 fn ends_last(a: &Entry, b: &Entry) -> Ordering {
     Reverse(ends_late(a)).cmp(&Reverse(ends_late(b))).then_with(|| a.note.origin.cmp(&b.note.origin))
@@ -163,14 +171,17 @@ impl Lengths {
     }
 }
 
+/// Entries of a prefix besides the one that ends last.
+type Others = SmallVec<[Entry; 1]>;
+
 /// One list of entries, at most one per prefix and origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Book {
     /// The entry of each prefix that ends last, which is all that matters to packets. In the order of prefixes, what lies
     /// within a prefix follows it.
     entries: BTreeMap<IpNet, Entry>,
-    /// The other entries of those prefixes that have several, which are few, in their order ([`ends_last`]).
-    others: BTreeMap<IpNet, Vec<Entry>>,
+    /// The other entries of those prefixes that have several, in their order ([`ends_last`]); most have one of them.
+    others: BTreeMap<IpNet, Others>,
     /// The prefixes of entries that expire, soonest first.
     expiries: BTreeSet<(SystemTime, IpNet)>,
     lengths: Lengths,
@@ -215,14 +226,12 @@ impl Book {
         let others = &mut self.others;
         self.entries = iter::from_fn(|| {
             let (prefix, mut entry) = entries.next()?;
-            if entries.peek().is_some_and(|(next, _)| *next == prefix) {
-                let mut holders = vec![entry];
-                while let Some((_, next)) = entries.next_if(|(next, _)| *next == prefix) {
-                    holders.push(next);
-                }
-                holders.sort_by(ends_last);
-                entry = holders.remove(0);
-                others.insert(prefix, holders);
+            while let Some((_, mut next)) = entries.next_if(|(next, _)| *next == prefix) {
+                put_in_order(&mut entry, &mut next);
+                others.entry(prefix).or_default().push(next);
+            }
+            if let Some(others) = others.get_mut(&prefix) {
+                others.sort_by(ends_last);
             }
             Some((prefix, entry))
         })
@@ -250,21 +259,30 @@ impl Book {
                 return Change::Take(origin);
             }
         };
-        let mut holders = self.others.remove(&prefix).unwrap_or_default();
-        let before = if first.note.origin == origin {
-            Some(mem::replace(first, entry))
-        } else if let Some(there) = holders.iter_mut().find(|there| there.note.origin == origin) {
-            Some(mem::replace(there, entry))
-        } else {
-            holders.push(entry);
-            None
+        let mut entry = entry;
+        let before = match self.others.entry(prefix) {
+            btree_map::Entry::Vacant(_) if first.note.origin == origin => Some(mem::replace(first, entry)),
+            btree_map::Entry::Vacant(others) => {
+                put_in_order(first, &mut entry);
+                others.insert(Others::from_iter([entry]));
+                None
+            }
+            btree_map::Entry::Occupied(others) => {
+                let others = others.into_mut();
+                let before = if first.note.origin == origin {
+                    Some(mem::replace(first, entry))
+                } else if let Some(there) = others.iter_mut().find(|there| there.note.origin == origin) {
+                    Some(mem::replace(there, entry))
+                } else {
+                    others.push(entry);
+                    None
+                };
+                others.sort_by(ends_last);
+                put_in_order(first, &mut others[0]);
+                others.sort_by(ends_last);
+                before
+            }
         };
-        if !holders.is_empty() {
-            holders.push(first.clone());
-            holders.sort_by(ends_last);
-            *first = holders.remove(0);
-            self.others.insert(prefix, holders);
-        }
         match before {
             Some(before) => {
                 self.forget_expiry(prefix, before.expires);

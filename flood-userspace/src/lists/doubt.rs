@@ -3,7 +3,7 @@
 //!
 //! The operator can say that it is right: by a key of the configuration ([`Doubt::key`]), or once with `--force`.
 
-use std::{fmt, net::Ipv6Addr};
+use std::fmt;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
@@ -163,17 +163,13 @@ pub fn check_coverage(prefixes: impl IntoIterator<Item = IpNet>, most: Coverage)
 
 /// How many networks of /64 that registries give out are in a prefix; those that are longer count as one.
 fn registered(prefix: &Ipv6Net) -> u128 {
-    /// The length of one network.
-    const NETWORK: u8 = 64;
-
-    let blocks = REGISTRIES
-        .iter()
-        .map(|(first, length)| Ipv6Net::new_assert(Ipv6Addr::from_bits(u128::from(*first) << 112), *length));
-    let shared = blocks.filter_map(|block| {
-        let both = if block.contains(prefix) { Some(prefix.prefix_len()) } else { None };
-        both.or_else(|| prefix.contains(&block).then_some(block.prefix_len()))
+    let (first, last) = (prefix.network().to_bits(), prefix.broadcast().to_bits());
+    let networks = REGISTRIES.iter().map(|(start, length)| {
+        let start = u128::from(*start) << 112;
+        let end = start | u128::MAX >> length;
+        if last < start || end < first { 0 } else { ((last.min(end) - first.max(start)) >> 64) + 1 }
     });
-    shared.map(|length| 1 << (NETWORK - length.min(NETWORK))).sum()
+    networks.sum()
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Engine {
             reply.warnings.extend(left_out);
             match self.filter.edit_list(kind, reloaded(self.list(kind), &configured.edit)) {
                 Ok(undo) => {
-                    replies[kind as usize] = self.count(kind, &undo);
+                    replies[kind as usize] = self.count(kind, &undo, false);
                     done.push((kind, undo));
                     all_kept.extend(configured.kept);
                 }
@@ -140,15 +140,17 @@ impl Engine {
 
     /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
     pub(super) fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
+        let only_puts = edit.changes().iter().all(|(_, change)| change.put().is_some());
         let undo = self.filter.edit_list(kind, edit)?;
-        Ok(self.count(kind, &undo))
+        Ok(self.count(kind, &undo, only_puts))
     }
 
-    /// What became of the entries in an edit, by the edit that undoes it.
-    fn count(&self, kind: ListKind, undo: &Edit) -> AddReply {
+    /// What became of the entries in an edit, by the edit that undoes it, and whether it took nothing out.
+    fn count(&self, kind: ListKind, undo: &Edit, only_puts: bool) -> AddReply {
         let mut reply = AddReply::default();
         for (prefix, change) in undo.changes() {
-            let is_there = self.list(kind).held_by(*prefix, change.origin()).is_some();
+            // A search for each of a million entries takes a while.
+            let is_there = only_puts || self.list(kind).held_by(*prefix, change.origin()).is_some();
             let (count, names) = match (change, is_there) {
                 (Change::Take(_), true) => (&mut reply.added, Some(&mut reply.first_added)),
                 (Change::Put(_), true) => (&mut reply.replaced, None),

@@ -116,10 +116,16 @@ impl Edit {
         of_prefix.map(|(_, change)| change).find(|change| **change.origin() == *origin)
     }
 
-    /// Each prefix, with the entry that ended last of those that it had before the edit which this one undoes; the book is
-    /// as it is after that.
-    pub fn before<'a>(&'a self, book: &'a Book) -> impl Iterator<Item = (IpNet, Option<&'a Entry>)> {
-        self.by_prefix().map(|(prefix, changes)| {
+    /// Each prefix from this one on, with the entry that ended last of those that it had before the edit which this one
+    /// undoes; the book is as it is after that.
+    pub fn before<'a>(
+        &'a self,
+        book: &'a Book,
+        from: IpNet,
+    ) -> impl Iterator<Item = (IpNet, Option<&'a Entry>)> {
+        let first = self.0.partition_point(|(prefix, _)| *prefix < from);
+        self.0[first..].chunk_by(|a, b| a.0 == b.0).map(|changes| {
+            let prefix = changes[0].0;
             let is_changed = |entry: &&Entry| changes.iter().any(|(_, c)| *c.origin() == entry.note.origin);
             let stayed = book.holders(prefix).filter(|entry| !is_changed(entry));
             let were = changes.iter().filter_map(|(_, change)| change.put());

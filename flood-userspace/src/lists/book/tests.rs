@@ -222,7 +222,7 @@ proptest! {
             prop_assert!(first.is_none(), "{:?}", first);
             let soonest = table.values().copied().flatten().min();
             prop_assert_eq!(book.next_expiry(), soonest);
-            for (prefix, entry) in undo.before(&book) {
+            for (prefix, entry) in undo.before(&book, prefix("0.0.0.0/0")) {
                 prop_assert_eq!(entry, before.get(prefix));
             }
             let mut undone = book.clone();

@@ -345,7 +345,7 @@ impl Said {
 
 /// The IPv6 prefixes of an edit that makes a difference to packets, and what the book had for them before.
 fn changes<'a>(book: &'a Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
-    undo.before(book).filter_map(|(prefix, before)| {
+    undo.before(book, IpNet::V6(Ipv6Net::default())).filter_map(|(prefix, before)| {
         let IpNet::V6(v6) = prefix else { return None };
         let expires = |entry: Option<&Entry>| entry.map(|entry| entry.expires);
         let differs = expires(book.get(prefix)) != expires(before);
