@@ -3,6 +3,7 @@
 //! Data go to stdout, talk to stderr. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration, 3 no daemon,
 //! 4 kernel or permission ([`exit`]).
 
+mod check;
 mod exit;
 mod feeds;
 mod lists;
@@ -10,7 +11,7 @@ mod replay;
 mod show;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     io::{self, Write},
     net::IpAddr,
@@ -33,8 +34,7 @@ use crate::{
     },
     daemon::{self, Signals, Written},
     doctor::{self, Verdict},
-    feeds::Copies,
-    lists::{EditError, ListKind},
+    lists::ListKind,
     log, memory,
     printable::{self, Lines},
 };
@@ -88,7 +88,7 @@ enum Verb {
     /// Reads the configuration again, as SIGHUP does: its lists are exchanged, and all feeds are read.
     ///
     /// What was added to the lists at run time stays. A configuration with a fault changes nothing. Whatever else has
-    /// changed in it is named, and takes effect at the next start.
+    /// changed in it since the start is named each time, also by `status`, and takes effect at the next start.
     Reload,
     /// Looks at and changes the limits.
     #[command(subcommand)]
@@ -111,11 +111,8 @@ enum Verb {
     ///
     /// Ends with 1 if something is in the way of `floodgate run`.
     Doctor(Doctor),
-    /// Checks a configuration file; needs neither root nor a daemon.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
+    /// Checks a configuration with all its lists, as `run` and `reload` do; needs neither root nor a daemon.
+    Check(Check),
     /// Makes the daemon let go of interfaces; it ends when it has none left.
     Detach {
         /// The interfaces [default: all]
@@ -153,6 +150,14 @@ struct Doctor {
     json: Json,
     /// The interfaces to look at [default: those of the configuration, or else all]
     interfaces: Vec<String>,
+}
+
+#[derive(Args)]
+struct Check {
+    /// The file [default: /etc/floodgate/floodgate.toml]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Args)]
@@ -257,7 +262,7 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     match verb {
         Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
-        Verb::Check { file } => return check(&file),
+        Verb::Check(arguments) => return check::run(&arguments),
         Verb::Doctor(doctor) => return self::doctor(&doctor),
         _ => {}
     }
@@ -269,17 +274,17 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
 /// the interfaces that the command line names. What is written in the file comes with it.
 fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, Written), Failed> {
     let usual = Path::new(DEFAULT_PATH);
-    let mut config = match path {
-        None if !usual.exists() => Config::default(),
-        path => Config::load(path.unwrap_or(usual))?,
-    };
-    let written = Written { path: path.unwrap_or(usual).to_owned(), config: config.clone() };
+    let found = path.is_some() || usual.exists();
+    let path = path.unwrap_or(usual);
+    let mut config = if found { Config::load(path)? } else { Config::default() };
+    let written = Written { path: path.to_owned(), config: config.clone(), found };
     if !interfaces.is_empty() {
         config.interfaces = interfaces
             .iter()
             .map(|name| name.parse::<InterfaceName>().map_err(|error| Failed::usage(error.to_string())))
             .collect::<Result<_, _>>()?;
-        config.interfaces.dedup();
+        let mut named = BTreeSet::new();
+        config.interfaces.retain(|name| named.insert(name.clone()));
     }
     Ok((config, written))
 }
@@ -301,33 +306,6 @@ fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
     log::flush();
     outcome?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn check(file: &Path) -> Result<ExitCode, Failed> {
-    let config = Config::load(file)?;
-    let mut problems = Vec::new();
-    for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
-        let configured = crate::lists::configured::configured(input)?;
-        problems.extend(configured.problems);
-        let entries = configured.edit.changes().len();
-        say(&format!("{} list: {entries} entries", kind.label()))?;
-        problems.extend(EditError::of_many(kind, entries).map(|error| error.to_string()));
-        for feed in &input.feeds {
-            say(&format!("{} list: feed {} from {}, not read", kind.label(), feed.name, feed.source))?;
-        }
-    }
-    if ListKind::ALL.iter().any(|kind| !config.list(*kind).feeds.is_empty())
-        && let Err(error) = Copies::within(&config.state).check()
-    {
-        problems.push(error.to_string());
-    }
-    for problem in &problems {
-        complain(problem);
-    }
-    if problems.is_empty() {
-        say(&format!("{}: right", file.display()))?;
-    }
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
@@ -355,13 +333,19 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         Verb::AllowProven(verb) => return lists::run(client, ListKind::AllowProven, verb).await,
         Verb::Feed(verb) => return feeds::run(client, verb).await,
         Verb::Reload => {
-            let ReloadReply { allow, block, allow_proven, warnings } =
+            let ReloadReply { allow, block, allow_proven, feeds, pending, warnings } =
                 client.send(Method::POST, "/v1/reload", &ReloadRequest {}).await?;
             for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
-                say(&lists::changes(kind, reply))?;
+                say(&format!("{} list: {}", kind.label(), reply.named()))?;
+            }
+            for feed in feeds {
+                say(&feed)?;
             }
             for warning in warnings {
                 complain(&warning);
+            }
+            if !pending.is_empty() {
+                complain(&format_args!("{}: {}", daemon::PENDING, pending.join(", ")));
             }
         }
         Verb::Limit(LimitVerb::Show(Json { json })) => {
@@ -390,7 +374,7 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             let end = if reply.ends { "; nothing is left, and the daemon ends" } else { "" };
             say(&format!("let go: {}{end}", reply.detached.join(", ")))?;
         }
-        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } | Verb::Doctor(_) => {} // asks no daemon
+        Verb::Run(_) | Verb::Replay(_) | Verb::Check(_) | Verb::Doctor(_) => {} // asks no daemon
     }
     Ok(ExitCode::SUCCESS)
 }

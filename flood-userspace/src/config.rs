@@ -22,7 +22,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::file as file_at;
-use crate::lists::ListKind;
+use crate::lists::{ListKind, doubt::Coverage};
 use crate::printable::Printable;
 use crate::quantity::PacketRate;
 
@@ -218,6 +218,10 @@ pub struct ListInput {
     pub files: Vec<PathBuf>,
     /// Lists that somebody else keeps.
     pub feeds: Vec<Feed>,
+    /// Whether entries and files may block what this host needs.
+    pub may_cover_host: bool,
+    /// How much of all addresses entries and files may cover.
+    pub max_coverage: Coverage,
 }
 
 impl Default for Config {

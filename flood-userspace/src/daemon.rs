@@ -41,16 +41,17 @@ use crate::{
         listener::{self, Bounds, raise_descriptors},
         server::Server,
     },
+    host::Facts,
     lists::{
-        ListKind,
-        configured::{ListFileError, configured},
+        Guard, ListKind,
+        configured::{Configured, ListError, configured},
     },
     netlink::LinkChanges,
 };
 
 pub use engine::{Engine, Refused, Watch};
 pub use feeds::FeedKeeper;
-pub use reload::Reloader;
+pub use reload::{PENDING, Reloader};
 pub use signals::Signals;
 
 use socket::ControlSocket;
@@ -79,9 +80,9 @@ pub enum DaemonError {
     /// The kernel refuses.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// A list file of the configuration cannot be read.
+    /// A list of the configuration cannot be used.
     #[error(transparent)]
-    List(#[from] ListFileError),
+    List(#[from] ListError),
     /// Nothing to guard.
     #[error(
         "no interface to guard: name one (`floodgate run eth0`) or list it under `interfaces` in the configuration"
@@ -137,6 +138,8 @@ pub struct Written {
     pub path: PathBuf,
     /// What it says; the defaults if there was none.
     pub config: Config,
+    /// Whether there was one.
+    pub found: bool,
 }
 
 /// What has been made by the start.
@@ -182,8 +185,7 @@ pub async fn run(
     tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
 
     let ended = Arc::new(Notify::new());
-    let Written { path, config: written } = written;
-    let reloader = Arc::new(Reloader::new(path, written, Arc::clone(&engine), Arc::clone(&feeds)));
+    let reloader = Arc::new(Reloader::new(written, Arc::clone(&engine), Arc::clone(&feeds)));
     tokio::spawn(reload_when_signalled(hangup, Arc::clone(&reloader)));
     let server = Server::new(Arc::clone(&engine), feeds, reloader, Arc::clone(&ended));
     if let Some(listener) = metrics {
@@ -237,21 +239,22 @@ fn let_go(engine: &Mutex<Engine>) -> Result<(), DaemonError> {
 /// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
 /// with the filter, and goes on beside it.
 fn load(config: &Config) -> Result<Engine, DaemonError> {
-    thread::scope(|scope| {
-        let lists = scope.spawn(|| -> Result<_, ListFileError> {
-            ListKind::ALL
-                .into_iter()
-                .map(|kind| Ok((kind, configured(config.list(kind))?)))
-                .collect::<Result<Vec<_>, _>>()
-        });
+    let facts = Facts::read()
+        .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
+    let guard = Guard::new(facts.lifelines);
+    let (engine, lists) = thread::scope(|scope| {
+        let lists = scope.spawn(|| configured(config, &guard));
         let engine = Engine::new(config);
-        let lists = lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let mut engine = engine?;
-        for (kind, configured) in lists {
-            engine.fill(kind, configured)?;
-        }
-        Ok(engine)
-    })
+        let lists: Result<Vec<(ListKind, Configured)>, ListError> =
+            lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (engine, lists)
+    });
+    let (lists, mut engine) = (lists?, engine?);
+    engine.set_list_guard(guard);
+    for (kind, configured) in lists {
+        engine.fill(kind, configured)?;
+    }
+    Ok(engine)
 }
 
 /// The engine, for as long as this is held.

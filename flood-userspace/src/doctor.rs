@@ -2,7 +2,7 @@
 
 mod offloads;
 
-use std::{fs, net::IpAddr, thread, time::Instant};
+use std::{fs, thread, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,7 @@ use crate::{
     },
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
     host::{Facts, setting},
-    lists::{
-        EditError, ListKind,
-        configured::{Configured, configured},
-        guard::login_address,
-    },
+    lists::{Guard, ListKind, configured::configured},
 };
 
 /// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
@@ -60,7 +56,8 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(interfaces(config));
     findings.extend(syncookies(config));
     findings.extend(sockets(config));
-    findings.extend(lists(config, login_address()));
+    let lifelines = Facts::read().map(|facts| facts.lifelines).unwrap_or_default();
+    findings.extend(lists(config, &Guard::new(lifelines)));
     findings
 }
 
@@ -327,43 +324,21 @@ fn sockets(config: &Config) -> Option<Finding> {
     ))
 }
 
-/// Whether the lists of the configuration can be read, and leave the operator his session.
-fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
-    let [allow, block, allow_proven] = match ListKind::ALL.map(|kind| configured(config.list(kind))) {
-        [Ok(allow), Ok(block), Ok(allow_proven)] => [allow, block, allow_proven],
-        [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => {
-            return vec![finding("lists", Verdict::Fault, error.to_string())];
-        }
+/// Whether the lists of the configuration can be used, and what of them would be left out on this host.
+fn lists(config: &Config, guard: &Guard) -> Vec<Finding> {
+    let lists = match configured(config, guard) {
+        Ok(lists) => lists,
+        Err(error) => return vec![finding("lists", Verdict::Fault, error.to_string())],
     };
-    let problems = [&allow, &block, &allow_proven].into_iter().flat_map(|list| &list.problems);
-    let mut findings: Vec<Finding> =
-        problems.map(|problem| finding("lists", Verdict::Note, problem.as_str())).collect();
-    if let Some(address) = logged_in_from {
-        let is_on = |list: &Configured| {
-            list.edit.changes().iter().map(|(prefix, _)| *prefix).find(|prefix| prefix.contains(&address))
-        };
-        if let (Some(prefix), None) = (is_on(&block), is_on(&allow)) {
-            findings.push(finding(
-                "lists",
-                Verdict::Fault,
-                format!(
-                    "{prefix} on the block list contains {address}, from which you are logged in: put that on the \
-                     allow list first"
-                ),
-            ));
-        }
-    }
-    let proven = allow_proven.edit.changes().len();
-    if let Some(error) = EditError::of_many(ListKind::AllowProven, proven) {
-        findings.push(finding("lists", Verdict::Fault, error.to_string()));
-    }
+    let left_out = lists.iter().flat_map(|(kind, list)| {
+        list.left_out().map(|text| finding("lists", Verdict::Note, format!("{} list: {text}", kind.label())))
+    });
+    let mut findings: Vec<Finding> = left_out.collect();
     if findings.is_empty() {
-        let [allow, block] = [&allow, &block].map(|list| list.edit.changes().len());
-        findings.push(finding(
-            "lists",
-            Verdict::Good,
-            format!("{block} entries of the block list, {allow} of the allow list, {proven} of the list allow-proven"),
-        ));
+        let count =
+            |kind: &ListKind, entries: usize| format!("{entries} entries of the {} list", kind.label());
+        let counts = lists.iter().map(|(kind, list)| count(kind, list.edit.prefixes().count()));
+        findings.push(finding("lists", Verdict::Good, counts.collect::<Vec<_>>().join(", ")));
     }
     findings
 }
@@ -371,6 +346,7 @@ fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{Lifeline, Purpose};
 
     fn interface(mtu: u32, kind: &str) -> Interface {
         let (name, kind) = ("if0".into(), Some(kind.into()));
@@ -420,15 +396,17 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_the_own_session_is_a_fault_unless_it_is_allowed() {
+    fn what_would_be_left_out_here_is_noted() {
         let parse = |text| Config::parse(text, std::path::Path::new("")).unwrap();
-        let here = Some("192.0.2.7".parse().unwrap());
-        let worst = |text| lists(&parse(text), here).iter().map(|finding| finding.verdict).max();
-        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Fault));
+        let login = Lifeline::new("192.0.2.7/32".parse().unwrap(), Purpose::Login);
+        let guard = Guard::new(vec![login]);
+        let worst = |text| lists(&parse(text), &guard).iter().map(|finding| finding.verdict).max();
+        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Note));
         assert_eq!(
-            worst("[block]\nentries = [\"192.0.2.0/24\"]\n[allow]\nentries = [\"192.0.2.7\"]"),
+            worst("[block]\nentries = [\"192.0.2.0/24\"]\nmay_cover_host = true"),
             Some(Verdict::Good)
         );
         assert_eq!(worst("[block]\nentries = [\"198.51.100.0/24\"]"), Some(Verdict::Good));
+        assert_eq!(worst("[block]\nentries = [\"0.0.0.0/0\"]"), Some(Verdict::Fault));
     }
 }

@@ -10,6 +10,6 @@ pub mod fetch;
 mod reach;
 pub mod schedule;
 
-pub use content::{Content, Doubt};
+pub use content::{Content, NoList};
 pub use copy::{Copies, Copy};
 pub use fetch::{FetchError, Fetched, Stamp, fetch};

@@ -58,6 +58,11 @@ pub fn read_given(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Whether [`read_given`] reads something that the process was started with, which may have no name of its own.
+pub fn is_given(path: &Path) -> bool {
+    path == Path::new("-") || is_inherited(path)
+}
+
 /// Whether a path is a name of something that this process was started with.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")

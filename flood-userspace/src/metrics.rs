@@ -236,6 +236,7 @@ fn register_feeds(registry: &mut Registry, status: &Status) {
     let last_success = Gauges::<FeedLabels>::default();
     let entries = Gauges::<FeedLabels>::default();
     let left_out = Gauges::<FeedLabels>::default();
+    let withheld = Gauges::<FeedLabels>::default();
     let failing = Gauges::<FeedLabels>::default();
     let errors = Counters::<FeedLabels>::default();
     for feed in &status.feeds {
@@ -243,6 +244,7 @@ fn register_feeds(registry: &mut Registry, status: &Status) {
         set(&last_success, &labels, feed.last_success.unwrap_or(0));
         set(&entries, &labels, feed.entries);
         set(&left_out, &labels, feed.left_out);
+        set(&withheld, &labels, feed.withheld);
         set(&failing, &labels, u64::from(feed.error.is_some()));
         errors.get_or_create(&labels).inc_by(feed.errors);
     }
@@ -254,6 +256,11 @@ fn register_feeds(registry: &mut Registry, status: &Status) {
     );
     registry.register("feed_entries", "Entries that the feed carries", entries);
     registry.register("feed_left_out", "Lines and prefixes of the feed that were left out", left_out);
+    registry.register(
+        "feed_withheld",
+        "Prefixes of the feed that are not in force as they are written, since they cover what this host needs",
+        withheld,
+    );
     registry.register("feed_failing", "1 while the feed cannot be read or is not believed", failing);
     registry.register("feed_errors", "How often the feed could not be read or was not believed", errors);
 }

@@ -4,6 +4,8 @@
 //! sketch, which works by processors: so a replay lets a source have just its limit, where a filter may let it have a 32nd
 //! more (`flood_common::sketch`).
 
+use std::sync::Arc;
+
 use flood_common::{
     abi::{InterfaceCounters, solicited},
     reason::Reason,
@@ -17,8 +19,8 @@ use crate::{
     config::{Config, SolicitedBy},
     feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
-        Carriers, ListKind,
-        configured::{ListFileError, configured},
+        Edit, Entry, Guard, ListKind, Origin,
+        configured::{ListError, configured},
     },
 };
 
@@ -37,9 +39,9 @@ pub enum ReplayError {
     /// The kernel refuses.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// A list file of the configuration cannot be read.
+    /// A list of the configuration cannot be used.
     #[error(transparent)]
-    List(#[from] ListFileError),
+    List(#[from] ListError),
     /// The copy of a feed cannot be read.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -82,8 +84,10 @@ impl Replay {
             filter.tell_solicited_by(solicited::NOTED);
         }
         filter.change_settings(|settings| set_limits(settings, &config.limits, &config.protected_limits));
-        for kind in ListKind::ALL {
-            fill(&mut filter, kind, config)?;
+        // Whatever host the capture is from, it is hardly this one.
+        for (kind, list) in configured(config, &Guard::default())? {
+            filter.edit_list(kind, list.edit)?;
+            add_feeds(&mut filter, kind, config)?;
         }
         let counters = filter.counters.interface(SLOT)?;
         let mut replay = Self { filter, notes, counters, now_ns: 0, begun: None, swept_ns: 0 };
@@ -147,20 +151,13 @@ impl Replay {
     }
 }
 
-/// Puts into a list what the configuration says, and the last good copies of its feeds.
-fn fill(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), ReplayError> {
-    filter.edit_list(kind, configured(config.list(kind))?.edit)?;
+/// Adds the last good copies of its feeds to a list.
+fn add_feeds(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), ReplayError> {
     let copies = Copies::within(&config.state);
     for feed in &config.list(kind).feeds {
         if let Some(Copy { bytes, good_at, .. }) = copies.load(kind, feed)? {
-            let Content { prefixes, .. } = Content::read(&bytes);
-            let edit = Carriers::default().exchange(
-                filter.lists.book(kind),
-                &feed.name,
-                &prefixes,
-                BootTime::of_wall(good_at),
-            );
-            filter.edit_list(kind, edit)?;
+            let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), BootTime::of_wall(good_at));
+            filter.edit_list(kind, Edit::put_alike(Content::read(&bytes).prefixes, &entry))?;
         }
     }
     Ok(())

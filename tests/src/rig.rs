@@ -428,10 +428,10 @@ impl Rig {
             ListKind::Block => &mut self.twin.block,
             ListKind::AllowProven => &mut self.twin.allow_proven,
         };
-        for (prefix, entry) in edit.changes() {
+        for (prefix, change) in edit.changes() {
             let (address, length) = (prefix.network().into(), u32::from(prefix.prefix_len()));
             list.retain(|held| (held.address, held.length) != (address, length));
-            let ends = entry.as_ref().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
+            let ends = change.put().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
             list.extend(ends.map(|expires_ns| host::Entry { address, length, expires_ns }));
         }
         self.filter
@@ -559,7 +559,7 @@ impl Drop for Loan {
 
 /// An entry of a list.
 pub fn entry(expires: Option<BootTime>) -> Entry {
-    let note = Note { origin: Origin::Operator, reason: None, added: BootTime::now(), added_by: None };
+    let note = Note { origin: Origin::Operator.into(), reason: None, added: BootTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
 }
 

@@ -18,6 +18,8 @@ mod devices;
 mod feeds;
 #[path = "e2e/interfaces.rs"]
 mod interfaces;
+#[path = "e2e/lists.rs"]
+mod lists;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/replay.rs"]

@@ -32,7 +32,7 @@ use crate::{
     config::{Config, HostSays, SolicitedBy},
     host::{CLIENT_PORTS, Reassembly},
     lists::{
-        Book, Edit, ListKind, Lists, proven,
+        Book, Edit, ListKind, Lists, Places, proven,
         tables::{Layout, Moment, Tables},
     },
 };
@@ -194,12 +194,7 @@ impl FilterOptions {
 
     /// How the tables of the lists are laid out.
     fn lists(&self, seeds: Seeds) -> Layout {
-        let node_buckets = Layout::node_buckets(self.listed_ipv6);
-        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, node_buckets };
-        while layout.capacity().ipv4 < self.listed_ipv4 && layout.bucket_bits < MAX_BUCKET_BITS {
-            layout.bucket_bits += 1;
-        }
-        layout
+        Layout::with_room(seeds, Places { ipv4: self.listed_ipv4, ipv6: self.listed_ipv6 })
     }
 }
 

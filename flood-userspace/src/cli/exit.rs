@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use crate::{
     bpf::BpfError, capture::CaptureError, config::ConfigError, control::client::ClientError,
-    daemon::DaemonError, lists::configured::ListFileError, replay::ReplayError,
+    daemon::DaemonError, lists::configured::ListError, replay::ReplayError,
 };
 
 /// A negative answer.
@@ -48,8 +48,8 @@ impl From<ConfigError> for Failed {
     }
 }
 
-impl From<ListFileError> for Failed {
-    fn from(error: ListFileError) -> Self {
+impl From<ListError> for Failed {
+    fn from(error: ListError) -> Self {
         Self::usage(error.to_string())
     }
 }

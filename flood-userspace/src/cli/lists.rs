@@ -11,11 +11,12 @@ use crate::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
-    file::read_given,
+    feeds::NoList,
+    file::{is_given, read_given},
+    host::login_address,
     lists::{
         ListKind,
         configured::problems,
-        guard::login_address,
         import::{self, Import, MAX_FILE_BYTES},
         parse_target,
     },
@@ -40,11 +41,16 @@ pub(super) enum Verb {
         #[command(flatten)]
         entry: EntryArguments,
     },
-    /// Removes entries, written as they were added.
+    /// Removes entries that were added by hand, written as they were added; ends with 1 if one stays on the list.
+    ///
+    /// What the configuration, a feed or an import says about the same prefix stays, and is named.
     Del {
         /// As 203.0.113.0/24.
-        #[arg(required = true, value_name = "PREFIX")]
+        #[arg(required_unless_present = "import", value_name = "PREFIX")]
         targets: Vec<String>,
+        /// Remove what came with the import of this name instead; without a prefix all of it.
+        #[arg(long, value_name = "NAME")]
+        import: Option<String>,
     },
     /// Shows the entries.
     List(Json),
@@ -57,7 +63,8 @@ pub(super) enum Verb {
     },
     /// Adds what files list: an address, prefix or range per line, with comments behind `#` or `;`.
     ///
-    /// A line that cannot be read is reported, and the others are taken. `-` is standard input.
+    /// A line that cannot be read is reported, and the others are taken. What would block this host's own addresses and
+    /// networks, its gateways, resolvers or who is logged in is left out and named. `-` is standard input.
     Import {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -65,9 +72,13 @@ pub(super) enum Verb {
         /// Take nothing when a line cannot be read.
         #[arg(long)]
         strict: bool,
-        /// Remove what a file of this name brought in before and no longer lists, in the same moment.
+        /// Remove what the import of this name brought in before and no longer lists, in the same moment. It is refused when it
+        /// lists nothing or less than a tenth of that, or over ten times as much.
         #[arg(long)]
         replace: bool,
+        /// The name of the import; all files are one then [default: of each file its path, in full]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         #[command(flatten)]
         entry: EntryArguments,
     },
@@ -77,14 +88,24 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct EntryArguments {
     /// How long they last, as 10m, 36h or 7d [default: until the daemon ends]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
     ttl: Option<Duration>,
     /// Why they are there.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Add them although they cover more than a /8 (/16 in IPv6), or the address you are logged in from.
+    /// Add them although they cover more than a /8 (/16 in IPv6), what this host needs, or the address you are logged in
+    /// from; and believe an import whatever it lists.
     #[arg(long)]
     force: bool,
+}
+
+/// Reads how long entries last. They end at whole seconds.
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match parse_duration(text).map_err(|error| error.to_string())? {
+        ttl if ttl.as_secs() == 0 => Err("1s is the shortest".to_owned()),
+        ttl if ttl.subsec_nanos() != 0 => Err("entries end at whole seconds, as in 90s".to_owned()),
+        ttl => Ok(ttl),
+    }
 }
 
 /// Does it.
@@ -95,7 +116,10 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
             let prefixes = parse_all(&targets)?;
             add(client, &path, kind, entry.request(prefixes, None)).await?;
         }
-        Verb::Del { targets } => return del(client, &path, kind, parse_all(&targets)?).await,
+        Verb::Del { targets, import } => {
+            let request = RemoveRequest { prefixes: parse_all(&targets)?, import };
+            return del(client, &path, kind, request).await;
+        }
         Verb::List(Json { json }) => print::<ListReply>(client, &path, json, show::list).await?,
         Verb::Test { address, json: Json { json } } => {
             let list: ListReply = client.get(&format!("{path}?covering={address}")).await?;
@@ -107,8 +131,8 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
             }
             return Ok(if none { ExitCode::from(NO) } else { ExitCode::SUCCESS });
         }
-        Verb::Import { files, strict, replace, entry } => {
-            let imports = read(&files, strict)?;
+        Verb::Import { files, strict, replace, name, entry } => {
+            let imports = named(read(&files, strict, entry.force)?, name)?;
             return import(client, &path, kind, imports, replace, &entry).await;
         }
     }
@@ -141,14 +165,24 @@ impl EntryArguments {
 
 async fn add(client: &Client, path: &str, kind: ListKind, request: AddRequest) -> Result<(), Failed> {
     let reply: AddReply = client.send(Method::POST, path, &request).await?;
-    say(&changes(kind, &reply))
+    say(&changes(kind, &reply))?;
+    for note in &reply.notes {
+        complain(note);
+    }
+    Ok(())
 }
 
 /// What was changed in a list.
-pub(super) fn changes(kind: ListKind, reply: &AddReply) -> String {
-    let AddReply { added, replaced, removed } = *reply;
+fn changes(kind: ListKind, reply: &AddReply) -> String {
+    let AddReply { added, replaced, removed, kept, withheld, first_added: _, first_removed: _, notes: _ } =
+        reply;
     let mut text = format!("{} list: {added} added", kind.label());
-    for (count, what) in [(replaced, "replaced"), (removed, "removed")] {
+    for (count, what) in [
+        (*replaced, "replaced"),
+        (*removed, "removed"),
+        (*kept, "kept, as they end later"),
+        (*withheld, "left out or cut, as this host needs them"),
+    ] {
         if count > 0 {
             text += &format!(", {count} {what}");
         }
@@ -156,9 +190,13 @@ pub(super) fn changes(kind: ListKind, reply: &AddReply) -> String {
     text
 }
 
-async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) -> Result<ExitCode, Failed> {
-    let request = RemoveRequest { prefixes };
-    let RemoveReply { removed, missing, still_covered_by, in_feeds } =
+async fn del(
+    client: &Client,
+    path: &str,
+    kind: ListKind,
+    request: RemoveRequest,
+) -> Result<ExitCode, Failed> {
+    let RemoveReply { removed, missing, still_covered_by, in_feeds, held_by } =
         client.send(Method::DELETE, path, &request).await?;
     say(&format!("{removed} removed"))?;
     for prefix in &missing {
@@ -176,11 +214,24 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
         };
         complain(&format_args!("{prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", ")));
     }
-    Ok(if missing.is_empty() && in_feeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+    let others =
+        held_by.iter().flat_map(|(prefix, origins)| origins.iter().map(move |origin| (prefix, origin)));
+    for (prefix, origin) in others {
+        let list = kind.label();
+        let what_to_do = match origin.split_once(' ').unwrap_or((origin, "")) {
+            ("feed", _) => continue,
+            ("operator", _) => format!("`floodgate {list} del {prefix}` removes what was added by hand"),
+            ("import", name) => format!("`floodgate {list} del --import {name} {prefix}` removes it"),
+            ("file", _) => "take it out of the file and `floodgate reload`".to_owned(),
+            _ => "take it out of the configuration and `floodgate reload`".to_owned(),
+        };
+        complain(&format_args!("{prefix} stays, for another has it ({origin}): {what_to_do}"));
+    }
+    Ok(if missing.is_empty() && held_by.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
 /// Reads files, and reports the lines that cannot be read.
-fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
+fn read(files: &[PathBuf], strict: bool, force: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
     let mut imports = Vec::new();
     for file in files {
         let imported = read_given(file, MAX_FILE_BYTES)
@@ -188,6 +239,12 @@ fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Fail
             .map_err(|error| Failed::usage(format!("{}: {error}", Printable(file.display()))))?;
         for problem in problems(file, &imported) {
             complain(&problem);
+        }
+        if !force {
+            let Import { prefixes, bad, bad_lines, .. } = &imported;
+            NoList::check(prefixes.len(), *bad_lines, bad.first()).map_err(|error| {
+                Failed::usage(format!("{}: {error}; nothing is imported", Printable(file.display())))
+            })?;
         }
         imports.push((file, imported));
     }
@@ -204,18 +261,59 @@ fn bad_lines(imports: &[(&PathBuf, Import)]) -> u64 {
     imports.iter().map(|(_, imported)| imported.bad_lines).sum()
 }
 
+/// What is imported under a name.
+struct Named {
+    name: String,
+    prefixes: Vec<IpNet>,
+    bad_lines: u64,
+}
+
+/// Gives imports their names: all of them the one that is given, or each that of its file.
+fn named(imports: Vec<(&PathBuf, Import)>, name: Option<String>) -> Result<Vec<Named>, Failed> {
+    if let Some(name) = name {
+        let bad_lines = bad_lines(&imports);
+        let prefixes = imports.into_iter().flat_map(|(_, imported)| imported.prefixes).collect();
+        return Ok(vec![Named { name, prefixes, bad_lines }]);
+    }
+    let named = imports.into_iter().map(|(file, Import { prefixes, bad_lines, .. })| {
+        // However a file is named, it is the same; a pipe has no name.
+        let path = if is_given(file) { Ok(file.clone()) } else { file.canonicalize() };
+        let path = path.map_err(|error| Failed::usage(format!("{}: {error}", Printable(file.display()))))?;
+        Ok(Named { name: path.display().to_string(), prefixes, bad_lines })
+    });
+    named.collect()
+}
+
 async fn import(
     client: &Client,
     path: &str,
     kind: ListKind,
-    imports: Vec<(&PathBuf, Import)>,
+    imports: Vec<Named>,
     replace: bool,
     entry: &EntryArguments,
 ) -> Result<ExitCode, Failed> {
-    let all_read = bad_lines(&imports) == 0;
-    for (file, imported) in imports {
-        let request = entry.request(imported.prefixes, Some(file.display().to_string()));
-        add(client, path, kind, AddRequest { replace, ..request }).await?;
+    let all_read = imports.iter().all(|named| named.bad_lines == 0);
+    for Named { name, prefixes, .. } in imports {
+        add(client, path, kind, AddRequest { replace, ..entry.request(prefixes, Some(name)) }).await?;
     }
     Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_last_for_whole_seconds() {
+        assert_eq!(parse_ttl("90m"), Ok(Duration::from_secs(5_400)));
+        for (text, expected) in [
+            ("500ms", "1s is the shortest"),
+            ("0s", "over before it begins"),
+            ("1500ms", "whole seconds"),
+            ("soon", "soon"),
+        ] {
+            let error = parse_ttl(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
 }

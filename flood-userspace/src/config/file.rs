@@ -594,7 +594,9 @@ section! {
 
 section! {
     /// The memory of the lists. Its size is fixed, and both lists share it; what does not fit is refused as a whole.
-    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB.
+    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB. Files, imports and feeds of the block list may
+    /// take fourteen sixteenths of it, and those of the allow list fifteen, so that there is always room for what is typed and
+    /// for the allow list.
     ListsFile at "lists" {
         /// IPv4 addresses that can be listed one by one. A prefix longer than /24 counts as all its addresses: a /25
         /// as 128, a /32 as one. Six of them take 64 bytes: the default is 16 MiB. Rounded up to 393216 times a
@@ -614,6 +616,14 @@ section! {
             accepts "as `\"203.0.113.7\"`, `\"203.0.113.0/24\"`, `\"203.0.113.1-203.0.113.9\"`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// Whether `entries` and `files` may block what this host needs: its own addresses and networks, gateways, resolvers,
+        /// the addresses from which people are logged in over SSH, fe80::/10, 0.0.0.0 and ::. Otherwise they are in force but for
+        /// those. Of a network of this host single addresses may be blocked all the same.
+        may_cover_host: bool, default false, accepts "`true` or `false`";
+        /// How much of all IPv4 addresses `entries` and `files` may cover together, and how much of the IPv6 addresses that
+        /// registries give out. By default 25 % of IPv4 and 97 % of IPv6, which is more than all that nobody has been given.
+        /// What covers more is refused: a slip of the finger must not shut off the Internet, or let all of it in.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }
@@ -623,12 +633,12 @@ section! {
     /// feeds. It is read at the start, then on a schedule, on `floodgate reload` (or SIGHUP) and on `floodgate feed refresh`.
     /// The format is that of `floodgate block import`: an address, prefix or range first on each line, and remarks behind it.
     ///
-    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
+    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3. What has
     /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays
     /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network, and by
     /// `floodgate replay`.
-    /// `floodgate feed list` shows how old it is and what is wrong. An entry that is also in `entries` or `files`, or
-    /// was added by hand, is none of the feed's, and one that several feeds have stays until all have lost it.
+    /// `floodgate feed list` shows how old it is and what is wrong. What several feeds have, or what is also in `entries` or
+    /// `files` or was added by hand, stays on the list until all have lost it.
     FeedFile at "LIST.feed" {
         /// What it is called: in lists, messages, metrics, and for its copy. No two feeds have the same name.
         name: String, unset "none; it has to be written", accepts "up to 64 letters, digits, `-`, `_` and `.`";
@@ -645,6 +655,14 @@ section! {
         /// an error, for an empty answer of a broken server must not open the gate. `floodgate feed refresh --force`
         /// believes it once.
         may_shrink: bool, default false, accepts "`true` or `false`";
+        /// Believe the feed when it has more than ten times the entries that it had, and over 10,000 more. Otherwise that is
+        /// an error, which `floodgate feed refresh --force` overrides once.
+        may_grow: bool, default false, accepts "`true` or `false`";
+        /// Whether a feed of the block list may block what this host needs; as `block.may_cover_host`.
+        may_cover_host: bool, default false, accepts "`true` or `false`";
+        /// How much of all addresses it may cover; as `block.max_coverage`, but for this feed alone. A feed that covers more is
+        /// not believed.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
 }
 
@@ -655,6 +673,8 @@ section! {
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// As `block.max_coverage`.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }
@@ -671,6 +691,8 @@ section! {
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// As `block.max_coverage`.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }

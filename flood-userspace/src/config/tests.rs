@@ -12,6 +12,17 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/floodgate/floodgate.toml"))
 }
 
+#[test]
+fn a_share_of_all_addresses_is_a_percentage() {
+    for share in ["25", "0%", "101%", "%", "-1%", "2.5%", "all"] {
+        for section in ["[block]", "[allow]", "[allow_proven]", "[[block.feed]]\nname = \"a\"\npath = \"a\""]
+        {
+            let text = refusal(&format!("{section}\nmax_coverage = \"{share}\""));
+            assert!(text.contains("max_coverage: ") && text.contains("\"100%\""), "{share}: {text}");
+        }
+    }
+}
+
 fn refusal(text: &str) -> String {
     parse(text).unwrap_err().to_string()
 }
@@ -82,10 +93,15 @@ fn a_full_file_is_read() {
         [block]
         entries = ["203.0.113.0/24", "192.0.2.1-192.0.2.2"]
         files = ["drop.txt", "/var/lib/drop.txt"]
+        may_cover_host = true
+        max_coverage = "100%"
 
         [[block.feed]]
         name = "drop"
         url = "https://example.net/drop.txt"
+        may_grow = true
+        may_cover_host = true
+        max_coverage = "40 %"
 
         [[block.feed]]
         name = "ours"
@@ -96,6 +112,7 @@ fn a_full_file_is_read() {
         [allow]
         entries = ["2001:db8::7"]
         files = ["allow.txt"]
+        max_coverage = "1%"
         "#,
     );
     let written = |name: &str, packets, bits| {
@@ -164,19 +181,28 @@ fn a_full_file_is_read() {
                     source: FeedSource::Url("https://example.net/drop.txt".parse().unwrap()),
                     every: Duration::from_secs(3_600),
                     may_shrink: false,
+                    may_grow: true,
+                    may_cover_host: true,
+                    max_coverage: Coverage { ipv4: 40, ipv6: 40 },
                 },
                 Feed {
                     name: "ours".parse().unwrap(),
                     source: FeedSource::Path("/etc/floodgate/ours.txt".into()),
                     every: Duration::from_secs(300),
                     may_shrink: true,
+                    may_grow: false,
+                    may_cover_host: false,
+                    max_coverage: Coverage::default(),
                 },
             ],
+            may_cover_host: true,
+            max_coverage: Coverage { ipv4: 100, ipv6: 100 },
         },
         allow: ListInput {
             entries: vec!["2001:db8::7/128".parse().unwrap()],
             files: vec!["/etc/floodgate/allow.txt".into()],
-            feeds: Vec::new(),
+            max_coverage: Coverage { ipv4: 1, ipv6: 1 },
+            ..ListInput::default()
         },
         allow_proven: ListInput::default(),
     };
@@ -187,7 +213,7 @@ fn a_full_file_is_read() {
 fn sources_are_listed_that_pass_by_evidence() {
     let text = "[allow_proven]\nentries = [\"2001:db8::/32\"]\n[[allow_proven.feed]]\nname = \"cdn\"\npath = \"cdn.txt\"\n";
     let config = parse(text).unwrap();
-    let ListInput { entries, files, feeds } = config.list(ListKind::AllowProven);
+    let ListInput { entries, files, feeds, .. } = config.list(ListKind::AllowProven);
     assert_eq!((entries.as_slice(), files.len()), (&["2001:db8::/32".parse().unwrap()][..], 0));
     assert_eq!(feeds[0].source, FeedSource::Path("/etc/floodgate/cdn.txt".into()));
     assert_eq!(config.allow, ListInput::default());
@@ -519,6 +545,15 @@ fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/floodgate.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/floodgate.toml"));
     assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().contains("create it"));
+}
+
+#[test]
+fn what_helps_depends_on_what_is_wrong() {
+    let error = |errno| ConfigError::Read { path: "a".into(), source: io::Error::from_raw_os_error(errno) };
+    assert!(error(libc::EACCES).to_string().contains("sudo"));
+    // Too many open files: creating another helps nobody.
+    assert_eq!(error(libc::EMFILE).to_string(), "cannot read the configuration a");
 }
 
 #[test]

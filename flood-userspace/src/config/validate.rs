@@ -30,7 +30,7 @@ use super::{
     HostSays, InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits,
     RateLimit, Sanity, Sources, SynProof,
 };
-use crate::lists::parse_target;
+use crate::lists::{doubt::Coverage, parse_target};
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets, parse_duration};
 
 /// Longest path of a unix socket in bytes: `sun_path` has 108 with the NUL (unix(7)).
@@ -85,9 +85,25 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         allow,
         allow_proven,
     } = file;
-    let BlockFile { entries: block_entries, files: block_files, feed: block_feeds } = block;
-    let AllowFile { entries: allow_entries, files: allow_files, feed: allow_feeds } = allow;
-    let AllowProvenFile { entries: proven_entries, files: proven_files, feed: proven_feeds } = allow_proven;
+    let BlockFile {
+        entries: block_entries,
+        files: block_files,
+        may_cover_host,
+        max_coverage: block_coverage,
+        feed: block_feeds,
+    } = block;
+    let AllowFile {
+        entries: allow_entries,
+        files: allow_files,
+        max_coverage: allow_coverage,
+        feed: allow_feeds,
+    } = allow;
+    let AllowProvenFile {
+        entries: proven_entries,
+        files: proven_files,
+        max_coverage: proven_coverage,
+        feed: proven_feeds,
+    } = allow_proven;
 
     let default = Config::default();
     let mut faults = Faults::default();
@@ -107,14 +123,18 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         lists: faults.lists(&lists, default.lists),
         block: ListInput {
             feeds: faults.feeds(block_feeds, folder, &mut feed_names),
+            may_cover_host: value_or(may_cover_host, false),
+            max_coverage: faults.coverage(block_coverage),
             ..faults.list(block_entries, block_files, folder)
         },
         allow: ListInput {
             feeds: faults.feeds(allow_feeds, folder, &mut feed_names),
+            max_coverage: faults.coverage(allow_coverage),
             ..faults.list(allow_entries, allow_files, folder)
         },
         allow_proven: ListInput {
             feeds: faults.feeds(proven_feeds, folder, &mut feed_names),
+            max_coverage: faults.coverage(proven_coverage),
             ..faults.list(proven_entries, proven_files, folder)
         },
     };
@@ -471,7 +491,7 @@ impl Faults {
         }
         // Joining an absolute path replaces the folder.
         let files = value_or(files, Vec::new()).iter().map(|file| folder.join(file)).collect();
-        ListInput { entries: prefixes, files, feeds: Vec::new() }
+        ListInput { entries: prefixes, files, ..ListInput::default() }
     }
 
     /// Resolves the feeds of a list; `names` are those of all feeds so far.
@@ -485,15 +505,38 @@ impl Faults {
         for written in written {
             // A section has no bytes of its own but its header, where what is missing is reported.
             let header = Spanned::new(written.span(), ());
-            let FeedFile { name, path, url, every, may_shrink } = written.into_inner();
+            let FeedFile { name, path, url, every, may_shrink, may_grow, may_cover_host, max_coverage } =
+                written.into_inner();
             let name = self.feed_name(&header, name, names);
             let source = self.feed_source(&header, path, url, folder);
             let every = self.feed_every(every);
+            let max_coverage = self.coverage(max_coverage);
             if let (Some(name), Some(source)) = (name, source) {
-                feeds.push(Feed { name, source, every, may_shrink: value_or(may_shrink, false) });
+                feeds.push(Feed {
+                    name,
+                    source,
+                    every,
+                    may_shrink: value_or(may_shrink, false),
+                    may_grow: value_or(may_grow, false),
+                    may_cover_host: value_or(may_cover_host, false),
+                    max_coverage,
+                });
             }
         }
         feeds
+    }
+
+    /// A share of all addresses.
+    fn coverage(&mut self, written: Option<Spanned<String>>) -> Coverage {
+        let Some(written) = written else { return Coverage::default() };
+        let percent = written.get_ref().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        match percent {
+            Some(percent @ 1..=100) => return Coverage { ipv4: percent, ipv6: percent },
+            _ => {
+                self.add(&written, format!("{:?} is not a share from \"1%\" to \"100%\"", written.get_ref()));
+            }
+        }
+        Coverage::default()
     }
 
     fn feed_name(

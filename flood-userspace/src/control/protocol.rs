@@ -87,6 +87,9 @@ pub struct Status {
     /// The feeds of all lists.
     #[serde(default)]
     pub feeds: Vec<FeedStatus>,
+    /// The keys of the configuration that have changed since the start, as a reload has found, and take effect at the next.
+    #[serde(default)]
+    pub pending: Vec<String>,
     /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
     pub warnings: Vec<String>,
 }
@@ -209,7 +212,7 @@ pub enum Attached {
     Nowhere,
 }
 
-/// Entries of a list.
+/// How much is on a list.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListSize {
     /// IPv4 prefixes.
@@ -339,16 +342,16 @@ pub struct DroppedSource {
 /// A list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListReply {
-    /// Its entries, in the order of their addresses.
+    /// Its entries, in the order of their addresses; several where a prefix is on the list for several reasons.
     pub entries: Vec<ListEntry>,
 }
 
-/// An entry of a list.
+/// An entry of a list: what one origin says about a prefix.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListEntry {
     /// What it covers.
     pub prefix: IpNet,
-    /// `operator`, `config`, `file NAME`, or `feed NAME`; several feeds with commas between them.
+    /// `operator`, `config`, `file PATH`, `import NAME` or `feed NAME`.
     pub origin: String,
     /// Why it is there.
     pub reason: Option<String>,
@@ -372,12 +375,13 @@ pub struct AddRequest {
     pub reason: Option<String>,
     /// Who adds them.
     pub added_by: Option<String>,
-    /// The file that they come from.
+    /// The name of the import that they come from, as the path of a file; none for what was typed.
     pub file: Option<String>,
-    /// Remove what came from this file before and is not among them.
+    /// Remove what came from an import of this name before and is not among them.
     #[serde(default)]
     pub replace: bool,
-    /// Add them although they are very short, or cover `logged_in_from`.
+    /// Add them although they are very short, or cover what this host needs or `logged_in_from`; believe an import although it is
+    /// suddenly much shorter or longer than the one that it replaces, or covers very much.
     #[serde(default)]
     pub force: bool,
     /// The address that the operator is logged in from.
@@ -391,31 +395,82 @@ pub struct AddReply {
     pub added: u64,
     /// Entries that were there and now have this reason and end.
     pub replaced: u64,
-    /// Entries that came from this file before and are not among the new ones.
+    /// Entries that came from this import before and are not among the new ones.
     #[serde(default)]
     pub removed: u64,
+    /// Entries that were there, end later, and stay as they are.
+    #[serde(default)]
+    pub kept: u64,
+    /// Prefixes of an import that are not in force as they are written, since they cover what this host needs.
+    #[serde(default)]
+    pub withheld: u64,
+    /// The first of those that were added.
+    #[serde(default)]
+    pub first_added: Vec<IpNet>,
+    /// The first of those that were removed.
+    #[serde(default)]
+    pub first_removed: Vec<IpNet>,
+    /// What is different from what one might expect, in words.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
-/// Entries to remove from a list.
+impl AddReply {
+    /// What has changed, with the first prefixes by name.
+    pub fn named(&self) -> String {
+        let Self { added, replaced, removed, kept, first_added, first_removed, .. } = self;
+        let counts = [
+            (*added, "added", first_added.as_slice()),
+            (*replaced, "replaced", &[]),
+            (*removed, "removed", first_removed.as_slice()),
+            (*kept, "kept", &[]),
+        ];
+        let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
+        let counts: Vec<String> = counts
+            .map(|(count, what, names)| format!("{count} {what}{}", in_brackets(names, count)))
+            .collect();
+        if counts.is_empty() { "unchanged".to_owned() } else { counts.join(", ") }
+    }
+}
+
+/// Names some of so many prefixes.
+fn in_brackets(some: &[IpNet], count: u64) -> String {
+    if some.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = some.iter().map(ToString::to_string).collect();
+    match count.saturating_sub(some.len() as u64) {
+        0 => format!(" ({})", names.join(", ")),
+        more => format!(" ({}, {more} more)", names.join(", ")),
+    }
+}
+
+/// Entries to remove from a list: what was added at run time, from an import or else by hand.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveRequest {
-    /// The entries' prefixes, as they were added.
+    /// The entries' prefixes, as they were added; none for all of an import.
     pub prefixes: Vec<IpNet>,
+    /// The name of the import.
+    #[serde(default)]
+    pub import: Option<String>,
 }
 
 /// What was removed.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct RemoveReply {
     /// How many entries.
     pub removed: u64,
     /// Prefixes that were not in the list.
     pub missing: Vec<IpNet>,
-    /// Entries that still cover a removed prefix.
+    /// Shorter prefixes on the list that still cover a removed one.
     pub still_covered_by: Vec<IpNet>,
     /// Prefixes that stay because feeds carry them, with the names of the feeds.
     #[serde(default)]
     pub in_feeds: BTreeMap<IpNet, Vec<String>>,
+    /// Prefixes that stay because others have them, with their origins.
+    #[serde(default)]
+    pub held_by: BTreeMap<IpNet, Vec<String>>,
 }
 
 /// The feeds of all lists.
@@ -442,6 +497,12 @@ pub struct FeedStatus {
     pub left_out: u64,
     /// The first of them.
     pub problems: Vec<String>,
+    /// Prefixes that are not in force as they are written, since they cover what this host needs.
+    #[serde(default)]
+    pub withheld: u64,
+    /// The first of them, and because of what.
+    #[serde(default)]
+    pub first_withheld: Vec<String>,
     /// When it was last read, or found unchanged; seconds since 1970.
     pub last_success: Option<u64>,
     /// How often reading it has failed since the start.
@@ -458,7 +519,7 @@ pub struct FeedStatus {
 pub struct RefreshRequest {
     /// Their names; none for all.
     pub names: Vec<String>,
-    /// Believe them even if they list nothing, or almost nothing.
+    /// Believe them even if they are suddenly much shorter or longer than they were.
     #[serde(default)]
     pub force: bool,
 }
@@ -469,7 +530,7 @@ pub struct RefreshRequest {
 pub struct ReloadRequest {}
 
 /// What reading the configuration again has changed. Feeds are read afterwards.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct ReloadReply {
     /// In the allow list.
     pub allow: AddReply,
@@ -477,7 +538,13 @@ pub struct ReloadReply {
     pub block: AddReply,
     /// In the list allow-proven.
     pub allow_proven: AddReply,
-    /// Lines that were left out, and what takes effect only at the next start.
+    /// What has become of feeds.
+    #[serde(default)]
+    pub feeds: Vec<String>,
+    /// The keys that have changed since the start, and take effect at the next.
+    #[serde(default)]
+    pub pending: Vec<String>,
+    /// What was left out.
     pub warnings: Vec<String>,
 }
 

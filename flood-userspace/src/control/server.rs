@@ -136,7 +136,7 @@ impl From<Refused> for Failed {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Bad(_) | Refused::Kernel(BpfError::ListFull { .. }) => StatusCode::BAD_REQUEST,
-            Refused::NeedsForce(_) => StatusCode::FORBIDDEN,
+            Refused::NeedsForce(_) | Refused::Doubtful { .. } => StatusCode::FORBIDDEN,
             Refused::NotFound(_) => StatusCode::NOT_FOUND,
             Refused::Conflict(_) => StatusCode::CONFLICT,
             Refused::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -318,7 +318,7 @@ async fn remove(
     request: Input<RemoveRequest>,
 ) -> Reply<super::protocol::RemoveReply> {
     let (Path(list), Json(request)) = (list?, request?);
-    server.run(move |engine| engine.remove(list.kind(), &request.prefixes)).await.map(Json)
+    server.run(move |engine| engine.remove(list.kind(), request)).await.map(Json)
 }
 
 async fn change_limits(

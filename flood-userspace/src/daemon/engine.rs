@@ -1,13 +1,9 @@
 //! The daemon's state, and every operation on it. One lock guards it all; nothing here waits for the network.
 
 mod feeds;
+mod lists;
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use flood_common::{
@@ -16,7 +12,6 @@ use flood_common::{
     proof::means,
     reason::Reason,
 };
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -28,15 +23,15 @@ use crate::{
     },
     config::{CellLimit, CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
-        AddReply, AddRequest, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, LimitChange,
-        Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus, ProofStatus, ReloadReply,
-        RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume, syn_proof,
+        Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, LimitChange, Limits, ListPlaces,
+        ListSize, PlaceStatus, ProofStatus, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
+        syn_proof,
     },
     host::{Facts, Reassembly, udp_ports},
     lists::{
-        Book, Carriers, Edit, Entry, ListKind, Note, Origin,
-        configured::{Configured, reloaded},
-        guard,
+        Book, Guard, ListKind,
+        doubt::Doubt,
+        guard::{self, Kept},
     },
     log,
 };
@@ -52,6 +47,7 @@ use super::{
 
 use feeds::FeedState;
 pub(super) use feeds::{FeedError, Read};
+use lists::withheld_warning;
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -65,6 +61,14 @@ pub enum Refused {
     /// It is dangerous.
     #[error("{0}")]
     NeedsForce(#[from] guard::Refusal),
+    /// An import is not believed.
+    #[error("the {origin} is not believed: {doubt}; if that is right, repeat with --force")]
+    Doubtful {
+        /// Which.
+        origin: String,
+        /// Why.
+        doubt: Doubt,
+    },
     /// It is about something that is not there.
     #[error("{0}")]
     NotFound(String),
@@ -95,8 +99,12 @@ pub struct Engine {
     started: BootTime,
     /// The feeds of all lists.
     feeds: Vec<FeedState>,
-    /// What they carry, by list.
-    carriers: [Carriers; ListKind::ALL.len()],
+    /// Knows what must not be blocked.
+    list_guard: Guard,
+    /// What is withheld of the block list, by origin; of those that are not guarded there is nothing.
+    kept: Vec<Kept>,
+    /// The keys of the configuration that wait for another start.
+    pending: Vec<String>,
     guards: Guards,
     /// How packets are sampled.
     sampled: Sampled,
@@ -164,48 +172,12 @@ impl Engine {
             traced: None,
             started: BootTime::now(),
             feeds: Vec::new(),
-            carriers: Default::default(),
+            list_guard: Guard::default(),
+            kept: Vec::new(),
+            pending: Vec::new(),
             guards: Guards::none(config.attach),
             sampled: Sampled::default(),
         })
-    }
-
-    /// Puts what the configuration says into a list.
-    pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
-        for problem in &configured.problems {
-            warn!("{} list: left out: {problem}", kind.label());
-        }
-        self.filter.edit_list(kind, configured.edit)?;
-        Ok(())
-    }
-
-    /// Exchanges what one configuration has put into the lists for what another says, and takes over its feeds. If
-    /// one list has no room, all stay as they are.
-    pub fn reload(
-        &mut self,
-        before: &Config,
-        after: &Config,
-        edits: &[(ListKind, Edit)],
-    ) -> Result<ReloadReply, BpfError> {
-        let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
-        for (kind, edit) in edits {
-            let edit = reloaded(self.list(*kind), &before.list(*kind).files, edit);
-            match self.filter.edit_list(*kind, self.taking_out(*kind, edit)) {
-                Ok(undo) => {
-                    replies[*kind as usize] = self.count(*kind, &undo);
-                    done.push((*kind, undo));
-                }
-                Err(error) => {
-                    for (kind, undo) in done.into_iter().rev() {
-                        self.filter.edit_list(kind, undo)?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.set_feeds(after)?;
-        let [allow, block, allow_proven] = replies;
-        Ok(ReloadReply { allow, block, allow_proven, warnings: Vec::new() })
     }
 
     /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
@@ -219,6 +191,7 @@ impl Engine {
     fn follow_host(&mut self) -> Result<(), BpfError> {
         let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
         self.filter.set_local(&facts.local)?;
+        self.follow_lifelines(&facts.lifelines)?;
         self.filter.set_client_ports(facts.client_ports);
         let is_noted = self.filter.notes_questions();
         let looked = self.filter.open.follow(is_noted, udp_ports);
@@ -261,31 +234,6 @@ impl Engine {
         self.filter.change_settings(|settings| set_limits(settings, limits, protected));
     }
 
-    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
-    fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
-        let undo = self.filter.edit_list(kind, edit)?;
-        Ok(self.count(kind, &undo))
-    }
-
-    /// What became of the entries in an edit, by the edit that undoes it.
-    fn count(&self, kind: ListKind, undo: &Edit) -> AddReply {
-        let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
-        for (prefix, before) in undo.changes() {
-            if before.is_none() {
-                reply.added += 1;
-            } else if self.list(kind).get(*prefix).is_some() {
-                reply.replaced += 1;
-            } else {
-                reply.removed += 1;
-            }
-        }
-        reply
-    }
-
-    fn list(&self, kind: ListKind) -> &Book {
-        self.filter.lists.book(kind)
-    }
-
     /// What is attached, and how.
     pub fn status(&self) -> Result<Status, BpfError> {
         let horizon = self.filter.settings.read().horizon_ns();
@@ -324,9 +272,11 @@ impl Engine {
             sanity: (&self.filter.settings.read().sanity).into(),
             trace: self.traced,
             feeds: self.feeds(),
+            pending: self.pending.clone(),
             warnings: Vec::new(),
         };
         status.warnings = warnings(&status);
+        status.warnings.extend(self.kept.iter().filter_map(withheld_warning));
         Ok(status)
     }
 
@@ -427,106 +377,6 @@ impl Engine {
         })
     }
 
-    /// The entries of a list, or those that cover an address.
-    pub fn entries(&self, kind: ListKind, covering: Option<IpAddr>) -> ListReply {
-        let describe = |(prefix, entry)| self.describe(kind, prefix, entry);
-        let entries = match covering {
-            None => self.list(kind).iter().map(describe).collect(),
-            Some(address) => self.list(kind).cover(address.to_canonical().into()).map(describe).collect(),
-        };
-        ListReply { entries }
-    }
-
-    fn describe(&self, kind: ListKind, prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
-        let now = BootTime::now();
-        let feeds: Vec<String> =
-            self.carriers[kind as usize].of(prefix).map(|name| format!("feed {name}")).collect();
-        ListEntry {
-            prefix,
-            origin: match &note.origin {
-                Origin::Operator => "operator".to_owned(),
-                Origin::Config => "config".to_owned(),
-                Origin::File(name) => format!("file {name}"),
-                Origin::Feed(_) => feeds.join(", "),
-            },
-            reason: note.reason.clone(),
-            added_by: note.added_by.clone(),
-            age_s: now.since(note.added).as_secs(),
-            expires_in_s: expires.map(|expires| expires.since(now).as_secs_f64().round() as u64),
-        }
-    }
-
-    /// Adds entries to a list: all of them, or none.
-    pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
-        if !request.force {
-            for prefix in &request.prefixes {
-                match kind {
-                    ListKind::Allow | ListKind::AllowProven => guard::check_allow(*prefix)?,
-                    ListKind::Block => guard::check_block(*prefix, request.logged_in_from)?,
-                }
-            }
-        }
-        let now = BootTime::now();
-        let expires = match request.ttl_s {
-            None => None,
-            Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
-            Some(seconds) => Some(now.checked_add(Duration::from_secs(seconds)).ok_or_else(|| {
-                Refused::Bad(format!("{seconds} seconds from now is beyond all calendars"))
-            })?),
-        };
-        let origin = request.file.as_ref().map_or(Origin::Operator, |file| Origin::File(file.clone()));
-        let note =
-            Note { origin, reason: request.reason.clone(), added: now, added_by: request.added_by.clone() };
-        let entry = Entry { expires, note: Arc::new(note) };
-        let put = Edit::put_alike(request.prefixes, &entry);
-        let edit = if request.replace {
-            self.taking_out(kind, self.list(kind).leaving(&entry.note.origin)).then(put)
-        } else {
-            put
-        };
-        let reply = self.insert(kind, edit)?;
-        info!(
-            "{} list: {} added, {} replaced{}",
-            kind.label(),
-            reply.added,
-            reply.replaced,
-            request.added_by.as_ref().map_or(String::new(), |who| format!(" by {who}"))
-        );
-        Ok(reply)
-    }
-
-    /// Removes entries from a list.
-    pub fn remove(&mut self, kind: ListKind, prefixes: &[IpNet]) -> Result<RemoveReply, Refused> {
-        let edit = self.taking_out(kind, Edit::take(prefixes.iter().copied()));
-        let undo = self.filter.edit_list(kind, edit)?;
-        let mut reply = RemoveReply {
-            removed: 0,
-            missing: Vec::new(),
-            still_covered_by: Vec::new(),
-            in_feeds: BTreeMap::new(),
-        };
-        for (prefix, before) in undo.changes() {
-            match before.as_ref().map(|entry| &entry.note.origin) {
-                None => reply.missing.push(*prefix),
-                Some(Origin::Feed(_)) => {}
-                Some(Origin::Operator | Origin::Config | Origin::File(_)) => reply.removed += 1,
-            }
-            let feeds: Vec<String> =
-                self.carriers[kind as usize].of(*prefix).map(ToString::to_string).collect();
-            if !feeds.is_empty() {
-                reply.in_feeds.insert(*prefix, feeds);
-            }
-        }
-        for prefix in prefixes {
-            let covering = self.list(kind).cover(*prefix).map(|(covering, _)| covering);
-            reply.still_covered_by.extend(covering.filter(|covering| !reply.in_feeds.contains_key(covering)));
-        }
-        reply.still_covered_by.sort_unstable();
-        reply.still_covered_by.dedup();
-        info!("{} list: {} removed", kind.label(), reply.removed);
-        Ok(reply)
-    }
-
     /// The limits in force.
     pub fn limits(&self) -> Limits {
         let all = &self.limits.limits;
@@ -590,16 +440,7 @@ impl Engine {
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched.
     pub fn tick(&mut self) -> Result<(), BpfError> {
-        let now = BootTime::now();
-        for kind in ListKind::ALL {
-            self.hand_over(kind, now)?;
-            let edit = self.list(kind).expired(now);
-            if !edit.is_empty() {
-                info!("{} list: {} expired", kind.label(), edit.changes().len());
-                let edit = self.taking_out(kind, edit);
-                self.filter.edit_list(kind, edit)?;
-            }
-        }
+        self.expire()?;
         self.take_samples()?;
         let counters = self.counters()?;
         let taken = self.filter.counters.state()?.sampled;
@@ -692,6 +533,9 @@ fn warnings(status: &Status) -> Vec<String> {
     if status.log_lines_lost > 0 {
         let lost = status.log_lines_lost;
         warnings.push(format!("{lost} lines of the log are lost: whoever reads it is gone, stopped or too slow, or its disk is full"));
+    }
+    if !status.pending.is_empty() {
+        warnings.push(format!("{}: {}", super::reload::PENDING, status.pending.join(", ")));
     }
     if status.mode == Mode::Monitor {
         warnings.push("monitor mode: nothing is dropped, only counted".into());

@@ -140,6 +140,9 @@ mod tests {
             source: FeedSource::Url(url.parse().unwrap()),
             every: Duration::from_secs(60),
             may_shrink: false,
+            may_grow: false,
+            may_cover_host: false,
+            max_coverage: Default::default(),
         }
     }
 

@@ -28,7 +28,7 @@ use flood_common::{
         ipv6::{MAX_BUCKET_BITS, PLACES},
     },
     meter::WAYS,
-    place::Seeds,
+    place::{self, Seeds},
 };
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
@@ -76,6 +76,16 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// One in which so much fits at least.
+    pub fn with_room(seeds: Seeds, places: Places) -> Self {
+        let node_buckets = Self::node_buckets(places.ipv6);
+        let mut layout = Self { seeds, bucket_bits: place::MIN_BUCKET_BITS, node_buckets };
+        while layout.capacity().ipv4 < places.ipv4 && layout.bucket_bits < place::MAX_BUCKET_BITS {
+            layout.bucket_bits += 1;
+        }
+        layout
+    }
+
     /// Buckets for so many IPv6 prefixes, of whatever lengths.
     pub fn node_buckets(prefixes: u64) -> u32 {
         let buckets = (prefixes * WORDS_PER_PREFIX).div_ceil(PLACES as u64);
@@ -160,10 +170,10 @@ impl<M: Memory> Tables<M> {
         // What does not fit is known before anything is written.
         let ipv6 = self.ipv6.plan(words(&self.memory), books, kind, edit, moment)?;
         let (mut painted, mut single) = (Vec::new(), Vec::new());
-        for (prefix, _) in edit.changes() {
+        for prefix in edit.prefixes() {
             match prefix {
-                IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(*v4),
-                IpNet::V4(v4) => single.push(*v4),
+                IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(v4),
+                IpNet::V4(v4) => single.push(v4),
                 IpNet::V6(_) => {}
             }
         }

@@ -311,7 +311,7 @@ fn real_lists_are_read_to_the_last_line_and_hold() -> Result<()> {
         ensure!(!imported.prefixes.is_empty(), "{}: no entries", path.display());
         let as_feed = Content::read(&fs::read(&path)?);
         ensure!(as_feed.left_out == 0, "{}: {:?}", path.display(), as_feed.problems);
-        ensure!(as_feed.check(imported.prefixes.len(), false).is_ok(), "{}", path.display());
+        ensure!(as_feed.check().is_ok(), "{}", path.display());
         let mut filter = Filter::load(&large())?;
         filter.edit_list(ListKind::Block, put(imported.prefixes.iter().copied()))?;
         for prefix in imported.prefixes.iter().step_by(1 + imported.prefixes.len() / 200) {
