@@ -394,7 +394,7 @@ fn a_daemon_without_a_configuration_is_reloaded_and_an_interface_may_be_named_tw
     let said = ask("reload")?;
     ensure!(said.code == 0 && said.stderr.contains("there is no /etc/floodgate/floodgate.toml"), "{said:?}");
     let said = ask("detach eth1 eth0 eth1")?;
-    ensure!(said.code == 0 && said.stdout.contains("let go: eth1, eth0; nothing is left"), "{said:?}");
+    ensure!(said.code == 0 && said.stdout.contains("let go: eth0, eth1; nothing is left"), "{said:?}");
     child.wait()?;
     Ok(())
 }
