@@ -15,9 +15,15 @@ use super::{nftables, setting};
 /// Whether an ACK of a connection that tracking has not seen is taken for a new one.
 const LOOSE: &str = "netfilter/nf_conntrack_tcp_loose";
 
-/// The network namespace, the state of its rules, and what came of reading them. With many rules that takes a while, and they
-/// hardly ever change.
-static READ: Mutex<Option<((u64, u32), Option<Rules>)>> = Mutex::new(None);
+/// The rules that were read last. With many rules that takes a while, and they hardly ever change.
+static READ: Mutex<Option<Read>> = Mutex::new(None);
+
+/// Rules as they were read.
+struct Read {
+    /// The inode of the network namespace, and the state of its rules.
+    of: (u64, u32),
+    rules: Option<Rules>,
+}
 
 /// What the rules ask for.
 #[derive(Clone, Debug)]
@@ -66,10 +72,10 @@ fn rules() -> std::io::Result<Option<Rules>> {
     let Some(generation) = nftables::generation()? else { return Ok(None) };
     let key = (fs::metadata("/proc/thread-self/ns/net")?.ino(), generation);
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((of, rules)) = &*read
-        && *of == key
+    if let Some(read) = &*read
+        && read.of == key
     {
-        return Ok(rules.clone());
+        return Ok(read.rules.clone());
     }
     let all = nftables::rules()?;
     let mut elsewhere = nftables::chains()?;
@@ -80,6 +86,6 @@ fn rules() -> std::io::Result<Option<Rules>> {
     let flags = about_ip().find(|rule| rule.asks_flags).map(name);
     let state = about_ip().find(|rule| rule.asks_state).map(name);
     let rules = state.map(|state| Rules { state, flags });
-    *read = Some((key, rules.clone()));
+    *read = Some(Read { of: key, rules: rules.clone() });
     Ok(rules)
 }

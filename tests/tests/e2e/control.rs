@@ -233,7 +233,7 @@ fn text_from_outside_does_nothing_to_a_terminal_or_a_log() -> Result<()> {
     ensure!(run(add.arg(evil).env("SUDO_USER", evil))?.code == 0, "{}", daemon.log());
     let path = daemon.folder().join("\u{1b}]0;list\u{7}");
     fs::write(&path, "198.51.100.1\n\u{1b}[31mnonsense\n")?;
-    let said = run(daemon.command("block import")?.arg(&path))?;
+    let said = run(daemon.command("block import --name list")?.arg(&path))?;
     ensure!(said.code == 1, "{said:?}");
     let acts = |text: &str| text.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}'));
     let shown = [said.stderr, daemon.tell("block list")?, daemon.tell("block list --json")?, daemon.log()];
