@@ -338,7 +338,7 @@ impl Tables for HostTables {
     }
 
     fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
-        solicit::asked(&self.begun[flow.bucket as usize], flow.tag, now_ns).is_open()
+        solicit::is_answered(&self.begun[flow.bucket as usize], flow.tag, now_ns)
     }
 
     fn is_local(&self, _: &Settings, address: Address) -> bool {

@@ -72,23 +72,25 @@ pub enum Proof {
 /// A packet that is looked at once more.
 struct Case<'a, H> {
     packet: &'a Packet,
+    class: u64,
     exceeded: u32,
     settings: &'a Settings,
     now_ns: u64,
     host: &'a H,
 }
 
-/// Looks once more at a packet that has exceeded a limit. `exceeded` is the number of that reason.
+/// Looks once more at a packet that has exceeded a limit, as one of this class, by its number. `exceeded` is the number of that reason.
 #[inline(always)]
 pub fn prove<'a, H: Host>(
     packet: &Packet,
+    class: u64,
     exceeded: u32,
     window: impl Window<'a>,
     settings: &Settings,
     now_ns: u64,
     host: &H,
 ) -> Proof {
-    let case = Case { packet, exceeded, settings, now_ns, host };
+    let case = Case { packet, class, exceeded, settings, now_ns, host };
     match packet.protocol {
         protocol::TCP => match Segment::read(packet, window) {
             Some(segment) if packet.class == Class::Syn => case.open(&segment),
@@ -223,7 +225,9 @@ impl<H: Host> Case<'_, H> {
     /// A datagram for a port of this host, of a source that is within its limits.
     #[inline(always)]
     fn share(&self, flow: &Flow) -> Proof {
-        let is_reflected = self.settings.reflectors | self.settings.solicited != 0
+        // A client on the port of a mirror has been told from one.
+        let is_reflected = self.class != Class::Udp as u64
+            && self.settings.reflectors | self.settings.solicited != 0
             && self.host.is_reflector(flow.remote_port);
         let (class, budget) = if is_reflected {
             (Class::Amplification, BUDGET_PORTS_REFLECTED)

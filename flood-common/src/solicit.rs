@@ -198,12 +198,6 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Whether there is something left of it.
-    #[inline(always)]
-    pub fn is_open(self) -> bool {
-        matches!(self, Self::Question | Self::Session)
-    }
-
     /// Takes it from its number.
     #[inline(always)]
     pub fn from_number(number: u64) -> Self {
@@ -256,6 +250,15 @@ pub fn is_in<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     bucket.iter().any(|slot| {
         let found = slot.load();
         tag_of(found) == tag && is_live(found, now_ns)
+    })
+}
+
+/// Whether the flow with this tag, which the other side has begun, has been answered since its mark was last renewed.
+#[inline(always)]
+pub fn is_answered<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
+    bucket.iter().any(|slot| {
+        let found = slot.load();
+        tag_of(found) == tag && is_live(found, now_ns) && answers_of(found) == SESSION
     })
 }
 

@@ -138,7 +138,7 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
-        Asked::from_number(floodgate_answered(flow.bucket, flow.tag, now_ns)).is_open()
+        floodgate_answered(flow.bucket, flow.tag, now_ns) != 0
     }
 
     #[inline(always)]
@@ -438,13 +438,13 @@ extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     SOLICITED.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
 }
 
-/// See [`Tables::is_answered`]: the number of an [`Asked`].
+/// See [`Tables::is_answered`]: 1 if it is.
 ///
 /// VERIFIER: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_answered(bucket: u32, tag: u32, now_ns: u64) -> u64 {
-    BEGUN.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
+    BEGUN.get(bucket).is_some_and(|bucket| solicit::is_answered(bucket, tag, now_ns)).into()
 }
 
 /// See [`Tables::mark_begun`].

@@ -51,6 +51,7 @@ use crate::{
 
 pub use engine::{Engine, Refused, Watch};
 pub use feeds::FeedKeeper;
+pub(crate) use proof::why_answers_harm;
 pub use reload::{PENDING, Reloader};
 pub use signals::Signals;
 
@@ -207,7 +208,9 @@ pub async fn run(
 /// Loads the filter and attaches it, with what it needs to be talked to. May take long, and blocks. `typed` says that the interfaces
 /// are from the command line.
 fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonError> {
-    let engine = Arc::new(Mutex::new(load(config)?));
+    let facts = Facts::read()
+        .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
+    let engine = Arc::new(Mutex::new(load(config, &facts)?));
     let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
     feeds.check(config).map_err(DaemonError::State)?;
     locked(&engine).set_feeds(config)?;
@@ -222,7 +225,7 @@ fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonE
         listen().map_err(|source| DaemonError::Metrics { address, source })
     });
     let metrics = metrics.transpose()?;
-    locked(&engine).guard(config, replace, typed)?;
+    locked(&engine).guard(config, replace, typed, &facts)?;
     feeds.keep(config, stamps);
     Ok(Started { engine, feeds, socket, metrics })
 }
@@ -238,10 +241,8 @@ fn let_go(engine: &Mutex<Engine>) -> Result<(), DaemonError> {
 
 /// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
 /// with the filter, and goes on beside it.
-fn load(config: &Config) -> Result<Engine, DaemonError> {
-    let facts = Facts::read()
-        .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
-    let guard = Guard::new(facts.lifelines);
+fn load(config: &Config, facts: &Facts) -> Result<Engine, DaemonError> {
+    let guard = Guard::new(facts.lifelines.clone());
     let (engine, lists) = thread::scope(|scope| {
         let lists = scope.spawn(|| configured(config, &guard));
         let engine = Engine::new(config);
@@ -275,7 +276,7 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
 /// Looks at the interfaces when the kernel says that one has changed. Never ends.
 async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
     while changes.next().await.is_ok() {
-        if let Err(error) = tokio::task::block_in_place(|| locked(&engine).look_at_interfaces()) {
+        if let Err(error) = tokio::task::block_in_place(|| look_at_interfaces(&engine)) {
             error!("{error}");
         }
         // Many come at once, and one look is for all of them.
@@ -283,18 +284,36 @@ async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
     }
 }
 
+/// Looks whether the interfaces are guarded, and at the rest of the host.
+fn look_at_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    locked(engine).look_at_interfaces()?;
+    follow_host(engine)
+}
+
+/// Looks whether the interfaces are guarded, and at the rest of the host if that has changed.
+fn look_at_interfaces(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    let has_changed = locked(engine).look_at_interfaces()?;
+    if has_changed { follow_host(engine) } else { Ok(()) }
+}
+
+/// Has the engine take over what this host is. Files and the kernel are asked without the lock.
+fn follow_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    locked(engine).follow_host(&facts)
+}
+
 /// Does what has to be done again and again. Never ends.
 async fn upkeep(engine: &Mutex<Engine>) {
     let (mut tick, mut look, mut set_clock, mut sweep) =
         (every(TICK), every(LOOK), every(SET_CLOCK), every(SWEEP));
     loop {
-        let work: fn(&mut Engine) -> Result<(), BpfError> = tokio::select! {
-            _ = tick.tick() => Engine::tick,
-            _ = look.tick() => Engine::look_at_host,
-            _ = set_clock.tick() => Engine::set_clock,
-            _ = sweep.tick() => |engine| { engine.sweep(); Ok(()) },
+        let work: fn(&Mutex<Engine>) -> Result<(), BpfError> = tokio::select! {
+            _ = tick.tick() => |engine| locked(engine).tick(),
+            _ = look.tick() => look_at_host,
+            _ = set_clock.tick() => |engine| locked(engine).set_clock(),
+            _ = sweep.tick() => |engine| { locked(engine).sweep(); Ok(()) },
         };
-        let outcome = tokio::task::block_in_place(|| work(&mut locked(engine)));
+        let outcome = tokio::task::block_in_place(|| work(engine));
         if let Err(error) = outcome {
             error!("{error}");
             // What fails now fails ten times a second; the log is no place for that.

@@ -14,6 +14,7 @@ use crate::{
         occupied, tables_of_others,
     },
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
+    daemon::why_answers_harm,
     host::{Facts, setting},
     lists::{Guard, ListKind, configured::configured},
 };
@@ -54,10 +55,10 @@ pub struct Finding {
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![filter(config), jit()];
     findings.extend(interfaces(config));
-    findings.extend(syncookies(config));
-    findings.extend(sockets(config));
-    let lifelines = Facts::read().map(|facts| facts.lifelines).unwrap_or_default();
-    findings.extend(lists(config, &Guard::new(lifelines)));
+    let facts = Facts::read().unwrap_or_default();
+    findings.extend(syncookies(config, &facts));
+    findings.extend(sockets(config, &facts));
+    findings.extend(lists(config, &Guard::new(facts.lifelines)));
     findings
 }
 
@@ -273,16 +274,18 @@ fn receive_queues(interface: &Interface) -> Option<usize> {
 }
 
 /// What SYN cookies need of the kernel.
-fn syncookies(config: &Config) -> Option<Finding> {
+fn syncookies(config: &Config, facts: &Facts) -> Option<Finding> {
     let may_answer =
         config.proof.host != HostSays::No && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
     if !may_answer {
         return None;
     }
-    if let Some(why) = Facts::read().ok().and_then(|facts| facts.tracking) {
-        let text = format!(
-            "{why}: a client that the filter has answered may not get in, so a SYN over a limit has to come twice"
-        );
+    let all = interface::interfaces().unwrap_or_default();
+    let names = config.interfaces.iter().map(InterfaceName::as_str);
+    let guarded = names.filter_map(|name| interface::find(&all, name));
+    if let Some(why) = why_answers_harm(&config.proof, guarded, facts) {
+        let text =
+            format!("a SYN over a limit has to come twice, as who is answered might not get through: {why}");
         return Some(finding("SYN cookies", Verdict::Note, text));
     }
     let value = setting("ipv4/tcp_syncookies")?;
@@ -309,11 +312,11 @@ fn syncookies(config: &Config) -> Option<Finding> {
 }
 
 /// Whether this host translates packets or passes them on, so that its sockets do not tell all.
-fn sockets(config: &Config) -> Option<Finding> {
+fn sockets(config: &Config, facts: &Facts) -> Option<Finding> {
     if config.proof.host != HostSays::Auto {
         return None;
     }
-    let why = Facts::read().ok()?.why_absence_says_nothing()?;
+    let why = facts.why_absence_says_nothing()?;
     Some(finding(
         "sockets",
         Verdict::Note,

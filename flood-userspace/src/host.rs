@@ -3,6 +3,7 @@
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
 mod changed;
+mod ethtool;
 mod lifelines;
 mod logins;
 mod nftables;
@@ -26,9 +27,10 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia},
 };
 
-use crate::netlink::exchange;
+use crate::netlink::{exchange, links};
 
 pub use changed::{Change, Changes, Kept};
+pub use ethtool::ethtool;
 pub use lifelines::{Lifeline, Purpose};
 pub use logins::login_address;
 pub use tunnels::USUAL as USUAL_TUNNELS;
@@ -59,6 +61,8 @@ pub struct Facts {
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
+    /// The UDP ports of its tunnels, as far as its interfaces tell.
+    pub tunnels: Vec<u16>,
     /// Interfaces whose VLAN tags the filter does not see.
     pub stripped: Vec<Stripped>,
     /// Why connection tracking may not let in who brings a SYN cookie back.
@@ -70,6 +74,7 @@ impl Facts {
     pub fn read() -> io::Result<Self> {
         let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
         let Routes { local, gateways } = Routes::read()?;
+        let links = links()?;
         Ok(Self {
             lifelines: lifelines::find(&local, &gateways)?,
             local,
@@ -77,7 +82,8 @@ impl Facts {
             reassembly: Reassembly::read(),
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
-            stripped: vlan::stripped()?,
+            tunnels: tunnels::ports(&links),
+            stripped: vlan::stripped(&links),
             tracking: tracking::why_no_ack_opens(),
         })
     }

@@ -10,7 +10,7 @@ use netlink_packet_generic::{
     GenlFamily, GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
@@ -71,6 +71,13 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
             rest = rest.get(length..).unwrap_or_default();
         }
     }
+}
+
+/// All network interfaces, as the kernel describes them.
+pub(crate) fn links() -> io::Result<Vec<LinkMessage>> {
+    let answers = exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)?;
+    let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
+    Ok(answers.into_iter().filter_map(link).collect())
 }
 
 /// The number that the kernel has given to a family of generic netlink. An error where it does not know it.

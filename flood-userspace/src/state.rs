@@ -97,6 +97,16 @@ impl Folder {
 
     /// Writes a file: under a name that nobody can know before, and then in the place of the one that was there.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        self.write_held(name, parts, |_| Ok(())).map(drop)
+    }
+
+    /// The same, and keeps it open; `hold` is done before it has its name.
+    pub fn write_held(
+        &self,
+        name: &str,
+        parts: &[&[u8]],
+        hold: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<File> {
         self.check()?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.check()?;
@@ -105,8 +115,10 @@ impl Folder {
         let mut new = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.path)?;
         parts.iter().try_for_each(|part| new.write_all(part))?;
         new.as_file().sync_all()?;
-        new.persist(self.file(name)).map_err(|error| error.error)?;
-        File::open(&self.path)?.sync_all()
+        hold(new.as_file())?;
+        let file = new.persist(self.file(name)).map_err(|error| error.error)?;
+        File::open(&self.path)?.sync_all()?;
+        Ok(file)
     }
 
     /// Notes that a file is right as it is, now.

@@ -323,7 +323,7 @@ impl Rig {
     /// Has the filter look at the UDP ports of the host, as its daemon does each second.
     fn look(&mut self) {
         if self.looks {
-            self.filter.open.follow(true, udp_ports).unwrap_or_else(|error| panic!("{error}"));
+            self.filter.open.follow(true, || udp_ports(&[])).unwrap_or_else(|error| panic!("{error}"));
             self.twin.look_at_ports(self.now_ns);
         }
     }
@@ -505,7 +505,7 @@ impl Rig {
         }
         let mut number = reason.number();
         if reason.is_drop() {
-            number = match prove(packet, number, buffers, settings, now_ns, twin) {
+            number = match prove(packet, class, number, buffers, settings, now_ns, twin) {
                 Proof::Verdict(reason) => reason.number(),
                 Proof::Answer(_) => Reason::Answered.number(),
                 Proof::Nothing => number,

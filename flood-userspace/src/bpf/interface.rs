@@ -17,7 +17,7 @@ use super::{
     error::BpfError,
     link::{Link, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE},
 };
-use crate::netlink::exchange;
+use crate::netlink::{exchange, links};
 
 /// Name of the filter's program, by which another floodgate is known.
 pub const OUR_PROGRAM: &str = "floodgate";
@@ -80,10 +80,8 @@ pub struct XdpProgram {
 
 /// All interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
-        .map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
-    Ok(answers.into_iter().filter_map(Interface::from_message).collect())
+    let links = links().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    Ok(links.into_iter().map(Interface::from_link).collect())
 }
 
 /// The interface with this name.

@@ -182,19 +182,24 @@ impl Engine {
 
     /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
     /// for; if none is and they were `typed`, that is an error.
-    pub fn guard(&mut self, config: &Config, replace: bool, typed: bool) -> Result<(), BpfError> {
+    pub fn guard(
+        &mut self,
+        config: &Config,
+        replace: bool,
+        typed: bool,
+        facts: &Facts,
+    ) -> Result<(), BpfError> {
         self.guards = Guards::start(&mut self.filter, config, replace, typed)?;
-        self.follow_host()
+        self.follow_host(facts)
     }
 
     /// Takes over what this host is at the moment: which addresses are its own, and what may pass over a limit.
-    fn follow_host(&mut self) -> Result<(), BpfError> {
-        let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    pub fn follow_host(&mut self, facts: &Facts) -> Result<(), BpfError> {
         self.filter.set_local(&facts.local)?;
         self.follow_lifelines(&facts.lifelines)?;
         self.filter.set_client_ports(facts.client_ports);
         let is_noted = self.filter.notes_questions();
-        let looked = self.filter.open.follow(is_noted, udp_ports);
+        let looked = self.filter.open.follow(is_noted, || udp_ports(&facts.tunnels));
         looked
             .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
         if facts.reassembly != self.reassembly {
@@ -207,7 +212,7 @@ impl Engine {
                 );
             }
         }
-        let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
+        let means = Means::resolve(&self.proof, self.filter.attachments(), facts);
         if means != self.means {
             means.log();
             // A kernel whose verifier refuses the second look is guarded without it, and by no limits that need it.
@@ -461,15 +466,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks whether the interfaces are guarded, and at the rest of the host.
-    pub fn look_at_host(&mut self) -> Result<(), BpfError> {
-        self.guards.look(&mut self.filter, Instant::now())?;
-        self.follow_host()
-    }
-
-    /// Looks whether the interfaces are guarded, and at the rest of the host if that has changed.
-    pub fn look_at_interfaces(&mut self) -> Result<(), BpfError> {
-        if self.guards.look(&mut self.filter, Instant::now())? { self.follow_host() } else { Ok(()) }
+    /// Looks whether the interfaces are guarded. Returns whether anything has changed.
+    pub fn look_at_interfaces(&mut self) -> Result<bool, BpfError> {
+        self.guards.look(&mut self.filter, Instant::now())
     }
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.

@@ -4,7 +4,7 @@ use flood_common::proof::means;
 use tracing::info;
 
 use crate::{
-    bpf::Attachment,
+    bpf::{Attachment, interface::Interface},
     config::{HostSays, Proof, SynProof, SyncookieControl},
     host::{Facts, setting},
 };
@@ -32,7 +32,8 @@ impl Means {
             HostSays::Auto => facts.why_absence_says_nothing(),
             HostSays::Yes | HostSays::No => None,
         };
-        let harmful = || translated(proof, facts).or_else(|| stripped(attachments, facts));
+        let guarded = attachments.iter().map(|attachment| &attachment.interface);
+        let harmful = || why_answers_harm(proof, guarded, facts);
         let why_no_cookies = match proof.syn {
             SynProof::Auto => why_no_cookies(proof, attachments).or_else(harmful),
             SynProof::Cookie => harmful(),
@@ -63,6 +64,15 @@ impl Means {
     }
 }
 
+/// Why a client whom the filter answers on these interfaces would not get to whom it wants, if it would not.
+pub(crate) fn why_answers_harm<'a>(
+    proof: &Proof,
+    guarded: impl Iterator<Item = &'a Interface>,
+    facts: &Facts,
+) -> Option<String> {
+    translated(proof, facts).or_else(|| stripped(guarded, facts))
+}
+
 /// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone, or to nobody.
 fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
     if proof.host == HostSays::Yes {
@@ -74,14 +84,15 @@ fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
 }
 
 /// What is sent back in the driver would have no tag where one was taken off before.
-fn stripped(attachments: &[Attachment], facts: &Facts) -> Option<String> {
-    let is_guarded = |index: u32| attachments.iter().find(|attachment| attachment.interface.index == index);
-    let (guarded, stripped) =
-        facts.stripped.iter().find_map(|stripped| Some((is_guarded(stripped.index)?, stripped)))?;
+fn stripped<'a>(mut guarded: impl Iterator<Item = &'a Interface>, facts: &Facts) -> Option<String> {
+    let (guarded, stripped) = guarded.find_map(|interface| {
+        let stripped = facts.stripped.iter().find(|stripped| stripped.index == interface.index)?;
+        Some((interface, stripped))
+    })?;
     Some(format!(
         "{name} takes off the VLAN tags of {vlan}, and what is sent back would have none (`ethtool -K {name} rxvlan off` leaves \
          them on)",
-        name = guarded.interface.name,
+        name = guarded.name,
         vlan = stripped.vlan,
     ))
 }

@@ -42,8 +42,8 @@ pub struct Reloader {
     path: PathBuf,
     engine: Arc<Mutex<Engine>>,
     feeds: Arc<FeedKeeper>,
-    /// The configuration that the daemon started with, as it was written.
-    started: Config,
+    /// What waits for a start when it is changed, as the daemon started with it.
+    started: Arc<Map<String, Value>>,
     /// Whether there was a file, by the last look. One reload after the other holds this.
     found: tokio::sync::Mutex<bool>,
 }
@@ -64,7 +64,8 @@ impl From<ListError> for Refused {
 impl Reloader {
     /// For a daemon that was started with what is `written`.
     pub fn new(written: Written, engine: Arc<Mutex<Engine>>, feeds: Arc<FeedKeeper>) -> Self {
-        let Written { path, config: started, found } = written;
+        let Written { path, config, found } = written;
+        let started = Arc::new(restarted(&config));
         Self { path, engine, feeds, started, found: tokio::sync::Mutex::new(found) }
     }
 
@@ -75,12 +76,14 @@ impl Reloader {
         let waited = timeout(ANOTHER, self.found.lock()).await;
         let mut found = waited.map_err(|_| Refused::Conflict("another reload is under way".into()))?;
         let (was_there, path, engine) = (*found, self.path.clone(), Arc::clone(&self.engine));
+        let started = Arc::clone(&self.started);
         let read = move || -> Result<_, Refused> {
             let is_there = was_there || path.exists();
             let config = if is_there { Config::load(&path)? } else { Config::default() };
             let guard = locked(&engine).list_guard().clone();
             let lists = configured(&config, &guard)?;
-            Ok((is_there, config, lists))
+            let pending = changed_keys(&started, &restarted(&config));
+            Ok((is_there, config, lists, pending))
         };
         let read = timeout(READING, tokio::task::spawn_blocking(read)).await.map_err(|_| {
             Refused::Bad(format!(
@@ -89,9 +92,8 @@ impl Reloader {
                 READING.as_secs()
             ))
         })?;
-        let (is_there, config, lists) = read.map_err(|error| Refused::Bad(error.to_string()))??;
+        let (is_there, config, lists, pending) = read.map_err(|error| Refused::Bad(error.to_string()))??;
         let (path, engine) = (self.path.clone(), Arc::clone(&self.engine));
-        let pending = changed_keys(&self.started, &config);
         let work = move || -> Result<(Config, ReloadReply), Refused> {
             let mut engine = locked(&engine);
             let mut reply = engine.reload(&config, lists)?;
@@ -137,17 +139,19 @@ fn changes(reply: &ReloadReply) -> Vec<String> {
         .collect()
 }
 
-/// The keys, outside of the lists, of which two configurations say different things.
-fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
-    let sections = |config: &Config| match serde_json::to_value(config) {
-        Ok(Value::Object(sections)) => sections,
-        _ => Map::new(),
-    };
-    let (before, after) = (sections(before), sections(after));
+/// What a configuration says, but for what a reload puts in force.
+fn restarted(config: &Config) -> Map<String, Value> {
+    let Ok(Value::Object(mut sections)) = serde_json::to_value(config) else { return Map::new() };
+    sections.retain(|section, _| !RELOADED.contains(&section.as_str()));
+    sections
+}
+
+/// The keys of which two configurations say different things.
+fn changed_keys(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<String> {
     let mut keys = Vec::new();
-    for (section, now) in &after {
+    for (section, now) in after {
         let was = before.get(section).unwrap_or(&Value::Null);
-        if RELOADED.contains(&section.as_str()) || was == now {
+        if was == now {
             continue;
         }
         // As they are called in the file.
@@ -177,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_start_is_named_as_in_the_file() {
-        let parse = |text| Config::parse(text, Path::new("")).unwrap();
+        let parse = |text| restarted(&Config::parse(text, Path::new("")).unwrap());
         let cases: [(&str, &[&str]); 8] = [
             ("", &[]),
             ("[block]\nentries = [\"192.0.2.1\"]\n[[allow.feed]]\nname = \"a\"\npath = \"a\"", &[]),

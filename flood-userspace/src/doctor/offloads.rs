@@ -1,13 +1,9 @@
 //! What of a card stands in the way of native XDP: merging of received packets in the card, and virtual cards whose host merges
 //! and does not let itself be stopped.
 
-use std::{
-    ffi::CStr,
-    fs, io,
-    os::{fd::AsRawFd, unix::net::UnixDatagram},
-};
+use std::{ffi::CStr, fs, io};
 
-use crate::bpf::interface::Interface;
+use crate::{bpf::interface::Interface, host::ethtool};
 
 /// Merging of received packets by the card, as `ethtool -k` and the kernel name it (net/ethtool/common.c), and as `ethtool -K`
 /// takes it.
@@ -76,24 +72,6 @@ fn active_features(interface: &str) -> io::Result<Vec<u32>> {
     ethtool(interface, &mut request)?;
     let words = (request[1] as usize).min(WORDS);
     Ok(request[2..].chunks(EACH).take(words).map(|word| word[2]).collect())
-}
-
-/// The ioctl of ethtool, whose command is the first word of the request.
-fn ethtool(interface: &str, request: &mut [u32]) -> io::Result<()> {
-    /// linux/sockios.h.
-    const SIOCETHTOOL: libc::Ioctl = 0x8946;
-
-    // SAFETY: all zeros are a valid `ifreq`.
-    let mut named: libc::ifreq = unsafe { std::mem::zeroed() };
-    let room = named.ifr_name.len() - 1; // a NUL stays behind the name
-    for (to, byte) in named.ifr_name[..room].iter_mut().zip(interface.bytes()) {
-        *to = byte.cast_signed() as libc::c_char;
-    }
-    named.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
-    let socket = UnixDatagram::unbound()?;
-    // SAFETY: the kernel writes as much behind `ifru_data` as the request says that there is room for.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut named) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

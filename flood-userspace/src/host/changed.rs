@@ -5,19 +5,15 @@
 //! boot and in the network namespace in which it was written: elsewhere the setting is another one.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
-    os::{
-        fd::AsRawFd,
-        unix::{
-            fs::{DirBuilderExt, OpenOptionsExt},
-            net::UnixDatagram,
-        },
-    },
+    fs::{self, File, TryLockError},
+    io::{self, Read},
+    os::{fd::AsRawFd, unix::net::UnixDatagram},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::{file, state::Folder};
 
 /// A setting that was changed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -41,7 +37,7 @@ struct Note {
 #[derive(Debug)]
 pub struct Changes {
     setting: PathBuf,
-    folder: PathBuf,
+    folder: Folder,
 }
 
 /// A note that is held.
@@ -60,46 +56,29 @@ const LONGEST: u64 = 64 << 10;
 impl Changes {
     /// Of the setting in this file, in the folder for what is kept over a restart.
     pub fn of(setting: &Path, state: &Path) -> Self {
-        Self { setting: setting.to_owned(), folder: state.join("changed") }
+        Self { setting: setting.to_owned(), folder: Folder::at(state.join("changed")) }
     }
 
     /// Notes a change that is about to be made. That it is on disk when this returns is the point.
     pub fn note(&self, change: Change) -> io::Result<Kept> {
-        let path = self.path()?;
-        let new = path.with_extension(format!("{}.new", std::process::id()));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        match self.open(&path) {
+        let name = self.name()?;
+        match self.open(&name) {
             Ok(other) => drop(other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.try_lock()?;
-            let note = Note { boot: boot()?, setting: self.setting.clone(), change: change.clone() };
-            file.write_all(&serde_json::to_vec(&note)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.folder)?.sync_all()?;
-            Ok(file)
-        };
-        match write() {
-            Ok(file) => Ok(Kept { change, path, _file: file }),
-            Err(error) => {
-                let _ = fs::remove_file(&new); // why it failed matters more
-                Err(error)
-            }
-        }
+        let note = Note { boot: boot()?, setting: self.setting.clone(), change: change.clone() };
+        let lock = |file: &File| Ok(file.try_lock()?);
+        let file = self.folder.write_held(&name, &[&serde_json::to_vec(&note)?], lock)?;
+        Ok(Kept { change, path: self.folder.file(&name), _file: file })
     }
 
     /// The change of one that did not live to put it back.
     pub fn left(&self) -> io::Result<Option<Kept>> {
-        let path = self.path()?;
-        let file = match self.open(&path) {
+        self.folder.check()?;
+        let name = self.name()?;
+        let path = self.folder.file(&name);
+        let file = match self.open(&name) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {
                 return Ok(None);
             }
@@ -120,8 +99,8 @@ impl Changes {
     }
 
     /// A note that nobody else holds, locked.
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    fn open(&self, name: &str) -> io::Result<File> {
+        let (file, _) = file::open(&self.folder.file(name))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(io::Error::new(
@@ -132,9 +111,9 @@ impl Changes {
         }
     }
 
-    fn path(&self) -> io::Result<PathBuf> {
+    fn name(&self) -> io::Result<String> {
         let name = self.setting.file_name().unwrap_or_default().to_string_lossy();
-        Ok(self.folder.join(format!("{name}.{:x}", namespace()?)))
+        Ok(format!("{name}.{:x}", namespace()?))
     }
 }
 
@@ -203,7 +182,7 @@ mod tests {
             [|text: String| text.replacen("boot\":\"", "boot\":\"0", 1), |text: String| text[..20].into()]
         {
             drop(changes.note(change()).unwrap());
-            let path = changes.path().unwrap();
+            let path = changes.folder.file(&changes.name().unwrap());
             fs::write(&path, spoil(fs::read_to_string(&path).unwrap())).unwrap();
             assert!(changes.left().unwrap().is_none());
             assert!(!path.exists());

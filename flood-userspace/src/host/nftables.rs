@@ -1,7 +1,11 @@
 //! The rules of nftables, as far as it matters here what they do (linux/netfilter/nf_tables.h). iptables writes such rules, too,
 //! unless it is the old one.
 
-use std::io;
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    sync::{Mutex, PoisonError},
+};
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkPayload,
@@ -11,27 +15,67 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::netlink::{Message, exchange};
 
-/// All chains.
-pub(super) fn chains() -> io::Result<Vec<Chain>> {
-    dump::<Chain>()
+/// What the rules of a network namespace do that matters here, each as the chain in which it is.
+#[derive(Default, Clone, Debug)]
+pub(super) struct Ruleset {
+    /// Translates addresses or ports.
+    pub(super) translates: Option<String>,
+    /// Asks what connection tracking says of a packet that comes to this host.
+    pub(super) asks_state: Option<String>,
+    /// Looks at the TCP flags of such a packet.
+    pub(super) asks_flags: Option<String>,
 }
 
-/// All rules.
-pub(super) fn rules() -> io::Result<Vec<Rule>> {
-    dump::<Rule>()
+/// The rules that were read last. With many rules that takes a while, and they hardly ever change.
+static READ: Mutex<Option<Read>> = Mutex::new(None);
+
+/// Rules as they were read.
+struct Read {
+    /// The inode of the network namespace, and the number of the state that its rules were in.
+    of: (u64, u32),
+    ruleset: Ruleset,
+}
+
+/// The rules of the network namespace of this thread; none where this kernel has no nftables.
+pub(super) fn ruleset() -> io::Result<Ruleset> {
+    let Some(generation) = generation()? else { return Ok(Ruleset::default()) };
+    let of = (fs::metadata("/proc/thread-self/ns/net")?.ino(), generation);
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(read) = &*read
+        && read.of == of
+    {
+        return Ok(read.ruleset.clone());
+    }
+    let (rules, chains) = (dump::<Rule>()?, dump::<Chain>()?);
+    let name = |chain: &str, table: &str| format!("chain {chain} of table {table}");
+    let is_elsewhere = |rule: &Rule| chains.iter().any(|chain| chain.is_elsewhere() && chain.has(rule));
+    let first = |asks: fn(&Rule) -> bool| {
+        let rule = rules.iter().find(|rule| asks(rule) && rule.is_of_ip() && !is_elsewhere(rule))?;
+        Some(name(&rule.chain, &rule.table))
+    };
+    let ruleset = Ruleset {
+        translates: chains
+            .iter()
+            .find(|chain| chain.is_translation())
+            .map(|chain| name(&chain.name, &chain.table)),
+        asks_state: first(|rule| rule.asks_state),
+        asks_flags: first(|rule| rule.asks_flags),
+    };
+    *read = Some(Read { of, ruleset: ruleset.clone() });
+    Ok(ruleset)
 }
 
 /// The number of the state that the rules are in: it changes with each of them. `None` where there are none.
-pub(super) fn generation() -> io::Result<Option<u32>> {
+fn generation() -> io::Result<Option<u32>> {
     let answers = known(exchange(Request::<Generation>::new(), NLM_F_REQUEST))?;
     Ok(answers.into_iter().flat_map(|answer| answer.found).next().map(|generation| generation.number))
 }
 
 /// A chain.
 #[derive(Default, Clone, Debug)]
-pub(super) struct Chain {
-    pub(super) table: String,
-    pub(super) name: String,
+struct Chain {
+    table: String,
+    name: String,
     kind: String,
     family: u8,
     /// Its rules, and what else refers to it.
@@ -42,17 +86,17 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Whether it translates anything.
-    pub(super) fn is_translation(&self) -> bool {
+    fn is_translation(&self) -> bool {
         self.kind == "nat" && self.uses > 0
     }
 
     /// Whether a rule is one of its.
-    pub(super) fn has(&self, rule: &Rule) -> bool {
+    fn has(&self, rule: &Rule) -> bool {
         self.table == rule.table && self.name == rule.chain && self.family == rule.family
     }
 
     /// Whether what comes to this host does not come through it, but what it sends or passes on.
-    pub(super) fn is_elsewhere(&self) -> bool {
+    fn is_elsewhere(&self) -> bool {
         // linux/netfilter.h: NF_INET_FORWARD, NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
         matches!(self.hook, Some(2..=4))
     }
@@ -60,19 +104,19 @@ impl Chain {
 
 /// A rule.
 #[derive(Default, Clone, Debug)]
-pub(super) struct Rule {
-    pub(super) table: String,
-    pub(super) chain: String,
+struct Rule {
+    table: String,
+    chain: String,
     family: u8,
     /// Whether it asks what connection tracking says of a packet.
-    pub(super) asks_state: bool,
+    asks_state: bool,
     /// Whether it looks at the flags of TCP.
-    pub(super) asks_flags: bool,
+    asks_flags: bool,
 }
 
 impl Rule {
     /// Whether it is about IP, rather than about frames.
-    pub(super) fn is_of_ip(&self) -> bool {
+    fn is_of_ip(&self) -> bool {
         // linux/netfilter.h: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
         matches!(self.family, 1 | 2 | 10)
     }

@@ -7,7 +7,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use super::nftables::{self, Chain};
+use super::nftables;
 
 /// The first translation that there is, in words. Where it cannot be told, there is one.
 pub(super) fn find() -> Option<String> {
@@ -16,20 +16,24 @@ pub(super) fn find() -> Option<String> {
 
 /// A chain of nftables for translation that has a rule.
 fn by_nftables() -> Option<String> {
-    match nftables::chains() {
-        Ok(chains) => {
-            let chain = chains.into_iter().find(Chain::is_translation)?;
-            Some(format!("nftables: chain {} of table {}", chain.name, chain.table))
-        }
+    match nftables::ruleset() {
+        Ok(ruleset) => Some(format!("nftables: {}", ruleset.translates?)),
         Err(error) => Some(format!("the rules of nftables cannot be read: {error}")),
     }
 }
 
 /// The table `nat` of the old iptables, which is there from when it was first looked at.
 fn by_iptables() -> Option<String> {
+    let (_, file) = table_of_old_iptables(&["nat"])?;
+    Some(format!("iptables: table nat, {file}"))
+}
+
+/// The first of these tables that the old iptables has, and the file in which it is named.
+pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<(String, &'static str)> {
     ["ip_tables_names", "ip6_tables_names"].into_iter().find_map(|file| {
         let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        names.lines().any(|name| name == "nat").then(|| format!("iptables: table nat, {file}"))
+        let name = names.lines().find(|name| tables.contains(name))?;
+        Some((name.to_owned(), file))
     })
 }
 

@@ -6,9 +6,8 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_generic::GenlMessage;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+use netlink_packet_route::link::{
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
 
@@ -18,18 +17,15 @@ use crate::netlink::{exchange, family_id};
 /// as Linux began with another), Geneve and GUE.
 pub const USUAL: [u16; 6] = [51_820, 41_641, 4_789, 8_472, 6_081, 6_080];
 
-/// The ports that the interfaces of this network namespace have.
-pub(super) fn ports() -> io::Result<Vec<u16>> {
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+/// The ports that these interfaces have.
+pub(super) fn ports(links: &[LinkMessage]) -> Vec<u16> {
     let mut ports = Vec::new();
-    for answer in answers {
-        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-        for attribute in link.attributes {
+    for link in links {
+        for attribute in &link.attributes {
             let LinkAttribute::LinkInfo(infos) = attribute else { continue };
             for info in infos {
                 match info {
-                    LinkInfo::Data(data) => ports.extend(port(&data)),
+                    LinkInfo::Data(data) => ports.extend(port(data)),
                     LinkInfo::Kind(InfoKind::Wireguard) => {
                         // Who may not ask, or whose interface is just going, knows one port less.
                         ports.extend(wireguard(link.header.index).ok().flatten());
@@ -39,7 +35,7 @@ pub(super) fn ports() -> io::Result<Vec<u16>> {
             }
         }
     }
-    Ok(ports)
+    ports
 }
 
 /// The port of a tunnel, where its interface says so.

@@ -28,8 +28,9 @@ impl UdpPort {
     }
 }
 
-/// The ports of all sockets in the network namespace of this thread.
-pub fn udp_ports() -> io::Result<Vec<UdpPort>> {
+/// The ports of all sockets in the network namespace of this thread. `tunnels` are those that [interfaces](super::Facts::tunnels)
+/// have.
+pub fn udp_ports(tunnels: &[u16]) -> io::Result<Vec<UdpPort>> {
     let mut ports = Vec::new();
     for file in FILES {
         match fs::read_to_string(file) {
@@ -39,7 +40,6 @@ pub fn udp_ports() -> io::Result<Vec<UdpPort>> {
             Err(error) => return Err(error),
         }
     }
-    let tunnels = tunnels::ports()?;
     for port in &mut ports {
         port.is_tunnel = tunnels::USUAL.contains(&port.port) || tunnels.contains(&port.port);
     }
@@ -86,7 +86,7 @@ mod tests {
         let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
         let [for_all, for_all6, mine] = ["0.0.0.0:0", "[::]:0", "127.0.0.1:0"].map(bind);
         let connected = bind("0.0.0.0:0");
-        let found = udp_ports().unwrap();
+        let found = udp_ports(&[]).unwrap();
         let has = |socket: &UdpSocket| found.iter().find(|found| found.port == port(socket)).copied();
         assert_eq!(has(&for_all), Some(UdpPort::open(port(&for_all))));
         assert_eq!(has(&for_all6), Some(UdpPort::open(port(&for_all6))));

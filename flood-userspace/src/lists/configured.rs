@@ -55,6 +55,9 @@ pub enum ListError {
     Room(#[from] EditError),
 }
 
+/// How many prefixes an answer, a warning or the log names.
+pub const NAMED: usize = 10;
+
 /// The entries of a list, and what was wrong with lines of its files.
 #[derive(Debug, Default)]
 pub struct Configured {
@@ -71,7 +74,11 @@ impl Configured {
     pub fn left_out(&self) -> impl Iterator<Item = String> {
         let withheld = |kept: &Kept| {
             let origin = kept.entry.note.origin.to_string();
-            kept.withheld.iter().map(move |held| format!("{origin}: {held}")).collect::<Vec<_>>()
+            let named = kept.withheld.iter().take(NAMED).map(|held| format!("{origin}: {held}"));
+            let more = kept.withheld.len().saturating_sub(NAMED);
+            let more =
+                (more > 0).then(|| format!("{origin}: {more} more are not in force as they are written"));
+            named.chain(more).collect::<Vec<_>>()
         };
         self.problems.iter().cloned().chain(self.kept.iter().flat_map(withheld))
     }

@@ -168,12 +168,19 @@ impl World {
         let window = Frame(frame);
         let parsed = parse(window);
         let Parsed::Packet(packet) = parsed else { unreachable!("all frames are packets: {parsed:?}") };
-        let Verdict { mut reason, looks_again, .. } =
+        let Verdict { mut reason, looks_again, class } =
             decide(&parsed, &self.settings, self.now_ns, &self.tables);
         // What passes and is looked at again is a fragment, and its memory is none of a trial's.
         if looks_again && reason.is_drop() {
-            reason = match prove(&packet, reason.number(), window, &self.settings, self.now_ns, &self.tables)
-            {
+            reason = match prove(
+                &packet,
+                class,
+                reason.number(),
+                window,
+                &self.settings,
+                self.now_ns,
+                &self.tables,
+            ) {
                 Proof::Verdict(reason) => reason,
                 Proof::Answer(_) => Reason::Answered,
                 Proof::Nothing => reason,

@@ -12,15 +12,13 @@ use crate::{
     feeds::{Content, FetchError, NoList, copy::CopyError},
     lists::{
         Edit, Entry, ListKind, Origin,
+        configured::NAMED,
         doubt::{Doubt, Entries, check_coverage, check_growth, check_shrinking},
         guard::Kept,
     },
 };
 
-use super::{
-    Engine,
-    lists::{NAMED, log_withheld},
-};
+use super::{Engine, lists::log_withheld};
 
 /// Why a feed is as it was before.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ use crate::{
     host::Lifeline,
     lists::{
         Book, Change, Edit, Entry, Guard, ListKind, Note, Origin, TargetError, canonical,
+        configured::NAMED,
         configured::{Configured, reloaded},
         doubt::{Coverage, Doubt, check_coverage, check_growth, check_shrinking},
         guard::{self, Kept, Withheld},
@@ -23,9 +24,6 @@ use crate::{
 };
 
 use super::{Engine, Refused};
-
-/// How many prefixes an answer, a warning or the log names.
-pub(super) const NAMED: usize = 10;
 
 impl From<TargetError> for Refused {
     fn from(error: TargetError) -> Self {
