@@ -52,6 +52,8 @@ pub mod map {
     pub const SOLICITED: &str = "SOLICITED";
     /// Buckets of the flows that the other side has begun, likewise.
     pub const BEGUN: &str = "BEGUN";
+    /// See [`watch`](crate::watch).
+    pub const WATCHED: &str = "WATCHED";
     /// Words of the UDP ports of this host, mmapable ([`open`](crate::open)).
     pub const OPEN: &str = "OPEN";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
@@ -395,7 +397,8 @@ impl Settings {
         self.limits = limits;
         self.plan = [[0; PLAN]; 2 * CLASS_SLOTS];
         for version in [4, 6] {
-            for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
+            let classes = Class::ALL.into_iter().chain([Class::Answered]);
+            for class in classes.filter(|class| *class != Class::Any) {
                 self.plan[Self::plan_of(version, class as usize)] = self.plan_class(version, class);
             }
         }
@@ -442,9 +445,8 @@ impl Settings {
         let mut plan = [0; PLAN];
         let mut next = plan.iter_mut();
         for scope in Scope::ALL {
-            let own = Cell::new(scope, class);
-            let inherited = class.parent(scope).map(|parent| Cell::new(scope, parent));
-            let of_class = if is_set(own) { Some(own) } else { inherited };
+            let classes = core::iter::successors(Some(class), |class| class.parent(scope));
+            let of_class = classes.map(|class| Cell::new(scope, class)).find(|cell| is_set(*cell));
             let of_all = Cell::new(scope, Class::Any);
             for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
                 if let Some(entry) = next.next() {

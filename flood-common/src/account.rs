@@ -45,6 +45,8 @@ pub enum Account {
     Fragments = 10,
     /// The same, for fragments that were asked for or are proven.
     FragmentsProven = 11,
+    /// Packets of [sessions that sockets do not tell](crate::watch): by source.
+    Watched = 12,
 }
 
 /// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).

@@ -42,6 +42,10 @@ pub trait Tables: Accounts {
     fn is_tunnel(&self, port: u16) -> bool;
     /// Whether this host has answered in a flow that the other side has begun.
     fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool;
+    /// Whether there is a [session](crate::watch) in a flow.
+    fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool;
+    /// Marks that a source is [watched](crate::watch).
+    fn watch(&self, source: SolicitPlace, now_ns: u64);
     /// Whether it is a unicast address of this host.
     fn is_local(&self, settings: &Settings, address: Address) -> bool;
     /// Whether packets of this source that give evidence pass over all limits.
@@ -358,12 +362,18 @@ fn udp_kind<T: Tables>(
     }
     // Of what this host has asked for there may be too much, but the other side has not begun it.
     let may_begin = has_notes && asked == Asked::Nothing;
-    // Some mirrors have ports that clients are given, too. A client is whom this host answers, or the other end of a tunnel.
-    let is_client = flow.remote_port >= FIRST_OF_CLIENTS
-        && (tables.is_tunnel(flow.local_port)
-            || may_begin && tables.is_answered(flow.place_begun(&settings.solicit_seeds), now_ns));
+    // Some mirrors have ports that clients are given, too. So has the other end of a tunnel, and whom this host answers.
+    let class = if flow.remote_port < FIRST_OF_CLIENTS {
+        Class::Amplification
+    } else if tables.is_tunnel(flow.local_port) {
+        Class::Udp
+    } else if may_begin && tables.is_answered(flow.place_begun(&settings.solicit_seeds), now_ns) {
+        Class::Answered
+    } else {
+        Class::Amplification
+    };
     // VERIFIER: one way, as there are many from here.
-    let class = forget(settings, if is_client { Class::Udp } else { Class::Amplification } as u64);
+    let class = forget(settings, class as u64);
     let by_source = By::source(source);
     if has_sockets && tables.is_local(settings, packet.destination) {
         match tables.receiver(flow) {
@@ -408,7 +418,7 @@ fn is_answer<T: Tables>(
 
 /// A flow as who is charged. Later fragments have no ports, and those between two addresses are one flow.
 #[inline(always)]
-pub(crate) fn by_flow(flow: &Flow, settings: &Settings) -> By {
+fn by_flow(flow: &Flow, settings: &Settings) -> By {
     By::Hash(flow.hash(&settings.solicit_seeds))
 }
 

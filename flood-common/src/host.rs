@@ -32,6 +32,7 @@ use crate::{
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
     solicit::{self, Asked, Flow, Note, Outgoing, SOLICIT_BITS, SolicitPlace},
+    watch,
     wire::protocol,
 };
 
@@ -117,8 +118,8 @@ pub struct HostSockets {
     pub listeners: Vec<Listener>,
     /// What there is between two TCP ports, seen from the host.
     pub tcp: Vec<(Flow, Between)>,
-    /// The UDP ports of its tunnels.
-    pub tunnels: Vec<u16>,
+    /// The UDP ports of its tunnels, and whether their other ends send from ports that are hashes.
+    pub tunnels: Vec<(u16, bool)>,
     /// Its UDP sockets.
     pub udp: Vec<UdpSocket>,
     /// Whether segments to listeners bring a right cookie.
@@ -171,6 +172,8 @@ pub struct HostTables {
     pub solicited: Vec<[AtomicU64; WAYS]>,
     /// Buckets of flows that the other side has begun.
     begun: Vec<[AtomicU64; WAYS]>,
+    /// Buckets of watched sources and sessions.
+    watched: Vec<[AtomicU64; WAYS]>,
     /// The words of the UDP ports of the host.
     pub open: Vec<AtomicU64>,
     /// What each processor keeps for itself, and which of them has the packet now.
@@ -197,6 +200,7 @@ impl HostTables {
             sockets: HostSockets::default(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             begun: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
+            watched: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             open: (0..open::WORDS).map(|_| AtomicU64::new(0)).collect(),
             processors: vec![Processor::default()],
             running: cell::Cell::new(0),
@@ -274,7 +278,10 @@ impl HostTables {
                 open::set(&self.open[open::peer_word(*port)], *port);
             }
         }
-        for port in &self.sockets.tunnels {
+        for (port, hashes) in &self.sockets.tunnels {
+            if *hashes {
+                open::set(&self.open[open::hashing_word(*port)], *port);
+            }
             open::set(&self.open[open::peer_word(*port)], *port);
             open::set(&self.open[open::tunnel_word(*port)], *port);
         }
@@ -338,7 +345,15 @@ impl Tables for HostTables {
     }
 
     fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
-        solicit::is_answered(&self.begun[flow.bucket as usize], flow.tag, now_ns)
+        solicit::is_session(&self.begun[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_session(&self.watched[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn watch(&self, source: SolicitPlace, now_ns: u64) {
+        solicit::write(&self.watched[source.bucket as usize], source.tag, now_ns, watch::WATCHED);
     }
 
     fn is_local(&self, _: &Settings, address: Address) -> bool {
@@ -418,6 +433,18 @@ impl Outgoing for HostTables {
 
     fn is_tunnel(&self, port: u16) -> bool {
         Tables::is_tunnel(self, port)
+    }
+
+    fn is_hashing_tunnel(&self, port: u16) -> bool {
+        Slot::load(&self.open[open::hashing_word(port)]) & port_bit(port) != 0
+    }
+
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_in(&self.watched[source.bucket as usize], source.tag, now_ns)
+    }
+
+    fn count(&self, flow: SolicitPlace, now_ns: u64) {
+        watch::count(&self.watched[flow.bucket as usize], flow.tag, now_ns);
     }
 
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {

@@ -1,7 +1,7 @@
 //! The UDP ports of this host: on which of them somebody listens, on which a socket may be connected to a peer, and which are
 //! those of tunnels.
 //!
-//! Three bits for each port. The daemon looks at the host's sockets each second, and the egress program sets what it sees being
+//! Four bits for each port. The daemon looks at the host's sockets each second, and the egress program sets what it sees being
 //! used; so a client is known before its answer can come, and a service within a second. What has closed is taken out by the
 //! daemon, which also writes when it looked: what is older than three seconds says nothing.
 
@@ -10,7 +10,8 @@ use crate::{
     reflector::{PORT_WORDS, port_bit, port_word},
 };
 
-/// Words for 64 ports, side by side: those that are open, those with a peer, those of tunnels, and one that is not used.
+/// Words for 64 ports, side by side: those that are open, those with a peer, those of tunnels, and of these those whose other ends
+/// send from ports that are hashes.
 const STRIDE: usize = 4;
 
 /// The word of the last look, nanoseconds, behind those of the ports.
@@ -41,6 +42,12 @@ pub fn peer_word(port: u16) -> usize {
 #[inline(always)]
 pub fn tunnel_word(port: u16) -> usize {
     word(port) + 2
+}
+
+/// The word of a port among those of tunnels whose other ends send from ports that are hashes.
+#[inline(always)]
+pub fn hashing_word(port: u16) -> usize {
+    word(port) + 3
 }
 
 /// Whether a look at this time is still believed.

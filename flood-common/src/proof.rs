@@ -14,13 +14,14 @@ use crate::{
     address::Address,
     again::{self, SynPlace},
     class::Class,
-    decide::{by_flow, charge_source, source_of},
+    decide::{charge_source, source_of},
     evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
     meter::{Charge, Price},
     packet::Packet,
     reason::Reason,
     reassembly::Memory,
-    solicit::{Asked, Flow},
+    solicit::Flow,
+    watch,
     wire::{Window, protocol},
 };
 
@@ -94,10 +95,7 @@ pub fn prove<'a, H: Host>(
     match packet.protocol {
         protocol::TCP => match Segment::read(packet, window) {
             Some(segment) if packet.class == Class::Syn => case.open(&segment),
-            Some(segment) => match case.stand(&segment) {
-                Proof::Nothing if settings.absence == 0 => case.watch(&Flow::of(packet)),
-                proof => proof,
-            },
+            Some(segment) => case.stand(&segment),
             None => Proof::Nothing,
         },
         _ if !case.asks(means::SOCKETS) => Proof::Nothing,
@@ -173,15 +171,16 @@ impl<H: Host> Case<'_, H> {
     /// A TCP segment that is not a SYN.
     #[inline(always)]
     fn stand(&self, segment: &Segment) -> Proof {
-        if !self.asks(means::SOCKETS) {
-            return Proof::Nothing;
-        }
         let destination = self.packet.destination;
+        if !self.asks(means::SOCKETS) {
+            return self.elsewhere(Proof::Nothing);
+        }
         match self.host.stand(self.packet, segment) {
             Standing::Proven => self.proven(),
             Standing::Unproven => self.refused(Reason::NoConnection),
-            Standing::WrongCookie => self.absent(destination, Reason::WrongCookie),
-            Standing::NoSocket => self.absent(destination, Reason::NoConnection),
+            // A listener may be in front of a translation, whose connections it knows nothing of.
+            Standing::WrongCookie => self.elsewhere(self.absent(destination, Reason::WrongCookie)),
+            Standing::NoSocket => self.elsewhere(self.absent(destination, Reason::NoConnection)),
             Standing::Unknown => self.passes(Account::Room, self.listener(), Reason::Proven),
         }
     }
@@ -197,27 +196,40 @@ impl<H: Host> Case<'_, H> {
         match self.host.receiver(&flow) {
             Receiver::Connected => self.proven(),
             Receiver::NoSocket => self.absent(flow.local, Reason::NoSocket),
-            Receiver::Anybodys if self.host.is_tunnel(flow.local_port) => self.watch(&flow.of_tunnel()),
-            Receiver::Anybodys if is_of_many(self.exceeded) => self.share(&flow),
-            Receiver::Anybodys => Proof::Nothing,
+            Receiver::Anybodys => {
+                let proof = if self.host.is_tunnel(flow.local_port) {
+                    self.watch(&watch::of_tunnel(&flow))
+                } else {
+                    Proof::Nothing
+                };
+                if proof == Proof::Nothing && is_of_many(self.exceeded) { self.share(&flow) } else { proof }
+            }
         }
     }
 
-    /// A packet of a session that sockets do not tell, of a tunnel or of a host behind this one: it passes when this host sends to
-    /// the other side as well, which is noted once it is known here that somebody asks. Tunnels answer no stranger, and neither
-    /// does anybody send more than a SYN-ACK to one.
+    /// A TCP segment that no socket here knows of may be of a connection of another host, where it is passed on.
+    #[inline(always)]
+    fn elsewhere(&self, proof: Proof) -> Proof {
+        if proof == Proof::Nothing && self.settings.absence == 0 {
+            self.watch(&Flow::of(self.packet))
+        } else {
+            proof
+        }
+    }
+
+    /// A packet of a [session](crate::watch) that sockets do not tell passes. Another makes its source watched, if that sends too much;
+    /// many sources would be many marks, each of which is a write.
     #[inline(always)]
     fn watch(&self, flow: &Flow) -> Proof {
-        let seeds = &self.settings.solicit_seeds;
         if self.settings.solicited & solicited::NOTED == 0 {
             return Proof::Nothing;
         }
-        if self.host.asked(flow.place(seeds), self.now_ns) == Asked::Session {
-            return self.passes(Account::Proven, by_flow(flow, self.settings), Reason::Proven);
+        if self.host.is_session(flow.place(&self.settings.solicit_seeds), self.now_ns) {
+            let source = source_of(self.packet, self.settings);
+            return self.passes(Account::Watched, By::source(source), Reason::Proven);
         }
-        // Many sources would be many marks, each of which is a write.
         if !is_of_many(self.exceeded) {
-            self.host.mark_begun(flow.place_begun(seeds), self.now_ns);
+            self.host.watch(watch::place_of_source(self.settings, flow), self.now_ns);
         }
         Proof::Nothing
     }
@@ -225,15 +237,18 @@ impl<H: Host> Case<'_, H> {
     /// A datagram for a port of this host, of a source that is within its limits.
     #[inline(always)]
     fn share(&self, flow: &Flow) -> Proof {
-        // A client on the port of a mirror has been told from one.
-        let is_reflected = self.class != Class::Udp as u64
-            && self.settings.reflectors | self.settings.solicited != 0
+        let is_mirror = self.settings.reflectors | self.settings.solicited != 0
             && self.host.is_reflector(flow.remote_port);
-        let (class, budget) = if is_reflected {
-            (Class::Amplification, BUDGET_PORTS_REFLECTED)
+        // Who has been told from a mirror on its port is none.
+        let class = if self.class == Class::Answered as u64 || self.class == Class::Udp as u64 {
+            self.class
+        } else if is_mirror {
+            Class::Amplification as u64
         } else {
-            (Class::Udp, BUDGET_PORTS)
+            Class::Udp as u64
         };
+        let is_reflected = class != Class::Udp as u64;
+        let budget = if is_reflected { BUDGET_PORTS_REFLECTED } else { BUDGET_PORTS };
         let length = self.packet.length;
         let price = self.settings.port_shares[usize::from(is_reflected)].price(length);
         let by = By::port(self.settings, flow.local, flow.local_port);
@@ -241,7 +256,7 @@ impl<H: Host> Case<'_, H> {
             return Proof::Nothing;
         }
         charge_source(self.packet, class as usize, self.settings, self.now_ns, self.host);
-        if is_reflected && self.settings.solicited & solicited::NOTED != 0 {
+        if is_mirror && self.settings.solicited & solicited::NOTED != 0 {
             self.host.mark_begun(flow.place_begun(&self.settings.solicit_seeds), self.now_ns);
         }
         Proof::Verdict(Reason::PortShare)

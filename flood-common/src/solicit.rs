@@ -21,6 +21,7 @@ use crate::{
     open,
     packet::{Packet, is_extension},
     verifier::opaque,
+    watch,
     wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, ethertype, is_ping, protocol, tcp_flags},
 };
 
@@ -52,7 +53,7 @@ const ANSWERS: u32 = 8;
 
 /// The most answers that are open, and instead of a number the mark of a session.
 const MOST_ANSWERS: u32 = 62;
-const SESSION: u32 = 63;
+pub(crate) const SESSION: u32 = 63;
 
 const DNS: u16 = 53;
 
@@ -137,13 +138,6 @@ impl Flow {
         Self { local: Address::V4(0), ..*self }.place(seeds)
     }
 
-    /// All that this host and the other side send each other through a tunnel: one end sends from a port that is a hash of what is
-    /// inside.
-    #[inline(always)]
-    pub fn of_tunnel(&self) -> Self {
-        Self { remote_port: 0, local_port: 0, ..*self }
-    }
-
     /// Whether it is of a protocol whose services answer strangers, beside UDP.
     #[inline(always)]
     pub fn answers_strangers(&self) -> bool {
@@ -151,7 +145,7 @@ impl Flow {
     }
 }
 
-const fn units_of(seconds: u32) -> u32 {
+pub(crate) const fn units_of(seconds: u32) -> u32 {
     (seconds as u64 * 1_000_000_000).div_ceil(1 << UNIT_SHIFT) as u32
 }
 
@@ -159,8 +153,8 @@ const fn units_of(seconds: u32) -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Note {
     /// Units for which it lasts.
-    lifetime: u32,
-    answers: u32,
+    pub(crate) lifetime: u32,
+    pub(crate) answers: u32,
 }
 
 impl Note {
@@ -211,28 +205,28 @@ impl Asked {
 }
 
 #[inline(always)]
-fn units(now_ns: u64) -> u32 {
+pub(crate) fn units(now_ns: u64) -> u32 {
     (now_ns >> UNIT_SHIFT) as u32 & END_MASK
 }
 
 #[inline(always)]
-fn tag_of(word: u64) -> u32 {
+pub(crate) fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
 #[inline(always)]
-fn answers_of(word: u64) -> u32 {
+pub(crate) fn answers_of(word: u64) -> u32 {
     word as u32 >> END_BITS
 }
 
 #[inline(always)]
-fn word(tag: u32, answers: u32, end: u32) -> u64 {
+pub(crate) fn word(tag: u32, answers: u32, end: u32) -> u64 {
     u64::from(tag) << 32 | u64::from(answers << END_BITS | end & END_MASK)
 }
 
 /// Units for which a word lasts; 0 once it has ended.
 #[inline(always)]
-fn left(word: u64, now_ns: u64) -> u32 {
+pub(crate) fn left(word: u64, now_ns: u64) -> u32 {
     const LONGEST: u32 = units_of(SESSION_S);
     let left = (word as u32).wrapping_sub(units(now_ns)).wrapping_add(1) & END_MASK;
     if left > LONGEST + 1 { 0 } else { left }
@@ -253,9 +247,10 @@ pub fn is_in<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     })
 }
 
-/// Whether the flow with this tag, which the other side has begun, has been answered since its mark was last renewed.
+/// Whether the word of the flow with this tag has the mark of a session. Among flows that the other side has begun these are those
+/// in which this host has answered since that was last marked.
 #[inline(always)]
-pub fn is_answered<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
+pub fn is_session<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     bucket.iter().any(|slot| {
         let found = slot.load();
         tag_of(found) == tag && is_live(found, now_ns) && answers_of(found) == SESSION
@@ -313,7 +308,12 @@ pub fn write<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, note: Note) {
 fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
     let left = left(found, now_ns);
     let open = if left == 0 { 0 } else { answers_of(found) };
-    let answers = if note.answers == SESSION { SESSION } else { (open + note.answers).min(MOST_ANSWERS) };
+    let answers = match note.answers {
+        SESSION => SESSION,
+        // What the other side sends says nothing of answers.
+        0 => 0,
+        more => (open + more).min(MOST_ANSWERS),
+    };
     if left <= note.lifetime / 2 || open < answers {
         slot.compare_swap(found, word(tag_of(found), answers, units(now_ns).wrapping_add(note.lifetime)));
     }
@@ -329,6 +329,12 @@ pub trait Outgoing {
     fn has_sessions(&self, port: u16) -> bool;
     /// Whether a socket of this host on this UDP port is the end of a tunnel.
     fn is_tunnel(&self, port: u16) -> bool;
+    /// Whether it is, and of one whose other end sends from ports that are hashes.
+    fn is_hashing_tunnel(&self, port: u16) -> bool;
+    /// Whether a source is [watched](crate::watch).
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool;
+    /// [Counts](crate::watch::count) a packet in a flow with one.
+    fn count(&self, flow: SolicitPlace, now_ns: u64);
     /// Whether this host has asked for something in a flow.
     fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool;
     /// Whether the other side has begun a flow.
@@ -341,47 +347,38 @@ pub trait Outgoing {
 
 /// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered. `is_connected` says
 /// whether its socket is.
-///
-/// Connections of others, and tunnels, are noted only where the other side has been [seen to send](crate::proof) more than its
-/// limit; so they take no room in the table as long as nobody asks.
 #[inline(always)]
 pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
-    let seeds = &settings.solicit_seeds;
-    let (local_port, remote_port) = (flow.local_port, flow.remote_port);
-    let mut flow = *flow;
-    let mut is_watched = flow.protocol == protocol::TCP;
+    if let Some(session) = watch::session(settings, flow, tables)
+        && tables.is_watched(watch::place_of_source(settings, flow), now_ns)
+    {
+        tables.count(session.place(&settings.solicit_seeds), now_ns);
+    }
+    if flow.protocol == protocol::TCP {
+        return;
+    }
     if flow.protocol == protocol::UDP {
-        tables.set_open(open::word(local_port), local_port);
+        tables.set_open(open::word(flow.local_port), flow.local_port);
         if is_connected {
-            tables.set_open(open::peer_word(local_port), local_port);
+            tables.set_open(open::peer_word(flow.local_port), flow.local_port);
         }
-        // A service on another port may be made to send to the port of a tunnel.
-        is_watched = tables.is_tunnel(local_port)
-            || settings.is_of_clients(local_port) && tables.is_tunnel(remote_port);
-        if is_watched {
-            flow = flow.of_tunnel();
-        } else if !tables.is_mirror(remote_port) {
+        if !tables.is_mirror(flow.remote_port) {
             return;
         }
     }
+    let seeds = &settings.solicit_seeds;
     let (begun, asked) = (flow.place_begun(seeds), flow.place(seeds));
-    if is_watched {
-        if tables.has_begun(begun, now_ns) {
-            tables.ask(asked, Note::question(&flow, true), now_ns);
-        }
-        return;
-    }
     // What this host has begun stays so, whatever anybody sends to another of its addresses.
     if !is_connected && tables.has_begun(begun, now_ns) && !tables.has_asked(asked, now_ns) {
         tables.goes_on(begun, now_ns);
     } else {
-        let note = Note::question(&flow, tables.has_sessions(remote_port));
+        let note = Note::question(flow, tables.has_sessions(flow.remote_port));
         tables.ask(asked, note, now_ns);
     }
 }
 
 /// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports; and, on a host that
-/// `passes_on` packets of others, TCP that nobody gets who has not completed a handshake. `kind` is its EtherType, or that inside
+/// `passes_on` packets of others, TCP that is [told from an answer to a stranger](crate::watch). `kind` is its EtherType, or that inside
 /// the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
 /// that comes in, as the answer will be; only IPv6 with extension headers is not looked into.
 #[inline(always)]

@@ -8,12 +8,13 @@ use flood_common::{
     abi::Settings,
     open,
     solicit::{Note, Outgoing, SolicitPlace, is_in, outgoing, sent, write},
+    watch,
     wire::{Window, WireType},
 };
 
 use crate::{
-    lookup::{has_sessions, is_reflector, is_tunnel},
-    maps::{BEGUN, OPEN, SETTINGS, SOLICITED},
+    lookup::{has_sessions, is_hashing_tunnel, is_reflector, is_tunnel},
+    maps::{BEGUN, OPEN, SETTINGS, SOLICITED, WATCHED},
     now_ns, settings_in_force,
 };
 
@@ -72,6 +73,23 @@ impl Outgoing for Noted {
     #[inline(always)]
     fn is_tunnel(&self, port: u16) -> bool {
         is_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_hashing_tunnel(&self, port: u16) -> bool {
+        is_hashing_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool {
+        WATCHED.get(source.bucket).is_some_and(|bucket| is_in(bucket, source.tag, now_ns))
+    }
+
+    #[inline(always)]
+    fn count(&self, flow: SolicitPlace, now_ns: u64) {
+        if let Some(bucket) = WATCHED.get(flow.bucket) {
+            watch::count(bucket, flow.tag, now_ns);
+        }
     }
 
     #[inline(always)]

@@ -61,8 +61,8 @@ pub struct Facts {
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
-    /// The UDP ports of its tunnels, as far as its interfaces tell.
-    pub tunnels: Vec<u16>,
+    /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their other ends send from ports that are hashes.
+    pub tunnels: Vec<(u16, bool)>,
     /// Interfaces whose VLAN tags the filter does not see.
     pub stripped: Vec<Stripped>,
     /// Why connection tracking may not let in who brings a SYN cookie back.

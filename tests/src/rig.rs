@@ -345,7 +345,7 @@ impl Rig {
             socket.connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
         }
         self.open.push(socket);
-        self.twin.sockets.tunnels.extend(USUAL_TUNNELS.contains(&port).then_some(port));
+        self.twin.sockets.tunnels.extend(USUAL_TUNNELS.iter().filter(|(tunnel, _)| *tunnel == port));
         self.twin.sockets.udp.push(host::UdpSocket {
             local: peer.map(|_| local.into()),
             port,

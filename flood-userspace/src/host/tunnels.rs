@@ -13,22 +13,24 @@ use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessag
 
 use crate::netlink::{exchange, family_id};
 
-/// Ports of tunnels that programs make, if a socket is open there: WireGuard, Tailscale, and of OpenVSwitch and the like VXLAN (two,
-/// as Linux began with another), Geneve and GUE.
-pub const USUAL: [u16; 6] = [51_820, 41_641, 4_789, 8_472, 6_081, 6_080];
+/// Ports of tunnels that programs make, if a socket is open there, and whether these send from ports that are hashes: WireGuard,
+/// Tailscale, and of OpenVSwitch and the like VXLAN (two, as Linux began with another), Geneve and GUE.
+pub const USUAL: [(u16, bool); 6] =
+    [(51_820, false), (41_641, false), (4_789, true), (8_472, true), (6_081, true), (6_080, true)];
 
-/// The ports that these interfaces have.
-pub(super) fn ports(links: &[LinkMessage]) -> Vec<u16> {
+/// The ports that these interfaces have, and whether they send from ports that are hashes.
+pub(super) fn ports(links: &[LinkMessage]) -> Vec<(u16, bool)> {
     let mut ports = Vec::new();
     for link in links {
         for attribute in &link.attributes {
             let LinkAttribute::LinkInfo(infos) = attribute else { continue };
             for info in infos {
                 match info {
-                    LinkInfo::Data(data) => ports.extend(port(data)),
+                    LinkInfo::Data(data) => ports.extend(port(data).map(|port| (port, true))),
                     LinkInfo::Kind(InfoKind::Wireguard) => {
                         // Who may not ask, or whose interface is just going, knows one port less.
-                        ports.extend(wireguard(link.header.index).ok().flatten());
+                        let port = wireguard(link.header.index).ok().flatten();
+                        ports.extend(port.map(|port| (port, false)));
                     }
                     _ => {}
                 }

@@ -17,20 +17,20 @@ pub struct UdpPort {
     pub port: u16,
     /// Whether the socket is connected to somebody.
     pub has_peer: bool,
-    /// Whether it is the end of a tunnel.
-    pub is_tunnel: bool,
+    /// Whether it is the end of a tunnel, and whether the other end of that sends from ports that are hashes.
+    pub tunnel: Option<bool>,
 }
 
 impl UdpPort {
     /// One that is connected to nobody.
     pub fn open(port: u16) -> Self {
-        Self { port, has_peer: false, is_tunnel: false }
+        Self { port, has_peer: false, tunnel: None }
     }
 }
 
 /// The ports of all sockets in the network namespace of this thread. `tunnels` are those that [interfaces](super::Facts::tunnels)
 /// have.
-pub fn udp_ports(tunnels: &[u16]) -> io::Result<Vec<UdpPort>> {
+pub fn udp_ports(tunnels: &[(u16, bool)]) -> io::Result<Vec<UdpPort>> {
     let mut ports = Vec::new();
     for file in FILES {
         match fs::read_to_string(file) {
@@ -41,7 +41,8 @@ pub fn udp_ports(tunnels: &[u16]) -> io::Result<Vec<UdpPort>> {
         }
     }
     for port in &mut ports {
-        port.is_tunnel = tunnels::USUAL.contains(&port.port) || tunnels.contains(&port.port);
+        let mut known = tunnels.iter().chain(&tunnels::USUAL);
+        port.tunnel = known.find(|(tunnel, _)| *tunnel == port.port).map(|(_, hashes)| *hashes);
     }
     Ok(ports)
 }

@@ -159,7 +159,7 @@ impl World {
         let is_client = class == Class::Amplification
             && flow.remote_port >= FIRST_OF_CLIENTS
             && self.tables.is_answered(flow.place_begun(&self.settings.solicit_seeds), self.now_ns);
-        if is_client { Class::Udp } else { class }
+        if is_client { Class::Answered } else { class }
     }
 
     fn judge(&mut self, frame: &[u8], cookie: bool) -> Judged {

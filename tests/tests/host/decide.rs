@@ -133,6 +133,14 @@ impl Tables for Oracle {
         unreachable!("the mirror has a port that no client has")
     }
 
+    fn is_session(&self, _: SolicitPlace, _: u64) -> bool {
+        unreachable!("that is asked after a verdict")
+    }
+
+    fn watch(&self, _: SolicitPlace, _: u64) {
+        unreachable!("that is done after a verdict")
+    }
+
     fn is_local(&self, _: &Settings, address: Address) -> bool {
         assert_eq!(address, DESTINATION);
         !self.is_forwarded

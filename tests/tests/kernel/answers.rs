@@ -10,6 +10,7 @@ use flood_common::{
     proof::means,
     reason::Reason::{self, *},
     reflector::REFLECTORS,
+    watch::ENOUGH,
 };
 use floodgate_tests::{
     needs_root,
@@ -202,6 +203,11 @@ fn from_a_port_that_clients_are_given_as_well_who_is_answered_is_a_client() {
     }
 }
 
+/// Lets a frame leave so many times.
+fn asks(rig: &mut Rig, frame: &[u8], times: u32) {
+    (0..times).for_each(|_| rig.ask(frame));
+}
+
 /// Packets of a hundred that pass.
 fn passing(rig: &mut Rig, frame: &[u8]) -> usize {
     (0..100).filter(|_| rig.send(frame).is_some_and(|reason| !reason.is_drop())).count()
@@ -217,16 +223,20 @@ fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
         rig.limits(&format!("[limit.source]\n{limit}[limit.source.amplification]\n{limit}"));
         rig.prove(means::SOCKETS, 10_000);
         rig.open(tunnel, Open::ForAll);
+        // Of WireGuard both ends have a port of their own.
+        let from_port = if tunnel == 51_820 { tunnel } else { 45_000 };
         let (comes, goes) =
-            (answer(ATTACKER, hashed, tunnel), question(SERVER, 45_000, ATTACKER, tunnel).bytes());
+            (answer(ATTACKER, hashed, tunnel), question(SERVER, from_port, ATTACKER, tunnel).bytes());
         let why = format!("{tunnel} from {hashed}");
-        rig.ask(&goes);
+        asks(&mut rig, &goes, ENOUGH);
         assert!(
             (10..=12).contains(&passing(&mut rig, &comes)),
             "{why}: who has not sent too much is not noted"
         );
-        rig.ask(&question(SERVER, 53, ATTACKER, tunnel).bytes());
+        asks(&mut rig, &question(SERVER, 53, ATTACKER, tunnel).bytes(), ENOUGH);
         assert!(passing(&mut rig, &comes) < 3, "{why}: a service may be made to send there");
+        asks(&mut rig, &goes, ENOUGH - 1);
+        assert!(passing(&mut rig, &comes) < 3, "{why}: a few may be had for the asking");
         rig.ask(&goes);
         assert_eq!(passing(&mut rig, &comes), 100, "{why}: a peer");
         let spoofed = answer(VISITOR, hashed, tunnel);
@@ -234,6 +244,35 @@ fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
         rig.advance(Duration::from_secs(61));
         assert!(passing(&mut rig, &comes) < 13, "{why}: a minute later");
     }
+}
+
+/// The end of a tunnel whose other end is known by its own port is nobody's client.
+#[test]
+fn who_is_sent_something_at_the_port_of_a_tunnel_without_hashes_is_no_peer() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source]\npackets = \"10/s\"\npackets_burst = \"10\"");
+    rig.prove(means::SOCKETS, 10_000);
+    rig.open(51_820, Open::ForAll);
+    let comes = answer(ATTACKER, 51_820, 51_820);
+    passing(&mut rig, &comes);
+    asks(&mut rig, &question(SERVER, 45_000, ATTACKER, 51_820).bytes(), 2 * ENOUGH);
+    assert!(passing(&mut rig, &comes) < 3);
+}
+
+/// A flood on another port uses up what all have together.
+#[test]
+fn a_tunnel_has_its_share_of_a_limit_of_many_like_any_port() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.total.udp]\npackets = \"100/s\"\npackets_burst = \"100\"");
+    rig.prove(means::SOCKETS, 10_000);
+    rig.open(27_015, Open::ForAll);
+    rig.open(51_820, Open::ForAll);
+    for _ in 0..1_000 {
+        let _ = rig.send(&answer(ATTACKER, 5_000, 27_015));
+    }
+    assert_eq!(rig.send(&answer(VISITOR, 51_820, 51_820)), Some(PortShare));
 }
 
 /// A container's download: no socket here knows of it.
@@ -249,13 +288,21 @@ fn connections_of_hosts_behind_this_one_are_known_by_what_they_send() {
     let leaves = |flags| from(SERVER).to(ATTACKER).tcp(40_000, 443, flags).bytes();
     rig.prove(means::SOCKETS, 10_000);
     rig.absence(false);
-    rig.ask(&leaves(ACK));
+    asks(&mut rig, &leaves(ACK), ENOUGH);
     assert!((10..=12).contains(&passing(&mut rig, &comes)), "who has not sent too much is not noted");
     for flags in [SYN, SYN | ACK, RST, RST | ACK, 0] {
-        rig.ask(&leaves(flags));
+        asks(&mut rig, &leaves(flags), 2 * ENOUGH);
         assert!(passing(&mut rig, &comes) < 3, "{flags:#x} may answer a stranger");
     }
-    rig.ask(&leaves(ACK));
+    // A second SYN to a half-open connection is answered with a bare ACK, twice a second at most.
+    for _ in 0..2 * ENOUGH {
+        rig.ask(&leaves(ACK));
+        rig.advance(Duration::from_millis(500));
+        assert!(passing(&mut rig, &comes) < 13, "who has asked for it");
+    }
+    rig.advance(Duration::from_secs(6));
+    assert!(passing(&mut rig, &comes) < 13);
+    asks(&mut rig, &leaves(ACK), ENOUGH);
     assert_eq!(passing(&mut rig, &comes), 100);
     let other = from(ATTACKER).tcp(443, 40_001, ACK).bytes();
     assert!(passing(&mut rig, &other) < 3, "another connection");
