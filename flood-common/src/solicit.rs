@@ -452,6 +452,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_other_side_sends_renews_its_mark_and_not_that_it_is_answered() {
+        let bucket = bucket();
+        let half = u64::from(MARK_S) * SECOND * 3 / 4;
+        write(&bucket, 7, NOW, Note::BEGUN);
+        assert!(is_in(&bucket, 7, NOW) && !is_session(&bucket, 7, NOW), "begun");
+        write(&bucket, 7, NOW, Note::ANSWERED);
+        write(&bucket, 7, NOW, Note::BEGUN);
+        assert!(is_session(&bucket, 7, NOW), "answered a moment ago");
+        write(&bucket, 7, NOW + half, Note::BEGUN);
+        assert!(is_in(&bucket, 7, NOW + half) && !is_session(&bucket, 7, NOW + half), "not since");
+        write(&bucket, 7, NOW + half, Note::ANSWERED);
+        assert!(is_session(&bucket, 7, NOW + half), "again");
+    }
+
+    #[test]
     fn a_note_lasts_for_its_time_and_no_longer() {
         for (of, session, seconds, expected) in [
             (flow(protocol::UDP, 53), false, DNS_S, Asked::Question),

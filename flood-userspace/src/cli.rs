@@ -134,7 +134,8 @@ struct Run {
     /// Take another XDP program off the interfaces; it is not put back afterwards.
     #[arg(long)]
     replace: bool,
-    /// Guard the loopback, too, where the filter sees nothing but what this host sends to itself.
+    /// Guard the loopback as well. Set `sanity.land` and `sanity.loopback_source` to false first, or all local traffic is
+    /// dropped.
     #[arg(long)]
     force: bool,
     /// The interfaces to guard [default: those of the configuration]

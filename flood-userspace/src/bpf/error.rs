@@ -89,8 +89,8 @@ pub enum BpfError {
 
     /// Something comes there that is neither a frame nor a packet.
     #[error(
-        "{interface} is of the type {kind}, and what comes there does not begin with an Ethernet or an IP header for a filter. \
-         Guard the interface below it, through which its packets come"
+        "{interface} is of the type {kind}: a filter finds neither an Ethernet nor an IP header at the beginning of what comes \
+         there. Guard the interface that carries its packets"
     )]
     UnknownLinkLayer {
         /// The interface.

@@ -56,15 +56,18 @@ pub enum LinkLayer {
     Other(String),
 }
 
-impl From<LinkLayerType> for LinkLayer {
-    fn from(found: LinkLayerType) -> Self {
-        match found {
-            LinkLayerType::Ether => Self::Ethernet,
-            LinkLayerType::Loopback => Self::Loopback,
-            // tun, WireGuard and the like; PPP, whose header the kernel has taken off; modems.
-            LinkLayerType::None | LinkLayerType::Ppp | LinkLayerType::Rawip => Self::Bare,
-            // The kernel shows the outer packet of IPIP, SIT and GRE (6.18), or the frame that it came in.
-            other => Self::Other(other.to_string()),
+impl LinkLayer {
+    /// By what the kernel calls it, and the kind of a virtual interface.
+    fn of(found: LinkLayerType, kind: Option<&str>) -> Self {
+        match (found, kind) {
+            (LinkLayerType::Ether, _) => Self::Ethernet,
+            (LinkLayerType::Loopback, _) => Self::Loopback,
+            // PPP: the kernel has taken its header off. Others of type NONE, as those of IPsec, show what was around the packet.
+            (LinkLayerType::None, None | Some("tun" | "wireguard"))
+            | (LinkLayerType::Ppp | LinkLayerType::Rawip, _) => Self::Bare,
+            // IPIP, SIT and GRE show the outer packet, or the frame that it came in.
+            (other, Some(kind)) => Self::Other(format!("{other} ({kind})")),
+            (other, None) => Self::Other(other.to_string()),
         }
     }
 }
@@ -230,12 +233,13 @@ impl Interface {
     }
 
     fn from_link(link: LinkMessage) -> Self {
+        let link_layer = link.header.link_layer_type;
         let mut interface = Self {
             index: link.header.index,
             name: String::new(),
             alternative_names: Vec::new(),
             mtu: 0,
-            link_layer: link.header.link_layer_type.into(),
+            link_layer: LinkLayer::Ethernet,
             kind: None,
             controller: None,
             xdp: None,
@@ -260,6 +264,7 @@ impl Interface {
                 _ => {}
             }
         }
+        interface.link_layer = LinkLayer::of(link_layer, interface.kind.as_deref());
         interface
     }
 

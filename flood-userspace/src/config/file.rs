@@ -314,8 +314,9 @@ section! {
     /// What is filtered, and how.
     ConfigFile at "" {
         /// Interfaces to filter on, by name or alternative name. May be empty when they are given on the command line. One
-        /// that is not there is waited for, while the others are guarded. One that was renamed stays guarded, for as long as
-        /// it lives; from then on the name counts again.
+        /// that is not there is waited for, while the others are guarded. If none of those on the
+        /// command line exists, `run` refuses. A renamed interface stays guarded; once it is gone, the next one with the
+        /// configured name is guarded.
         interfaces: Vec<Spanned<String>>, default [], accepts "names of interfaces, each once";
         /// `enforce` drops attack packets. `monitor` passes everything, computes the same verdicts and counts
         /// what would have been dropped.
@@ -467,7 +468,10 @@ section! {
         /// the same client, one to four seconds later, passes; so it is with `cookie`, too, where the listener can make none:
         /// for an address that is not this host's, and where ports are translated. `auto`: cookies, or retransmission where
         /// there are none: where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on
-        /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
+        /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too. Neither
+        /// makes cookies where the client would not get in with one: where the host's firewall looks at the flags of TCP and at
+        /// the state of connections, or at that and `nf_conntrack_tcp_loose` is 0, or the old iptables has rules; and where the
+        /// card takes VLAN tags off.
         /// `floodgate status` says which, and why.
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
         /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
@@ -475,15 +479,16 @@ section! {
         /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
         /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
-        /// What each peer may send over the limits in packets of connections, and what may come in each session.
+        /// Packets a second that each peer may send over the limits: those of TCP connections of this host, and as many again
+        /// of tunnels and of connections of hosts behind this one; and what may come in each session that this host has begun.
         proven: PacketRate, default "1M/s", accepts "`1/s` to `100M/s`";
         /// How many SYN-ACKs the filter sends to one address in a second at once; to all of a network together, four times as
         /// many. So it is no mirror for whoever spoofs an address: SYNs over that are answered when they come again.
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
         retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
-        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after. What it was
-        /// is written down in `state` before, so that the next start puts it back if floodgate is killed.
+        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after. The previous
+        /// value is saved in `state` first; if floodgate is killed, the next start restores it.
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
         /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
@@ -510,7 +515,8 @@ section! {
         /// (RFC 2827); hosts have answered such packets to themselves without end (CERT CA-1997-28, "LAND").
         land: bool, default true, accepts "`true` or `false`";
         /// The source is in 127.0.0.0/8, or is ::1. They must not appear outside of a host (RFC 1122 section 3.2.1.3,
-        /// RFC 4291 section 2.5.3). Switch it off, and `land`, where the interface `lo` is guarded.
+        /// RFC 4291 section 2.5.3). Switch it off, and `land`, where the interface
+        /// `lo` is guarded (`floodgate run --force lo`).
         loopback_source: bool, default true, accepts "`true` or `false`";
         /// The source is in 224.0.0.0/4 or ff00::/8, or is 255.255.255.255. Neither a multicast nor a broadcast address
         /// may be a source (RFC 1122 section 3.2.1.3, RFC 1112 section 7.2, RFC 4291 section 2.7).
@@ -582,7 +588,8 @@ section! {
         /// The length of the prefix that counts as one IPv6 network.
         ipv6_network: u8, default 48, accepts "`16` to `63`";
         /// Prefixes behind which a translator (NAT64, SIIT-DC) shows the IPv4 addresses of those who come through it, beside the
-        /// well-known `64:ff9b::/96` (RFC 6052). Each of these addresses is a source of its own, not all of them one.
+        /// well-known `64:ff9b::/96` (RFC 6052). Each visitor behind it is a source of its own, by the IPv4 address in the IPv6
+        /// one.
         nat64: Vec<Spanned<String>>, default [], accepts "up to 3 prefixes of `/96`, as `\"2001:db8:64::/96\"`";
         /// UDP ports of mirrors, besides those of the services that are [known](reflectors.md).
         reflectors: Vec<u16>, default [], accepts "port numbers";
@@ -617,11 +624,12 @@ section! {
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
         /// Whether `entries` and `files` may block what this host needs: its own addresses and networks, gateways, resolvers,
-        /// the addresses from which people are logged in over SSH, fe80::/10, 0.0.0.0 and ::. Otherwise they are in force but for
-        /// those. Of a network of this host single addresses may be blocked all the same.
+        /// the addresses from which people are logged in over SSH, fe80::/10, 0.0.0.0 and ::. By default these
+        /// addresses are left out, and the rest of a prefix is blocked. A single address in a network of this host can be
+        /// blocked all the same.
         may_cover_host: bool, default false, accepts "`true` or `false`";
         /// How much of all IPv4 addresses `entries` and `files` may cover together, and how much of the IPv6 addresses that
-        /// registries give out. By default 25 % of IPv4 and 97 % of IPv6, which is more than all that nobody has been given.
+        /// registries give out. By default 25 % of IPv4 and 97 % of IPv6, which is enough for a list of all that nobody has been given.
         /// What covers more is refused: a slip of the finger must not shut off the Internet, or let all of it in.
         max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }

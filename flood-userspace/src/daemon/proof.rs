@@ -70,17 +70,14 @@ pub(crate) fn why_answers_harm<'a>(
     guarded: impl Iterator<Item = &'a Interface>,
     facts: &Facts,
 ) -> Option<String> {
-    translated(proof, facts).or_else(|| stripped(guarded, facts))
+    translated(proof, facts).or_else(|| facts.tracking.clone()).or_else(|| stripped(guarded, facts))
 }
 
-/// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone, or to nobody.
+/// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone; but not where the
+/// operator says that sockets tell.
 fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
-    if proof.host == HostSays::Yes {
-        return None;
-    }
-    let who = facts.translation.as_ref();
-    who.map(|who| format!("ports may be translated ({who}), and a cookie is its listener's alone"))
-        .or_else(|| facts.tracking.clone())
+    let who = facts.translation.as_ref().filter(|_| proof.host != HostSays::Yes)?;
+    Some(format!("ports may be translated ({who}), and a cookie is its listener's alone"))
 }
 
 /// What is sent back in the driver would have no tag where one was taken off before.

@@ -55,7 +55,10 @@ impl Syncookies {
             }
             Ok(None) => {}
             Err(error) => {
-                warn!("whether a floodgate that was killed has left {} changed: {error}", file.display());
+                warn!(
+                    "it cannot be told whether a floodgate that was killed has left {} changed: {error}",
+                    file.display()
+                );
             }
         }
         Self { control, file, changes, raised: None, before: 0 }

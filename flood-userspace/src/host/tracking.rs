@@ -33,8 +33,6 @@ fn by_nftables() -> Option<String> {
 /// Tables of the old iptables, which can be read only as a whole and by its own rules, where connections are tracked.
 fn by_iptables() -> Option<String> {
     setting(LOOSE)?;
-    let (table, file) = table_of_old_iptables(&["filter", "mangle", "raw"])?;
-    Some(format!(
-        "the old iptables has rules in table {table} ({file}), which may ask for the state of connections"
-    ))
+    let found = table_of_old_iptables(&["filter", "mangle", "raw", "security"])?;
+    Some(format!("{found}: its rules cannot be read here, and may ask for the state of connections"))
 }

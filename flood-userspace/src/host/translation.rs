@@ -24,16 +24,21 @@ fn by_nftables() -> Option<String> {
 
 /// The table `nat` of the old iptables, which is there from when it was first looked at.
 fn by_iptables() -> Option<String> {
-    let (_, file) = table_of_old_iptables(&["nat"])?;
-    Some(format!("iptables: table nat, {file}"))
+    table_of_old_iptables(&["nat"])
 }
 
-/// The first of these tables that the old iptables has, and the file in which it is named.
-pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<(String, &'static str)> {
+/// The first of these tables that the old iptables has, in words. Where it cannot be told, there is one.
+pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<String> {
     ["ip_tables_names", "ip6_tables_names"].into_iter().find_map(|file| {
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        let name = names.lines().find(|name| tables.contains(name))?;
-        Some((name.to_owned(), file))
+        match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+            Ok(names) => {
+                let table = names.lines().find(|name| tables.contains(name))?;
+                Some(format!("iptables: table {table}, {file}"))
+            }
+            // Not in this kernel, or not in use.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("the tables of iptables cannot be read: {file}: {error}")),
+        }
     })
 }
 

@@ -6,7 +6,8 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage}
 
 use super::ethtool::ethtool;
 
-/// An interface on which another takes the packets of a VLAN, without their tags.
+/// An interface on which another, or one on the bridge or bond that it is a port of, takes the packets of a VLAN, without their
+/// tags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stripped {
     /// Number of the interface.
@@ -23,17 +24,31 @@ pub(super) fn stripped(links: &[LinkMessage]) -> Vec<Stripped> {
             _ => None,
         })
     };
-    let vlans = links.iter().filter(|link| is_vlan(link));
-    let stripped = vlans.filter_map(|vlan| {
-        let index = vlan.attributes.iter().find_map(|attribute| match attribute {
+    let mut found = Vec::new();
+    for vlan in links.iter().filter(|link| is_vlan(link)) {
+        let below = vlan.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Link(index) => Some(*index),
             _ => None,
-        })?;
-        let below = links.iter().find(|link| link.header.index == index)?;
-        let takes_off = takes_tags_off(&name(below)?).unwrap_or(true);
-        Some(Stripped { index, vlan: name(vlan)? }).filter(|_| takes_off)
-    });
-    stripped.collect()
+        });
+        for link in ports(links, below) {
+            if let (Some(below), Some(vlan)) = (name(link), name(vlan))
+                && takes_tags_off(&below).unwrap_or(true)
+            {
+                found.push(Stripped { index: link.header.index, vlan });
+            }
+        }
+    }
+    found
+}
+
+/// The interfaces through which the packets of one come: itself, and the ports of the bridge or bond that it is.
+fn ports(links: &[LinkMessage], index: Option<u32>) -> impl Iterator<Item = &LinkMessage> {
+    links.iter().filter(move |link| {
+        let is_port = |attribute: &LinkAttribute| {
+            matches!(attribute, LinkAttribute::Controller(controller) if Some(*controller) == index)
+        };
+        Some(link.header.index) == index || link.attributes.iter().any(is_port)
+    })
 }
 
 fn is_vlan(link: &LinkMessage) -> bool {
