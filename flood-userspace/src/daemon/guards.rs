@@ -454,7 +454,7 @@ pub(super) fn unnoted_warning(interface: &str, cause: &str) -> String {
 
 pub(super) fn namesake_warning(given: &str, name: &str) -> String {
     format!(
-        "{given} is another interface by now, which is not guarded: the one that was given as {given} is called {name} now, and \
+        "{given} is another interface by now, and not guarded: the one that was given as {given} is called {name} now, and \
          stays guarded. To guard both, start floodgate with both names"
     )
 }

@@ -228,9 +228,13 @@ impl Kept {
         (changes, again)
     }
 
-    /// The edit that takes out whatever is left of what is withheld, where there is no room for it.
-    pub fn give_up(&self) -> Edit {
-        Edit::take_from(self.withheld.iter().map(|held| held.prefix), &self.entry.note.origin)
+    /// The edit that takes out all of what is withheld, where there is no room for what is left of it: that which was in force
+    /// `before` in pieces, and that which was whole.
+    pub fn give_up(&self, before: &Self) -> Edit {
+        let is_withheld = |held: &&Withheld| self.withheld.iter().any(|again| again.prefix == held.prefix);
+        let pieces = before.withheld.iter().filter(is_withheld).flat_map(|held| &held.pieces).copied();
+        let whole = self.withheld.iter().map(|held| held.prefix);
+        Edit::take_from(pieces.chain(whole), &self.entry.note.origin)
     }
 }
 
@@ -373,6 +377,20 @@ mod tests {
         assert_eq!(states[1], prefixes(&["192.0.2.0/32", "192.0.2.2/31", "198.51.100.0/24"]));
         assert_eq!(states[2], prefixes(&["192.0.2.0/31", "192.0.2.2/32", "198.51.100.0/24"]));
         assert_eq!(states[3], states[0]);
+    }
+
+    #[test]
+    fn without_room_nothing_of_what_is_withheld_stays() {
+        let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
+        let [one, two] = [("192.0.2.1/32", Purpose::Address), ("192.0.2.201/32", Purpose::Address)];
+        let mut there = prefixes(&["192.0.2.0/24", "198.51.100.0/24"]);
+        let before = Kept { withheld: guard(&[one]).sift(&mut there), entry: entry.clone() };
+        let mut book = Book::default();
+        book.swap(Edit::put_alike(there, &entry));
+        let (_, again) = before.again(&guard(&[one, two]), &book);
+        book.swap(again.give_up(&before));
+        let left: Vec<_> = book.iter().map(|(prefix, _)| prefix).collect();
+        assert_eq!(left, prefixes(&["198.51.100.0/24"]));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Engine {
             match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
                 // What is left of the prefixes has no room; what this host needs goes before.
                 Err(BpfError::ListFull(_)) => {
-                    self.filter.edit_list(ListKind::Block, again.give_up())?;
+                    self.filter.edit_list(ListKind::Block, again.give_up(kept))?;
                 }
                 outcome => _ = outcome?,
             }
