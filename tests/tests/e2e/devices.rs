@@ -1,6 +1,7 @@
 //! Devices on which frames look otherwise: without a link layer, and the loopback.
 
 use std::{
+    ffi::CString,
     fs::{File, OpenOptions},
     io::{Read, Write},
     net::IpAddr,
@@ -16,13 +17,28 @@ use floodgate_tests::{
     packet::{Build, from},
 };
 
+/// Opens the device from which TUN devices are made: a node of our own, since a machine on which nothing has asked
+/// for one yet may have none in `/dev/net`.
+fn clone_device() -> Result<File> {
+    // linux/miscdevice.h: MISC_MAJOR, TUN_MINOR
+    const NUMBER: libc::dev_t = libc::makedev(10, 200);
+    let path = format!("/dev/floodgate-tun-{}", std::process::id());
+    let name = CString::new(path.as_str())?;
+    // SAFETY: the name ends with a zero byte.
+    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, NUMBER) };
+    ensure!(made == 0, "making {path}: {}", std::io::Error::last_os_error());
+    let device = OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("opening {path}"));
+    std::fs::remove_file(&path)?;
+    device
+}
+
 /// Makes a device of IP packets, `tun0`, in a namespace, with an address at each end.
 fn tun(namespace: &Namespace) -> Result<File> {
     // linux/if_tun.h: TUNSETIFF, IFF_TUN, IFF_NO_PI
     const SET: libc::c_ulong = 0x4004_54ca;
     const FLAGS: libc::c_short = 0x0001 | 0x1000;
     let device = namespace.within(|| {
-        let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+        let device = clone_device()?;
         // SAFETY: zeros are an empty name and no flags.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(*b"tun0") {
