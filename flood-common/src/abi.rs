@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     account::ACCOUNTS,
-    address::{Address, Network},
+    address::{Address, Network, Translators},
     class::{CELLS, CLASS_SLOTS, Cell, Class, Scope},
     meter::{self, Limit},
     packet::VITALS,
@@ -52,6 +52,8 @@ pub mod map {
     pub const SOLICITED: &str = "SOLICITED";
     /// Buckets of the flows that the other side has begun, likewise.
     pub const BEGUN: &str = "BEGUN";
+    /// See [`watch`](crate::watch).
+    pub const WATCHED: &str = "WATCHED";
     /// Words of the UDP ports of this host, mmapable ([`open`](crate::open)).
     pub const OPEN: &str = "OPEN";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
@@ -222,6 +224,8 @@ pub struct Settings {
     pub masks_v4: [u32; 2],
     /// The same for IPv6, of the upper 64 bits.
     pub masks_v6: [u64; 2],
+    /// Behind which prefixes there are IPv4 addresses.
+    pub translators: Translators,
     /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
     pub reflectors: u32,
     /// Bits of [`means`](crate::proof::means): how packets over a limit may prove their origin.
@@ -261,11 +265,14 @@ pub struct Settings {
     pub sanity: Sanity,
     /// Secrets of the tables of what was asked for, and of first fragments.
     pub solicit_seeds: SolicitSeeds,
+    /// A bit for each slot whose interface has no link layer: what comes there begins with an IP header.
+    pub bare: u64,
     /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
-const SETTINGS_BYTES: usize = 520
+const SETTINGS_BYTES: usize = 528
+    + size_of::<Translators>()
     + 16 * FIRST_LOCAL
     + (VITALS + 1 + ACCOUNTS + 4 + CELLS) * size_of::<Limit>()
     + 2 * PLAN * CLASS_SLOTS;
@@ -313,6 +320,12 @@ impl Settings {
         self.limits.iter().chain(&self.accounts).chain(shared)
     }
 
+    /// What a source [counts by](Address::source_network).
+    #[inline(always)]
+    pub fn source(&self, address: Address) -> Network {
+        address.source_network(&self.translators)
+    }
+
     /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).
     #[inline(always)]
     pub(crate) fn place(&self, address: Network, by_network: bool, bucket_bits: u32) -> (u32, Place) {
@@ -322,6 +335,26 @@ impl Settings {
             (0, self.seeds.place_v4(bits as u32 & self.masks_v4[mask], bucket_bits))
         } else {
             (1, self.seeds.place_v6(bits & self.masks_v6[mask], bucket_bits))
+        }
+    }
+
+    /// Says which interface has a slot, 0 for none, and whether it is without a link layer.
+    pub fn enter_interface(&mut self, slot: usize, index: u32, is_bare: bool) {
+        self.interfaces[slot] = index;
+        self.bare = self.bare & !(1 << slot) | u64::from(is_bare && index != 0) << slot;
+    }
+
+    /// Whether what comes on the interface of this index begins with an IP header.
+    #[inline(always)]
+    pub fn is_bare(&self, interface: u32) -> bool {
+        // Hardly any host has such an interface.
+        self.bare != 0 && {
+            // VERIFIER: without a branch, as for addresses.
+            let slots = self.interfaces.iter().enumerate().fold(0, |slots, (slot, index)| {
+                let difference = u64::from(index ^ interface);
+                slots | (difference.wrapping_sub(1) >> 63) << slot
+            });
+            slots & self.bare != 0
         }
     }
 
@@ -364,7 +397,8 @@ impl Settings {
         self.limits = limits;
         self.plan = [[0; PLAN]; 2 * CLASS_SLOTS];
         for version in [4, 6] {
-            for class in Class::ALL.into_iter().filter(|class| *class != Class::Any) {
+            let classes = Class::ALL.into_iter().chain([Class::Answered]);
+            for class in classes.filter(|class| *class != Class::Any) {
                 self.plan[Self::plan_of(version, class as usize)] = self.plan_class(version, class);
             }
         }
@@ -411,9 +445,8 @@ impl Settings {
         let mut plan = [0; PLAN];
         let mut next = plan.iter_mut();
         for scope in Scope::ALL {
-            let own = Cell::new(scope, class);
-            let inherited = class.parent(scope).map(|parent| Cell::new(scope, parent));
-            let of_class = if is_set(own) { Some(own) } else { inherited };
+            let classes = core::iter::successors(Some(class), |class| class.parent(scope));
+            let of_class = classes.map(|class| Cell::new(scope, class)).find(|cell| is_set(*cell));
             let of_all = Cell::new(scope, Class::Any);
             for cell in of_class.into_iter().chain([of_all]).filter(|cell| is_set(*cell)) {
                 if let Some(entry) = next.next() {

@@ -10,7 +10,7 @@
 
 use crate::{
     abi::{DebtPlace, Settings},
-    address::Address,
+    address::{Address, Network},
     meter::{self, Charge, Price},
     packet::{Ports, Vital},
     place::Place,
@@ -45,6 +45,8 @@ pub enum Account {
     Fragments = 10,
     /// The same, for fragments that were asked for or are proven.
     FragmentsProven = 11,
+    /// Packets of [sessions that sockets do not tell](crate::watch): by source.
+    Watched = 12,
 }
 
 /// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).
@@ -75,8 +77,8 @@ impl Vital {
 pub enum By {
     /// A source, or the network that it is in.
     Source {
-        /// Its address.
-        address: Address,
+        /// What it [counts by](Address::source_network).
+        source: Network,
         /// Whether the network is meant.
         network: bool,
     },
@@ -85,16 +87,16 @@ pub enum By {
 }
 
 impl By {
-    /// An address.
+    /// A source.
     #[inline(always)]
-    pub fn address(address: Address) -> Self {
-        Self::Source { address, network: false }
+    pub fn source(source: Network) -> Self {
+        Self::Source { source, network: false }
     }
 
-    /// The network of an address.
+    /// The network of a source.
     #[inline(always)]
-    pub fn network(address: Address) -> Self {
-        Self::Source { address, network: true }
+    pub fn network(source: Network) -> Self {
+        Self::Source { source, network: true }
     }
 
     /// A port of an address.
@@ -160,8 +162,8 @@ impl Settings {
     #[inline(always)]
     pub fn account_place(&self, account: Account, by: By, bucket_bits: u32) -> DebtPlace {
         let (family, place, by_network) = match by {
-            By::Source { address, network } => {
-                let (family, place) = self.place(address.network(), network, bucket_bits);
+            By::Source { source, network } => {
+                let (family, place) = self.place(source, network, bucket_bits);
                 (family, place, network)
             }
             By::Hash(hash) => {
@@ -196,18 +198,18 @@ mod tests {
     fn nobody_is_charged_for_an_account_where_he_is_charged_for_a_limit() {
         let settings = Settings { masks_v4: [u32::MAX; 2], ..Settings::default() };
         let address = Address::V4(0xc633_6401);
+        let source = settings.source(address);
         let limits = Scope::ALL.into_iter().flat_map(|scope| Class::ALL.map(|class| Cell::new(scope, class)));
-        let limits: Vec<_> =
-            limits.map(|cell| settings.debt_place(cell, address.network(), MIN_BUCKET_BITS)).collect();
+        let limits: Vec<_> = limits.map(|cell| settings.debt_place(cell, source, MIN_BUCKET_BITS)).collect();
         for account in [Account::Proven, Account::AnsweredNetwork, Account::Link] {
-            for by in [By::address(address), By::network(address)] {
+            for by in [By::source(source), By::network(source)] {
                 assert!(
                     !limits.contains(&settings.account_place(account, by, MIN_BUCKET_BITS)),
                     "{account:?}"
                 );
             }
         }
-        let place = |account| settings.account_place(account, By::address(address), MIN_BUCKET_BITS);
+        let place = |account| settings.account_place(account, By::source(source), MIN_BUCKET_BITS);
         assert_ne!(place(Account::Proven).owner, place(Account::Again).owner);
         assert_ne!(place(Account::Proven).bucket, place(Account::Again).bucket);
     }

@@ -27,6 +27,20 @@ pub struct Network {
     pub bits: u64,
 }
 
+/// How many prefixes of translators there may be.
+pub const TRANSLATORS: usize = 4;
+
+/// The prefixes of /96 behind which translators (NAT64, SIIT) put IPv4 addresses (RFC 6052 section 2.2), as
+/// [halves](Address::halves) of an address. What is not used repeats another.
+pub type Translators = [[u64; 2]; TRANSLATORS];
+
+/// The prefix of translators that everybody knows, 64:ff9b::/96 (RFC 6052 section 2.1).
+pub const WELL_KNOWN_TRANSLATOR: [u64; 2] = [0x0064_ff9b_0000_0000, 0];
+
+/// Where an IPv4 address that was translated is counted: 64:fe00::/24, which nobody has, with the address behind it. So what
+/// counts by /48 counts by the /24 of IPv4, and what counts by /56 to /64 by address.
+const TRANSLATED: u64 = 0x0064_fe00_0000_0000;
+
 /// The first ten bits of an address that is for one link.
 const LINK_LOCAL: u64 = 0xfe80 >> 6;
 
@@ -63,6 +77,22 @@ impl Address {
             Self::V6 { network, .. } => network,
         };
         Network { version: self.version().into(), bits }
+    }
+
+    /// The same of a source: all who come through a [translator](Translators) have the same upper half, so of theirs it is the IPv4
+    /// address.
+    #[inline(always)]
+    pub fn source_network(self, translators: &Translators) -> Network {
+        let counted = self.network();
+        let Self::V6 { network, interface } = self else { return counted };
+        // VERIFIER: without a branch, so that it is one way through the program.
+        let found = translators.iter().fold(0, |found, [upper, lower]| {
+            let difference = (network ^ upper) | (interface ^ lower) >> 32;
+            found | !(difference | difference.wrapping_neg())
+        });
+        let is_translated = 0u64.wrapping_sub(found >> 63);
+        let translated = TRANSLATED | (interface & 0xffff_ffff) << 8;
+        Network { bits: counted.bits ^ (counted.bits ^ translated) & is_translated, ..counted }
     }
 
     /// 4 or 6.
@@ -118,6 +148,28 @@ mod tests {
             let inner = Address::from(address);
             assert_eq!(IpAddr::from(inner), address);
             assert_eq!(Address::from_halves(inner.version(), inner.halves()), Some(inner));
+        }
+    }
+
+    #[test]
+    fn who_comes_through_a_translator_is_counted_by_his_own_address() {
+        let own = [0x2001_0db8_0064_0000, 0x0001_0000_0000_0000];
+        let translators = [WELL_KNOWN_TRANSLATOR, own, own, own];
+        let bits =
+            |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).source_network(&translators).bits;
+        assert_eq!(bits("64:ff9b::192.0.2.1"), 0x0064_fec0_0002_0100);
+        assert_eq!(bits("2001:db8:64:0:1::192.0.2.1"), bits("64:ff9b::192.0.2.1"), "the same person");
+        assert_ne!(bits("64:ff9b::192.0.2.1"), bits("64:ff9b::192.0.2.2"));
+        let by_network = |text| bits(text) & !0xffff;
+        assert_eq!(by_network("64:ff9b::192.0.2.1"), by_network("64:ff9b::192.0.2.255"));
+        assert_ne!(by_network("64:ff9b::192.0.2.1"), by_network("64:ff9b::192.0.3.1"));
+        for (other, expected) in [
+            ("64:ff9b::1:192.0.2.1", WELL_KNOWN_TRANSLATOR[0]),
+            ("64:ff9b:1::192.0.2.1", 0x0064_ff9b_0001_0000),
+            ("2001:db8:64::192.0.2.1", own[0]),
+            ("fe80::192.0.2.1", 0xc000_0201),
+        ] {
+            assert_eq!(bits(other), expected, "{other}");
         }
     }
 }

@@ -32,6 +32,9 @@ pub enum Class {
     Other = 10,
     /// All classes together. No packet has it; limits do.
     Any = 11,
+    /// UDP from the port of a mirror that clients are given, too, in a flow in which this host has answered: it counts with UDP for
+    /// its source, and with what mirrors send for all others. Packets have it; no limit does.
+    Answered = 12,
 }
 
 /// Room for classes. A power of two, so that the verifier accepts a mask as a bound.
@@ -69,6 +72,7 @@ impl Class {
             Self::Fragment => "fragment",
             Self::Other => "other",
             Self::Any => "",
+            Self::Answered => "answered",
         }
     }
 
@@ -81,7 +85,8 @@ impl Class {
     pub fn parent(self, scope: Scope) -> Option<Self> {
         match self {
             Self::Syn | Self::SynAck | Self::RstFin => Some(Self::Tcp),
-            Self::Amplification => Some(Self::Udp),
+            Self::Answered if scope >= Scope::Destination => Some(Self::Amplification),
+            Self::Amplification | Self::Answered => Some(Self::Udp),
             Self::Closed if scope < Scope::Destination => Some(Self::Udp),
             Self::IcmpError => Some(Self::Icmp),
             _ => None,

@@ -18,6 +18,7 @@ use crate::{
     packet::{Packet, Parsed, Part, Vital},
     proof,
     reason::{Reason, is_drop, is_provable},
+    reflector::FIRST_OF_CLIENTS,
     solicit::{Asked, Flow, SolicitPlace},
     verifier::opaque,
     wire::{is_icmp_error, is_ping_answer, protocol},
@@ -37,6 +38,14 @@ pub trait Tables: Accounts {
     fn is_closed(&self, port: u16, now_ns: u64) -> bool;
     /// Whether a socket on this UDP port may be connected to somebody.
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool;
+    /// Whether a socket on this UDP port is the end of a tunnel, which answers nobody but its peers.
+    fn is_tunnel(&self, port: u16) -> bool;
+    /// Whether this host has answered in a flow that the other side has begun.
+    fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool;
+    /// Whether there is a [session](crate::watch) in a flow.
+    fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool;
+    /// Marks that a source is [watched](crate::watch).
+    fn watch(&self, source: SolicitPlace, now_ns: u64);
     /// Whether it is a unicast address of this host.
     fn is_local(&self, settings: &Settings, address: Address) -> bool;
     /// Whether packets of this source that give evidence pass over all limits.
@@ -185,6 +194,7 @@ fn speech(packet: &Packet) -> u64 {
 fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: &T) -> Verdict {
     let found = Found::of(packet, settings);
     let (class, part, flow) = (found.class(), found.part(), found.flow(packet));
+    let source = source_of(packet, settings);
     let datagram = match packet.part {
         Part::Whole => 0,
         Part::First | Part::Later => fragments::datagram_hash(packet, &settings.solicit_seeds),
@@ -216,7 +226,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     {
         let price = settings.vital[vital as usize].price(packet.length);
         let budget = (vital.account(), vital as u32);
-        if tables.charge_shared(settings, budget, By::address(packet.source), now_ns, &price) {
+        if tables.charge_shared(settings, budget, By::source(source), now_ns, &price) {
             return Reason::Protected.into();
         }
     }
@@ -227,7 +237,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         return Reason::Blocked.into();
     }
     let kind = if class == Class::Udp as u64 {
-        udp_kind(packet, &flow, settings, now_ns, tables)
+        udp_kind(packet, source, &flow, settings, now_ns, tables)
     } else if part == Part::Later as u64 {
         match tables.first_fragment(datagram, now_ns) {
             first::UNKNOWN => class,
@@ -269,7 +279,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         kind::UNWANTED => Reason::Unsolicited,
         kind::ASKED => Reason::Solicited,
         kind::OF_DROPPED => Reason::FragmentOfDropped,
-        _ => limit(packet, class as usize, charged, settings, now_ns, tables),
+        _ => limit(packet, source, class as usize, charged, settings, now_ns, tables),
     };
     let reason = forget(settings, reason.number().into()) as u32;
     let may_speak = settings.proof != 0
@@ -311,9 +321,24 @@ mod kind {
     pub(super) const BEGUN: u64 = 2 * CLASS_SLOTS as u64;
 }
 
+/// What the source of a packet counts by.
+#[inline(always)]
+pub(crate) fn source_of(packet: &Packet, settings: &Settings) -> Network {
+    let Network { version, bits } = settings.source(packet.source);
+    // VERIFIER: one way for all sources of a family.
+    Network { version, bits: forget(settings, bits) }
+}
+
 /// The kind of UDP.
 #[inline(always)]
-fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> u64 {
+fn udp_kind<T: Tables>(
+    packet: &Packet,
+    source: Network,
+    flow: &Flow,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> u64 {
     let asks = settings.reflectors | settings.solicited != 0;
     let is_reflected = asks && tables.is_reflector(flow.remote_port);
     let has_notes = settings.solicited & solicited::NOTED != 0;
@@ -337,23 +362,31 @@ fn udp_kind<T: Tables>(packet: &Packet, flow: &Flow, settings: &Settings, now_ns
     }
     // Of what this host has asked for there may be too much, but the other side has not begun it.
     let may_begin = has_notes && asked == Asked::Nothing;
-    let by_source = By::address(packet.source);
+    // Some mirrors have ports that clients are given, too. So has the other end of a tunnel, and whom this host answers.
+    let class = if flow.remote_port < FIRST_OF_CLIENTS {
+        Class::Amplification
+    } else if tables.is_tunnel(flow.local_port) {
+        Class::Udp
+    } else if may_begin && tables.is_answered(flow.place_begun(&settings.solicit_seeds), now_ns) {
+        Class::Answered
+    } else {
+        Class::Amplification
+    };
+    // VERIFIER: one way, as there are many from here.
+    let class = forget(settings, class as u64);
+    let by_source = By::source(source);
     if has_sockets && tables.is_local(settings, packet.destination) {
         match tables.receiver(flow) {
             Receiver::NoSocket if settings.absence != 0 => return kind::UNWANTED,
             Receiver::Connected if is_within_proven(packet, by_source, settings, now_ns, tables) => {
                 return kind::ASKED;
             }
-            Receiver::Anybodys if may_begin => return kind::BEGUN + Class::Amplification as u64,
+            Receiver::Anybodys if may_begin => return kind::BEGUN + class,
             Receiver::NoSocket | Receiver::Connected | Receiver::Anybodys => {}
         }
     }
     // Who may answer what the other side begins: a service. Of a port that clients are given this is known by its socket alone.
-    if may_begin && !settings.is_of_clients(flow.local_port) {
-        kind::BEGUN + Class::Amplification as u64
-    } else {
-        Class::Amplification as u64
-    }
+    if may_begin && !settings.is_of_clients(flow.local_port) { kind::BEGUN + class } else { class }
 }
 
 /// What this host has asked for in a flow, as far as that is noted.
@@ -420,6 +453,7 @@ pub(crate) const CHARGED: u8 = u8::MAX;
 #[inline(always)]
 pub(crate) fn limit<T: Tables>(
     packet: &Packet,
+    source: Network,
     class: usize,
     charged: u8,
     settings: &Settings,
@@ -427,11 +461,10 @@ pub(crate) fn limit<T: Tables>(
     tables: &T,
 ) -> Reason {
     // VERIFIER: as above.
-    let version = forget(settings, packet.source.version().into());
-    let [source, destination] = [packet.source, packet.destination]
-        .map(|address| Network { version, bits: forget(settings, address.network().bits) });
+    let bits = forget(settings, packet.destination.network().bits);
+    let destination = Network { version: source.version, bits };
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
-    let plan = &settings.plan[Settings::plan_of(version, class)];
+    let plan = &settings.plan[Settings::plan_of(source.version, class)];
     // One cell alone is looked at when it is charged, if it is.
     let looks = if plan[1] | !charged == 0 { 0 } else { MAX_CELLS };
     for &entry in &plan[..looks] {
@@ -473,11 +506,12 @@ pub(crate) fn charge_source<T: Tables>(
     now_ns: u64,
     tables: &T,
 ) {
-    let plan = &settings.plan[Settings::plan_of(packet.source.version().into(), class)];
+    let source = settings.source(packet.source);
+    let plan = &settings.plan[Settings::plan_of(source.version, class)];
     for &entry in &plan[..MAX_SOURCE_CELLS] {
         match price(settings, entry, packet.length) {
             Some((cell, price)) if !cell.is_wide() => {
-                let _ = tables.charge_network(settings, cell, packet.source.network(), now_ns, &price);
+                let _ = tables.charge_network(settings, cell, source, now_ns, &price);
             }
             _ => break,
         }

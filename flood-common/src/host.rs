@@ -32,6 +32,7 @@ use crate::{
     reflector::{PORT_WORDS, REFLECTORS, port_bit, port_sets, port_word},
     sketch::{self, SKETCH_WORDS},
     solicit::{self, Asked, Flow, Note, Outgoing, SOLICIT_BITS, SolicitPlace},
+    watch,
     wire::protocol,
 };
 
@@ -117,6 +118,8 @@ pub struct HostSockets {
     pub listeners: Vec<Listener>,
     /// What there is between two TCP ports, seen from the host.
     pub tcp: Vec<(Flow, Between)>,
+    /// The UDP ports of its tunnels, and whether their other ends send from ports that are hashes.
+    pub tunnels: Vec<(u16, bool)>,
     /// Its UDP sockets.
     pub udp: Vec<UdpSocket>,
     /// Whether segments to listeners bring a right cookie.
@@ -169,6 +172,8 @@ pub struct HostTables {
     pub solicited: Vec<[AtomicU64; WAYS]>,
     /// Buckets of flows that the other side has begun.
     begun: Vec<[AtomicU64; WAYS]>,
+    /// Buckets of watched sources and sessions.
+    watched: Vec<[AtomicU64; WAYS]>,
     /// The words of the UDP ports of the host.
     pub open: Vec<AtomicU64>,
     /// What each processor keeps for itself, and which of them has the packet now.
@@ -195,6 +200,7 @@ impl HostTables {
             sockets: HostSockets::default(),
             solicited: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             begun: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
+            watched: (0..1 << SOLICIT_BITS).map(|_| Default::default()).collect(),
             open: (0..open::WORDS).map(|_| AtomicU64::new(0)).collect(),
             processors: vec![Processor::default()],
             running: cell::Cell::new(0),
@@ -258,7 +264,7 @@ impl HostTables {
 
     /// What the egress program does with a packet that leaves the host; `connected` says whether its socket is.
     pub fn send(&self, settings: &Settings, flow: &Flow, now_ns: u64, connected: bool) {
-        solicit::sent(&settings.solicit_seeds, flow, connected, now_ns, self);
+        solicit::sent(settings, flow, connected, now_ns, self);
     }
 
     /// What the daemon does when it has looked at the sockets of the host.
@@ -269,8 +275,15 @@ impl HostTables {
         for UdpSocket { port, peer, .. } in &self.sockets.udp {
             open::set(&self.open[open::word(*port)], *port);
             if peer.is_some() {
-                open::set(&self.open[open::word(*port) + 1], *port);
+                open::set(&self.open[open::peer_word(*port)], *port);
             }
+        }
+        for (port, hashes) in &self.sockets.tunnels {
+            if *hashes {
+                open::set(&self.open[open::hashing_word(*port)], *port);
+            }
+            open::set(&self.open[open::peer_word(*port)], *port);
+            open::set(&self.open[open::tunnel_word(*port)], *port);
         }
         self.open[open::LOOKED].store(now_ns, Ordering::Relaxed);
     }
@@ -324,7 +337,23 @@ impl Tables for HostTables {
     }
 
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
-        self.has_port(open::word(port) + 1, port, now_ns)
+        self.has_port(open::peer_word(port), port, now_ns)
+    }
+
+    fn is_tunnel(&self, port: u16) -> bool {
+        Slot::load(&self.open[open::tunnel_word(port)]) & port_bit(port) != 0
+    }
+
+    fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_session(&self.begun[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_session(&self.watched[flow.bucket as usize], flow.tag, now_ns)
+    }
+
+    fn watch(&self, source: SolicitPlace, now_ns: u64) {
+        solicit::write(&self.watched[source.bucket as usize], source.tag, now_ns, watch::WATCHED);
     }
 
     fn is_local(&self, _: &Settings, address: Address) -> bool {
@@ -402,8 +431,24 @@ impl Outgoing for HostTables {
         solicit::is_in(&self.begun[flow.bucket as usize], flow.tag, now_ns)
     }
 
+    fn is_tunnel(&self, port: u16) -> bool {
+        Tables::is_tunnel(self, port)
+    }
+
+    fn is_hashing_tunnel(&self, port: u16) -> bool {
+        Slot::load(&self.open[open::hashing_word(port)]) & port_bit(port) != 0
+    }
+
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool {
+        solicit::is_in(&self.watched[source.bucket as usize], source.tag, now_ns)
+    }
+
+    fn count(&self, flow: SolicitPlace, now_ns: u64) {
+        watch::count(&self.watched[flow.bucket as usize], flow.tag, now_ns);
+    }
+
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
-        self.mark_begun(flow, now_ns);
+        solicit::write(&self.begun[flow.bucket as usize], flow.tag, now_ns, Note::ANSWERED);
     }
 
     fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64) {

@@ -40,4 +40,5 @@ pub mod sanity;
 pub mod sketch;
 pub mod solicit;
 pub mod verifier;
+pub mod watch;
 pub mod wire;

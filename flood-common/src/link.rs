@@ -9,14 +9,14 @@
 use crate::{
     reason::Reason,
     verifier::opaque,
-    wire::{Ethernet, Pppoe, Snap, VlanTag, Window, ethertype, ppp},
+    wire::{Ethernet, Ipv4, Pppoe, Snap, VlanTag, Window, ethertype, ppp},
 };
 
 /// VLAN tags that are looked behind: a customer's tag inside a provider's (802.1ad). The kernel's own receive path
 /// goes no deeper either unless VLAN devices are stacked by hand.
 pub const MAX_VLAN_TAGS: usize = 2;
 
-/// Stands for the EtherType of a frame that has a length instead, as those of spanning tree.
+/// Stands for the EtherType of a frame that has a length instead, as those of spanning tree, or none at all.
 pub const LENGTH: u16 = 0;
 
 /// What is in a frame.
@@ -60,10 +60,25 @@ pub fn is_vlan(ethertype: u16) -> bool {
 /// Finds the IP packet in a frame of this EtherType.
 #[inline(always)]
 pub fn open<'a, W: Window<'a>>(window: W, kind: u16) -> Link {
-    if is_ip(kind) {
+    if window.is_bare() {
+        bare(window)
+    } else if is_ip(kind) {
         Link::Ip(Inner { ethertype: kind, offset: size_of::<Ethernet>(), length_at: 0 })
     } else {
         open_other(window, kind)
+    }
+}
+
+/// An IP packet with nothing around it, which says itself of which version it is.
+#[inline(always)]
+fn bare<'a, W: Window<'a>>(window: W) -> Link {
+    let Some(ip) = window.view::<Ipv4>(0) else {
+        return Link::Broken(Reason::Truncated);
+    };
+    match ip.version_length >> 4 {
+        4 => Link::Ip(Inner { ethertype: ethertype::IPV4, offset: 0, length_at: 0 }),
+        6 => Link::Ip(Inner { ethertype: ethertype::IPV6, offset: 0, length_at: 0 }),
+        _ => Link::NotIp(LENGTH),
     }
 }
 

@@ -151,10 +151,11 @@ const ON_LINK_HOP_LIMIT: u8 = 255;
 /// Parses a frame.
 #[inline(always)]
 pub fn parse<'a, W: Window<'a>>(window: W) -> Parsed {
-    let Some(ethernet) = window.view::<Ethernet>(0) else {
-        return Parsed::Broken(Reason::Truncated);
+    let kind = match window.view::<Ethernet>(0) {
+        _ if window.is_bare() => link::LENGTH,
+        Some(ethernet) => ethernet.ethertype.get(),
+        None => return Parsed::Broken(Reason::Truncated),
     };
-    let kind = ethernet.ethertype.get();
     let bare = Inner { ethertype: kind, offset: size_of::<Ethernet>(), length_at: 0 };
     // Two copies of the code: in that for a bare packet, offsets are constants.
     match kind {

@@ -14,13 +14,14 @@ use crate::{
     address::Address,
     again::{self, SynPlace},
     class::Class,
-    decide::charge_source,
+    decide::{charge_source, source_of},
     evidence::{Cookie, Opening, Quote, Receiver, Segment, Standing},
     meter::{Charge, Price},
     packet::Packet,
     reason::Reason,
     reassembly::Memory,
     solicit::Flow,
+    watch,
     wire::{Window, protocol},
 };
 
@@ -72,34 +73,36 @@ pub enum Proof {
 /// A packet that is looked at once more.
 struct Case<'a, H> {
     packet: &'a Packet,
+    class: u64,
     exceeded: u32,
     settings: &'a Settings,
     now_ns: u64,
     host: &'a H,
 }
 
-/// Looks once more at a packet that has exceeded a limit. `exceeded` is the number of that reason.
+/// Looks once more at a packet that has exceeded a limit, as one of this class, by its number. `exceeded` is the number of that reason.
 #[inline(always)]
 pub fn prove<'a, H: Host>(
     packet: &Packet,
+    class: u64,
     exceeded: u32,
     window: impl Window<'a>,
     settings: &Settings,
     now_ns: u64,
     host: &H,
 ) -> Proof {
-    let case = Case { packet, exceeded, settings, now_ns, host };
+    let case = Case { packet, class, exceeded, settings, now_ns, host };
     match packet.protocol {
         protocol::TCP => match Segment::read(packet, window) {
             Some(segment) if packet.class == Class::Syn => case.open(&segment),
-            Some(segment) if case.asks(means::SOCKETS) => case.stand(&segment),
-            _ => Proof::Nothing,
+            Some(segment) => case.stand(&segment),
+            None => Proof::Nothing,
         },
         _ if !case.asks(means::SOCKETS) => Proof::Nothing,
         protocol::UDP => case.receive(),
         _ => match Quote::read(packet, window) {
             Some(quote) if host.has_sent(&quote) => {
-                case.passes(Account::Errors, By::address(quote.destination), Reason::Proven)
+                case.passes(Account::Errors, By::source(settings.source(quote.destination)), Reason::Proven)
             }
             Some(quote) => case.absent(quote.source, Reason::NoConnection),
             None => Proof::Nothing,
@@ -150,7 +153,7 @@ impl<H: Host> Case<'_, H> {
     #[inline(always)]
     fn proven(&self) -> Proof {
         let source = self.packet.source;
-        if self.charge(Account::Proven, By::address(source)) {
+        if self.charge(Account::Proven, By::source(self.settings.source(source))) {
             Proof::Verdict(Reason::Proven)
         } else if self.host.is_allowed_by_evidence(self.settings, source, self.now_ns) {
             Proof::Verdict(Reason::Allowed)
@@ -169,11 +172,15 @@ impl<H: Host> Case<'_, H> {
     #[inline(always)]
     fn stand(&self, segment: &Segment) -> Proof {
         let destination = self.packet.destination;
+        if !self.asks(means::SOCKETS) {
+            return self.elsewhere(Proof::Nothing);
+        }
         match self.host.stand(self.packet, segment) {
             Standing::Proven => self.proven(),
             Standing::Unproven => self.refused(Reason::NoConnection),
-            Standing::WrongCookie => self.absent(destination, Reason::WrongCookie),
-            Standing::NoSocket => self.absent(destination, Reason::NoConnection),
+            // A listener may be in front of a translation, whose connections it knows nothing of.
+            Standing::WrongCookie => self.elsewhere(self.absent(destination, Reason::WrongCookie)),
+            Standing::NoSocket => self.elsewhere(self.absent(destination, Reason::NoConnection)),
             Standing::Unknown => self.passes(Account::Room, self.listener(), Reason::Proven),
         }
     }
@@ -189,21 +196,59 @@ impl<H: Host> Case<'_, H> {
         match self.host.receiver(&flow) {
             Receiver::Connected => self.proven(),
             Receiver::NoSocket => self.absent(flow.local, Reason::NoSocket),
-            Receiver::Anybodys if is_of_many(self.exceeded) => self.share(&flow),
-            Receiver::Anybodys => Proof::Nothing,
+            Receiver::Anybodys => {
+                let proof = if self.host.is_tunnel(flow.local_port) {
+                    self.watch(&watch::of_tunnel(&flow))
+                } else {
+                    Proof::Nothing
+                };
+                if proof == Proof::Nothing && is_of_many(self.exceeded) { self.share(&flow) } else { proof }
+            }
         }
+    }
+
+    /// A TCP segment that no socket here knows of may be of a connection of another host, where it is passed on.
+    #[inline(always)]
+    fn elsewhere(&self, proof: Proof) -> Proof {
+        if proof == Proof::Nothing && self.settings.absence == 0 {
+            self.watch(&Flow::of(self.packet))
+        } else {
+            proof
+        }
+    }
+
+    /// A packet of a [session](crate::watch) that sockets do not tell passes. Another makes its source watched, if that sends too much;
+    /// many sources would be many marks, each of which is a write.
+    #[inline(always)]
+    fn watch(&self, flow: &Flow) -> Proof {
+        if self.settings.solicited & solicited::NOTED == 0 {
+            return Proof::Nothing;
+        }
+        if self.host.is_session(flow.place(&self.settings.solicit_seeds), self.now_ns) {
+            let source = source_of(self.packet, self.settings);
+            return self.passes(Account::Watched, By::source(source), Reason::Proven);
+        }
+        if !is_of_many(self.exceeded) {
+            self.host.watch(watch::place_of_source(self.settings, flow), self.now_ns);
+        }
+        Proof::Nothing
     }
 
     /// A datagram for a port of this host, of a source that is within its limits.
     #[inline(always)]
     fn share(&self, flow: &Flow) -> Proof {
-        let is_reflected = self.settings.reflectors | self.settings.solicited != 0
+        let is_mirror = self.settings.reflectors | self.settings.solicited != 0
             && self.host.is_reflector(flow.remote_port);
-        let (class, budget) = if is_reflected {
-            (Class::Amplification, BUDGET_PORTS_REFLECTED)
+        // Who has been told from a mirror on its port is none.
+        let class = if self.class == Class::Answered as u64 || self.class == Class::Udp as u64 {
+            self.class
+        } else if is_mirror {
+            Class::Amplification as u64
         } else {
-            (Class::Udp, BUDGET_PORTS)
+            Class::Udp as u64
         };
+        let is_reflected = class != Class::Udp as u64;
+        let budget = if is_reflected { BUDGET_PORTS_REFLECTED } else { BUDGET_PORTS };
         let length = self.packet.length;
         let price = self.settings.port_shares[usize::from(is_reflected)].price(length);
         let by = By::port(self.settings, flow.local, flow.local_port);
@@ -211,7 +256,7 @@ impl<H: Host> Case<'_, H> {
             return Proof::Nothing;
         }
         charge_source(self.packet, class as usize, self.settings, self.now_ns, self.host);
-        if is_reflected && self.settings.solicited & solicited::NOTED != 0 {
+        if is_mirror && self.settings.solicited & solicited::NOTED != 0 {
             self.host.mark_begun(flow.place_begun(&self.settings.solicit_seeds), self.now_ns);
         }
         Proof::Verdict(Reason::PortShare)
@@ -229,8 +274,8 @@ impl<H: Host> Case<'_, H> {
     /// what comes again passes.
     #[inline(always)]
     fn open(&self, segment: &Segment) -> Proof {
-        let source = self.packet.source;
-        let (client, network) = (By::address(source), By::network(source));
+        let counted = source_of(self.packet, self.settings);
+        let (client, network) = (By::source(counted), By::network(counted));
         let place = again::place(self.packet, segment.sequence, &self.settings.solicit_seeds);
         let comes_again = || self.host.came_again(place, self.now_ns);
         let mut again = false;

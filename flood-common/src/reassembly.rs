@@ -24,7 +24,7 @@ use crate::{
     address::Address,
     answer::{checksum, words},
     class::CLASS_SLOTS,
-    decide::{CHARGED, Tables, limit},
+    decide::{CHARGED, Tables, limit, source_of},
     fragments::{self, FragmentPlace},
     meter::{Price, Slot, WAYS, own_or_first_to_end},
     packet::{Packet, Part},
@@ -129,7 +129,8 @@ pub fn judge<'a, T: Memory>(
         [Reason::Solicited, Reason::Proven, Reason::Allowed].iter().any(|wanted| reason == wanted.number());
     let quarters = forget(if is_wanted { 4 } else { 2 + come.min(1) });
     let account = if quarters == 4 { Account::FragmentsProven } else { Account::Fragments };
-    let (owner, by) = ((account, BUDGET_REASSEMBLY + family), By::address(packet.source));
+    let source = source_of(packet, settings);
+    let (owner, by) = ((account, BUDGET_REASSEMBLY + family), By::source(source));
     let tolerance_ns = page.tolerance_ns / 4 * quarters;
     let price = Price { cost_ns: page.cost_ns * pages, tolerance_ns, ..page };
     if is_kept != 0 && !tables.charge_shared(settings, owner, by, now_ns, &price) {
@@ -139,7 +140,7 @@ pub fn judge<'a, T: Memory>(
     let datagram = forget(fragments::datagram_hash(packet, &settings.solicit_seeds));
     let step = Step { sum: forget(sum(packet, settings)), pages, count: come };
     let reason = if reason == Reason::Conforming.number() {
-        limit(packet, class as usize % CLASS_SLOTS, CHARGED, settings, now_ns, tables).number()
+        limit(packet, source, class as usize % CLASS_SLOTS, CHARGED, settings, now_ns, tables).number()
     } else {
         reason
     };

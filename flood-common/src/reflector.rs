@@ -5,6 +5,10 @@
 //! servers may block and that clients avoid as source ports. Factors are bandwidth amplification factors: bytes of
 //! answer for a byte of request.
 
+/// The first port that clients are given: by Linux, and with those above it what IANA has set aside (RFC 6335 section 6). Some
+/// mirrors have ports from here on, too; so more than the port has to speak for one of these.
+pub const FIRST_OF_CLIENTS: u16 = 32_768;
+
 /// A service, as a mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reflector {

@@ -241,15 +241,23 @@ impl Sanity {
     }
 }
 
-/// What the transport header said, in one word. From the highest bits down: the IP version (4 bits), whether there are ports
-/// and whether there are flags (a bit each), the protocol, the flags, source and destination port.
+/// What the transport header said, in one word. From the highest bits down: the IP version (4 bits), whether there are ports,
+/// whether there are flags, and whether the packet [is for many](is_for_many) (a bit each), the protocol, the flags, source and
+/// destination port.
 #[inline(always)]
 fn pack_transport(packet: &Packet) -> u64 {
     let ports = packet.ports.map_or(0, |Ports { source, destination }| {
         1 << 59 | u64::from(source) << 16 | u64::from(destination)
     });
     let flags = packet.tcp_flags.map_or(0, |flags| 1 << 58 | u64::from(flags) << 32);
-    u64::from(packet.source.version()) << 60 | ports | flags | u64::from(packet.protocol) << 40
+    let for_many = u64::from(is_for_many(packet.destination)) << 57;
+    u64::from(packet.source.version()) << 60 | ports | flags | for_many | u64::from(packet.protocol) << 40
+}
+
+/// Whether it is a multicast address of IPv4, or the broadcast address of all networks.
+#[inline(always)]
+fn is_for_many(destination: Address) -> bool {
+    matches!(destination, Address::V4(address) if address >> 28 == 0xe || address == u32::MAX)
 }
 
 /// A piece in one word: whether another follows (a bit), where it ends (24 bits), where it starts, and its length.
@@ -278,6 +286,7 @@ pub extern "C" fn floodgate_failed(high: u64, low: u64, transport: u64, piece: u
         ports: (transport >> 59 & 1 != 0)
             .then_some(Ports { source: (transport >> 16) as u16, destination: transport as u16 }),
         tcp_flags: (transport >> 58 & 1 != 0).then_some((transport >> 32) as u8),
+        is_for_many: transport >> 57 & 1 != 0,
         piece: Piece {
             is_last: piece >> 63 == 0,
             end: (piece >> 32) as u32 & 0xff_ffff,
@@ -292,8 +301,8 @@ pub extern "C" fn floodgate_failed(high: u64, low: u64, transport: u64, piece: u
 /// IGMP; a host that has no address yet reports its groups from 0.0.0.0 (RFC 3376 section 4.2.13).
 const IGMP: u8 = 2;
 
-/// From a client of DHCP to a server (RFC 2131 section 4.1).
-const DHCP: Ports = Ports { source: 68, destination: 67 };
+/// The port of DHCP servers. A client sends from port 68 (RFC 2131 section 4.1), and a booting one from any (RFC 951 section 4).
+const DHCP: u16 = 67;
 
 /// The longest IPv4 packet, and the most that can be behind the header of an IPv6 packet, bytes.
 const LONGEST: u32 = 65_535;
@@ -304,6 +313,7 @@ struct Facts {
     protocol: u8,
     ports: Option<Ports>,
     tcp_flags: Option<u8>,
+    is_for_many: bool,
     piece: Piece,
 }
 
@@ -320,8 +330,10 @@ impl Facts {
             |prefix: [u8; 4], length: u32| (source ^ u32::from_be_bytes(prefix)) >> (32 - length) == 0;
         match source >> 24 {
             0 => {
-                let is_dhcp = self.protocol == protocol::UDP && self.ports == Some(DHCP);
-                let may_be_nobody = source == 0 && (is_dhcp || self.protocol == IGMP);
+                let is_dhcp = self.protocol == protocol::UDP
+                    && self.ports.is_some_and(|ports| ports.destination == DHCP);
+                let asks_all = self.is_for_many && self.protocol != protocol::TCP;
+                let may_be_nobody = source == 0 && (is_dhcp || self.protocol == IGMP || asks_all);
                 (!may_be_nobody).then_some(Reason::ReservedSource)
             }
             127 => Some(Reason::LoopbackSource),

@@ -13,6 +13,7 @@
 //! so many answers and no more; what is let in by a session is charged to an [account](crate::account).
 
 use crate::{
+    abi::Settings,
     account::ports,
     address::Address,
     link::{self, Inner, Link},
@@ -20,7 +21,8 @@ use crate::{
     open,
     packet::{Packet, is_extension},
     verifier::opaque,
-    wire::{Icmp, Ipv4, Ipv6, Udp, Window, ethertype, is_ping, protocol},
+    watch,
+    wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, ethertype, is_ping, protocol, tcp_flags},
 };
 
 /// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000 questions a
@@ -51,7 +53,7 @@ const ANSWERS: u32 = 8;
 
 /// The most answers that are open, and instead of a number the mark of a session.
 const MOST_ANSWERS: u32 = 62;
-const SESSION: u32 = 63;
+pub(crate) const SESSION: u32 = 63;
 
 const DNS: u16 = 53;
 
@@ -143,7 +145,7 @@ impl Flow {
     }
 }
 
-const fn units_of(seconds: u32) -> u32 {
+pub(crate) const fn units_of(seconds: u32) -> u32 {
     (seconds as u64 * 1_000_000_000).div_ceil(1 << UNIT_SHIFT) as u32
 }
 
@@ -151,13 +153,16 @@ const fn units_of(seconds: u32) -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Note {
     /// Units for which it lasts.
-    lifetime: u32,
-    answers: u32,
+    pub(crate) lifetime: u32,
+    pub(crate) answers: u32,
 }
 
 impl Note {
     /// A flow that the other side has begun.
     pub const BEGUN: Self = Self { lifetime: units_of(MARK_S), answers: 0 };
+
+    /// The same, and this host has answered.
+    pub const ANSWERED: Self = Self { answers: SESSION, ..Self::BEGUN };
 
     /// A packet to the other side. `is_session` says that one has sessions with this port of UDP.
     #[inline(always)]
@@ -200,28 +205,28 @@ impl Asked {
 }
 
 #[inline(always)]
-fn units(now_ns: u64) -> u32 {
+pub(crate) fn units(now_ns: u64) -> u32 {
     (now_ns >> UNIT_SHIFT) as u32 & END_MASK
 }
 
 #[inline(always)]
-fn tag_of(word: u64) -> u32 {
+pub(crate) fn tag_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
 #[inline(always)]
-fn answers_of(word: u64) -> u32 {
+pub(crate) fn answers_of(word: u64) -> u32 {
     word as u32 >> END_BITS
 }
 
 #[inline(always)]
-fn word(tag: u32, answers: u32, end: u32) -> u64 {
+pub(crate) fn word(tag: u32, answers: u32, end: u32) -> u64 {
     u64::from(tag) << 32 | u64::from(answers << END_BITS | end & END_MASK)
 }
 
 /// Units for which a word lasts; 0 once it has ended.
 #[inline(always)]
-fn left(word: u64, now_ns: u64) -> u32 {
+pub(crate) fn left(word: u64, now_ns: u64) -> u32 {
     const LONGEST: u32 = units_of(SESSION_S);
     let left = (word as u32).wrapping_sub(units(now_ns)).wrapping_add(1) & END_MASK;
     if left > LONGEST + 1 { 0 } else { left }
@@ -239,6 +244,16 @@ pub fn is_in<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     bucket.iter().any(|slot| {
         let found = slot.load();
         tag_of(found) == tag && is_live(found, now_ns)
+    })
+}
+
+/// Whether the word of the flow with this tag has the mark of a session. Among flows that the other side has begun these are those
+/// in which this host has answered since that was last marked.
+#[inline(always)]
+pub fn is_session<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
+    bucket.iter().any(|slot| {
+        let found = slot.load();
+        tag_of(found) == tag && is_live(found, now_ns) && answers_of(found) == SESSION
     })
 }
 
@@ -293,7 +308,12 @@ pub fn write<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, note: Note) {
 fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
     let left = left(found, now_ns);
     let open = if left == 0 { 0 } else { answers_of(found) };
-    let answers = if note.answers == SESSION { SESSION } else { (open + note.answers).min(MOST_ANSWERS) };
+    let answers = match note.answers {
+        SESSION => SESSION,
+        // What the other side sends says nothing of answers.
+        0 => 0,
+        more => (open + more).min(MOST_ANSWERS),
+    };
     if left <= note.lifetime / 2 || open < answers {
         slot.compare_swap(found, word(tag_of(found), answers, units(now_ns).wrapping_add(note.lifetime)));
     }
@@ -307,11 +327,19 @@ pub trait Outgoing {
     fn is_mirror(&self, port: u16) -> bool;
     /// Whether one has sessions with services on this port of UDP.
     fn has_sessions(&self, port: u16) -> bool;
+    /// Whether a socket of this host on this UDP port is the end of a tunnel.
+    fn is_tunnel(&self, port: u16) -> bool;
+    /// Whether it is, and of one whose other end sends from ports that are hashes.
+    fn is_hashing_tunnel(&self, port: u16) -> bool;
+    /// Whether a source is [watched](crate::watch).
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool;
+    /// [Counts](crate::watch::count) a packet in a flow with one.
+    fn count(&self, flow: SolicitPlace, now_ns: u64);
     /// Whether this host has asked for something in a flow.
     fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool;
     /// Whether the other side has begun a flow.
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Marks that it has once more.
+    /// Marks that it has once more, and that this host answers.
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64);
     /// Notes what this host has asked for in a flow.
     fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64);
@@ -320,17 +348,25 @@ pub trait Outgoing {
 /// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered. `is_connected` says
 /// whether its socket is.
 #[inline(always)]
-pub fn sent(seeds: &SolicitSeeds, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
+pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
+    if let Some(session) = watch::session(settings, flow, tables)
+        && tables.is_watched(watch::place_of_source(settings, flow), now_ns)
+    {
+        tables.count(session.place(&settings.solicit_seeds), now_ns);
+    }
+    if flow.protocol == protocol::TCP {
+        return;
+    }
     if flow.protocol == protocol::UDP {
-        let word = open::word(flow.local_port);
-        tables.set_open(word, flow.local_port);
+        tables.set_open(open::word(flow.local_port), flow.local_port);
         if is_connected {
-            tables.set_open(word + 1, flow.local_port);
+            tables.set_open(open::peer_word(flow.local_port), flow.local_port);
         }
         if !tables.is_mirror(flow.remote_port) {
             return;
         }
     }
+    let seeds = &settings.solicit_seeds;
     let (begun, asked) = (flow.place_begun(seeds), flow.place(seeds));
     // What this host has begun stays so, whatever anybody sends to another of its addresses.
     if !is_connected && tables.has_begun(begun, now_ns) && !tables.has_asked(asked, now_ns) {
@@ -341,11 +377,12 @@ pub fn sent(seeds: &SolicitSeeds, flow: &Flow, is_connected: bool, now_ns: u64, 
     }
 }
 
-/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports. `kind` is its
-/// EtherType, or that inside the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
+/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports; and, on a host that
+/// `passes_on` packets of others, TCP that is [told from an answer to a stranger](crate::watch). `kind` is its EtherType, or that inside
+/// the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
 /// that comes in, as the answer will be; only IPv6 with extension headers is not looked into.
 #[inline(always)]
-pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16) -> Option<Flow> {
+pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16, passes_on: bool) -> Option<Flow> {
     let Link::Ip(Inner { ethertype, offset, .. }) = link::open(window, kind) else { return None };
     let (protocol, local, remote, transport) = match ethertype {
         ethertype::IPV4 => {
@@ -379,6 +416,14 @@ pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16) -> Option<Flow> {
             }
             (0, icmp.identifier.get())
         }
+        protocol::TCP if passes_on => {
+            const NOT_BEFORE: u8 = tcp_flags::SYN | tcp_flags::RST;
+            let tcp = window.view::<Tcp>(transport)?;
+            if tcp.flags & (NOT_BEFORE | tcp_flags::ACK) != tcp_flags::ACK {
+                return None;
+            }
+            (tcp.destination.get(), tcp.source.get())
+        }
         protocol::TCP => return None,
         _ => (0, 0),
     };
@@ -404,6 +449,21 @@ mod tests {
 
     fn question(port: u16) -> Note {
         Note::question(&flow(protocol::UDP, port), false)
+    }
+
+    #[test]
+    fn what_the_other_side_sends_renews_its_mark_and_not_that_it_is_answered() {
+        let bucket = bucket();
+        let half = u64::from(MARK_S) * SECOND * 3 / 4;
+        write(&bucket, 7, NOW, Note::BEGUN);
+        assert!(is_in(&bucket, 7, NOW) && !is_session(&bucket, 7, NOW), "begun");
+        write(&bucket, 7, NOW, Note::ANSWERED);
+        write(&bucket, 7, NOW, Note::BEGUN);
+        assert!(is_session(&bucket, 7, NOW), "answered a moment ago");
+        write(&bucket, 7, NOW + half, Note::BEGUN);
+        assert!(is_in(&bucket, 7, NOW + half) && !is_session(&bucket, 7, NOW + half), "not since");
+        write(&bucket, 7, NOW + half, Note::ANSWERED);
+        assert!(is_session(&bucket, 7, NOW + half), "again");
     }
 
     #[test]

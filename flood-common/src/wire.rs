@@ -20,6 +20,11 @@ pub trait Window<'a>: Copy {
     /// Views the bytes at `offset` as a `T`, or returns `None` when they reach beyond what can be viewed.
     fn view<T: WireType>(self, offset: usize) -> Option<&'a T>;
 
+    /// Whether what lies there begins with an IP header, as on a device without a link layer.
+    fn is_bare(self) -> bool {
+        false
+    }
+
     /// Length of the whole frame in bytes, as the kernel counts it (no preamble, no frame check sequence). A
     /// frame in several buffers is longer than what can be viewed.
     fn length(self) -> u32;
@@ -44,6 +49,24 @@ impl<'a> Window<'a> for Frame<'a> {
 
     fn length(self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// An IP packet in a slice, with nothing around it.
+#[derive(Clone, Copy)]
+pub struct BarePacket<'a>(pub &'a [u8]);
+
+impl<'a> Window<'a> for BarePacket<'a> {
+    fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
+        Frame(self.0).view(offset)
+    }
+
+    fn is_bare(self) -> bool {
+        true
+    }
+
+    fn length(self) -> u32 {
+        Frame(self.0).length()
     }
 }
 

@@ -1,18 +1,20 @@
 //! The program on the way out: notes questions, so that their answers are let in, and the ports that are in use.
 //!
 //! It looks at no more than headers, changes nothing and drops nothing, and leaves every packet to whoever comes next. TCP
-//! costs a few loads.
+//! costs a few loads, where this host passes nothing on.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use flood_common::{
+    abi::Settings,
     open,
     solicit::{Note, Outgoing, SolicitPlace, is_in, outgoing, sent, write},
+    watch,
     wire::{Window, WireType},
 };
 
 use crate::{
-    lookup::{has_sessions, is_reflector},
-    maps::{BEGUN, OPEN, SETTINGS, SOLICITED},
+    lookup::{has_sessions, is_hashing_tunnel, is_reflector, is_tunnel},
+    maps::{BEGUN, OPEN, SETTINGS, SOLICITED, WATCHED},
     now_ns, settings_in_force,
 };
 
@@ -22,16 +24,17 @@ const NEXT: i32 = -1;
 /// Notes a question. With segments that are still to be cut, the headers are those that each of them will have.
 #[classifier]
 fn floodgate_egress(ctx: TcContext) -> i32 {
-    let window = SkbWindow::new(&ctx);
     // SAFETY: the context is the one that the program was called with. The field is in network byte order, and inside the
     // VLAN tag that is kept beside the frame.
-    let kind = u16::from_be(unsafe { (*window.ctx).protocol } as u16);
-    if let Some(flow) = outgoing(window, kind)
-        && let Some(page) = SETTINGS.get_ptr(0)
-    {
+    let kind = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
+    if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
-        let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
-        sent(&settings.solicit_seeds, &flow, window.is_connected(), now_ns, &Noted);
+        let settings = unsafe { settings_in_force(page) };
+        let window = SkbWindow::new(&ctx, settings);
+        if let Some(flow) = outgoing(window, kind, settings.absence == 0) {
+            // SAFETY: as above.
+            sent(settings, &flow, window.is_connected(), unsafe { now_ns(page) }, &Noted);
+        }
     }
     NEXT
 }
@@ -68,9 +71,31 @@ impl Outgoing for Noted {
     }
 
     #[inline(always)]
+    fn is_tunnel(&self, port: u16) -> bool {
+        is_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_hashing_tunnel(&self, port: u16) -> bool {
+        is_hashing_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool {
+        WATCHED.get(source.bucket).is_some_and(|bucket| is_in(bucket, source.tag, now_ns))
+    }
+
+    #[inline(always)]
+    fn count(&self, flow: SolicitPlace, now_ns: u64) {
+        if let Some(bucket) = WATCHED.get(flow.bucket) {
+            watch::count(bucket, flow.tag, now_ns);
+        }
+    }
+
+    #[inline(always)]
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64) {
         if let Some(bucket) = BEGUN.get(flow.bucket) {
-            write(bucket, flow.tag, now_ns, Note::BEGUN);
+            write(bucket, flow.tag, now_ns, Note::ANSWERED);
         }
     }
 
@@ -88,12 +113,15 @@ struct SkbWindow {
     start: usize,
     end: usize,
     ctx: *mut __sk_buff,
+    bare: bool,
 }
 
 impl SkbWindow {
     #[inline(always)]
-    fn new(ctx: &TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.skb.skb }
+    fn new(ctx: &TcContext, settings: &Settings) -> Self {
+        // SAFETY: the context is the one that the program was called with.
+        let interface = unsafe { (*ctx.skb.skb).ifindex };
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.skb.skb, bare: settings.is_bare(interface) }
     }
 
     /// Whether the packet is from a connected socket.
@@ -116,6 +144,11 @@ impl<'a> Window<'a> for SkbWindow {
         }
         // SAFETY: as for `XdpWindow`.
         Some(unsafe { &*((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn is_bare(self) -> bool {
+        self.bare
     }
 
     #[inline(always)]

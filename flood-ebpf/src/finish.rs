@@ -14,8 +14,7 @@ use flood_common::{
 
 use crate::{
     maps::{COUNTERS, CPU_STATE, SAMPLES},
-    trace,
-    window::XdpWindow,
+    trace, window_of,
 };
 
 /// Finishes with a packet of `length` bytes: `reason` is the number of one, and `pass` the action for a packet that is
@@ -38,7 +37,7 @@ pub(crate) fn finish(
     let sampled = if is_drop { to_sample(settings, now_ns) } else { None };
     if sampled.is_some() || settings.trace_version != 0 {
         // Parsed again, which is rare, rather than carried along for every packet.
-        let (version, source) = match parse(XdpWindow::new(ctx)) {
+        let (version, source) = match parse(window_of(ctx, settings)) {
             // What was answered goes back to whom it came from.
             Parsed::Packet(packet) if reason == Reason::Answered.number() && enforced => {
                 (u32::from(packet.source.version()), packet.destination.halves())

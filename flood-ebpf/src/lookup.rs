@@ -28,13 +28,14 @@ use flood_common::{
     reflector::{PORT_WORDS, port_bit, port_word},
     sketch,
     solicit::{self, Asked, Flow, Note, SolicitPlace},
+    watch,
 };
 
 use crate::{
     lists::{Lists, floodgate_allowed},
     maps::{
         BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DATAGRAMS, DEBTS, FRAGMENTING, FRAGMENTS, OPEN, REFLECTORS,
-        SKETCH, SKETCH_SHIFT, SOLICITED,
+        SKETCH, SKETCH_SHIFT, SOLICITED, WATCHED,
     },
     sockets,
 };
@@ -128,7 +129,27 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool {
-        has_port(open::word(port) + 1, port, now_ns)
+        has_port(open::peer_word(port), port, now_ns)
+    }
+
+    #[inline(always)]
+    fn is_tunnel(&self, port: u16) -> bool {
+        is_tunnel(port)
+    }
+
+    #[inline(always)]
+    fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        floodgate_answered(flow.bucket, flow.tag, now_ns) != 0
+    }
+
+    #[inline(always)]
+    fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool {
+        floodgate_session(flow.bucket, flow.tag, now_ns) != 0
+    }
+
+    #[inline(always)]
+    fn watch(&self, source: SolicitPlace, now_ns: u64) {
+        floodgate_watch(source.bucket, source.tag, now_ns);
     }
 
     #[inline(always)]
@@ -428,6 +449,15 @@ extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     SOLICITED.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
 }
 
+/// See [`Tables::is_answered`]: 1 if it is.
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_answered(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    BEGUN.get(bucket).is_some_and(|bucket| solicit::is_session(bucket, tag, now_ns)).into()
+}
+
 /// See [`Tables::mark_begun`].
 ///
 /// VERIFIER: as above.
@@ -436,6 +466,27 @@ extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
 extern "C" fn floodgate_mark(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     if let Some(bucket) = BEGUN.get(bucket) {
         solicit::write(bucket, tag, now_ns, Note::BEGUN);
+    }
+    0
+}
+
+/// See [`Tables::is_session`]: 1 if there is one.
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_session(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    WATCHED.get(bucket).is_some_and(|bucket| solicit::is_session(bucket, tag, now_ns)).into()
+}
+
+/// See [`Tables::watch`].
+///
+/// VERIFIER: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_watch(bucket: u32, tag: u32, now_ns: u64) -> u64 {
+    if let Some(bucket) = WATCHED.get(bucket) {
+        solicit::write(bucket, tag, now_ns, watch::WATCHED);
     }
     0
 }
@@ -454,6 +505,24 @@ pub(crate) fn charge_host(budget: u32, now_ns: u64, price: &Price) -> Charge {
         Some(bucket) => charge_budget(&bucket[0], now_ns, price),
         None => Charge::Unaccounted,
     }
+}
+
+/// Whether a socket on this UDP port is the end of a tunnel.
+#[inline(always)]
+pub(crate) fn is_tunnel(port: u16) -> bool {
+    has_bit(open::tunnel_word(port), port)
+}
+
+/// Whether it is, and of one whose other end sends from ports that are hashes.
+#[inline(always)]
+pub(crate) fn is_hashing_tunnel(port: u16) -> bool {
+    has_bit(open::hashing_word(port), port)
+}
+
+/// Whether the bit of a port is set in a word of [`OPEN`].
+#[inline(always)]
+fn has_bit(word: usize, port: u16) -> bool {
+    OPEN.get(word as u32).is_some_and(|word| word.load() & port_bit(port) != 0)
 }
 
 /// Whether UDP from this port may be a mirror's.

@@ -44,7 +44,7 @@ fn floodgate(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force.
     let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
-    let window = XdpWindow::new(&ctx);
+    let window = window_of(&ctx, settings);
     let parsed = parse(window);
     let Verdict { reason, looks_again, class } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
     let length = match parsed {
@@ -55,6 +55,14 @@ fn floodgate(ctx: XdpContext) -> u32 {
         prove::call(&ctx, reason, class);
     }
     finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
+}
+
+/// What has come: a frame, or on an interface without a link layer a packet.
+#[inline(always)]
+fn window_of(ctx: &XdpContext, settings: &Settings) -> XdpWindow {
+    let mut window = XdpWindow::new(ctx);
+    window.bare = settings.is_bare(ctx.ingress_ifindex() as u32);
+    window
 }
 
 /// Hands the packet over to a program, with what `write` leaves for it. Comes back only if that program is not in its place.

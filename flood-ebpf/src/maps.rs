@@ -124,6 +124,10 @@ pub(crate) static SOLICITED: Array<Bucket> = Array::with_max_entries(1 << SOLICI
 #[map]
 pub(crate) static BEGUN: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
 
+/// Sources that are watched, and sessions that sockets do not tell.
+#[map]
+pub(crate) static WATCHED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
+
 /// UDP ports of this host. Written by the daemon, and per port that begins to send.
 #[map]
 pub(crate) static OPEN: Array<Word> = Array::with_max_entries(open::WORDS as u32, BPF_F_MMAPABLE);

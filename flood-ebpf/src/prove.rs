@@ -28,6 +28,7 @@ use crate::{
     maps::{CPU_STATE, SETTINGS},
     now_ns, reassemble, settings_in_force,
     window::XdpWindow,
+    window_of,
 };
 
 /// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
@@ -49,15 +50,15 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
     // this processor's own, and nothing ran on it since `call` wrote it.
-    let (settings, now_ns, reason) =
-        unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32) };
-    let window = XdpWindow::new(&ctx);
+    let (settings, now_ns, reason, class) =
+        unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
+    let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is looked at again
     };
     let length = packet.length;
     let (reason, pass) = if is_drop(reason) {
-        match prove(&packet, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
+        match prove(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
             Proof::Verdict(reason) => (reason.number(), xdp_action::XDP_PASS),
             Proof::Nothing => (reason, xdp_action::XDP_PASS),
             Proof::Answer(_) if settings.mode != MODE_ENFORCE => {
@@ -115,8 +116,13 @@ fn store<T>(ctx: &XdpContext, packet: &Packet, mut answer: T) -> Option<()> {
         {
             return None;
         }
+        let has_link_layer = packet.network_at != 0;
         [
-            bpf_xdp_store_bytes(ctx.ctx, 0, (&raw mut addresses).cast(), size_of_val(&addresses) as u32),
+            if has_link_layer {
+                bpf_xdp_store_bytes(ctx.ctx, 0, (&raw mut addresses).cast(), size_of_val(&addresses) as u32)
+            } else {
+                0
+            },
             bpf_xdp_store_bytes(ctx.ctx, packet.network_at as u32, (&raw mut answer).cast(), size as u32),
         ]
     };

@@ -13,8 +13,7 @@ use crate::{
     hand_over,
     lookup::MapTables,
     maps::{CPU_STATE, SETTINGS},
-    now_ns, settings_in_force,
-    window::XdpWindow,
+    now_ns, settings_in_force, window_of,
 };
 
 /// Hands a fragment that passes so far over to [`floodgate_reassemble`], which finishes with it. Comes back only if that program
@@ -35,7 +34,7 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     // this processor's own, and nothing ran on it since `call` wrote it.
     let (settings, now_ns, reason, class) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
-    let window = XdpWindow::new(&ctx);
+    let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
     };

@@ -16,7 +16,12 @@ use flood_common::{
     reason::Reason,
 };
 
-use crate::{hand_over, lookup::charge_host, maps::CPU_STATE, window::XdpWindow};
+use crate::{
+    hand_over,
+    lookup::charge_host,
+    maps::{CPU_STATE, SETTINGS},
+    settings_in_force, window_of,
+};
 
 /// 100 lines a second, 100 at once. More says nothing new about one source and would fill the log ring.
 const PRICE: Price = Price {
@@ -49,8 +54,12 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() }; // any clock does, as this budget is the tracer's alone
     if charge_host(BUDGET_TRACE, now_ns, &PRICE) != Charge::Conforming {
         state.trace_suppressed += 1;
-    } else if let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) {
-        write_line(&ctx, state.reason as u32, &packet);
+    } else if let Some(page) = SETTINGS.get_ptr(0) {
+        // SAFETY: array values live as long as the program; user space never writes the slot in force.
+        let settings = unsafe { settings_in_force(page) };
+        if let Parsed::Packet(packet) = parse(window_of(&ctx, settings)) {
+            write_line(&ctx, state.reason as u32, &packet);
+        }
     }
     state.action as u32
 }

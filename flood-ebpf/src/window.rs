@@ -15,12 +15,14 @@ pub(crate) struct XdpWindow {
     start: usize,
     end: usize,
     ctx: *mut xdp_md,
+    /// Whether it begins with an IP header.
+    pub(crate) bare: bool,
 }
 
 impl XdpWindow {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx }
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx, bare: false }
     }
 }
 
@@ -39,6 +41,11 @@ impl<'a> Window<'a> for XdpWindow {
         // SAFETY: the range lies within the packet, which outlives the program's run; a `WireType` has alignment 1
         // and no invalid bit pattern.
         Some(unsafe { &*((self.start + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    fn is_bare(self) -> bool {
+        self.bare
     }
 
     #[inline(always)]

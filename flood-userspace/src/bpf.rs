@@ -8,6 +8,7 @@
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 
 mod allow_proven;
+mod attach;
 mod btf;
 mod clock;
 mod counters;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod features;
 pub mod interface;
 pub mod limit;
+mod link;
 mod lists;
 mod load;
 mod local;
@@ -26,13 +28,14 @@ mod plain;
 mod settings;
 mod solicited;
 
+pub use attach::{Attachment, Found, Noting, occupied};
 pub use clock::Clock;
 pub use counters::CounterTable;
 pub use debts::{DebtTables, Debtor, Family, Side};
-pub use egress::Hook;
+pub use egress::{Hook, remove_left_behind};
 pub use error::BpfError;
 pub use lists::ListMaps;
-pub use load::{Attachment, Filter, FilterOptions, Noting, OBJECT, RunOutcome, SHORTEST_FRAME, occupied};
+pub use load::{Filter, FilterOptions, OBJECT, RunOutcome, SHORTEST_FRAME, tables_of_others};
 pub use open::OpenPorts;
 pub use settings::SettingsPage;
 pub use solicited::SolicitTable;

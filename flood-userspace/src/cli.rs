@@ -3,6 +3,7 @@
 //! Data go to stdout, talk to stderr. Exit codes: 0 done, 1 a negative answer, 2 usage or configuration, 3 no daemon,
 //! 4 kernel or permission ([`exit`]).
 
+mod check;
 mod exit;
 mod feeds;
 mod lists;
@@ -10,7 +11,8 @@ mod replay;
 mod show;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -26,13 +28,15 @@ use crate::{
     control::{
         client::Client,
         protocol::{
-            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, Sources, Stats, Status,
-            TraceRequest,
+            DetachReply, DetachRequest, LimitChange, Limits, ModeChange, ReloadReply, ReloadRequest, Sources,
+            Stats, Status, TraceRequest,
         },
     },
-    daemon::{self, Written},
+    daemon::{self, Signals, Written},
     doctor::{self, Verdict},
-    lists::{EditError, ListKind},
+    lists::ListKind,
+    log, memory,
+    printable::{self, Lines},
 };
 
 use self::exit::Failed;
@@ -84,7 +88,7 @@ enum Verb {
     /// Reads the configuration again, as SIGHUP does: its lists are exchanged, and all feeds are read.
     ///
     /// What was added to the lists at run time stays. A configuration with a fault changes nothing. Whatever else has
-    /// changed in it is named, and takes effect at the next start.
+    /// changed in it since the start is named each time, also by `status`, and takes effect at the next start.
     Reload,
     /// Looks at and changes the limits.
     #[command(subcommand)]
@@ -107,13 +111,8 @@ enum Verb {
     ///
     /// Ends with 1 if something is in the way of `floodgate run`.
     Doctor(Doctor),
-    /// Checks a configuration file; needs neither root nor a daemon.
-    Check {
-        /// The file [default: /etc/floodgate/floodgate.toml]
-        file: Option<PathBuf>,
-        #[command(flatten)]
-        json: Json,
-    },
+    /// Checks a configuration with all its lists, as `run` and `reload` do; needs neither root nor a daemon.
+    Check(Check),
     /// Makes the daemon let go of interfaces; it ends when it has none left.
     Detach {
         /// The interfaces [default: all]
@@ -135,6 +134,10 @@ struct Run {
     /// Take another XDP program off the interfaces; it is not put back afterwards.
     #[arg(long)]
     replace: bool,
+    /// Guard the loopback as well. Set `sanity.land` and `sanity.loopback_source` to false first, or all local traffic is
+    /// dropped.
+    #[arg(long)]
+    force: bool,
     /// The interfaces to guard [default: those of the configuration]
     interfaces: Vec<String>,
 }
@@ -148,6 +151,14 @@ struct Doctor {
     json: Json,
     /// The interfaces to look at [default: those of the configuration, or else all]
     interfaces: Vec<String>,
+}
+
+#[derive(Args)]
+struct Check {
+    /// The file [default: /etc/floodgate/floodgate.toml]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Args)]
@@ -242,7 +253,7 @@ pub fn main() -> ExitCode {
     match dispatch(arguments) {
         Ok(code) => code,
         Err(failed) => {
-            eprintln!("floodgate: {failed}");
+            complain(&failed);
             failed.code()
         }
     }
@@ -252,9 +263,7 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
     match verb {
         Verb::Run(run) => return self::run(&run, socket),
         Verb::Replay(arguments) => return replay::run(&arguments),
-        Verb::Check { file, json: Json { json } } => {
-            return check(file.as_deref().unwrap_or(Path::new(DEFAULT_PATH)), json);
-        }
+        Verb::Check(arguments) => return check::run(&arguments),
         Verb::Doctor(doctor) => return self::doctor(&doctor),
         _ => {}
     }
@@ -266,114 +275,48 @@ fn dispatch(Arguments { socket, verb }: Arguments) -> Result<ExitCode, Failed> {
 /// the interfaces that the command line names. What is written in the file comes with it.
 fn configuration(path: Option<&Path>, interfaces: &[String]) -> Result<(Config, Written), Failed> {
     let usual = Path::new(DEFAULT_PATH);
-    let mut config = match path {
-        None if !usual.exists() => Config::default(),
-        path => Config::load(path.unwrap_or(usual))?,
-    };
-    let written = Written { path: path.unwrap_or(usual).to_owned(), config: config.clone() };
+    let found = path.is_some() || usual.exists();
+    let path = path.unwrap_or(usual);
+    let mut config = if found { Config::load(path)? } else { Config::default() };
+    let written = Written { path: path.to_owned(), config: config.clone(), found };
     if !interfaces.is_empty() {
         config.interfaces = interfaces
             .iter()
             .map(|name| name.parse::<InterfaceName>().map_err(|error| Failed::usage(error.to_string())))
             .collect::<Result<_, _>>()?;
-        config.interfaces.dedup();
+        let mut named = BTreeSet::new();
+        config.interfaces.retain(|name| named.insert(name.clone()));
     }
     Ok((config, written))
 }
 
 fn run(run: &Run, socket: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    memory::keep_little();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let (mut config, written) = configuration(run.config.as_deref(), &run.interfaces)?;
     config.control.socket = socket.unwrap_or(config.control.socket);
     config.attach = run.attach.map_or(config.attach, AttachMode::from);
+    config.force = run.force;
     config.mode = run.mode.map_or(config.mode, Mode::from);
 
-    start_log();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(daemon::run(&config, written, run.replace));
+    log::start();
+    let outcome = runtime.block_on(daemon::run(&config, written, run.replace, signals));
     // A client who still reads a trace must not keep us.
     runtime.shutdown_background();
+    log::flush();
     outcome?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The daemon's log goes to stderr; `FLOODGATE_LOG=debug` makes it say more.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOODGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let terminal = io::IsTerminal::is_terminal(&io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .init();
-}
-
-/// What `check` says of a configuration.
-#[derive(Serialize)]
-struct Checked<'a> {
-    file: &'a Path,
-    right: bool,
-    lists: Vec<CheckedList>,
-    problems: Vec<String>,
-}
-
-/// What it says of a list.
-#[derive(Serialize)]
-struct CheckedList {
-    list: &'static str,
-    entries: usize,
-    /// Each file, with the format that it is read as.
-    files: Vec<(PathBuf, &'static str)>,
-    /// Name and source of each feed, which are not read.
-    feeds: Vec<(String, String)>,
-}
-
-fn check(file: &Path, json: bool) -> Result<ExitCode, Failed> {
-    let config = Config::load(file)?;
-    let mut problems = Vec::new();
-    let mut lists = Vec::new();
-    for (kind, input) in ListKind::ALL.map(|kind| (kind, config.list(kind))) {
-        let configured = crate::lists::configured::configured(input)?;
-        problems.extend(configured.problems);
-        let entries = configured.edit.changes().len();
-        problems.extend(EditError::of_many(kind, entries).map(|error| error.to_string()));
-        lists.push(CheckedList {
-            list: kind.label(),
-            entries,
-            files: configured.formats.into_iter().map(|(path, format)| (path, format.label())).collect(),
-            feeds: input.feeds.iter().map(|feed| (feed.name.to_string(), feed.source.to_string())).collect(),
-        });
-    }
-    let checked = Checked { file, right: problems.is_empty(), lists, problems };
-    if json {
-        say(&serde_json::to_string_pretty(&checked)?)?;
-    } else {
-        say_checked(&checked)?;
-    }
-    Ok(if checked.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn say_checked(Checked { file, right, lists, problems }: &Checked<'_>) -> Result<(), Failed> {
-    for CheckedList { list, entries, files, feeds } in lists {
-        for (path, format) in files {
-            say(&format!("{list} list: file {}, read as {format}", path.display()))?;
-        }
-        say(&format!("{list} list: {entries} entries"))?;
-        for (name, source) in feeds {
-            say(&format!("{list} list: feed {name} from {source}, not read"))?;
-        }
-    }
-    for problem in problems {
-        eprintln!("floodgate: {problem}");
-    }
-    if *right { say(&format!("{}: right", file.display())) } else { Ok(()) }
 }
 
 fn doctor(Doctor { config, json: Json { json }, interfaces }: &Doctor) -> Result<ExitCode, Failed> {
     let (config, _) = configuration(config.as_deref(), interfaces)?;
     let findings = doctor::examine(&config);
-    say(&if *json { serde_json::to_string_pretty(&findings)? } else { show::findings(&findings) })?;
+    if *json {
+        say_json(&findings)?;
+    } else {
+        say(&show::findings(&findings))?;
+    }
     let is_fit = findings.iter().all(|finding| finding.verdict != Verdict::Fault);
     Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -391,13 +334,19 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         Verb::AllowProven(verb) => return lists::run(client, ListKind::AllowProven, verb).await,
         Verb::Feed(verb) => return feeds::run(client, verb).await,
         Verb::Reload => {
-            let ReloadReply { allow, block, allow_proven, warnings } =
-                client.send(Method::POST, "/v1/reload", &()).await?;
+            let ReloadReply { allow, block, allow_proven, feeds, pending, warnings } =
+                client.send(Method::POST, "/v1/reload", &ReloadRequest {}).await?;
             for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
-                say(&lists::changes(kind, reply))?;
+                say(&format!("{} list: {}", kind.label(), reply.named()))?;
+            }
+            for feed in feeds {
+                say(&feed)?;
             }
             for warning in warnings {
-                eprintln!("floodgate: {warning}");
+                complain(&warning);
+            }
+            if !pending.is_empty() {
+                complain(&format_args!("{}: {}", daemon::PENDING, pending.join(", ")));
             }
         }
         Verb::Limit(LimitVerb::Show(Json { json })) => {
@@ -414,11 +363,11 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             say(&format!("mode is now {}", show::mode(status.mode)))?;
         }
         Verb::Trace { address } => {
-            eprintln!("tracing {address} until Ctrl-C");
+            complain(&format_args!("tracing {address} until Ctrl-C"));
             let mut stdout = io::stdout();
             let each = |line: &[u8]| stdout.write_all(line).and_then(|()| stdout.flush());
             client.stream("/v1/trace", &TraceRequest { address }, each).await?;
-            eprintln!("floodgate has ended the trace");
+            complain(&"the daemon has ended the trace");
         }
         Verb::Detach { interfaces } => {
             let reply: DetachReply =
@@ -426,7 +375,7 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
             let end = if reply.ends { "; nothing is left, and the daemon ends" } else { "" };
             say(&format!("let go: {}{end}", reply.detached.join(", ")))?;
         }
-        Verb::Run(_) | Verb::Replay(_) | Verb::Check { .. } | Verb::Doctor(_) => {} // asks no daemon
+        Verb::Run(_) | Verb::Replay(_) | Verb::Check(_) | Verb::Doctor(_) => {} // asks no daemon
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -439,16 +388,31 @@ async fn print<T: Serialize + DeserializeOwned>(
     show: impl FnOnce(&T) -> String,
 ) -> Result<(), Failed> {
     let answer: T = client.get(path).await?;
-    let text = if json { serde_json::to_string_pretty(&answer)? } else { show(&answer) };
-    say(&text)
+    if json { say_json(&answer) } else { say(&show(&answer)) }
 }
 
 /// Writes to stdout. Whoever has closed it wants no more, which is no failure.
 fn say(text: &str) -> Result<(), Failed> {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
+    put(&Lines { text: text.trim_end(), indent: "" })
+}
+
+/// Writes JSON to stdout.
+fn say_json(value: &impl Serialize) -> Result<(), Failed> {
+    put(&printable::json(&serde_json::to_string_pretty(value)?))
+}
+
+fn put(text: &dyn Display) -> Result<(), Failed> {
+    // As one piece: standard output writes line by line otherwise.
+    match io::stdout().write_all(format!("{text}\n").as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Says what is wrong on stderr. That this cannot be written is nothing that could be said there.
+fn complain(problem: &dyn Display) {
+    let text = format!("{}\n", Lines { text: format_args!("floodgate: {problem}"), indent: "" });
+    _ = io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

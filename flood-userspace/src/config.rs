@@ -6,20 +6,24 @@
 //! `docs/configuration.md`. A `Config` is always complete and right: whoever has one need not check it again.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use flood_common::{
+    address::{Address, TRANSLATORS, Translators, WELL_KNOWN_TRANSLATOR},
     reflector::REFLECTORS,
     sanity::{self, CHECKS, Ethertypes},
 };
-use ipnet::IpNet;
-use serde::Serialize;
+use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use crate::lists::ListKind;
+use crate::file as file_at;
+use crate::lists::{ListKind, doubt::Coverage};
+use crate::printable::Printable;
 use crate::quantity::PacketRate;
 
 pub mod feed;
@@ -30,6 +34,7 @@ mod position;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod validate;
 
 pub use feed::{Feed, FeedName, FeedSource, FeedUrl};
@@ -40,6 +45,17 @@ pub use limit::{
     ProtectedLimits, RateLimit,
 };
 pub use position::Problem;
+
+use unknown::Known;
+
+/// The largest configuration, in bytes: room for a million entries, which would better be in a file of their own.
+const LARGEST: u64 = 64 << 20;
+
+/// How many values of a wrong type are looked for. Each makes the file be read again.
+const MOST_MISFITS: usize = 20;
+
+/// How many problems are shown.
+const MOST_SHOWN: usize = 100;
 
 /// Where the daemon looks for its configuration.
 pub const DEFAULT_PATH: &str = "/etc/floodgate/floodgate.toml";
@@ -53,6 +69,8 @@ pub struct Config {
     pub mode: Mode,
     /// Where in the receive path the filter is attached.
     pub attach: AttachMode,
+    /// Whether the loopback is guarded, too; only the command line says so.
+    pub force: bool,
     /// The folder of what is kept over a restart.
     pub state: PathBuf,
     /// How the daemon is talked to.
@@ -154,6 +172,8 @@ pub struct Sources {
     pub ipv4_network: u8,
     /// The length of the prefix that counts as one IPv6 network.
     pub ipv6_network: u8,
+    /// The prefixes of translators, besides the one that everybody knows.
+    pub nat64: Vec<Ipv6Net>,
     /// UDP ports of mirrors besides those that are known.
     pub reflectors: Vec<u16>,
     /// Ports of known mirrors that are none here.
@@ -161,6 +181,15 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The prefixes of all translators.
+    pub fn translators(&self) -> Translators {
+        let mut translators = [WELL_KNOWN_TRANSLATOR; TRANSLATORS];
+        for (place, prefix) in translators.iter_mut().skip(1).zip(&self.nat64) {
+            *place = Address::from(IpAddr::V6(prefix.network())).halves();
+        }
+        translators
+    }
+
     /// The UDP ports of mirrors.
     pub fn reflector_ports(&self) -> Vec<u16> {
         let known = REFLECTORS.iter().map(|known| known.port);
@@ -189,6 +218,10 @@ pub struct ListInput {
     pub files: Vec<PathBuf>,
     /// Lists that somebody else keeps.
     pub feeds: Vec<Feed>,
+    /// Whether entries and files may block what this host needs.
+    pub may_cover_host: bool,
+    /// How much of all addresses entries and files may cover.
+    pub max_coverage: Coverage,
 }
 
 impl Default for Config {
@@ -197,6 +230,7 @@ impl Default for Config {
             interfaces: Vec::new(),
             mode: Mode::Enforce,
             attach: AttachMode::Native,
+            force: false,
             state: PathBuf::from("/var/lib/floodgate"),
             control: Control { socket: PathBuf::from("/run/floodgate/floodgate.sock"), metrics: None },
             limits: limit::default_limits(),
@@ -208,7 +242,7 @@ impl Default for Config {
             proof: Proof {
                 syn: SynProof::Auto,
                 host: HostSays::Auto,
-                proven: PacketLimit::of_rate(PacketRate(250_000)),
+                proven: PacketLimit::of_rate(PacketRate(1_000_000)),
                 answers: PacketLimit::of_rate(PacketRate(20_000)),
                 retransmissions: PacketLimit::of_rate(PacketRate(20_000)),
                 syncookies: SyncookieControl::Keep,
@@ -220,6 +254,7 @@ impl Default for Config {
                 ipv6_prefix: 64,
                 ipv4_network: 24,
                 ipv6_network: 48,
+                nat64: Vec::new(),
                 reflectors: Vec::new(),
                 reflectors_off: Vec::new(),
             },
@@ -243,8 +278,8 @@ impl Config {
 
     /// Reads and validates the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = file_at::read_to_string(path, LARGEST)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
@@ -252,37 +287,65 @@ impl Config {
     /// paths in it are relative to its folder.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let problems = match toml::from_str::<ConfigFile>(text) {
-            Ok(file) => match validate::validate(file, folder) {
-                Ok(config) => return Ok(config),
-                Err(faults) => {
-                    faults.into_iter().map(|(span, what)| Problem::locate(text, &span, &what)).collect()
-                }
+        let (document, faults) = match DeTable::parse(text) {
+            Ok(document) => match read(&document) {
+                Ok(file) => match validate::validate(file, folder) {
+                    Ok(config) => return Ok(config),
+                    Err(faults) => (document, faults),
+                },
+                Err(faults) => (document, faults),
             },
-            Err(error) => vec![unreadable(text, &error)],
+            Err(error) => {
+                let fault = (error.span().unwrap_or_default(), error.message().to_owned());
+                (DeTable::parse_recoverable(text).0, vec![fault])
+            }
         };
+        let mut problems = position::locate(text, document.get_ref(), faults);
+        problems.iter_mut().for_each(add_accepted);
         Err(ConfigError::Invalid { path: path.to_owned(), problems })
     }
 }
 
-/// The problem of a text that does not even fit the types. Where serde only names the type that it wants
-/// ("invalid type", "invalid value"), what the key accepts is added.
-fn unreadable(text: &str, error: &toml::de::Error) -> Problem {
-    let mut problem = Problem::locate(text, &error.span().unwrap_or_default(), error.message());
-    let accepts = problem.key.as_deref().and_then(file::accepts);
-    if let Some(accepts) = accepts
-        && problem.what.starts_with("invalid ")
-    {
+/// Where serde only names the type that it wants ("invalid type", "invalid value"), what the key accepts is added.
+fn add_accepted(problem: &mut Problem) {
+    if !problem.what.starts_with("invalid ") {
+        return;
+    }
+    if let Some(accepts) = problem.key.as_deref().and_then(file::accepts) {
         problem.what += &format!("; it accepts {accepts}");
     }
-    problem
+}
+
+/// Reads a document into the types that it should fit, or says all keys of it that do not exist, and which values do not
+/// fit.
+fn read(document: &Spanned<DeTable<'_>>) -> Result<ConfigFile, Vec<validate::Fault>> {
+    let mut faults = Vec::new();
+    let mut root = DeValue::Table(document.get_ref().clone());
+    ConfigFile::take_unknown(&mut root, &mut faults);
+    // A value that does not fit ends the reading. It is taken out, and the next try finds the next one.
+    for _ in 0..MOST_MISFITS {
+        let DeValue::Table(table) = &mut root else { break };
+        let whole = Spanned::new(document.span(), table.clone());
+        let error = match ConfigFile::deserialize(toml::Deserializer::from(whole)) {
+            Ok(file) if faults.is_empty() => return Ok(file),
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or_default();
+        let is_taken_out = unknown::take_at(table, span.start);
+        faults.push((span, error.message().to_owned()));
+        if !is_taken_out {
+            break;
+        }
+    }
+    Err(faults)
 }
 
 /// A configuration that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}; create it or name another with --config", path.display())]
+    #[error("cannot read the configuration {}{}", Printable(path.display()), hint(source))]
     Read {
         /// Which file.
         path: PathBuf,
@@ -294,13 +357,27 @@ pub enum ConfigError {
     Invalid {
         /// Which file.
         path: PathBuf,
-        /// All that is wrong with it, in the order of the sections.
+        /// All that is wrong with it, in the order of the file.
         problems: Vec<Problem>,
     },
 }
 
-/// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`.
+/// What to do about a configuration that cannot be read.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create it, or have `floodgate run` take another with --config",
+        io::ErrorKind::PermissionDenied => "; it may be root's alone: try it with sudo",
+        _ => "",
+    }
+}
+
+/// One problem per line, each as `FILE:LINE:COLUMN: KEY: WHAT`; of very many the first.
 fn render_problems(path: &Path, problems: &[Problem]) -> String {
-    let lines: Vec<_> = problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect();
+    let path = Printable(path.display());
+    let shown = problems.iter().take(MOST_SHOWN);
+    let mut lines: Vec<_> = shown.map(|problem| format!("{path}:{}", Printable(problem))).collect();
+    if let Some(more @ 1..) = problems.len().checked_sub(MOST_SHOWN) {
+        lines.push(format!("{path}: {more} more problems"));
+    }
     lines.join("\n")
 }

@@ -7,15 +7,20 @@
 mod drops;
 mod engine;
 mod feeds;
+mod guards;
 mod limits;
 mod proof;
 mod reload;
+mod signals;
+mod socket;
+mod syncookies;
 mod trace;
 
 use std::{
-    fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::{Path, PathBuf},
+    io,
+    net::TcpListener,
+    path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -23,26 +28,34 @@ use std::{
 
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, UnixListener},
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::Signal,
     sync::Notify,
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval, timeout},
 };
 use tracing::{error, info};
 
 use crate::{
     bpf::BpfError,
-    config::{Config, InterfaceName},
-    control::server::Server,
-    lists::{
-        ListKind,
-        configured::{ListFileError, configured},
+    config::Config,
+    control::{
+        listener::{self, Bounds, raise_descriptors},
+        server::Server,
     },
+    host::Facts,
+    lists::{
+        Guard, ListKind,
+        configured::{Configured, ListError, configured},
+    },
+    netlink::LinkChanges,
 };
 
 pub use engine::{Engine, Refused, Watch};
 pub use feeds::FeedKeeper;
-pub use reload::Reloader;
+pub(crate) use proof::why_answers_harm;
+pub use reload::{PENDING, Reloader};
+pub use signals::Signals;
+
+use socket::ControlSocket;
 
 /// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
 const TICK: Duration = Duration::from_millis(100);
@@ -56,6 +69,9 @@ const SET_CLOCK: Duration = Duration::from_secs(60);
 /// How often ended debts are cleared. Their words become ambiguous after 73 minutes (`flood_common::meter`).
 const SWEEP: Duration = Duration::from_secs(1_800);
 
+/// How long a start that is told to end may take until it can be ended properly.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
 /// How long requests that are under way may take when the daemon ends.
 const LAST_REPLIES: Duration = Duration::from_millis(200);
 
@@ -65,9 +81,9 @@ pub enum DaemonError {
     /// The kernel refuses.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// A list file of the configuration cannot be read.
+    /// A list of the configuration cannot be used.
     #[error(transparent)]
-    List(#[from] ListFileError),
+    List(#[from] ListError),
     /// Nothing to guard.
     #[error(
         "no interface to guard: name one (`floodgate run eth0`) or list it under `interfaces` in the configuration"
@@ -80,6 +96,13 @@ pub enum DaemonError {
         socket = .0.display()
     )]
     SocketInUse(PathBuf),
+    /// Something else has the name of the control socket.
+    #[error(
+        "{path} is there and is no socket: remove it if nobody needs it, or give the control socket another name with \
+         --socket",
+        path = .0.display()
+    )]
+    NoSocket(PathBuf),
     /// The control socket cannot be made.
     #[error("making the control socket {socket}: {source}", socket = socket.display())]
     Socket {
@@ -96,6 +119,9 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is kept over a restart could be changed by others.
+    #[error("the copies of feeds are not safe: {0}")]
+    State(io::Error),
     /// The system fails us otherwise.
     #[error("{what}: {source}")]
     System {
@@ -113,52 +139,101 @@ pub struct Written {
     pub path: PathBuf,
     /// What it says; the defaults if there was none.
     pub config: Config,
+    /// Whether there was one.
+    pub found: bool,
+}
+
+/// What has been made by the start.
+struct Started {
+    engine: Arc<Mutex<Engine>>,
+    feeds: Arc<FeedKeeper>,
+    socket: ControlSocket,
+    metrics: Option<tokio::net::TcpListener>,
 }
 
 /// Guards the configured interfaces until a signal or `floodgate detach` ends it. `config` is what is `written`, with
 /// what the command line says about it. `replace` takes other XDP programs off the interfaces.
-pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(), DaemonError> {
+pub async fn run(
+    config: &Config,
+    written: Written,
+    replace: bool,
+    signals: Signals,
+) -> Result<(), DaemonError> {
     if config.interfaces.is_empty() {
         return Err(DaemonError::NoInterface);
     }
-    let engine = Arc::new(Mutex::new(load(config)?));
-    let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
-    locked(&engine).set_feeds(config)?;
-    let stamps = feeds.load_copies(config);
-    let socket = ControlSocket::bind(&config.control.socket)?;
-    let metrics = match config.control.metrics {
-        None => None,
-        Some(address) => Some(
-            TcpListener::bind(address).await.map_err(|source| DaemonError::Metrics { address, source })?,
-        ),
+    let system = |what| move |source| DaemonError::System { what, source };
+    let descriptors = raise_descriptors().map_err(system("asking for more descriptors"))?;
+    let Signals { hangup, mut end } = signals;
+    let typed = config.interfaces != written.config.interfaces;
+    // Listening begins before the first look, so that no change is missed in between.
+    let changes = LinkChanges::listen().map_err(system("listening for changes of interfaces"))?;
+    let mut starting = {
+        let config = config.clone();
+        pin!(tokio::task::spawn_blocking(move || start(&config, replace, typed)))
     };
-    for name in &config.interfaces {
-        locked(&engine).attach(InterfaceName::as_str(name), config, replace)?;
-    }
-    feeds.keep(config, stamps);
+    let Started { engine, feeds, mut socket, metrics } = tokio::select! {
+        started = &mut starting => started.map_err(|error| system("starting")(io::Error::other(error)))??,
+        name = end.wait() => {
+            info!("{name}: the start is given up");
+            return match timeout(LAST_STEPS, starting).await {
+                Ok(Ok(Ok(started))) => let_go(&started.engine),
+                // The kernel takes off what is attached when the process ends.
+                _ => Ok(()),
+            };
+        }
+    };
+    tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
 
     let ended = Arc::new(Notify::new());
-    let Written { path, config: written } = written;
-    let reloader = Arc::new(Reloader::new(path, written, Arc::clone(&engine), Arc::clone(&feeds)));
-    tokio::spawn(reload_when_signalled(catch(SignalKind::hangup())?, Arc::clone(&reloader)));
+    let reloader = Arc::new(Reloader::new(written, Arc::clone(&engine), Arc::clone(&feeds)));
+    tokio::spawn(reload_when_signalled(hangup, Arc::clone(&reloader)));
     let server = Server::new(Arc::clone(&engine), feeds, reloader, Arc::clone(&ended));
     if let Some(listener) = metrics {
         let router = server.clone().metrics();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(listener::serve(listener, router, Bounds::of_metrics(descriptors)));
     }
-    let ControlSocket { listener, path } = socket;
-    let _remove_socket = RemoveFile(path.clone());
-    tokio::spawn(async move { axum::serve(listener, server.control()).await });
-    info!("ready; the control socket is {}", path.display());
+    info!("ready; the control socket is {}", socket.path().display());
 
     tokio::select! {
-        outcome = until_signalled() => outcome?,
+        name = end.wait() => info!("{name}: letting go"),
         () = ended.notified() => info!("nothing is left to guard"),
         () = upkeep(&engine) => {}
+        () = socket.serve(server.control(), Bounds::of_control(descriptors)) => {}
     }
     tokio::time::sleep(LAST_REPLIES).await;
+    let_go(&engine)
+}
+
+/// Loads the filter and attaches it, with what it needs to be talked to. May take long, and blocks. `typed` says that the interfaces
+/// are from the command line.
+fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonError> {
+    let facts = Facts::read()
+        .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
+    let engine = Arc::new(Mutex::new(load(config, &facts)?));
+    let feeds = Arc::new(FeedKeeper::new(Arc::clone(&engine), &config.state));
+    feeds.check(config).map_err(DaemonError::State)?;
+    locked(&engine).set_feeds(config)?;
+    let stamps = feeds.load_copies(config);
+    let socket = ControlSocket::bind(&config.control.socket)?;
+    let metrics = config.control.metrics.map(|address| {
+        let listen = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        };
+        listen().map_err(|source| DaemonError::Metrics { address, source })
+    });
+    let metrics = metrics.transpose()?;
+    locked(&engine).guard(config, replace, typed, &facts)?;
+    feeds.keep(config, stamps);
+    Ok(Started { engine, feeds, socket, metrics })
+}
+
+/// Lets all interfaces go.
+fn let_go(engine: &Mutex<Engine>) -> Result<(), DaemonError> {
     // Requests may still hold the engine, so letting go cannot be left to its end.
-    locked(&engine).detach(&[]).map(|_| ()).or_else(|refused| match refused {
+    locked(engine).detach(&[]).map(|_| ()).or_else(|refused| match refused {
         Refused::Kernel(error) => Err(error.into()),
         _ => Ok(()),
     })
@@ -166,32 +241,27 @@ pub async fn run(config: &Config, written: Written, replace: bool) -> Result<(),
 
 /// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
 /// with the filter, and goes on beside it.
-fn load(config: &Config) -> Result<Engine, DaemonError> {
-    thread::scope(|scope| {
-        let lists = scope.spawn(|| -> Result<_, ListFileError> {
-            ListKind::ALL
-                .into_iter()
-                .map(|kind| Ok((kind, configured(config.list(kind))?)))
-                .collect::<Result<Vec<_>, _>>()
-        });
+fn load(config: &Config, facts: &Facts) -> Result<Engine, DaemonError> {
+    let guard = Guard::new(facts.lifelines.clone());
+    let (engine, lists) = thread::scope(|scope| {
+        let lists = scope.spawn(|| configured(config, &guard));
         let engine = Engine::new(config);
-        let lists = lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let mut engine = engine?;
-        for (kind, configured) in lists {
-            engine.fill(kind, configured)?;
-        }
-        Ok(engine)
-    })
+        let lists: Result<Vec<(ListKind, Configured)>, ListError> =
+            lists.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (engine, lists)
+    });
+    let (lists, mut engine) = (lists?, engine?);
+    engine.set_list_guard(guard);
+    for (kind, configured) in lists {
+        engine.fill(kind, configured)?;
+    }
+    Ok(engine)
 }
 
 /// The engine, for as long as this is held.
 fn locked(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     // What a panicking thread left is still the state of the filter.
     engine.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn catch(kind: SignalKind) -> Result<Signal, DaemonError> {
-    signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source })
 }
 
 /// Reads the configuration again with each SIGHUP. Never ends.
@@ -203,15 +273,33 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn until_signalled() -> Result<(), DaemonError> {
-    let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
-    let name = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    };
-    info!("{name}: letting go");
-    Ok(())
+/// Looks at the interfaces when the kernel says that one has changed. Never ends.
+async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
+    while changes.next().await.is_ok() {
+        if let Err(error) = tokio::task::block_in_place(|| look_at_interfaces(&engine)) {
+            error!("{error}");
+        }
+        // Many come at once, and one look is for all of them.
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Looks whether the interfaces are guarded, and at the rest of the host.
+fn look_at_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    locked(engine).look_at_interfaces()?;
+    follow_host(engine)
+}
+
+/// Looks whether the interfaces are guarded, and at the rest of the host if that has changed.
+fn look_at_interfaces(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    let has_changed = locked(engine).look_at_interfaces()?;
+    if has_changed { follow_host(engine) } else { Ok(()) }
+}
+
+/// Has the engine take over what this host is. Files and the kernel are asked without the lock.
+fn follow_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
+    let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    locked(engine).follow_host(&facts)
 }
 
 /// Does what has to be done again and again. Never ends.
@@ -219,13 +307,13 @@ async fn upkeep(engine: &Mutex<Engine>) {
     let (mut tick, mut look, mut set_clock, mut sweep) =
         (every(TICK), every(LOOK), every(SET_CLOCK), every(SWEEP));
     loop {
-        let work: fn(&mut Engine) -> Result<(), BpfError> = tokio::select! {
-            _ = tick.tick() => Engine::tick,
-            _ = look.tick() => Engine::look_at_host,
-            _ = set_clock.tick() => Engine::set_clock,
-            _ = sweep.tick() => |engine| { engine.sweep(); Ok(()) },
+        let work: fn(&Mutex<Engine>) -> Result<(), BpfError> = tokio::select! {
+            _ = tick.tick() => |engine| locked(engine).tick(),
+            _ = look.tick() => look_at_host,
+            _ = set_clock.tick() => |engine| locked(engine).set_clock(),
+            _ = sweep.tick() => |engine| { locked(engine).sweep(); Ok(()) },
         };
-        let outcome = tokio::task::block_in_place(|| work(&mut locked(engine)));
+        let outcome = tokio::task::block_in_place(|| work(engine));
         if let Err(error) = outcome {
             error!("{error}");
             // What fails now fails ten times a second; the log is no place for that.
@@ -238,41 +326,4 @@ fn every(period: Duration) -> Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
-}
-
-/// The control socket, listening.
-struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl ControlSocket {
-    fn bind(path: &Path) -> Result<Self, DaemonError> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(DaemonError::SocketInUse(path.to_owned()));
-        }
-        Self::make(path).map_err(|source| DaemonError::Socket { socket: path.to_owned(), source })
-    }
-
-    fn make(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-}
-
-/// Removes a file at the end.
-struct RemoveFile(PathBuf);
-
-impl Drop for RemoveFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // it may be gone with its folder
-    }
 }

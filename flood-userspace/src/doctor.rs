@@ -1,6 +1,8 @@
 //! Whether this host is fit for the filter: everything that can be looked at without attaching it to anything.
 
-use std::{fs, net::IpAddr, thread, time::Instant};
+mod offloads;
+
+use std::{fs, thread, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,19 +11,22 @@ use crate::{
         BpfError, Filter, FilterOptions,
         features::{XdpFeatures, xdp_features},
         interface::{self, Interface},
-        occupied,
+        occupied, tables_of_others,
     },
     config::{AttachMode, Config, HostSays, InterfaceName, SynProof, SyncookieControl},
+    daemon::why_answers_harm,
     host::{Facts, setting},
-    lists::{
-        EditError, ListKind,
-        configured::{Configured, configured},
-        guard::login_address,
-    },
+    lists::{Guard, ListKind, configured::configured},
 };
 
 /// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
 const MTU_OF_ONE_BUFFER: u32 = 3_498;
+
+/// Why the driver of a virtual card refuses native XDP.
+const MERGED_BY_HOST: &str = "the host of this virtual card (virtio_net) merges packets or leaves out checksums, and offers no way \
+                              to stop that (CTRL_GUEST_OFFLOADS): the driver refuses native XDP. Switch it off on the host \
+                              (QEMU: `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_uso4=off,\
+                              guest_uso6=off`); `--attach generic` works without, but late and slowly";
 
 /// How a finding is to be taken.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -50,9 +55,10 @@ pub struct Finding {
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![filter(config), jit()];
     findings.extend(interfaces(config));
-    findings.extend(syncookies(config));
-    findings.extend(sockets(config));
-    findings.extend(lists(config, login_address()));
+    let facts = Facts::read().unwrap_or_default();
+    findings.extend(syncookies(config, &facts));
+    findings.extend(sockets(config, &facts));
+    findings.extend(lists(config, &Guard::new(facts.lifelines)));
     findings
 }
 
@@ -77,9 +83,29 @@ fn filter(config: &Config) -> Finding {
             Verdict::Note,
             format!("the kernel takes it, but not the part that notes what this host asks for: {why}"),
         ),
-        Err(error) => (Verdict::Fault, error.to_string()),
+        Err(error) => without_filter(&error, tables_of_others()),
     };
     finding("filter", verdict, text)
+}
+
+/// What it means that the filter is not loaded here: a floodgate that runs has tables already, of so many bytes, and whoever
+/// takes its place has that memory.
+fn without_filter(error: &BpfError, held: Option<u64>) -> (Verdict, String) {
+    const MIB: u64 = 1 << 20;
+    match (error, held.map(|held| held / MIB)) {
+        (BpfError::TooLarge { needed_mib, available_mib, .. }, Some(held))
+            if *needed_mib <= available_mib + held / 2 =>
+        {
+            (
+                Verdict::Note,
+                format!(
+                    "not tried: a floodgate runs, whose tables take {held} MiB, and there is no room for {needed_mib} MiB beside \
+                 them. When it ends there is"
+                ),
+            )
+        }
+        _ => (Verdict::Fault, error.to_string()),
+    }
 }
 
 fn jit() -> Finding {
@@ -116,9 +142,12 @@ fn interfaces(config: &Config) -> Vec<Finding> {
             .collect();
     }
     let names = config.interfaces.iter().map(InterfaceName::as_str);
+    let is_any_there = names.clone().any(|name| interface::find(&all, name).is_some());
     names
         .flat_map(|name| match interface::named(&all, name) {
             Ok(interface) => examine(interface),
+            // It is waited for, and the others are guarded.
+            Err(error) if is_any_there => vec![finding(name, Verdict::Note, error.to_string())],
             Err(error) => vec![finding(name, Verdict::Fault, error.to_string())],
         })
         .collect()
@@ -137,11 +166,39 @@ fn examine_interface(
         Some(error) => find(Verdict::Fault, error.to_string()),
         None => {}
     }
-    let (verdict, text) = driver(interface, config.attach, features);
+    if let Err(error) = interface.can_be_guarded(config.force) {
+        find(Verdict::Fault, error.to_string());
+        return findings;
+    }
+    let host_merges = offloads::virtio_host_merges(interface);
+    let (verdict, text) = match config.attach {
+        AttachMode::Native if host_merges => (Verdict::Fault, MERGED_BY_HOST.to_owned()),
+        AttachMode::NativeOrGeneric if host_merges => (
+            Verdict::Note,
+            format!("{MERGED_BY_HOST}. So the filter will work behind the driver, late and slowly"),
+        ),
+        _ => driver(interface, config.attach, features),
+    };
     find(verdict, text);
+    // The driver of a virtual card tells its host to stop, where that listens.
+    let merging = match interface.driver().as_str() {
+        "virtio_net" => Vec::new(),
+        _ => offloads::merging(&interface.name).unwrap_or_default(),
+    };
+    if config.attach != AttachMode::Generic && !merging.is_empty() {
+        let switches: Vec<String> = merging.iter().map(|switch| format!("{switch} off")).collect();
+        find(
+            Verdict::Note,
+            format!(
+                "the card merges received packets, with which most drivers refuse native XDP: `ethtool -K {} {}`",
+                interface.name,
+                switches.join(" ")
+            ),
+        );
+    }
     let is_card = interface.kind.is_none() && features.is_none_or(|features| features.native);
     if is_card
-        && let Some(queues) = receive_queues(&interface.name)
+        && let Some(queues) = receive_queues(interface)
         && let Ok(processors) = thread::available_parallelism()
         && queues < processors.get()
     {
@@ -210,18 +267,26 @@ fn driver(interface: &Interface, attach: AttachMode, features: Option<XdpFeature
     }
 }
 
-fn receive_queues(interface: &str) -> Option<usize> {
-    let queues = fs::read_dir(format!("/sys/class/net/{interface}/queues")).ok()?;
+fn receive_queues(interface: &Interface) -> Option<usize> {
+    let queues = fs::read_dir(interface.sysfs("queues")?).ok()?;
     let names = queues.filter_map(Result::ok).map(|queue| queue.file_name());
     Some(names.filter(|name| name.to_string_lossy().starts_with("rx-")).count()).filter(|queues| *queues > 0)
 }
 
 /// What SYN cookies need of the kernel.
-fn syncookies(config: &Config) -> Option<Finding> {
+fn syncookies(config: &Config, facts: &Facts) -> Option<Finding> {
     let may_answer =
         config.proof.host != HostSays::No && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
     if !may_answer {
         return None;
+    }
+    let all = interface::interfaces().unwrap_or_default();
+    let names = config.interfaces.iter().map(InterfaceName::as_str);
+    let guarded = names.filter_map(|name| interface::find(&all, name));
+    if let Some(why) = why_answers_harm(&config.proof, guarded, facts) {
+        let text =
+            format!("a SYN over a limit has to come twice, as who is answered might not get through: {why}");
+        return Some(finding("SYN cookies", Verdict::Note, text));
     }
     let value = setting("ipv4/tcp_syncookies")?;
     let (verdict, text) = match (value.as_str(), config.proof.syncookies) {
@@ -247,11 +312,11 @@ fn syncookies(config: &Config) -> Option<Finding> {
 }
 
 /// Whether this host translates packets or passes them on, so that its sockets do not tell all.
-fn sockets(config: &Config) -> Option<Finding> {
+fn sockets(config: &Config, facts: &Facts) -> Option<Finding> {
     if config.proof.host != HostSays::Auto {
         return None;
     }
-    let why = Facts::read().ok()?.why_absence_says_nothing()?;
+    let why = facts.why_absence_says_nothing()?;
     Some(finding(
         "sockets",
         Verdict::Note,
@@ -262,43 +327,21 @@ fn sockets(config: &Config) -> Option<Finding> {
     ))
 }
 
-/// Whether the lists of the configuration can be read, and leave the operator his session.
-fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
-    let [allow, block, allow_proven] = match ListKind::ALL.map(|kind| configured(config.list(kind))) {
-        [Ok(allow), Ok(block), Ok(allow_proven)] => [allow, block, allow_proven],
-        [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => {
-            return vec![finding("lists", Verdict::Fault, error.to_string())];
-        }
+/// Whether the lists of the configuration can be used, and what of them would be left out on this host.
+fn lists(config: &Config, guard: &Guard) -> Vec<Finding> {
+    let lists = match configured(config, guard) {
+        Ok(lists) => lists,
+        Err(error) => return vec![finding("lists", Verdict::Fault, error.to_string())],
     };
-    let problems = [&allow, &block, &allow_proven].into_iter().flat_map(|list| &list.problems);
-    let mut findings: Vec<Finding> =
-        problems.map(|problem| finding("lists", Verdict::Note, problem.as_str())).collect();
-    if let Some(address) = logged_in_from {
-        let is_on = |list: &Configured| {
-            list.edit.changes().iter().map(|(prefix, _)| *prefix).find(|prefix| prefix.contains(&address))
-        };
-        if let (Some(prefix), None) = (is_on(&block), is_on(&allow)) {
-            findings.push(finding(
-                "lists",
-                Verdict::Fault,
-                format!(
-                    "{prefix} on the block list contains {address}, from which you are logged in: put that on the \
-                     allow list first"
-                ),
-            ));
-        }
-    }
-    let proven = allow_proven.edit.changes().len();
-    if let Some(error) = EditError::of_many(ListKind::AllowProven, proven) {
-        findings.push(finding("lists", Verdict::Fault, error.to_string()));
-    }
+    let left_out = lists.iter().flat_map(|(kind, list)| {
+        list.left_out().map(|text| finding("lists", Verdict::Note, format!("{} list: {text}", kind.label())))
+    });
+    let mut findings: Vec<Finding> = left_out.collect();
     if findings.is_empty() {
-        let [allow, block] = [&allow, &block].map(|list| list.edit.changes().len());
-        findings.push(finding(
-            "lists",
-            Verdict::Good,
-            format!("{block} entries of the block list, {allow} of the allow list, {proven} of the list allow-proven"),
-        ));
+        let count =
+            |kind: &ListKind, entries: usize| format!("{entries} entries of the {} list", kind.label());
+        let counts = lists.iter().map(|(kind, list)| count(kind, list.edit.prefixes().count()));
+        findings.push(finding("lists", Verdict::Good, counts.collect::<Vec<_>>().join(", ")));
     }
     findings
 }
@@ -306,10 +349,20 @@ fn lists(config: &Config, logged_in_from: Option<IpAddr>) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{Lifeline, Purpose};
 
     fn interface(mtu: u32, kind: &str) -> Interface {
         let (name, kind) = ("if0".into(), Some(kind.into()));
-        Interface { index: 1, name, mtu, kind, controller: None, xdp: None }
+        Interface {
+            index: 1,
+            name,
+            alternative_names: Vec::new(),
+            mtu,
+            link_layer: interface::LinkLayer::Ethernet,
+            kind,
+            controller: None,
+            xdp: None,
+        }
     }
 
     fn verdict(mtu: u32, attach: AttachMode, native: bool, jumbo: bool) -> Verdict {
@@ -334,15 +387,29 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_the_own_session_is_a_fault_unless_it_is_allowed() {
+    fn tables_that_another_floodgate_holds_are_not_in_the_way_of_the_next() {
+        let too_large = BpfError::TooLarge { slots: 1, needed_mib: 512, available_mib: 300 };
+        let verdict =
+            |error: &BpfError, held_mib: Option<u64>| without_filter(error, held_mib.map(|mib| mib << 20)).0;
+        assert_eq!(verdict(&too_large, None), Verdict::Fault, "nobody holds any");
+        assert_eq!(verdict(&too_large, Some(512)), Verdict::Note);
+        assert_eq!(verdict(&too_large, Some(100)), Verdict::Fault, "what it holds is not enough");
+        let other = BpfError::KernelTooOld { release: "5.10".into() };
+        assert_eq!(verdict(&other, Some(512)), Verdict::Fault);
+    }
+
+    #[test]
+    fn what_would_be_left_out_here_is_noted() {
         let parse = |text| Config::parse(text, std::path::Path::new("")).unwrap();
-        let here = Some("192.0.2.7".parse().unwrap());
-        let worst = |text| lists(&parse(text), here).iter().map(|finding| finding.verdict).max();
-        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Fault));
+        let login = Lifeline::new("192.0.2.7/32".parse().unwrap(), Purpose::Login);
+        let guard = Guard::new(vec![login]);
+        let worst = |text| lists(&parse(text), &guard).iter().map(|finding| finding.verdict).max();
+        assert_eq!(worst("[block]\nentries = [\"192.0.2.0/24\"]"), Some(Verdict::Note));
         assert_eq!(
-            worst("[block]\nentries = [\"192.0.2.0/24\"]\n[allow]\nentries = [\"192.0.2.7\"]"),
+            worst("[block]\nentries = [\"192.0.2.0/24\"]\nmay_cover_host = true"),
             Some(Verdict::Good)
         );
         assert_eq!(worst("[block]\nentries = [\"198.51.100.0/24\"]"), Some(Verdict::Good));
+        assert_eq!(worst("[block]\nentries = [\"0.0.0.0/0\"]"), Some(Verdict::Fault));
     }
 }

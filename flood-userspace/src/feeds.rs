@@ -7,8 +7,9 @@
 pub mod content;
 pub mod copy;
 pub mod fetch;
+mod reach;
 pub mod schedule;
 
-pub use content::{Content, Doubt};
+pub use content::{Content, NoList};
 pub use copy::{Copies, Copy};
 pub use fetch::{FetchError, Fetched, Stamp, fetch};

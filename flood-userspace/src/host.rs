@@ -2,11 +2,20 @@
 //!
 //! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
 
+mod changed;
+mod ethtool;
+mod lifelines;
+mod logins;
+mod nftables;
+mod tracking;
 mod translation;
+mod tunnels;
 mod udp;
+mod vlan;
 
 use std::{
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,12 +24,18 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia},
 };
 
-use crate::netlink::exchange;
+use crate::netlink::{exchange, links};
 
+pub use changed::{Change, Changes, Kept};
+pub use ethtool::ethtool;
+pub use lifelines::{Lifeline, Purpose};
+pub use logins::login_address;
+pub use tunnels::USUAL as USUAL_TUNNELS;
 pub use udp::{UdpPort, udp_ports};
+pub use vlan::Stripped;
 
 /// The routing table of what is delivered to this host (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
@@ -36,6 +51,8 @@ pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
 pub struct Facts {
     /// The unicast addresses that are delivered to this host.
     pub local: Vec<IpNet>,
+    /// The addresses that must not be blocked by mistake.
+    pub lifelines: Vec<Lifeline>,
     /// The ports that it gives to its clients.
     pub client_ports: [u16; 2],
     /// How it puts fragments together.
@@ -44,18 +61,30 @@ pub struct Facts {
     pub forwarding: Option<&'static str>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
+    /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their other ends send from ports that are hashes.
+    pub tunnels: Vec<(u16, bool)>,
+    /// Interfaces whose VLAN tags the filter does not see.
+    pub stripped: Vec<Stripped>,
+    /// Why connection tracking may not let in who brings a SYN cookie back.
+    pub tracking: Option<String>,
 }
 
 impl Facts {
     /// Asks the kernel, in the network namespace of this thread.
     pub fn read() -> io::Result<Self> {
         let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
+        let Routes { local, gateways } = Routes::read()?;
+        let links = links()?;
         Ok(Self {
-            local: local_addresses()?,
+            lifelines: lifelines::find(&local, &gateways)?,
+            local,
             client_ports: client_ports(),
             reassembly: Reassembly::read(),
             forwarding: FORWARDING.into_iter().find(forwards),
             translation: translation::find(),
+            tunnels: tunnels::ports(&links),
+            stripped: vlan::stripped(&links),
+            tracking: tracking::why_no_ack_opens(),
         })
     }
 
@@ -131,21 +160,51 @@ pub fn setting_path(key: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(key)
 }
 
-/// What is delivered to this host, by its routing table: addresses, and prefixes that somebody has routed to it whole.
-fn local_addresses() -> io::Result<Vec<IpNet>> {
-    let mut prefixes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let answers = exchange(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)?;
-        prefixes.extend(answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route) => local_prefix(&route),
-            _ => None,
-        }));
+/// What the routing tables say.
+struct Routes {
+    /// What is delivered to this host: addresses, and prefixes that somebody has routed to it whole.
+    local: Vec<IpNet>,
+    /// Where packets for others go.
+    gateways: Vec<IpAddr>,
+}
+
+impl Routes {
+    fn read() -> io::Result<Self> {
+        let (mut local, mut gateways) = (Vec::new(), Vec::new());
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let answers = exchange(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+            for answer in answers {
+                if let RouteNetlinkMessage::NewRoute(route) = answer {
+                    local.extend(local_prefix(&route));
+                    gateways.extend(gateways_in(&route.attributes));
+                }
+            }
+        }
+        local.sort_unstable();
+        local.dedup();
+        gateways.sort_unstable();
+        gateways.dedup();
+        Ok(Self { local, gateways })
     }
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    Ok(prefixes)
+}
+
+/// The gateways of a route, one or one for each of its ways.
+fn gateways_in(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address))
+        | RouteAttribute::Via(RouteVia::Inet(address)) => {
+            vec![(*address).into()]
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(address))
+        | RouteAttribute::Via(RouteVia::Inet6(address)) => vec![(*address).into()],
+        RouteAttribute::MultiPath(ways) => {
+            ways.iter().flat_map(|way: &RouteNextHop| gateways_in(&way.attributes)).collect()
+        }
+        _ => Vec::new(),
+    };
+    attributes.iter().flat_map(of).collect()
 }
 
 fn local_prefix(route: &RouteMessage) -> Option<IpNet> {

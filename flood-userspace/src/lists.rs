@@ -1,16 +1,16 @@
 //! The lists as the daemon holds them.
 //!
-//! [`target`] reads one address, prefix or range; [`import`] reads whole files of them; [`guard`] refuses
-//! what would cut the host off; [`configured`] is what a configuration fills a list with; [`book`] holds a list,
-//! and [`carriers`] what feeds say about it; [`tables`] writes the tables in which the kernel looks addresses up;
+//! [`target`] reads one address, prefix or range; [`import`] reads whole files of them; [`guard`] keeps out
+//! what would cut the host off, and [`doubt`] what is not believed; [`configured`] is what a configuration fills a list with;
+//! [`book`] holds a list; [`tables`] writes the tables in which the kernel looks addresses up;
 //! [`books`] keeps the two together, and [`proven`] works out what the kernel has to know of the list allow-proven.
 //! Nothing here makes a system call of its own for the kernel's tables. Every prefix that leaves these modules has
 //! its host bits cleared, and an IPv4-mapped IPv6 address is the IPv4 address.
 
 pub mod book;
 pub mod books;
-pub mod carriers;
 pub mod configured;
+pub mod doubt;
 pub mod guard;
 pub mod import;
 mod kind;
@@ -18,8 +18,8 @@ pub mod proven;
 pub mod tables;
 pub mod target;
 
-pub use book::{Book, Edit, Entry, Note, Origin, Places};
-pub use books::{Books, EditError, Full, Lists};
-pub use carriers::Carriers;
+pub use book::{Book, Change, Edit, Entry, Note, Origin, Places};
+pub use books::{Books, EditError, Full, Lists, check_room};
+pub use guard::Guard;
 pub use kind::ListKind;
-pub use target::{TargetError, parse_target};
+pub use target::{TargetError, canonical, parse_target};

@@ -1,16 +1,21 @@
-//! Requests to the kernel over netlink, and what it answers.
+//! Requests to the kernel over netlink, what it answers, and what it says by itself.
 
 use std::io;
 
 use netlink_packet_core::{
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
-use netlink_packet_generic::{GenlFamily, GenlMessage};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_generic::{
+    GenlFamily, GenlMessage,
+    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
+};
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -32,13 +37,14 @@ where
     const PROTOCOL: isize = NETLINK_GENERIC;
 }
 
-/// Sends a request and collects what is in the answer.
+/// Sends a request and collects what is in the answer, whose end the kernel marks: that of a dump by itself, that of any other
+/// as an acknowledgement, which is always asked for.
 pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
     let mut socket = Socket::new(T::PROTOCOL)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
-    message.header.flags = flags;
+    message.header.flags = if flags & NLM_F_DUMP == NLM_F_DUMP { flags } else { flags | NLM_F_ACK };
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -64,5 +70,63 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
             let length = (answer.header.length as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
         }
+    }
+}
+
+/// All network interfaces, as the kernel describes them.
+pub(crate) fn links() -> io::Result<Vec<LinkMessage>> {
+    let answers = exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)?;
+    let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
+    Ok(answers.into_iter().filter_map(link).collect())
+}
+
+/// The number that the kernel has given to a family of generic netlink. An error where it does not know it.
+pub(crate) fn family_id(name: &str) -> io::Result<u16> {
+    let nlas = vec![GenlCtrlAttrs::FamilyName(name.to_owned())];
+    let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
+    let answers = exchange(request, NLM_F_REQUEST)?;
+    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
+    attributes
+        .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// What the kernel says about network interfaces that come, go or change, in the network namespace in which this was made.
+pub(crate) struct LinkChanges(AsyncFd<Socket>);
+
+impl LinkChanges {
+    /// linux/rtnetlink.h, `RTNLGRP_LINK`.
+    const GROUP: u32 = 1;
+
+    /// How many messages are taken for one change.
+    const AT_ONCE: usize = 1_024;
+
+    /// Listens from now on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(Self::GROUP)?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket owns its descriptor, which stays open and the same until it is dropped along with this.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
+    }
+
+    /// Returns when something has changed since the last time.
+    pub(crate) async fn next(&mut self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for _ in 0..Self::AT_ONCE {
+            match ready.get_inner().recv(&mut &mut buffer[..], 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                // More has happened than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }

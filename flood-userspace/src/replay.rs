@@ -10,7 +10,7 @@ mod pace;
 mod stage;
 mod survey;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use flood_common::{
     abi::{InterfaceCounters, Settings, solicited},
@@ -25,13 +25,14 @@ use socket2::Socket;
 use thiserror::Error;
 
 use crate::{
+    boot_time::BootTime,
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::{Direction, Frame},
     config::{Config, HostSays, SolicitedBy, SynProof},
     feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
-        Carriers, ListKind,
-        configured::{ListFileError, configured},
+        Edit, Entry, Guard, ListKind, Origin,
+        configured::{ListError, configured},
     },
 };
 
@@ -60,9 +61,9 @@ pub enum ReplayError {
     /// The kernel refuses.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// A list file of the configuration cannot be read.
+    /// A list of the configuration cannot be used.
     #[error(transparent)]
-    List(#[from] ListFileError),
+    List(#[from] ListError),
     /// The copy of a feed cannot be read.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -112,8 +113,10 @@ impl Replay {
         // What a capture has no sockets for, an egress program sees.
         let notes = matches!(config.proof.solicited, SolicitedBy::Auto | SolicitedBy::Egress);
         let notes = notes && filter.egress_error().is_none();
-        for kind in ListKind::ALL {
-            fill(&mut filter, kind, config)?;
+        // Whatever host the capture is from, it is hardly this one.
+        for (kind, list) in configured(config, &Guard::default())? {
+            filter.edit_list(kind, list.edit)?;
+            add_feeds(&mut filter, kind, config)?;
         }
         let counters = filter.counters.interface(SLOT)?;
         let mut replay = Self {
@@ -275,15 +278,13 @@ impl Replay {
     }
 }
 
-/// Puts into a list what the configuration says, and the last good copies of its feeds.
-fn fill(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), ReplayError> {
-    filter.edit_list(kind, configured(config.list(kind))?.edit)?;
+/// Adds the last good copies of its feeds to a list.
+fn add_feeds(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(), ReplayError> {
     let copies = Copies::within(&config.state);
     for feed in &config.list(kind).feeds {
         if let Some(Copy { bytes, good_at, .. }) = copies.load(kind, feed)? {
-            let Content { prefixes, .. } = Content::read(&bytes);
-            let edit = Carriers::default().exchange(filter.lists.book(kind), &feed.name, &prefixes, good_at);
-            filter.edit_list(kind, edit)?;
+            let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), BootTime::of_wall(good_at));
+            filter.edit_list(kind, Edit::put_alike(Content::read(&bytes).prefixes, &entry))?;
         }
     }
     Ok(())

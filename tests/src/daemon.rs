@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -64,13 +64,41 @@ impl Daemon {
     /// Starts one in a namespace, with this configuration (TOML) and these arguments to `run`. Returns when it
     /// answers.
     pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
+        Self::start_with(namespace, config, arguments, &[])
+    }
+
+    /// Starts one with these variables in its environment.
+    pub fn start_with(
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config_path = folder.path().join("floodgate.toml");
-        fs::write(&config_path, config)?;
-        let mut command = namespace.command(binary()?)?;
-        command.arg("run").arg("--config").arg(config_path);
-        command.arg("--socket").arg(socket(&folder)).args(arguments.split_whitespace());
-        command.stdout(Stdio::null()).stderr(File::create(log_path(&folder))?);
+        let log = File::create(log_path(&folder))?;
+        Self::start_in(folder, namespace, config, arguments, log.into(), environment)
+    }
+
+    /// The same with another place for its log, which [`log`](Self::log) does not know.
+    pub fn start_logging_to(
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        log: Stdio,
+    ) -> Result<Self> {
+        Self::start_in(tempfile::tempdir()?, namespace, config, arguments, log, &[])
+    }
+
+    fn start_in(
+        folder: TempDir,
+        namespace: &Namespace,
+        config: &str,
+        arguments: &str,
+        log: Stdio,
+        environment: &[(&str, &Path)],
+    ) -> Result<Self> {
+        let mut command = start_command(&folder, namespace, config, arguments, log)?;
+        command.envs(environment.iter().copied());
         let mut daemon = Self { process: Process::start(&mut command)?, folder };
         // Trying to connect costs less than asking, which then waits for its answer.
         let answers = eventually("floodgate answers", || {
@@ -116,12 +144,22 @@ impl Daemon {
 
     /// Writes another configuration in the place of the one it was started with.
     pub fn rewrite(&self, config: &str) -> Result<()> {
-        Ok(fs::write(self.folder.path().join("floodgate.toml"), config)?)
+        Ok(fs::write(self.folder.path().join("floodgate.toml"), with_state(&self.folder, config))?)
     }
 
     /// Has it read its configuration again, by SIGHUP.
     pub fn hang_up(&self) {
         self.process.signal(libc::SIGHUP);
+    }
+
+    /// The folder with its configuration and its socket.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// What it has logged.
@@ -145,6 +183,29 @@ impl Daemon {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         self.process.wait()
     }
+}
+
+fn start_command(
+    folder: &TempDir,
+    namespace: &Namespace,
+    config: &str,
+    arguments: &str,
+    log: Stdio,
+) -> Result<Command> {
+    let config_path = folder.path().join("floodgate.toml");
+    fs::write(&config_path, with_state(folder, config))?;
+    let mut command = namespace.command(binary()?)?;
+    command.arg("run").arg("--config").arg(config_path);
+    command.arg("--socket").arg(socket(folder)).args(arguments.split_whitespace());
+    command.stdout(Stdio::null()).stderr(log);
+    Ok(command)
+}
+
+/// A configuration whose state is in the folder of the daemon, unless it says where.
+fn with_state(folder: &TempDir, config: &str) -> String {
+    let says = config.lines().any(|line| line.trim_start().starts_with("state ="));
+    let state = folder.path().join("state");
+    if says { config.to_owned() } else { format!("state = \"{}\"\n{config}", state.display()) }
 }
 
 fn socket(folder: &TempDir) -> PathBuf {

@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use flood_common::{
@@ -32,12 +32,13 @@ use flood_common::{
     wire::{Ethernet, Frame, Window, WireType},
 };
 use flood_userspace::{
+    boot_time::BootTime,
     bpf::{
         Filter, FilterOptions, RunOutcome,
         limit::{accounts, rate_limit, reassembly, set_limits, set_mode, shared},
     },
     config::{Config, Mode, PacketLimit, RateLimit},
-    host::{FragmentMemory, Reassembly, udp_ports},
+    host::{FragmentMemory, Reassembly, USUAL_TUNNELS, udp_ports},
     lists::{Edit, Entry, ListKind, Note, Origin},
     quantity::PacketRate,
 };
@@ -322,7 +323,7 @@ impl Rig {
     /// Has the filter look at the UDP ports of the host, as its daemon does each second.
     fn look(&mut self) {
         if self.looks {
-            self.filter.open.follow(true, udp_ports).unwrap_or_else(|error| panic!("{error}"));
+            self.filter.open.follow(true, || udp_ports(&[])).unwrap_or_else(|error| panic!("{error}"));
             self.twin.look_at_ports(self.now_ns);
         }
     }
@@ -344,6 +345,7 @@ impl Rig {
             socket.connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
         }
         self.open.push(socket);
+        self.twin.sockets.tunnels.extend(USUAL_TUNNELS.iter().filter(|(tunnel, _)| *tunnel == port));
         self.twin.sockets.udp.push(host::UdpSocket {
             local: peer.map(|_| local.into()),
             port,
@@ -356,6 +358,7 @@ impl Rig {
     pub fn close(&mut self) {
         self.open.clear();
         self.twin.sockets.udp.clear();
+        self.twin.sockets.tunnels.clear();
         self.look();
     }
 
@@ -372,7 +375,7 @@ impl Rig {
         assert_eq!(action, Some(NEXT), "{}", describe(frame));
         let window = Frame(frame);
         let kind = window.view::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get());
-        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind)) {
+        if let Some(flow) = kind.and_then(|kind| outgoing(window, kind, self.settings.absence == 0)) {
             self.twin.send(&self.settings, &flow, self.now_ns, false);
             self.compare_notes(&flow, frame);
         }
@@ -425,10 +428,10 @@ impl Rig {
             ListKind::Block => &mut self.twin.block,
             ListKind::AllowProven => &mut self.twin.allow_proven,
         };
-        for (prefix, entry) in edit.changes() {
+        for (prefix, change) in edit.changes() {
             let (address, length) = (prefix.network().into(), u32::from(prefix.prefix_len()));
             list.retain(|held| (held.address, held.length) != (address, length));
-            let ends = entry.as_ref().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
+            let ends = change.put().map(|entry| entry.expires.map_or(0, |at| self.now_ns + until(at)));
             list.extend(ends.map(|expires_ns| host::Entry { address, length, expires_ns }));
         }
         self.filter
@@ -502,7 +505,7 @@ impl Rig {
         }
         let mut number = reason.number();
         if reason.is_drop() {
-            number = match prove(packet, number, buffers, settings, now_ns, twin) {
+            number = match prove(packet, class, number, buffers, settings, now_ns, twin) {
                 Proof::Verdict(reason) => reason.number(),
                 Proof::Answer(_) => Reason::Answered.number(),
                 Proof::Nothing => number,
@@ -555,14 +558,14 @@ impl Drop for Loan {
 }
 
 /// An entry of a list.
-pub fn entry(expires: Option<SystemTime>) -> Entry {
-    let note = Note { origin: Origin::Operator, reason: None, added: SystemTime::now(), added_by: None };
+pub fn entry(expires: Option<BootTime>) -> Entry {
+    let note = Note { origin: Origin::Operator.into(), reason: None, added: BootTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
 }
 
 /// Nanoseconds until then.
-fn until(time: SystemTime) -> u64 {
-    let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+fn until(time: BootTime) -> u64 {
+    let ahead = time.since(BootTime::now());
     u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX)
 }
 

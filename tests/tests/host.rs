@@ -18,3 +18,5 @@ mod oracle;
 mod parse;
 #[path = "host/sketch.rs"]
 mod sketch;
+#[path = "host/watch.rs"]
+mod watch;

@@ -123,7 +123,21 @@ fn each_source_is_what_the_rfcs_say() {
 
 #[test]
 fn who_has_no_address_yet_may_say_so() {
+    let to = |destination, packet| Packet { destination: address(destination), ..packet };
+    let nobody = |protocol, ports| packet("0.0.0.0", protocol, ports);
     let cases = [
+        ("BOOTP from a port of its own", nobody(protocol::UDP, Some((1_067, 67))), None),
+        ("a router solicitation", to("224.0.0.2", nobody(protocol::ICMP, None)), None),
+        ("the same to everybody", to("255.255.255.255", nobody(protocol::ICMP, None)), None),
+        ("a cluster's heartbeat", to("239.192.9.1", nobody(protocol::UDP, Some((5_405, 5_405)))), None),
+        ("VRRP", to("224.0.0.18", nobody(112, None)), None),
+        ("TCP to many", to("224.0.0.1", nobody(6, Some((1, 2)))), Some(Reason::ReservedSource)),
+        (
+            "another source to many",
+            to("224.0.0.1", packet("0.0.0.1", 17, None)),
+            Some(Reason::ReservedSource),
+        ),
+        ("one of 240.0.0.0/4", to("224.0.0.1", packet("240.0.0.1", 17, None)), Some(Reason::ReservedSource)),
         ("DHCP", packet("0.0.0.0", protocol::UDP, Some((68, 67))), None),
         ("its answer", packet("0.0.0.0", protocol::UDP, Some((67, 68))), Some(Reason::ReservedSource)),
         ("TCP between these ports", packet("0.0.0.0", 6, Some((68, 67))), Some(Reason::ReservedSource)),

@@ -1,9 +1,11 @@
 //! The program on the way out, which notes what the host asks mirrors for: attaching it beside whatever others do there, and
 //! taking it off so that nothing of ours stays.
 
+use std::{io, mem};
+
 use aya::{
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        SchedClassifier, TcAttachType,
         tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },
     util::KernelVersion,
@@ -12,6 +14,7 @@ use aya::{
 use super::{
     error::{chain, errno},
     interface::{self, Interface},
+    link::{Link, Place},
 };
 
 /// The program in the object; filters of older kernels carry its name.
@@ -38,10 +41,15 @@ impl Hook {
 
 /// The program on one interface, by whichever hook.
 #[derive(Debug)]
-pub(super) struct Egress {
-    link: SchedClassifierLinkId,
-    /// Whether the queueing discipline is there for us.
-    made_qdisc: bool,
+pub(super) enum Egress {
+    /// As a link.
+    Tcx(Link),
+    /// As a filter.
+    Clsact {
+        link: SchedClassifierLinkId,
+        /// Whether the queueing discipline is there for us.
+        made_qdisc: bool,
+    },
 }
 
 impl Egress {
@@ -51,13 +59,15 @@ impl Egress {
         interface: &Interface,
         hook: Hook,
     ) -> Result<Self, String> {
-        let made_qdisc = hook == Hook::Clsact && prepare_clsact(interface)?;
-        let options = match hook {
-            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
-            Hook::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
-        };
+        if hook == Hook::Tcx {
+            let program = program.fd().map_err(|error| chain(&error))?;
+            let link = Link::create(program, interface.index, Place::WayOut);
+            return link.map(Self::Tcx).map_err(|error| error.to_string());
+        }
+        let made_qdisc = prepare_clsact(interface)?;
+        let options = TcAttachOptions::Netlink(NlOptions::default());
         match program.attach_with_options(&interface.name, TcAttachType::Egress, options) {
-            Ok(link) => Ok(Self { link, made_qdisc }),
+            Ok(link) => Ok(Self::Clsact { link, made_qdisc }),
             Err(error) => {
                 if made_qdisc {
                     let _ = interface::remove_unused_clsact(interface.index); // why attaching failed matters more
@@ -67,13 +77,42 @@ impl Egress {
         }
     }
 
+    /// Whether the program, which has this number, is on the interface still.
+    pub(super) fn is_attached(&self, interface: &Interface, program: u32) -> io::Result<bool> {
+        match self {
+            Self::Tcx(link) => {
+                let held = link.holds()?;
+                Ok(held.interface == Some(interface.index) && held.program == program)
+            }
+            Self::Clsact { .. } => interface::has_egress_filter(interface.index, program),
+        }
+    }
+
     /// Takes the program off, and what was made for it unless others use it by now.
     pub(super) fn detach(self, program: &mut SchedClassifier, interface: &Interface) -> Result<(), String> {
-        program.detach(self.link).map_err(|error| chain(&error))?;
-        if self.made_qdisc {
-            interface::remove_unused_clsact(interface.index).map_err(|error| error.to_string())?;
+        match self {
+            Self::Tcx(link) => drop(link),
+            Self::Clsact { link, made_qdisc } => {
+                program.detach(link).map_err(|error| chain(&error))?;
+                if made_qdisc {
+                    interface::remove_unused_clsact(interface.index).map_err(|error| error.to_string())?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Lets go of a program that is on the interface no more. A filter is known by where it was, and there may be one of
+    /// somebody else by now.
+    pub(super) fn forget(self, program: &mut SchedClassifier) {
+        match self {
+            Self::Tcx(link) => drop(link),
+            Self::Clsact { link, .. } => {
+                if let Ok(link) = program.take_link(link) {
+                    mem::forget(link);
+                }
+            }
+        }
     }
 }
 
@@ -96,4 +135,22 @@ fn prepare_clsact(interface: &Interface) -> Result<bool, String> {
     let left_behind =
         !made && qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok();
     Ok(made || left_behind)
+}
+
+/// Takes off the way out what a daemon that was killed has left there, on interfaces that no floodgate guards. Returns their
+/// names. Links end with their process; filters do not.
+pub fn remove_left_behind(interfaces: &[Interface]) -> io::Result<Vec<String>> {
+    let mut cleared = Vec::new();
+    for index in interface::with_clsact()? {
+        let Some(interface) = interfaces.iter().find(|interface| interface.index == index) else { continue };
+        let program = interface.xdp.map(|program| interface::program_name(program.id));
+        if program.is_some_and(|name| name == interface::OUR_PROGRAM) {
+            continue;
+        }
+        if qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok() {
+            interface::remove_unused_clsact(index)?;
+            cleared.push(interface.name.clone());
+        }
+    }
+    Ok(cleared)
 }

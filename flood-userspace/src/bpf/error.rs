@@ -77,6 +77,28 @@ pub enum BpfError {
         id: u32,
     },
 
+    /// Nothing comes there but from this host.
+    #[error(
+        "{interface} is the loopback: what comes there is from this host to itself, and would be dropped as `land`. Guard \
+         the interface to the network; with `sanity.land` and `sanity.loopback_source` false, `--force` guards this one, too"
+    )]
+    Loopback {
+        /// The interface.
+        interface: String,
+    },
+
+    /// Something comes there that is neither a frame nor a packet.
+    #[error(
+        "{interface} is of the type {kind}: a filter finds neither an Ethernet nor an IP header at the beginning of what comes \
+         there. Guard the interface that carries its packets"
+    )]
+    UnknownLinkLayer {
+        /// The interface.
+        interface: String,
+        /// What the kernel calls its link layer.
+        kind: String,
+    },
+
     /// Another Floodgate.
     #[error(
         "{interface} is already guarded by another floodgate (program id {id}). `floodgate status` asks it, \
@@ -87,6 +109,13 @@ pub enum BpfError {
         interface: String,
         /// Id of its program in the kernel.
         id: u32,
+    },
+
+    /// Another name of an interface that is guarded.
+    #[error("it is {interface}, which this daemon guards already")]
+    AlreadyOurs {
+        /// The name by which it is guarded.
+        interface: String,
     },
 
     /// No native XDP.

@@ -3,14 +3,11 @@
 use std::{collections::HashMap, io};
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
+    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator, ParseableParametrized,
 };
-use netlink_packet_generic::{
-    GenlFamily, GenlHeader, GenlMessage,
-    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
-};
+use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 
-use crate::netlink::exchange;
+use crate::netlink::{exchange, family_id};
 
 /// The generic netlink family, and what of it is used (linux/netdev.h).
 const FAMILY: &str = "netdev";
@@ -35,21 +32,10 @@ pub struct XdpFeatures {
 /// What the drivers of all interfaces can do, by the number of each. An error where the kernel does not tell.
 pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
     let mut request = GenlMessage::from_payload(Device { index: 0, features: None });
-    request.set_resolved_family_id(family_id()?);
+    request.set_resolved_family_id(family_id(FAMILY)?);
     let devices = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?.into_iter().map(|answer| answer.payload);
     let can = |bits| XdpFeatures { native: bits & BASIC != 0, jumbo: bits & RX_SG != 0 };
     Ok(devices.filter_map(|device| Some((device.index, can(device.features?)))).collect())
-}
-
-/// The number that the kernel has given to the family.
-fn family_id() -> io::Result<u16> {
-    let nlas = vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())];
-    let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_ACK)?;
-    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
-    attributes
-        .find_map(|attribute| if let GenlCtrlAttrs::FamilyId(id) = attribute { Some(id) } else { None })
-        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
 }
 
 /// An interface, in the words of the family.

@@ -1,16 +1,26 @@
 //! What the kernel says about network interfaces, and taking off one what another program, or nobody any more, needs.
 
-use std::{io, os::fd::RawFd};
-
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
-    tc::{TcAttribute, TcHandle, TcMessage},
+use std::{
+    io,
+    path::{Path, PathBuf},
 };
 
-use super::error::BpfError;
-use crate::netlink::exchange;
+use aya::programs::links::LinkInfo as BpfLinkInfo;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+};
+
+use super::{
+    error::BpfError,
+    link::{Link, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE},
+};
+use crate::netlink::{exchange, links};
+
+/// Name of the filter's program, by which another floodgate is known.
+pub const OUR_PROGRAM: &str = "floodgate";
 
 /// A network interface of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,14 +29,47 @@ pub struct Interface {
     pub index: u32,
     /// Name.
     pub name: String,
+    /// Other names that it answers to.
+    pub alternative_names: Vec<String>,
     /// Largest payload of a frame, bytes.
     pub mtu: u32,
+    /// What the filter finds first of what comes here.
+    pub link_layer: LinkLayer,
     /// The kind of a virtual interface (`veth`, `bridge`), if it is one.
     pub kind: Option<String>,
     /// Number of the bridge or bond that it is a part of.
     pub controller: Option<u32>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
+}
+
+/// What a program finds first of what comes to an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The same, but nothing comes from anywhere else.
+    Loopback,
+    /// The IP header.
+    Bare,
+    /// Something else, or one thing here and another there: what the kernel calls it.
+    Other(String),
+}
+
+impl LinkLayer {
+    /// By what the kernel calls it, and the kind of a virtual interface.
+    fn of(found: LinkLayerType, kind: Option<&str>) -> Self {
+        match (found, kind) {
+            (LinkLayerType::Ether, _) => Self::Ethernet,
+            (LinkLayerType::Loopback, _) => Self::Loopback,
+            // PPP: the kernel has taken its header off. Others of type NONE, as those of IPsec, show what was around the packet.
+            (LinkLayerType::None, None | Some("tun" | "wireguard"))
+            | (LinkLayerType::Ppp | LinkLayerType::Rawip, _) => Self::Bare,
+            // IPIP, SIT and GRE show the outer packet, or the frame that it came in.
+            (other, Some(kind)) => Self::Other(format!("{other} ({kind})")),
+            (other, None) => Self::Other(other.to_string()),
+        }
+    }
 }
 
 /// An XDP program on an interface.
@@ -40,11 +83,8 @@ pub struct XdpProgram {
 
 /// All interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
-        .map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
-    let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
-    Ok(answers.into_iter().filter_map(link).map(Interface::from_link).collect())
+    let links = links().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    Ok(links.into_iter().map(Interface::from_link).collect())
 }
 
 /// The interface with this name.
@@ -54,10 +94,26 @@ pub fn interface(name: &str) -> Result<Interface, BpfError> {
 
 /// The interface with this name, of those that there are.
 pub fn named<'a>(all: &'a [Interface], name: &str) -> Result<&'a Interface, BpfError> {
-    all.iter().find(|interface| interface.name == name).ok_or_else(|| BpfError::NoSuchInterface {
+    find(all, name).ok_or_else(|| BpfError::NoSuchInterface {
         name: name.to_owned(),
         have: all.iter().map(|interface| interface.name.clone()).collect(),
     })
+}
+
+/// The interface with this name, or with this among its alternative names, if there is one. The kernel gives no name twice.
+pub fn find<'a>(all: &'a [Interface], name: &str) -> Option<&'a Interface> {
+    all.iter().find(|interface| interface.has_name(name))
+}
+
+/// The interface with this number, if there is one.
+pub(super) fn with_index(index: u32) -> io::Result<Option<Interface>> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    match exchange(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST) {
+        Ok(answers) => Ok(answers.into_iter().find_map(Interface::from_message)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Name of the program with this id, as far as the kernel tells.
@@ -66,7 +122,8 @@ pub fn program_name(id: u32) -> String {
         .filter_map(Result::ok)
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
-        .unwrap_or_else(|| "unknown".to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "(without a name)".to_owned())
 }
 
 /// Takes whatever XDP program is on the interface off it.
@@ -78,65 +135,111 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
     let mut link = LinkMessage::default();
     link.header.index = interface.index;
     link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(program.mode_flag())]));
-    match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK) {
+    match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST) {
         Ok(_) => Ok(()),
         // Attached through a link: that has to be broken instead.
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            detach_links(program.id).map_err(attach_error)
+            break_link(interface, program).map_err(attach_error)
         }
         Err(error) => Err(attach_error(error)),
     }
 }
 
+/// A message about something of traffic control on an interface.
+fn about(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
+    let mut message = TcMessage::with_index(index.cast_signed());
+    (message.header.handle, message.header.parent) = (handle, parent);
+    message
+}
+
+/// The filters in `clsact` of an interface, on the way in or out (the lower half of their parent's handle).
+fn filters(index: u32, minor: u16) -> io::Result<Vec<TcMessage>> {
+    let request = about(index, TcHandle::UNSPEC, TcHandle { minor, ..TcHandle::CLSACT });
+    let answers = exchange(RouteNetlinkMessage::GetTrafficFilter(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+    let filter =
+        |answer| if let RouteNetlinkMessage::NewTrafficFilter(filter) = answer { Some(filter) } else { None };
+    Ok(answers.into_iter().filter_map(filter).collect())
+}
+
+/// Whether a filter on the way out of an interface is the program with this number.
+pub(super) fn has_egress_filter(index: u32, program: u32) -> io::Result<bool> {
+    let is_program = |attribute: &TcAttribute| match attribute {
+        TcAttribute::Options(options) => options.contains(&TcOption::Bpf(TcFilterBpfOption::ProgId(program))),
+        _ => false,
+    };
+    match filters(index, TcHandle::MIN_EGRESS) {
+        Ok(filters) => Ok(filters.iter().any(|filter| filter.attributes.iter().any(is_program))),
+        // The queueing discipline has gone, and the filter with it; or the interface.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes the queueing discipline `clsact` off an interface, unless a filter is in it.
 pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
-    let about = |handle, parent| {
-        let mut message = TcMessage::with_index(index.cast_signed());
-        (message.header.handle, message.header.parent) = (handle, parent);
-        message
-    };
     for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
-        let request = about(TcHandle::UNSPEC, TcHandle { minor, ..TcHandle::CLSACT });
-        let filters = exchange(RouteNetlinkMessage::GetTrafficFilter(request), NLM_F_REQUEST | NLM_F_DUMP)?;
-        if filters.iter().any(|answer| matches!(answer, RouteNetlinkMessage::NewTrafficFilter(_))) {
+        if !filters(index, minor)?.is_empty() {
             return Ok(());
         }
     }
-    let mut request = about(TcHandle { minor: 0, ..TcHandle::CLSACT }, TcHandle::CLSACT);
+    let mut request = about(index, TcHandle { minor: 0, ..TcHandle::CLSACT }, TcHandle::CLSACT);
     request.attributes.push(TcAttribute::Kind("clsact".to_owned()));
-    exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
+    exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST).map(|_| ())
 }
 
 /// The kind of the queueing discipline that has the place of `clsact` on an interface.
 pub(super) fn kind_in_place_of_clsact(index: u32) -> io::Result<Option<String>> {
+    Ok(in_place_of_clsact(index)?.into_iter().find(|(at, _)| *at == index).map(|(_, kind)| kind))
+}
+
+/// The interfaces that have a `clsact`, by number.
+pub(super) fn with_clsact() -> io::Result<Vec<u32>> {
+    /// The kernel lists those of all interfaces, whichever is asked for.
+    const ANY: u32 = 0;
+
+    let all = in_place_of_clsact(ANY)?.into_iter();
+    Ok(all.filter(|(_, kind)| kind == "clsact").map(|(index, _)| index).collect())
+}
+
+/// What has the place of `clsact`, by number of the interface.
+fn in_place_of_clsact(index: u32) -> io::Result<Vec<(u32, String)>> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index.cast_signed()));
     let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewQueueDiscipline(found)
-            if found.header.index == index.cast_signed() && found.header.parent == TcHandle::CLSACT =>
-        {
-            found.attributes.into_iter().find_map(|attribute| match attribute {
-                TcAttribute::Kind(kind) => Some(kind),
-                _ => None,
-            })
+    let kind = |attribute| if let TcAttribute::Kind(kind) = attribute { Some(kind) } else { None };
+    let found = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(found) if found.header.parent == TcHandle::CLSACT => {
+            let index = found.header.index.cast_unsigned();
+            Some((index, found.attributes.into_iter().find_map(kind)?))
         }
         _ => None,
-    }))
+    });
+    Ok(found.collect())
 }
 
 impl XdpProgram {
     fn mode_flag(self) -> u32 {
-        // linux/if_link.h: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
-        if self.native { 1 << 2 } else { 1 << 1 }
+        if self.native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE }
     }
 }
 
 impl Interface {
+    /// Whether it has this name, or this among its alternative names.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.name == name || self.alternative_names.iter().any(|other| other == name)
+    }
+
+    fn from_message(answer: RouteNetlinkMessage) -> Option<Self> {
+        if let RouteNetlinkMessage::NewLink(link) = answer { Some(Self::from_link(link)) } else { None }
+    }
+
     fn from_link(link: LinkMessage) -> Self {
+        let link_layer = link.header.link_layer_type;
         let mut interface = Self {
             index: link.header.index,
             name: String::new(),
+            alternative_names: Vec::new(),
             mtu: 0,
+            link_layer: LinkLayer::Ethernet,
             kind: None,
             controller: None,
             xdp: None,
@@ -144,6 +247,11 @@ impl Interface {
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::PropList(properties) => {
+                    let name =
+                        |property| if let Prop::AltIfName(name) = property { Some(name) } else { None };
+                    interface.alternative_names.extend(properties.into_iter().filter_map(name));
+                }
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Controller(index) => interface.controller = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
@@ -156,13 +264,34 @@ impl Interface {
                 _ => {}
             }
         }
+        interface.link_layer = LinkLayer::of(link_layer, interface.kind.as_deref());
         interface
+    }
+
+    /// Whether the filter can read what comes here; on the loopback that does harm, and is done only if it is `forced`.
+    pub fn can_be_guarded(&self, forced: bool) -> Result<(), BpfError> {
+        match &self.link_layer {
+            LinkLayer::Ethernet | LinkLayer::Bare => Ok(()),
+            LinkLayer::Loopback if forced => Ok(()),
+            LinkLayer::Loopback => Err(BpfError::Loopback { interface: self.name.clone() }),
+            LinkLayer::Other(kind) => {
+                Err(BpfError::UnknownLinkLayer { interface: self.name.clone(), kind: kind.clone() })
+            }
+        }
+    }
+
+    /// Where sysfs has something about it; none where sysfs shows another network namespace, which it does when it was mounted
+    /// there.
+    pub fn sysfs(&self, file: &str) -> Option<PathBuf> {
+        let folder = Path::new("/sys/class/net").join(&self.name);
+        let index = std::fs::read_to_string(folder.join("ifindex")).ok()?;
+        (index.trim().parse() == Ok(self.index)).then(|| folder.join(file))
     }
 
     /// The driver, for messages.
     pub fn driver(&self) -> String {
         let physical = || {
-            let path = std::fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
+            let path = std::fs::read_link(self.sysfs("device/driver")?).ok()?;
             Some(path.file_name()?.to_string_lossy().into_owned())
         };
         self.kind.clone().or_else(physical).unwrap_or_else(|| "(unknown)".to_owned())
@@ -180,29 +309,42 @@ impl XdpProgram {
     }
 }
 
-/// Breaks the links of a program. aya has no call for it.
-fn detach_links(program_id: u32) -> io::Result<()> {
-    /// linux/bpf.h, `enum bpf_cmd`.
-    const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
-    const BPF_LINK_DETACH: libc::c_long = 34;
-
-    for link in
-        aya::programs::loaded_links().filter_map(Result::ok).filter(|link| link.program_id() == program_id)
-    {
-        let fd: RawFd = bpf(BPF_LINK_GET_FD_BY_ID, link.id())?;
-        let detached = bpf(BPF_LINK_DETACH, fd.unsigned_abs());
-        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-        unsafe { libc::close(fd) };
-        detached?;
+/// Breaks the link that holds a program on an interface, if one does; refuses to guess which it is.
+pub fn break_link(interface: &Interface, program: XdpProgram) -> io::Result<()> {
+    let of_program = |info: &BpfLinkInfo| info.program_id() == program.id;
+    let mut held = Vec::new();
+    for info in aya::programs::loaded_links().filter_map(Result::ok).filter(of_program) {
+        // One that has ended in between is none.
+        let Ok(link) = Link::with_id(info.id()) else { continue };
+        if link.holds()?.interface == Some(interface.index) {
+            held.push(link);
+        }
     }
-    Ok(())
+    // What we hold cannot go by itself any more. So if the program is there still, its link is among these; if not, they are
+    // those of other namespaces.
+    if with_index(interface.index)?.and_then(|now| now.xdp).is_none_or(|now| now.id != program.id) {
+        return Ok(());
+    }
+    match held.as_slice() {
+        [link] => link.detach(),
+        [] => Err(io::Error::other("a link holds it that the kernel does not name")),
+        _ => Err(io::Error::other(
+            "another network namespace has an interface of the same number with the same program, and the kernel does \
+             not tell which link is whose. Take it off with the tool that put it there",
+        )),
+    }
 }
 
-/// A bpf(2) command whose attributes are one number.
-fn bpf(command: libc::c_long, number: u32) -> io::Result<i32> {
-    let attributes = [number, 0, 0, 0];
-    // SAFETY: the kernel reads as many bytes as we say, and both commands want zeros behind the number.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(&attributes)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_interface_is_found_as_among_all() {
+        let all = interfaces().unwrap();
+        let lo = named(&all, "lo").unwrap();
+        assert_eq!(with_index(lo.index).unwrap().as_ref(), Some(lo));
+        let unused = all.iter().map(|interface| interface.index).max().unwrap() + 1_000;
+        assert_eq!(with_index(unused).unwrap(), None);
+    }
 }

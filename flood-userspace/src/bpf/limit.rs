@@ -51,6 +51,7 @@ pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
     let network = PacketLimit::of_rate(PacketRate(proof.answers.rate.0.saturating_mul(ANSWERS_OF_A_NETWORK)));
     for (account, limit) in [
         (Account::Proven, proof.proven),
+        (Account::Watched, proof.proven),
         (Account::Answered, proof.answers),
         (Account::AnsweredNetwork, network),
         (Account::Errors, PacketLimit::of_rate(ERRORS)),

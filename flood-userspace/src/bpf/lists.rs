@@ -48,7 +48,7 @@ impl Memory for ListMaps {
 impl From<EditError> for BpfError {
     fn from(error: EditError) -> Self {
         match error {
-            EditError::Full(_) | EditError::TooMany(_) => Self::ListFull(error),
+            EditError::Full(_) | EditError::TooMany { .. } => Self::ListFull(error),
             EditError::NoPlace(error) => Self::Other { what: "writing the lists", cause: error.to_string() },
         }
     }

@@ -1,20 +1,22 @@
 //! The filter: loading, attaching, and the handles to everything in it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, AsRawFd},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
-    programs::{
-        Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode,
-        xdp::XdpLinkId,
-    },
+    maps::{LpmTrie, Map, MapData, MapInfo, PerCpuArray, ProgramArray, RingBuf},
+    programs::{Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::KernelVersion,
 };
 use aya_log::EbpfLogger;
 use flood_common::{
-    abi::{self, FIELDS, Field, INTERFACE_SLOTS, Sample, Settings, list, next, solicited},
+    abi::{self, FIELDS, Field, Sample, Settings, list, next, solicited},
     account::ACCOUNTS,
+    address::Translators,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
@@ -26,29 +28,30 @@ use ipnet::IpNet;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
-    config::{AttachMode, Config, HostSays, SolicitedBy},
+    boot_time::BootTime,
+    config::{Config, HostSays, SolicitedBy},
     host::{CLIENT_PORTS, Reassembly},
     lists::{
-        Book, Edit, ListKind, Lists, proven,
+        Book, Edit, ListKind, Lists, Places, proven,
         tables::{Layout, Moment, Tables},
     },
 };
 
 use super::{
-    BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, OpenPorts, SettingsPage, SolicitTable,
+    Attachment, BpfError, Clock, CounterTable, DebtTables, Hook, ListMaps, OpenPorts, SettingsPage,
+    SolicitTable,
     allow_proven::AllowProven,
     btf::Structures,
     clock,
-    egress::{EGRESS_PROGRAM, Egress},
+    egress::EGRESS_PROGRAM,
     error::{chain, errno},
-    interface::{self, Interface},
-    limit,
+    interface, limit,
     local::{LocalAddresses, first},
     mapped::MappedArray,
 };
 
 /// The program in the object.
-const PROGRAM: &str = "floodgate";
+pub(super) const PROGRAM: &str = interface::OUR_PROGRAM;
 
 /// The program that it calls to log decisions.
 const TRACE_PROGRAM: &str = "floodgate_trace";
@@ -89,6 +92,10 @@ pub struct FilterOptions {
     pub ipv6_network: u8,
     /// UDP ports of mirrors.
     pub reflectors: Vec<u16>,
+    /// Whether the loopback is guarded, too.
+    pub force: bool,
+    /// Behind which prefixes there are IPv4 addresses.
+    pub translators: Translators,
     /// By what is told whether UDP from those was asked for.
     pub solicited: SolicitedBy,
     /// Whether the host's sockets are asked.
@@ -128,7 +135,9 @@ impl From<&Config> for FilterOptions {
             ipv4_network: config.sources.ipv4_network,
             ipv6_network: config.sources.ipv6_network,
             reflectors: config.sources.reflector_ports(),
+            translators: config.sources.translators(),
             solicited: config.proof.solicited,
+            force: config.force,
             host: config.proof.host != HostSays::No,
             accounts: limit::accounts(&config.proof),
             retransmissions: limit::shared(&config.proof.retransmissions),
@@ -168,12 +177,12 @@ impl FilterOptions {
         processors * (SKETCH_WORDS * size_of::<u32>()) as u64
     }
 
-    fn notes(&self) -> bool {
+    pub(super) fn notes(&self) -> bool {
         matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Egress)
     }
 
     /// The bits of [`solicited`], where questions are noted on some interface or on none.
-    fn solicited_bits(&self, noted: bool) -> u32 {
+    pub(super) fn solicited_bits(&self, noted: bool) -> u32 {
         let by_sockets = self.host && matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Socket);
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
         bit(noted, solicited::NOTED) | bit(by_sockets, solicited::SOCKETS)
@@ -185,12 +194,7 @@ impl FilterOptions {
 
     /// How the tables of the lists are laid out.
     fn lists(&self, seeds: Seeds) -> Layout {
-        let node_buckets = Layout::node_buckets(self.listed_ipv6);
-        let mut layout = Layout { seeds, bucket_bits: MIN_BUCKET_BITS, node_buckets };
-        while layout.capacity().ipv4 < self.listed_ipv4 && layout.bucket_bits < MAX_BUCKET_BITS {
-            layout.bucket_bits += 1;
-        }
-        layout
+        Layout::with_room(seeds, Places { ipv4: self.listed_ipv4, ipv6: self.listed_ipv6 })
     }
 }
 
@@ -213,35 +217,9 @@ pub enum RunOutcome {
     Refused,
 }
 
-/// An interface that the filter guards.
-#[derive(Debug)]
-pub struct Attachment {
-    /// The interface when it was attached.
-    pub interface: Interface,
-    /// Its slot in the counters.
-    pub slot: u32,
-    /// Whether the driver runs the filter.
-    pub native: bool,
-    /// Whether what goes out of it is noted.
-    pub noting: Noting,
-    link: XdpLinkId,
-    egress: Option<Egress>,
-}
-
-/// Whether what is asked for through an interface is noted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Noting {
-    /// It is.
-    By(Hook),
-    /// It should be, but the kernel refuses.
-    Refused(String),
-    /// Nobody wants it.
-    Unwanted,
-}
-
 /// The filter in the kernel.
 pub struct Filter {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     /// Limits, mode and everything that changes at run time.
     pub settings: SettingsPage,
     /// Counters.
@@ -254,9 +232,12 @@ pub struct Filter {
     pub solicited: SolicitTable,
     /// The UDP ports of the host.
     pub open: OpenPorts,
-    options: FilterOptions,
+    pub(super) options: FilterOptions,
+    /// The numbers of the program, and of that on the way out (0 without one), in the kernel.
+    pub(super) program_id: u32,
+    pub(super) egress_id: u32,
     /// Whether the egress program could be loaded, or why not.
-    egress: Result<(), String>,
+    pub(super) egress: Result<(), String>,
     clock: Arc<Clock>,
     local: LocalAddresses,
     allow_proven: AllowProven,
@@ -265,7 +246,7 @@ pub struct Filter {
     /// Must live as long as the filter, which looks up in it the programs that it calls.
     next: ProgramArray<MapData>,
     _reflectors: MappedArray,
-    attachments: Vec<Attachment>,
+    pub(super) attachments: Vec<Attachment>,
 }
 
 impl Filter {
@@ -307,6 +288,13 @@ impl Filter {
         }
         // Here and not when it is attached: the loader closes maps that it has given away.
         let egress = if options.notes() { load_egress(&mut ebpf) } else { Ok(()) };
+        let xdp_id = program_id(program::<Xdp>(&mut ebpf, PROGRAM)?.info())?;
+        let egress_id = match &egress {
+            Ok(()) if options.notes() => {
+                program_id(program::<SchedClassifier>(&mut ebpf, EGRESS_PROGRAM)?.info())?
+            }
+            Ok(()) | Err(_) => 0,
+        };
         let next = typed(&mut ebpf, abi::map::NEXT, ProgramArray::try_from)?;
 
         let mut settings = SettingsPage::new(take(&mut ebpf, abi::map::SETTINGS)?)?;
@@ -316,6 +304,7 @@ impl Filter {
             solicit_seeds: draw_seeds()?,
             sanity: options.sanity,
             masks_v4: [u32::MAX, options.network_mask_v4()],
+            translators: options.translators,
             masks_v6: [ipv6_mask(options.ipv6_prefix), ipv6_mask(options.ipv6_network)],
             accounts: options.accounts,
             retransmissions: options.retransmissions,
@@ -348,6 +337,8 @@ impl Filter {
             solicited,
             open,
             options: options.clone(),
+            program_id: xdp_id,
+            egress_id,
             egress,
             clock,
             local: LocalAddresses::new(local),
@@ -386,136 +377,6 @@ impl Filter {
                 return Ok(());
             }
         }
-    }
-
-    /// The interfaces that the filter guards.
-    pub fn attachments(&self) -> &[Attachment] {
-        &self.attachments
-    }
-
-    /// Attaches the filter to an interface; `replace` takes another XDP program off it.
-    pub fn attach(&mut self, name: &str, mode: AttachMode, replace: bool) -> Result<&Attachment, BpfError> {
-        let interface = interface::interface(name)?;
-        make_way(&interface, replace)?;
-        let slot = self.free_slot(name)?;
-        self.counters.reset(slot)?;
-        // Questions are noted before answers are judged.
-        let (noting, egress) = self.note_questions(&interface)?;
-        // The slot is there before the first packet is.
-        let noted = egress.is_some() || self.notes_questions();
-        self.enter_interface(slot, interface.index, noted);
-        match self.link(&interface, mode) {
-            Ok((link, native)) => {
-                self.attachments.push(Attachment { interface, slot, native, noting, link, egress });
-                self.follow_mtu(&[]);
-                Ok(&self.attachments[self.attachments.len() - 1])
-            }
-            Err(error) => {
-                self.enter_interface(slot, 0, self.notes_questions());
-                if let Some(egress) = egress {
-                    // Why attaching failed matters more.
-                    let _ = egress.detach(program(&mut self.ebpf, EGRESS_PROGRAM)?, &interface);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes over the MTU of interfaces as they are now: an answer to a SYN offers no larger segments than go through all
-    /// of those that are guarded.
-    pub fn follow_mtu(&mut self, interfaces: &[Interface]) {
-        for attached in self.attachments.iter_mut().map(|attachment| &mut attachment.interface) {
-            let now = interfaces.iter().find(|interface| interface.index == attached.index);
-            attached.mtu = now.map_or(attached.mtu, |interface| interface.mtu);
-        }
-        let least = self.attachments.iter().map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
-        let mtu = least.min(u16::MAX.into());
-        if self.settings.read().mtu != mtu {
-            self.change_settings(|settings| settings.mtu = mtu);
-        }
-    }
-
-    /// Attaches the program on the way out, as far as it is wanted.
-    fn note_questions(&mut self, interface: &Interface) -> Result<(Noting, Option<Egress>), BpfError> {
-        if !self.options.notes() {
-            return Ok((Noting::Unwanted, None));
-        }
-        let hook = self.options.hook.unwrap_or_else(Hook::of_kernel);
-        let program = program(&mut self.ebpf, EGRESS_PROGRAM)?;
-        match self.egress.clone().and_then(|()| Egress::attach(program, interface, hook)) {
-            Ok(egress) => Ok((Noting::By(hook), Some(egress))),
-            Err(cause) if self.options.solicited == SolicitedBy::Egress => {
-                Err(BpfError::Egress { interface: interface.name.clone(), cause })
-            }
-            Err(cause) => Ok((Noting::Refused(cause), None)),
-        }
-    }
-
-    /// Why the egress program could not be loaded, if it is wanted and could not.
-    pub fn egress_error(&self) -> Option<&str> {
-        self.egress.as_ref().err().map(String::as_str)
-    }
-
-    /// Whether questions are noted on any interface.
-    pub fn notes_questions(&self) -> bool {
-        self.attachments.iter().any(|attachment| attachment.egress.is_some())
-    }
-
-    /// Says which interface has a slot of the counters, and by what answers are told from now on.
-    fn enter_interface(&mut self, slot: u32, index: u32, noted: bool) {
-        let bits = self.options.solicited_bits(noted);
-        self.change_settings(|settings| {
-            settings.interfaces[slot as usize] = index;
-            settings.solicited = bits;
-        });
-    }
-
-    fn link(&mut self, interface: &Interface, mode: AttachMode) -> Result<(XdpLinkId, bool), BpfError> {
-        let program: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
-        let native = match mode {
-            AttachMode::Generic => None,
-            AttachMode::Native | AttachMode::NativeOrGeneric => {
-                Some(program.attach_to_if_index(interface.index, XdpMode::Driver))
-            }
-        };
-        match native {
-            Some(Ok(link)) => return Ok((link, true)),
-            Some(Err(error)) if mode == AttachMode::Native => return Err(native_error(interface, &error)),
-            Some(Err(_)) | None => {}
-        }
-        let link = program
-            .attach_to_if_index(interface.index, XdpMode::Skb)
-            .map_err(|error| BpfError::Attach { interface: interface.name.clone(), cause: chain(&error) })?;
-        Ok((link, false))
-    }
-
-    fn free_slot(&self, name: &str) -> Result<u32, BpfError> {
-        (1..INTERFACE_SLOTS as u32)
-            .find(|slot| self.attachments.iter().all(|attachment| attachment.slot != *slot))
-            .ok_or_else(|| BpfError::TooManyInterfaces {
-                interface: name.to_owned(),
-                limit: INTERFACE_SLOTS - 1,
-            })
-    }
-
-    /// Detaches the filter from an interface. Returns whether it was attached to it.
-    pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
-        let Some(position) = self.attachments.iter().position(|attachment| attachment.interface.name == name)
-        else {
-            return Ok(false);
-        };
-        let Attachment { interface, slot, link, egress, native: _, noting: _ } =
-            self.attachments.remove(position);
-        let xdp: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
-        let detached = xdp.detach(link);
-        self.enter_interface(slot, 0, self.notes_questions());
-        let egress = egress.map_or(Ok(()), |egress| {
-            let program = program(&mut self.ebpf, EGRESS_PROGRAM).map_err(|error| error.to_string())?;
-            egress.detach(program, &interface)
-        });
-        detached.map_err(|error| BpfError::Other { what: "detaching the filter", cause: chain(&error) })?;
-        egress.map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })?;
-        Ok(true)
     }
 
     /// Changes the settings in force, all at once.
@@ -574,6 +435,11 @@ impl Filter {
         Ok(())
     }
 
+    /// Why the egress program could not be loaded, if it is wanted and could not.
+    pub fn egress_error(&self) -> Option<&str> {
+        self.egress.as_ref().err().map(String::as_str)
+    }
+
     /// Whether the kernel says what a half-open connection has sent.
     pub fn knows_requests(&self) -> bool {
         self.knows_requests
@@ -581,7 +447,7 @@ impl Filter {
 
     /// Changes a list: all of it, or nothing. Returns the edit that undoes it.
     pub fn edit_list(&mut self, kind: ListKind, edit: Edit) -> Result<Edit, BpfError> {
-        let moment = Moment { wall: SystemTime::now(), filter_ns: self.clock.now_ns() };
+        let moment = Moment { now: BootTime::now(), filter_ns: self.clock.now_ns() };
         let undo = self.lists.edit(kind, edit, &moment)?;
         if kind == ListKind::AllowProven
             && let Err(error) = self.follow_proven(&undo, &moment)
@@ -708,13 +574,17 @@ impl Filter {
     }
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, BpfError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, BpfError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| BpfError::WrongObject { what: format!("it has no program {name} of its kind") })
+}
+
+fn program_id(info: Result<ProgramInfo, ProgramError>) -> Result<u32, BpfError> {
+    info.map(|info| info.id()).map_err(|error| BpfError::load(&error))
 }
 
 fn load_egress(ebpf: &mut Ebpf) -> Result<(), String> {
@@ -732,47 +602,6 @@ fn typed<T>(
     convert: impl FnOnce(Map) -> Result<T, aya::maps::MapError>,
 ) -> Result<T, BpfError> {
     convert(take(ebpf, name)?).map_err(|error| BpfError::map(name, &error))
-}
-
-/// Whose program is on an interface, as a refusal; `None` if there is none.
-pub fn occupied(interface: &Interface) -> Option<BpfError> {
-    let id = interface.xdp?.id;
-    let (program, interface) = (interface::program_name(id), interface.name.clone());
-    Some(if program == PROGRAM {
-        BpfError::AlreadyGuarded { interface, id }
-    } else {
-        BpfError::Occupied { interface, program, id }
-    })
-}
-
-/// Takes another program off an interface, if that is wanted.
-fn make_way(interface: &Interface, replace: bool) -> Result<(), BpfError> {
-    match (occupied(interface), interface.xdp) {
-        (Some(BpfError::Occupied { .. }), Some(program)) if replace => {
-            interface::remove_program(interface, program)
-        }
-        (Some(error), _) => Err(error),
-        (None, _) => Ok(()),
-    }
-}
-
-fn native_error(interface: &Interface, error: &ProgramError) -> BpfError {
-    match errno(error) {
-        Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {}", interface.name) },
-        Some(number @ libc::EOPNOTSUPP) => BpfError::NoNativeXdp {
-            interface: interface.name.clone(),
-            driver: interface.driver(),
-            cause: std::io::Error::from_raw_os_error(number),
-        },
-        Some(number @ (libc::EINVAL | libc::ENOMEM | libc::ERANGE | libc::ENOSPC)) => {
-            BpfError::NativeRefused {
-                interface: interface.name.clone(),
-                driver: interface.driver(),
-                cause: std::io::Error::from_raw_os_error(number),
-            }
-        }
-        _ => BpfError::Attach { interface: interface.name.clone(), cause: chain(error) },
-    }
 }
 
 /// The oldest kernel that the filter is tested on.
@@ -800,6 +629,21 @@ fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(
         }
         _ => Ok(()),
     }
+}
+
+/// Memory of the tables that other floodgates hold, bytes; `None` if none runs, or the kernel does not tell.
+pub fn tables_of_others() -> Option<u64> {
+    let is_one = |info: &ProgramInfo| info.name_as_str() == Some(PROGRAM);
+    let mut maps = BTreeSet::new();
+    for info in aya::programs::loaded_programs().filter_map(Result::ok).filter(is_one) {
+        maps.extend(info.map_ids().ok().flatten().unwrap_or_default());
+    }
+    let bytes = |id: &u32| -> Option<u64> {
+        let map = MapInfo::from_id(*id).ok()?.fd().ok()?;
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+    };
+    if maps.is_empty() { None } else { Some(maps.iter().filter_map(bytes).sum()) }
 }
 
 /// Memory that the kernel could give, bytes (proc(5), `MemAvailable`).

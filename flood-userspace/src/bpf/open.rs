@@ -8,7 +8,7 @@ use std::{
 use aya::maps::Map;
 use flood_common::{
     abi,
-    open::{DHCP_CLIENT, LOOKED, WORDS, word},
+    open::{DHCP_CLIENT, LOOKED, WORDS, hashing_word, peer_word, tunnel_word, word},
     reflector::port_bit,
 };
 
@@ -45,10 +45,15 @@ impl OpenPorts {
         let words = &self.memory.words()[..LOOKED];
         let before: Vec<u64> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let mut found = vec![0; words.len()];
-        for UdpPort { port, has_peer } in look()? {
+        for UdpPort { port, has_peer, tunnel } in look()? {
             found[word(port)] |= port_bit(port);
-            if has_peer {
-                found[word(port) + 1] |= port_bit(port);
+            // The end of a tunnel has peers, though its socket does not say so.
+            if has_peer || tunnel.is_some() {
+                found[peer_word(port)] |= port_bit(port);
+            }
+            if let Some(hashes) = tunnel {
+                found[tunnel_word(port)] |= port_bit(port);
+                found[hashing_word(port)] |= if hashes { port_bit(port) } else { 0 };
             }
         }
         found[word(DHCP_CLIENT)] |= if is_noted {

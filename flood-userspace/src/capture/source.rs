@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal, Read, Write},
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,10 +15,9 @@ use ruzstd::decoding::{
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 
-use super::{Capture, CaptureError};
+use crate::file::open_given;
 
-/// The name of standard input.
-const STANDARD_INPUT: &str = "-";
+use super::{Capture, CaptureError};
 
 /// How much is kept of what comes through a pipe, bytes, as it comes: a capture is read more than once.
 const LARGEST_PIPED: u64 = 1 << 30;
@@ -54,17 +53,11 @@ impl Source {
     /// Opens a capture; `-` is standard input. What is no file is read to its end first, as long as it begins like a capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let open = || {
-            let file = if path == Path::new(STANDARD_INPUT) {
-                let input = io::stdin();
-                if input.is_terminal() {
-                    return Err(io::Error::other("standard input is a terminal, and no capture"));
-                }
-                File::from(input.as_fd().try_clone_to_owned()?)
-            } else {
-                File::open(path)?
-            };
-            let kind = file.metadata()?.file_type();
-            if kind.is_file() || kind.is_dir() { Ok(file) } else { keep(file) }
+            let file = open_given(path)?;
+            if file.is_terminal() {
+                return Err(io::Error::other("this is a terminal, and no capture"));
+            }
+            if file.metadata()?.is_file() { Ok(file) } else { keep(file) }
         };
         let file = open().map_err(|source| CaptureError::Read { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), file: Arc::new(file) })

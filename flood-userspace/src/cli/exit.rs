@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use crate::{
     bpf::BpfError, capture::CaptureError, config::ConfigError, control::client::ClientError,
-    daemon::DaemonError, lists::configured::ListFileError, replay::ReplayError,
+    daemon::DaemonError, lists::configured::ListError, replay::ReplayError,
 };
 
 /// A negative answer.
@@ -48,8 +48,8 @@ impl From<ConfigError> for Failed {
     }
 }
 
-impl From<ListFileError> for Failed {
-    fn from(error: ListFileError) -> Self {
+impl From<ListError> for Failed {
+    fn from(error: ListError) -> Self {
         Self::usage(error.to_string())
     }
 }
@@ -80,7 +80,11 @@ impl From<DaemonError> for Failed {
     fn from(error: DaemonError) -> Self {
         let code = match error {
             DaemonError::Bpf(error) => return error.into(),
-            DaemonError::List(_) | DaemonError::NoInterface | DaemonError::SocketInUse(_) => USAGE,
+            DaemonError::List(_)
+            | DaemonError::NoInterface
+            | DaemonError::SocketInUse(_)
+            | DaemonError::NoSocket(_)
+            | DaemonError::State(_) => USAGE,
             DaemonError::Socket { .. } | DaemonError::Metrics { .. } | DaemonError::System { .. } => KERNEL,
         };
         Self { code, message: error.to_string() }
@@ -90,10 +94,13 @@ impl From<DaemonError> for Failed {
 impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Self {
         let code = match &error {
-            ClientError::Unreachable { .. } | ClientError::BrokenOff(_) => UNREACHABLE,
+            ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::BrokenOff(_) => {
+                UNREACHABLE
+            }
             ClientError::NotPermitted { .. } => KERNEL,
+            ClientError::TooLarge(_) => USAGE,
             ClientError::Refused { status, .. } => match *status {
-                StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => USAGE,
+                StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::PAYLOAD_TOO_LARGE => USAGE,
                 StatusCode::NOT_FOUND | StatusCode::CONFLICT => NO,
                 _ => KERNEL,
             },

@@ -38,7 +38,7 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<ExitCode, Failed>
         Verb::List(Json { json }) => print::<Feeds>(client, "/v1/feeds", json, show::feeds).await?,
         Verb::Refresh { names, force } => {
             let request = RefreshRequest { names, force };
-            let feeds: Feeds = client.send(Method::POST, "/v1/feeds/refresh", &request).await?;
+            let feeds: Feeds = client.send_and_wait(Method::POST, "/v1/feeds/refresh", &request).await?;
             say(&show::feeds(&feeds))?;
             if feeds.feeds.iter().any(|feed| feed.error.is_some()) {
                 return Ok(ExitCode::from(NO));

@@ -1,6 +1,6 @@
 //! `block`, `allow` and `allow-proven`.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Display, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -11,20 +11,24 @@ use crate::{
         client::Client,
         protocol::{AddReply, AddRequest, ListReply, RemoveReply, RemoveRequest},
     },
+    feeds::NoList,
+    file::{is_given, read_given},
+    host::login_address,
     lists::{
         ListKind,
         configured::problems,
-        guard::login_address,
-        import::{self, Import},
+        doubt::Entries,
+        import::{self, Import, MAX_FILE_BYTES},
         parse_target,
     },
+    printable::Printable,
     quantity::parse_duration,
 };
 
 use super::{
-    Json,
+    Json, complain,
     exit::{Failed, NO},
-    print, say, show,
+    print, say, say_json, show,
 };
 
 /// What to do with a list.
@@ -38,11 +42,16 @@ pub(super) enum Verb {
         #[command(flatten)]
         entry: EntryArguments,
     },
-    /// Removes entries, written as they were added.
+    /// Removes entries that were added by hand, written as they were added; ends with 1 if one stays on the list.
+    ///
+    /// What the configuration, a feed or an import says about the same prefix stays, and is named.
     Del {
         /// As 203.0.113.0/24.
-        #[arg(required = true, value_name = "PREFIX")]
+        #[arg(required_unless_present = "import", value_name = "PREFIX")]
         targets: Vec<String>,
+        /// Remove what came with the import of this name instead; without a prefix all of it.
+        #[arg(long, value_name = "NAME")]
+        import: Option<String>,
     },
     /// Shows the entries.
     List(Json),
@@ -56,7 +65,8 @@ pub(super) enum Verb {
     /// Adds what files list, in any of the formats of docs/lists.md, which is found by content and named.
     ///
     /// A line that cannot be read is reported, and the others are taken. A file with exceptions, or of which nobody can say
-    /// what it means, is refused.
+    /// what it means, is refused. What would block this host's own addresses and networks, its gateways, resolvers or who is
+    /// logged in is left out and named. `-` is standard input.
     Import {
         /// The files.
         #[arg(required = true, value_name = "FILE")]
@@ -64,9 +74,13 @@ pub(super) enum Verb {
         /// Take nothing when a line cannot be read.
         #[arg(long)]
         strict: bool,
-        /// Remove what a file of this name brought in before and no longer lists, in the same moment.
+        /// Remove what the import of this name brought in before and no longer lists, in the same moment. It is refused when it
+        /// lists nothing or less than a tenth of that, or over ten times as much.
         #[arg(long)]
         replace: bool,
+        /// The name of the import; all files are one then [default: of each file its path, in full]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         #[command(flatten)]
         entry: EntryArguments,
     },
@@ -76,14 +90,24 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct EntryArguments {
     /// How long they last, as 10m, 36h or 7d [default: until the daemon ends]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
     ttl: Option<Duration>,
     /// Why they are there.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Add them although they cover more than a /8 (/16 in IPv6), or the address you are logged in from.
+    /// Add them although they cover more than a /8 (/16 in IPv6), what this host needs, or the address you are logged in
+    /// from; and believe an import whatever it lists.
     #[arg(long)]
     force: bool,
+}
+
+/// Reads how long entries last. They end at whole seconds.
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match parse_duration(text).map_err(|error| error.to_string())? {
+        ttl if ttl.as_secs() == 0 => Err("1s is the shortest".to_owned()),
+        ttl if ttl.subsec_nanos() != 0 => Err("entries end at whole seconds, as in 90s".to_owned()),
+        ttl => Ok(ttl),
+    }
 }
 
 /// Does it.
@@ -94,21 +118,23 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
             let prefixes = parse_all(&targets)?;
             add(client, &path, kind, entry.request(prefixes, None)).await?;
         }
-        Verb::Del { targets } => return del(client, &path, kind, parse_all(&targets)?).await,
+        Verb::Del { targets, import } => {
+            let request = RemoveRequest { prefixes: parse_all(&targets)?, import };
+            return del(client, &path, kind, request).await;
+        }
         Verb::List(Json { json }) => print::<ListReply>(client, &path, json, show::list).await?,
         Verb::Test { address, json: Json { json } } => {
             let list: ListReply = client.get(&format!("{path}?covering={address}")).await?;
             let none = list.entries.is_empty();
-            let text = match (json, none) {
-                (true, _) => serde_json::to_string_pretty(&list)?,
-                (false, true) => format!("{address} is not on the {} list", kind.label()),
-                (false, false) => show::list(&list),
-            };
-            say(&text)?;
+            match (json, none) {
+                (true, _) => say_json(&list)?,
+                (false, true) => say(&format!("{address} is not on the {} list", kind.label()))?,
+                (false, false) => say(&show::list(&list))?,
+            }
             return Ok(if none { ExitCode::from(NO) } else { ExitCode::SUCCESS });
         }
-        Verb::Import { files, strict, replace, entry } => {
-            let imports = read(&files, strict)?;
+        Verb::Import { files, strict, replace, name, entry } => {
+            let imports = named(read(&files, strict, entry.force)?, name)?;
             return import(client, &path, kind, imports, replace, &entry).await;
         }
     }
@@ -141,14 +167,24 @@ impl EntryArguments {
 
 async fn add(client: &Client, path: &str, kind: ListKind, request: AddRequest) -> Result<(), Failed> {
     let reply: AddReply = client.send(Method::POST, path, &request).await?;
-    say(&changes(kind, &reply))
+    say(&changes(kind, &reply))?;
+    for note in &reply.notes {
+        complain(note);
+    }
+    Ok(())
 }
 
 /// What was changed in a list.
-pub(super) fn changes(kind: ListKind, reply: &AddReply) -> String {
-    let AddReply { added, replaced, removed } = *reply;
+fn changes(kind: ListKind, reply: &AddReply) -> String {
+    let AddReply { added, replaced, removed, kept, withheld, first_added: _, first_removed: _, notes: _ } =
+        reply;
     let mut text = format!("{} list: {added} added", kind.label());
-    for (count, what) in [(replaced, "replaced"), (removed, "removed")] {
+    for (count, what) in [
+        (*replaced, "replaced"),
+        (*removed, "removed"),
+        (*kept, "kept, as they end later"),
+        (*withheld, "left out or cut, as this host needs them"),
+    ] {
         if count > 0 {
             text += &format!(", {count} {what}");
         }
@@ -156,16 +192,20 @@ pub(super) fn changes(kind: ListKind, reply: &AddReply) -> String {
     text
 }
 
-async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) -> Result<ExitCode, Failed> {
-    let request = RemoveRequest { prefixes };
-    let RemoveReply { removed, missing, still_covered_by, in_feeds } =
+async fn del(
+    client: &Client,
+    path: &str,
+    kind: ListKind,
+    request: RemoveRequest,
+) -> Result<ExitCode, Failed> {
+    let RemoveReply { removed, missing, still_covered_by, in_feeds, held_by } =
         client.send(Method::DELETE, path, &request).await?;
     say(&format!("{removed} removed"))?;
     for prefix in &missing {
-        eprintln!("floodgate: {prefix} is not an entry of the list");
+        complain(&format_args!("{prefix} is not an entry of the list"));
     }
     for prefix in &still_covered_by {
-        eprintln!("floodgate: still covered by {prefix}");
+        complain(&format_args!("still covered by {prefix}"));
     }
     for (prefix, feeds) in &in_feeds {
         let what_to_do = match kind {
@@ -174,27 +214,48 @@ async fn del(client: &Client, path: &str, kind: ListKind, prefixes: Vec<IpNet>) 
                 "take the feed out of the configuration if it is wrong".to_owned()
             }
         };
-        eprintln!("floodgate: {prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", "));
+        complain(&format_args!("{prefix} stays, for the feed {} has it: {what_to_do}", feeds.join(", ")));
     }
-    Ok(if missing.is_empty() && in_feeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+    let others =
+        held_by.iter().flat_map(|(prefix, origins)| origins.iter().map(move |origin| (prefix, origin)));
+    for (prefix, origin) in others {
+        let list = kind.label();
+        let what_to_do = match origin.split_once(' ').unwrap_or((origin, "")) {
+            ("feed", _) => continue,
+            ("operator", _) => format!("`floodgate {list} del {prefix}` removes what was added by hand"),
+            ("import", name) => format!("`floodgate {list} del --import {name} {prefix}` removes it"),
+            ("file", _) => "take it out of the file and `floodgate reload`".to_owned(),
+            _ => "take it out of the configuration and `floodgate reload`".to_owned(),
+        };
+        complain(&format_args!("{prefix} stays, for another has it ({origin}): {what_to_do}"));
+    }
+    Ok(if missing.is_empty() && held_by.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
 /// Reads files, and reports the lines that cannot be read.
-fn read(files: &[PathBuf], strict: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
+fn read(files: &[PathBuf], strict: bool, force: bool) -> Result<Vec<(&PathBuf, Import)>, Failed> {
     let mut imports = Vec::new();
     for file in files {
+        let failed = |error: &dyn Display| Failed::usage(format!("{}: {error}", Printable(file.display())));
+        let bytes = read_given(file, MAX_FILE_BYTES).map_err(|error| failed(&error))?;
         let imported =
-            import::load(file).map_err(|error| Failed::usage(format!("{}: {error}", file.display())))?;
+            import::parse(&bytes).map_err(|refusal| failed(&format_args!("{refusal}; nothing is imported")))?;
         for problem in problems(file, &imported) {
-            eprintln!("floodgate: {problem}");
+            complain(&problem);
+        }
+        if !force {
+            let Import { prefixes, bad, bad_lines, .. } = &imported;
+            NoList::check(prefixes.len(), *bad_lines, bad.first())
+                .map_err(|error| failed(&format_args!("{error}; nothing is imported")))?;
         }
         if imported.timeouts > 0 {
-            let count = imported.timeouts;
-            eprintln!(
-                "floodgate: {}: the times at which {count} entries end are not taken over: see --ttl",
-                file.display()
-            );
+            let (count, file) = (imported.timeouts, Printable(file.display()));
+            complain(&format_args!(
+                "{file}: the times at which {count} entries end are not taken over: see --ttl"
+            ));
         }
+        let entries = Entries(imported.prefixes.len());
+        say(&format!("{}: {entries}, read as {}", Printable(file.display()), imported.format))?;
         imports.push((file, imported));
     }
     let bad_lines = bad_lines(&imports);
@@ -210,19 +271,59 @@ fn bad_lines(imports: &[(&PathBuf, Import)]) -> u64 {
     imports.iter().map(|(_, imported)| imported.bad_lines).sum()
 }
 
+/// What is imported under a name.
+struct Named {
+    name: String,
+    prefixes: Vec<IpNet>,
+    bad_lines: u64,
+}
+
+/// Gives imports their names: all of them the one that is given, or each that of its file.
+fn named(imports: Vec<(&PathBuf, Import)>, name: Option<String>) -> Result<Vec<Named>, Failed> {
+    if let Some(name) = name {
+        let bad_lines = bad_lines(&imports);
+        let prefixes = imports.into_iter().flat_map(|(_, imported)| imported.prefixes).collect();
+        return Ok(vec![Named { name, prefixes, bad_lines }]);
+    }
+    let named = imports.into_iter().map(|(file, Import { prefixes, bad_lines, .. })| {
+        // However a file is named, it is the same; a pipe has no name.
+        let path = if is_given(file) { Ok(file.clone()) } else { file.canonicalize() };
+        let path = path.map_err(|error| Failed::usage(format!("{}: {error}", Printable(file.display()))))?;
+        Ok(Named { name: path.display().to_string(), prefixes, bad_lines })
+    });
+    named.collect()
+}
+
 async fn import(
     client: &Client,
     path: &str,
     kind: ListKind,
-    imports: Vec<(&PathBuf, Import)>,
+    imports: Vec<Named>,
     replace: bool,
     entry: &EntryArguments,
 ) -> Result<ExitCode, Failed> {
-    let all_read = bad_lines(&imports) == 0;
-    for (file, imported) in imports {
-        let request = entry.request(imported.prefixes, Some(file.display().to_string()));
-        let reply: AddReply = client.send(Method::POST, path, &AddRequest { replace, ..request }).await?;
-        say(&format!("{}, from {} ({})", changes(kind, &reply), file.display(), imported.format))?;
+    let all_read = imports.iter().all(|named| named.bad_lines == 0);
+    for Named { name, prefixes, .. } in imports {
+        add(client, path, kind, AddRequest { replace, ..entry.request(prefixes, Some(name)) }).await?;
     }
     Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_last_for_whole_seconds() {
+        assert_eq!(parse_ttl("90m"), Ok(Duration::from_secs(5_400)));
+        for (text, expected) in [
+            ("500ms", "1s is the shortest"),
+            ("0s", "over before it begins"),
+            ("1500ms", "whole seconds"),
+            ("soon", "soon"),
+        ] {
+            let error = parse_ttl(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
 
 use self::summary::Summary;
 use super::{
-    configuration,
+    complain, configuration,
     exit::{Failed, NO, USAGE},
 };
 
@@ -140,7 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
             Err(Stop::Replay(failed)) => return Err(failed),
             Err(Stop::Capture(error)) => {
                 player.output.flush()?;
-                eprintln!("floodgate: {error}");
+                complain(&error);
                 damaged = true;
             }
         }

@@ -15,6 +15,7 @@ use crate::{
         Volume,
     },
     doctor::{Finding, Verdict},
+    printable::Printable,
 };
 
 /// A number with its thousands apart.
@@ -50,18 +51,29 @@ pub(super) fn status(status: &Status) -> String {
         mode(status.mode)
     );
     for interface in &status.interfaces {
-        let attached = match (interface.present, interface.attached) {
-            (false, _) => "gone",
-            (true, Attached::Native) => "native (in the driver)",
-            (true, Attached::Generic) => "generic (behind the driver)",
+        let attached = match (interface.attached, interface.present) {
+            (Attached::Native, _) => "native (in the driver)",
+            (Attached::Generic, _) => "generic (behind the driver)",
+            (Attached::Nowhere, true) => "NOT GUARDED",
+            (Attached::Nowhere, false) => "NOT GUARDED: it is not there",
         };
-        let answers = match interface.answers {
-            AnswersBy::Tcx => "notes (tcx)",
-            AnswersBy::Clsact => "notes (clsact)",
-            AnswersBy::Sockets => "sockets",
-            AnswersBy::Nothing => "limits alone",
-        };
-        _ = writeln!(text, "interface    {:<15} {attached}; UDP answers told by {answers}", interface.name);
+        _ = write!(text, "interface    {:<15} {attached}", interface.name);
+        if interface.attached != Attached::Nowhere {
+            let answers = match interface.answers {
+                AnswersBy::Tcx => "notes (tcx)",
+                AnswersBy::Clsact => "notes (clsact)",
+                AnswersBy::Sockets => "sockets",
+                AnswersBy::Nothing => "limits alone",
+            };
+            _ = write!(text, ";\n             UDP answers told by {answers}");
+        }
+        if let Some(given) = &interface.given {
+            _ = write!(text, "; given as {given}");
+        }
+        if interface.reattached > 0 {
+            _ = write!(text, "; attached again {} times", grouped(interface.reattached));
+        }
+        text.push('\n');
     }
     let size = |size: &ListSize| format!("{} IPv4, {} IPv6", grouped(size.ipv4), grouped(size.ipv6));
     _ = writeln!(text, "block list   {}", size(&status.blocked));
@@ -71,12 +83,17 @@ pub(super) fn status(status: &Status) -> String {
     }
     let places = |places: &PlaceStatus| format!("{} of {}", grouped(places.used), grouped(places.capacity));
     let ListPlaces { ipv4, ipv6 } = &status.list_places;
-    _ = writeln!(text, "list places  {} IPv4 addresses, {} IPv6 prefixes", places(ipv4), places(ipv6));
+    _ = writeln!(
+        text,
+        "list memory  {} IPv4 addresses longer than /24,\n             {} IPv6 prefixes",
+        places(ipv4),
+        places(ipv6)
+    );
     text += &feeds_of(&status.feeds);
     let sources = &status.sources;
     _ = writeln!(
         text,
-        "in debt      {} IPv4 addresses, {} IPv6 /{}, of at most {} each",
+        "sources      above a rate of theirs now: {} IPv4 addresses, {} IPv6 /{};\n             room for {} of each",
         grouped(sources.ipv4),
         grouped(sources.ipv6),
         sources.ipv6_prefix,
@@ -84,17 +101,17 @@ pub(super) fn status(status: &Status) -> String {
     );
     _ = writeln!(
         text,
-        "asked for    {} flows to mirrors, of at most {}",
+        "solicited    {} flows that this host began with reflectors (DNS, NTP, …);\n             room for {}",
         grouped(status.solicited.used),
         grouped(status.solicited.capacity)
     );
     let every = match status.samples.every {
-        1 => "every dropped packet".to_owned(),
-        every => format!("one in {} dropped packets", grouped(every.into())),
+        1 => "every dropped packet is looked at".to_owned(),
+        every => format!("one in {} dropped packets is looked at", grouped(every.into())),
     };
     _ = writeln!(
         text,
-        "samples      {every}; {} taken, {} lost",
+        "samples      {every} for `sources`;\n             {} so far, {} lost",
         grouped(status.samples.taken),
         grouped(status.samples.lost)
     );
@@ -104,7 +121,7 @@ pub(super) fn status(status: &Status) -> String {
         _ = writeln!(text, "tracing      {address}");
     }
     for warning in &status.warnings {
-        _ = writeln!(text, "warning: {warning}");
+        _ = writeln!(text, "warning: {}", Printable(warning));
     }
     text
 }
@@ -179,19 +196,23 @@ fn sanity(status: &SanityStatus) -> String {
 /// A line for each feed.
 fn feeds_of(feeds: &[FeedStatus]) -> String {
     let mut text = String::new();
-    for FeedStatus { list, name, entries, left_out, last_success, error, .. } in feeds {
+    for FeedStatus { list, name, entries, left_out, withheld, last_success, error, .. } in feeds {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = match last_success {
-            Some(at) => format!("read {} ago", duration(since_epoch.as_secs().saturating_sub(*at))),
+        let age = match last_success.map(|at| since_epoch.as_secs().checked_sub(at)) {
+            Some(Some(age)) => format!("read {} ago", duration(age)),
+            Some(None) => "read when the clock was ahead of now".to_owned(),
             None => "not read yet".to_owned(),
         };
         let left_out =
             if *left_out > 0 { format!(", {} left out", grouped(*left_out)) } else { String::new() };
+        let withheld =
+            if *withheld > 0 { format!(", {} withheld", grouped(*withheld)) } else { String::new() };
         let state = if error.is_some() { ", FAILS" } else { "" };
         _ = writeln!(
             text,
-            "feed         {list} {name}: {} entries{left_out}, {age}{state}",
-            grouped(*entries)
+            "feed         {list} {name}: {} {}{left_out}{withheld}, {age}{state}",
+            grouped(*entries),
+            if *entries == 1 { "entry" } else { "entries" }
         );
     }
     text
@@ -201,18 +222,27 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
     let mut text = String::new();
     for feed in &feeds.feeds {
         text += &feeds_of(std::slice::from_ref(feed));
-        let FeedStatus { source, every_s, next_s, problems, format, errors, error, .. } = feed;
+        let FeedStatus {
+            source, every_s, next_s, problems, format, withheld, first_withheld, errors, error, ..
+        } = feed;
         let next = match next_s {
             None | Some(0) => "now".to_owned(),
             Some(next) => format!("in {}", duration(*next)),
         };
-        let format = format.as_ref().map_or(String::new(), |format| format!(" ({format})"));
-        _ = writeln!(text, "  from {source}{format}, every {}, next {next}", duration(*every_s));
+        let format = format.as_ref().map_or(String::new(), |format| format!(" ({})", Printable(format)));
+        _ = writeln!(text, "  from {}{format}, every {}, next {next}", Printable(source), duration(*every_s));
         for problem in problems {
-            _ = writeln!(text, "  left out: {problem}");
+            _ = writeln!(text, "  left out: {}", Printable(problem));
+        }
+        for held in first_withheld {
+            _ = writeln!(text, "  withheld: {}", Printable(held));
+        }
+        let more = withheld.saturating_sub(first_withheld.len() as u64);
+        if more > 0 {
+            _ = writeln!(text, "  withheld: {} more, as they cover what this host needs", grouped(more));
         }
         if let Some(error) = error {
-            _ = writeln!(text, "  error ({} since the start): {error}", grouped(*errors));
+            _ = writeln!(text, "  error ({} since the start): {}", grouped(*errors), Printable(error));
         }
     }
     if text.is_empty() { "there are no feeds\n".into() } else { text }
@@ -238,20 +268,25 @@ pub(super) fn stats(stats: &Stats) -> String {
 
 pub(super) fn sources(sources: &Sources) -> String {
     let mut text = match sources.in_debt {
-        0 => "no source is in debt\n".to_owned(),
-        in_debt => format!("{} sources in debt; the busiest, against their limit:\n", grouped(in_debt)),
+        0 => "no source is above a rate of its limits\n".to_owned(),
+        in_debt => format!("sources above a rate of their limits: {}; the busiest:\n", grouped(in_debt)),
     };
+    let name = |source: &BusySource| {
+        source.source.clone().unwrap_or_else(|| format!("an IPv{} prefix, unknown", source.version))
+    };
+    let busiest = sources.busiest.iter().map(name);
+    let dropped = sources.dropped.iter().map(|source| source.source.clone());
+    let width = busiest.chain(dropped).map(|name| name.len()).max().unwrap_or(0);
     for source in &sources.busiest {
-        let BusySource { source, limit, version, share, packets_per_s, bits_per_s } = source;
-        let unknown = format!("(an IPv{version} prefix of which nothing was dropped)");
-        _ = write!(text, "  {:<40}{:>5.0} %", source.as_deref().unwrap_or(&unknown), share * 100.0);
+        let BusySource { source: _, limit, version: _, share, packets_per_s, bits_per_s } = source;
+        _ = write!(text, "  {:<width$} {:>4.0} % of {limit}", name(source), share * 100.0);
         if let Some(rate) = packets_per_s {
-            _ = write!(text, "{:>14}/s", grouped(*rate as u64));
+            _ = write!(text, ", {}/s", grouped(*rate as u64));
         }
         if let Some(rate) = bits_per_s {
-            _ = write!(text, "{:>18} bit/s", grouped(*rate as u64));
+            _ = write!(text, ", {} bit/s", grouped(*rate as u64));
         }
-        _ = writeln!(text, "  {limit}");
+        text.push('\n');
     }
     if sources.dropped.is_empty() {
         text.push_str("no source has lost packets\n");
@@ -265,7 +300,7 @@ pub(super) fn sources(sources: &Sources) -> String {
         let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
         _ = writeln!(
             text,
-            "  {source:<40}{:>14} packets{error}{:>18} bytes  {}, {last_seen_s:.0} s ago",
+            "  {source:<width$} {} packets{error}, {last_seen_s:.0} s ago\n    {} bytes, {}",
             grouped(*packets),
             grouped(*bytes),
             reasons.join(" ")
@@ -280,12 +315,12 @@ pub(super) fn list(list: &ListReply) -> String {
         let ends = entry
             .expires_in_s
             .map_or_else(|| "no end".to_owned(), |left| format!("ends in {}", duration(left)));
-        _ = write!(text, "{:<44}{ends:<28}{}", entry.prefix.to_string(), entry.origin);
+        _ = write!(text, "{:<44}{ends:<28}{}", entry.prefix.to_string(), Printable(&entry.origin));
         if let Some(who) = &entry.added_by {
-            _ = write!(text, " ({who})");
+            _ = write!(text, " ({})", Printable(who));
         }
         if let Some(reason) = &entry.reason {
-            _ = write!(text, ": {reason}");
+            _ = write!(text, ": {}", Printable(reason));
         }
         text.push('\n');
     }
@@ -295,31 +330,81 @@ pub(super) fn list(list: &ListReply) -> String {
 pub(super) fn limits(limits: &Limits) -> String {
     let mut text = String::new();
     let packets = |PacketLimit { rate, burst }: PacketLimit| format!("{rate}, burst {burst}");
+    let mut lines = Vec::new();
     for (name, limit) in &limits.limits {
         let CellLimit { limit: RateLimit { packets: packet_limit, bits }, origin } = limit;
         let origin = match origin {
             LimitOrigin::Default if limit.is_of_ipv6_alone(*name) => "default, for IPv6",
             LimitOrigin::Default => "default",
-            LimitOrigin::Host => "default where sockets tell",
+            LimitOrigin::Host => "default, by sockets",
             LimitOrigin::Configuration => "configuration",
             LimitOrigin::RunTime => "set at run time",
         };
         let bits = bits.map(|BitLimit { rate, burst }| format!("{rate}, burst {burst}"));
         for (unit, value) in [("packets", packet_limit.map(packets)), ("bits", bits)] {
-            let name = format!("{name}.{unit}");
-            _ = writeln!(text, "{name:<34}{:<32}{origin}", value.unwrap_or_else(|| "off".into()));
+            lines.push((format!("{name}.{unit}"), value.unwrap_or_else(|| "off".into()), origin));
         }
     }
     let ProtectedLimits { neighbour_discovery, path_mtu, link } = limits.protected;
-    _ = writeln!(text, "{:<34}{}", "protected.neighbour_discovery", packets(neighbour_discovery));
-    _ = writeln!(text, "{:<34}{}", "protected.path_mtu", packets(path_mtu));
-    _ = writeln!(text, "{:<34}{}", "protected.link", packets(link));
+    for (name, limit) in
+        [("neighbour_discovery", neighbour_discovery), ("path_mtu", path_mtu), ("link", link)]
+    {
+        lines.push((format!("protected.{name}"), packets(limit), ""));
+    }
+    let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+    let name_width = longest(&mut lines.iter().map(|(name, ..)| name.len()));
+    let value_width = longest(&mut lines.iter().map(|(_, value, _)| value.len()));
+    for (name, value, origin) in lines {
+        let line = format!("{name:<name_width$}  {value:<value_width$}  {origin}");
+        _ = writeln!(text, "{}", line.trim_end());
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use flood_common::class::Scope;
+
     use super::*;
+    use crate::{
+        config::{CellName, Config},
+        control::protocol::DroppedSource,
+    };
+
+    #[test]
+    fn columns_are_apart_and_fit_a_terminal() {
+        let config = Config::default();
+        let shown = limits(&Limits { limits: config.limits, protected: config.protected_limits });
+        for line in shown.lines() {
+            assert!(line.contains("  ") && line.chars().count() <= 80, "{line}");
+        }
+        let name = CellName { scope: Scope::SourcePrefix, class: flood_common::class::Class::Amplification };
+        let shown = sources(&Sources {
+            busiest: vec![BusySource {
+                source: Some("2001:db8:1234:5678::/64".into()),
+                limit: name,
+                version: 6,
+                share: 0.97,
+                packets_per_s: Some(19_400.0),
+                bits_per_s: None,
+            }],
+            in_debt: 1,
+            dropped: vec![DroppedSource {
+                source: "2001:db8:1234:5678::/64".into(),
+                packets: 12_345_678,
+                bytes: 12_345_678_901,
+                error: 0.1,
+                reasons: BTreeMap::from([("source_prefix_limit".to_owned(), 1), ("blocked".to_owned(), 2)]),
+                last_seen_s: 3.0,
+            }],
+            dropped_exact: false,
+        });
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
 
     #[test]
     fn thousands_are_apart() {

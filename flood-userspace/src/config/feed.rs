@@ -11,6 +11,8 @@ use hyper::Uri;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::lists::doubt::Coverage;
+
 /// Longest name of a feed in bytes: it becomes the name of a file and the label of a metric.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -138,6 +140,12 @@ pub struct Feed {
     pub every: Duration,
     /// Whether it is believed when it lists nothing, or almost nothing, all of a sudden.
     pub may_shrink: bool,
+    /// Whether it is believed when it lists many times as much, all of a sudden.
+    pub may_grow: bool,
+    /// Whether it may block what this host needs.
+    pub may_cover_host: bool,
+    /// How much of all addresses it may cover.
+    pub max_coverage: Coverage,
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use flood_common::{class::Class, reason::Reason, sanity::CHECKS};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use toml::Spanned;
+use toml::de::DeValue;
 
+use super::unknown::{self, Known};
+use super::validate::Fault;
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets};
 
 /// Whether attack packets are dropped.
@@ -274,6 +277,20 @@ macro_rules! section {
             )*)?
         }
 
+        impl Known for $name {
+            fn take_unknown(value: &mut DeValue<'_>, faults: &mut Vec<Fault>) {
+                const NAMES: &[&str] = &[$(stringify!($key),)* $($(stringify!($sub)),*)?];
+                let DeValue::Table(table) = value else { return };
+                unknown::take(table, NAMES, faults);
+                for (key, value) in table.iter_mut() {
+                    match key.get_ref().as_ref() {
+                        $($(stringify!($sub) => <$sub_type>::take_unknown(value.get_mut(), faults),)*)?
+                        _ => _ = value,
+                    }
+                }
+            }
+        }
+
         impl Describe for $name {
             fn describe(sections: &mut Vec<Section>) {
                 const KEYS: &[Key] = &[$(Key {
@@ -296,7 +313,10 @@ macro_rules! section {
 section! {
     /// What is filtered, and how.
     ConfigFile at "" {
-        /// Interfaces to filter on. May be empty when they are given on the command line.
+        /// Interfaces to filter on, by name or alternative name. May be empty when they are given on the command line. One
+        /// that is not there is waited for, while the others are guarded. If none of those on the
+        /// command line exists, `run` refuses. A renamed interface stays guarded; once it is gone, the next one with the
+        /// configured name is guarded.
         interfaces: Vec<Spanned<String>>, default [], accepts "names of interfaces, each once";
         /// `enforce` drops attack packets. `monitor` passes everything, computes the same verdicts and counts
         /// what would have been dropped.
@@ -305,7 +325,10 @@ section! {
         /// (works with every driver, several times slower). `native-or-generic` takes what the driver can do.
         attach: AttachMode, default "native",
             accepts "`\"native\"`, `\"generic\"` or `\"native-or-generic\"`";
-        /// The folder of what is kept over a restart: the last good copy of each feed. It is made when it is needed.
+        /// The folder of what is kept over a restart: the last good copy of each feed, and what was changed on the host and
+        /// has to be put back. It is made when it is needed.
+        /// It must be root's (or that of who runs `floodgate`), and nobody else may be able to write to it or to a folder above
+        /// it, unless that is sticky as `/tmp` is.
         state: PathBuf, default "/var/lib/floodgate", accepts "an absolute path";
     }
     contains {
@@ -445,7 +468,10 @@ section! {
         /// the same client, one to four seconds later, passes; so it is with `cookie`, too, where the listener can make none:
         /// for an address that is not this host's, and where ports are translated. `auto`: cookies, or retransmission where
         /// there are none: where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on
-        /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too.
+        /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too. Neither
+        /// makes cookies where the client would not get in with one: where the host's firewall looks at the flags of TCP and at
+        /// the state of connections, or at that and `nf_conntrack_tcp_loose` is 0, or the old iptables has rules; and where the
+        /// card takes VLAN tags off.
         /// `floodgate status` says which, and why.
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
         /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
@@ -453,14 +479,16 @@ section! {
         /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
         /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
-        /// What each peer may send over the limits in packets of connections, and what may come in each session.
-        proven: PacketRate, default "250k/s", accepts "`1/s` to `100M/s`";
+        /// Packets a second that each peer may send over the limits: those of TCP connections of this host, and as many again
+        /// of tunnels and of connections of hosts behind this one; and what may come in each session that this host has begun.
+        proven: PacketRate, default "1M/s", accepts "`1/s` to `100M/s`";
         /// How many SYN-ACKs the filter sends to one address in a second at once; to all of a network together, four times as
         /// many. So it is no mirror for whoever spoofs an address: SYNs over that are answered when they come again.
         answers: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
         /// How many SYNs that came again may pass in a second, all together; an eighth of them from one source.
         retransmissions: PacketRate, default "20k/s", accepts "`1/s` to `100M/s`";
-        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after.
+        /// `raise` sets `net.ipv4.tcp_syncookies` to 2 while SYNs exceed a limit, and puts it back a minute after. The previous
+        /// value is saved in `state` first; if floodgate is killed, the next start restores it.
         /// With `keep`, cookies are made for a listener from when its queue is full; until then, SYNs over the limit pass,
         /// 5,000 a second for each listener at most.
         syncookies: SyncookieControl, default "keep", accepts "`\"keep\"` or `\"raise\"`";
@@ -487,15 +515,17 @@ section! {
         /// (RFC 2827); hosts have answered such packets to themselves without end (CERT CA-1997-28, "LAND").
         land: bool, default true, accepts "`true` or `false`";
         /// The source is in 127.0.0.0/8, or is ::1. They must not appear outside of a host (RFC 1122 section 3.2.1.3,
-        /// RFC 4291 section 2.5.3). Switch it off, and `land`, where the interface `lo` is guarded.
+        /// RFC 4291 section 2.5.3). Switch it off, and `land`, where the interface
+        /// `lo` is guarded (`floodgate run --force lo`).
         loopback_source: bool, default true, accepts "`true` or `false`";
         /// The source is in 224.0.0.0/4 or ff00::/8, or is 255.255.255.255. Neither a multicast nor a broadcast address
         /// may be a source (RFC 1122 section 3.2.1.3, RFC 1112 section 7.2, RFC 4291 section 2.7).
         multicast_source: bool, default true, accepts "`true` or `false`";
         /// The source is in 0.0.0.0/8 (RFC 1122 section 3.2.1.3) or 240.0.0.0/4 (RFC 1112 section 4), or it is :: or has an
         /// IPv4 address in it, ::/96 or ::ffff:0:0/96 (RFC 4291 section 2.5, RFC 6890). Who has no address yet may use
-        /// 0.0.0.0 for DHCP, from port 68 to 67 (RFC 2131 section 4.1), and IGMP (RFC 3376 section 4.2.13), and :: for ICMPv6
-        /// (RFC 4861 section 4, RFC 3590).
+        /// 0.0.0.0 for DHCP and BOOTP, to port 67 (RFC 2131 section 4.1, RFC 951), for IGMP (RFC 3376 section 4.2.13), and for
+        /// whatever is no TCP and goes to a multicast address or to 255.255.255.255, as router solicitations (RFC 1256) and
+        /// the protocols of clusters do; and :: for ICMPv6 (RFC 4861 section 4, RFC 3590).
         reserved_source: bool, default true, accepts "`true` or `false`";
         /// The source is one that no network on the Internet has: private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, RFC
         /// 1918), behind a provider's translator (100.64.0.0/10, RFC 6598), link-local (169.254.0.0/16, RFC 3927), for
@@ -557,6 +587,10 @@ section! {
         ipv4_network: u8, default 24, accepts "`8` to `31`";
         /// The length of the prefix that counts as one IPv6 network.
         ipv6_network: u8, default 48, accepts "`16` to `63`";
+        /// Prefixes behind which a translator (NAT64, SIIT-DC) shows the IPv4 addresses of those who come through it, beside the
+        /// well-known `64:ff9b::/96` (RFC 6052). Each visitor behind it is a source of its own, by the IPv4 address in the IPv6
+        /// one.
+        nat64: Vec<Spanned<String>>, default [], accepts "up to 3 prefixes of `/96`, as `\"2001:db8:64::/96\"`";
         /// UDP ports of mirrors, besides those of the services that are [known](reflectors.md).
         reflectors: Vec<u16>, default [], accepts "port numbers";
         /// Known services that are no mirrors here, so that packets from their ports are like any other UDP. A public NTP
@@ -567,7 +601,9 @@ section! {
 
 section! {
     /// The memory of the lists. Its size is fixed, and both lists share it; what does not fit is refused as a whole.
-    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB.
+    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB. Files, imports and feeds of the block list may
+    /// take fourteen sixteenths of it, and those of the allow list fifteen, so that there is always room for what is typed and
+    /// for the allow list.
     ListsFile at "lists" {
         /// IPv4 addresses that can be listed one by one. A prefix longer than /24 counts as all its addresses: a /25
         /// as 128, a /32 as one. Six of them take 64 bytes: the default is 16 MiB. Rounded up to 393216 times a
@@ -587,6 +623,15 @@ section! {
             accepts "as `\"203.0.113.7\"`, `\"203.0.113.0/24\"`, `\"203.0.113.1-203.0.113.9\"`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// Whether `entries` and `files` may block what this host needs: its own addresses and networks, gateways, resolvers,
+        /// the addresses from which people are logged in over SSH, fe80::/10, 0.0.0.0 and ::. By default these
+        /// addresses are left out, and the rest of a prefix is blocked. A single address in a network of this host can be
+        /// blocked all the same.
+        may_cover_host: bool, default false, accepts "`true` or `false`";
+        /// How much of all IPv4 addresses `entries` and `files` may cover together, and how much of the IPv6 addresses that
+        /// registries give out. By default 25 % of IPv4 and 97 % of IPv6, which is enough for a list of all that nobody has been given.
+        /// What covers more is refused: a slip of the finger must not shut off the Internet, or let all of it in.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }
@@ -597,12 +642,12 @@ section! {
     /// The formats are those of `floodgate block import` ([lists.md](lists.md)): in the simplest, an address, prefix or range first on
     /// each line, and remarks behind it.
     ///
-    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3 (/8 in IPv6). What has
+    /// A line that cannot be read is left out and counted, and so is a prefix shorter than /3. What has
     /// more lines that cannot be read than entries is no list, and refused. After any error what the feed had last stays
     /// in force; a copy of it in the folder `state` is used at the start, so that a restart needs no network, and by
     /// `floodgate replay`.
-    /// `floodgate feed list` shows how old it is and what is wrong. An entry that is also in `entries` or `files`, or
-    /// was added by hand, is none of the feed's, and one that several feeds have stays until all have lost it.
+    /// `floodgate feed list` shows how old it is and what is wrong. What several feeds have, or what is also in `entries` or
+    /// `files` or was added by hand, stays on the list until all have lost it.
     FeedFile at "LIST.feed" {
         /// What it is called: in lists, messages, metrics, and for its copy. No two feeds have the same name.
         name: String, unset "none; it has to be written", accepts "up to 64 letters, digits, `-`, `_` and `.`";
@@ -619,6 +664,14 @@ section! {
         /// an error, for an empty answer of a broken server must not open the gate. `floodgate feed refresh --force`
         /// believes it once.
         may_shrink: bool, default false, accepts "`true` or `false`";
+        /// Believe the feed when it has more than ten times the entries that it had, and over 10,000 more. Otherwise that is
+        /// an error, which `floodgate feed refresh --force` overrides once.
+        may_grow: bool, default false, accepts "`true` or `false`";
+        /// Whether a feed of the block list may block what this host needs; as `block.may_cover_host`.
+        may_cover_host: bool, default false, accepts "`true` or `false`";
+        /// How much of all addresses it may cover; as `block.max_coverage`, but for this feed alone. A feed that covers more is
+        /// not believed.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
 }
 
@@ -629,6 +682,8 @@ section! {
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// As `block.max_coverage`.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }
@@ -645,6 +700,8 @@ section! {
         entries: Vec<Spanned<String>>, default [], accepts "as for `block.entries`";
         /// Files with one such entry per line. Relative paths are relative to the folder of this file.
         files: Vec<PathBuf>, default [], accepts "paths";
+        /// As `block.max_coverage`.
+        max_coverage: String, unset "25 % of IPv4, 97 % of IPv6", accepts "a share from `\"1%\"` to `\"100%\"`";
     }
     contains { feed: Vec<Spanned<FeedFile>> }
 }

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use serde::Serialize;
 use thiserror::Error;
 
-/// Longest name in bytes: the kernel's IFNAMSIZ is 16, with a NUL behind the name
-/// (`include/uapi/linux/if.h`).
-const MAX_BYTES: usize = 15;
+/// Longest name in bytes: alternative names are longer than the others, and the kernel's ALTIFNAMSIZ is 128, with a NUL
+/// behind the name (`include/uapi/linux/if.h`).
+const MAX_BYTES: usize = 127;
 
-/// A name that the kernel would accept for an interface (`dev_valid_name` in `net/core/dev.c`). It is safe as
-/// a component of a path, too.
+/// A name that the kernel would accept for an interface, or as an alternative name of one (`dev_valid_name` in
+/// `net/core/dev.c`). It is safe as a component of a path, too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct InterfaceName(String);
@@ -58,8 +58,9 @@ mod tests {
         let cases = [
             ("usual", "eth0", true),
             ("VLAN", "eth0.100", true),
-            ("as long as can be", "a23456789012345", true),
-            ("one too long", "a234567890123456", false),
+            ("an alternative name", "enx0123456789ab-of-the-upper-rack", true),
+            ("as long as can be", &"a".repeat(127), true),
+            ("one too long", &"a".repeat(128), false),
             ("empty", "", false),
             ("this folder", ".", false),
             ("the folder above", "..", false),

@@ -12,6 +12,17 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/floodgate/floodgate.toml"))
 }
 
+#[test]
+fn a_share_of_all_addresses_is_a_percentage() {
+    for share in ["25", "0%", "101%", "%", "-1%", "2.5%", "all"] {
+        for section in ["[block]", "[allow]", "[allow_proven]", "[[block.feed]]\nname = \"a\"\npath = \"a\""]
+        {
+            let text = refusal(&format!("{section}\nmax_coverage = \"{share}\""));
+            assert!(text.contains("max_coverage: ") && text.contains("\"100%\""), "{share}: {text}");
+        }
+    }
+}
+
 fn refusal(text: &str) -> String {
     parse(text).unwrap_err().to_string()
 }
@@ -71,6 +82,7 @@ fn a_full_file_is_read() {
         ipv6_prefix = 56
         ipv4_network = 22
         ipv6_network = 40
+        nat64 = ["2001:db8:64::/96"]
         reflectors = [7777]
         reflectors_off = ["ntp", 27015]
 
@@ -81,10 +93,15 @@ fn a_full_file_is_read() {
         [block]
         entries = ["203.0.113.0/24", "192.0.2.1-192.0.2.2"]
         files = ["drop.txt", "/var/lib/drop.txt"]
+        may_cover_host = true
+        max_coverage = "100%"
 
         [[block.feed]]
         name = "drop"
         url = "https://example.net/drop.txt"
+        may_grow = true
+        may_cover_host = true
+        max_coverage = "40 %"
 
         [[block.feed]]
         name = "ours"
@@ -95,6 +112,7 @@ fn a_full_file_is_read() {
         [allow]
         entries = ["2001:db8::7"]
         files = ["allow.txt"]
+        max_coverage = "1%"
         "#,
     );
     let written = |name: &str, packets, bits| {
@@ -105,6 +123,7 @@ fn a_full_file_is_read() {
         interfaces: vec!["eth0".parse().unwrap(), "eth1".parse().unwrap()],
         mode: Mode::Monitor,
         attach: AttachMode::NativeOrGeneric,
+        force: false,
         state: "/tmp/state".into(),
         control: Control {
             socket: "/tmp/floodgate.sock".into(),
@@ -148,6 +167,7 @@ fn a_full_file_is_read() {
             ipv6_prefix: 56,
             ipv4_network: 22,
             ipv6_network: 40,
+            nat64: vec!["2001:db8:64::/96".parse().unwrap()],
             reflectors: vec![7_777],
             reflectors_off: vec![123, 27_015],
         },
@@ -161,19 +181,28 @@ fn a_full_file_is_read() {
                     source: FeedSource::Url("https://example.net/drop.txt".parse().unwrap()),
                     every: Duration::from_secs(3_600),
                     may_shrink: false,
+                    may_grow: true,
+                    may_cover_host: true,
+                    max_coverage: Coverage { ipv4: 40, ipv6: 40 },
                 },
                 Feed {
                     name: "ours".parse().unwrap(),
                     source: FeedSource::Path("/etc/floodgate/ours.txt".into()),
                     every: Duration::from_secs(300),
                     may_shrink: true,
+                    may_grow: false,
+                    may_cover_host: false,
+                    max_coverage: Coverage::default(),
                 },
             ],
+            may_cover_host: true,
+            max_coverage: Coverage { ipv4: 100, ipv6: 100 },
         },
         allow: ListInput {
             entries: vec!["2001:db8::7/128".parse().unwrap()],
             files: vec!["/etc/floodgate/allow.txt".into()],
-            feeds: Vec::new(),
+            max_coverage: Coverage { ipv4: 1, ipv6: 1 },
+            ..ListInput::default()
         },
         allow_proven: ListInput::default(),
     };
@@ -184,7 +213,7 @@ fn a_full_file_is_read() {
 fn sources_are_listed_that_pass_by_evidence() {
     let text = "[allow_proven]\nentries = [\"2001:db8::/32\"]\n[[allow_proven.feed]]\nname = \"cdn\"\npath = \"cdn.txt\"\n";
     let config = parse(text).unwrap();
-    let ListInput { entries, files, feeds } = config.list(ListKind::AllowProven);
+    let ListInput { entries, files, feeds, .. } = config.list(ListKind::AllowProven);
     assert_eq!((entries.as_slice(), files.len()), (&["2001:db8::/32".parse().unwrap()][..], 0));
     assert_eq!(feeds[0].source, FeedSource::Path("/etc/floodgate/cdn.txt".into()));
     assert_eq!(config.allow, ListInput::default());
@@ -366,6 +395,13 @@ fn an_error_names_file_line_column_and_key() {
         ),
         ("table", "[sources]\ntable = 500000", "2:9: sources.table: ", "for example 524288"),
         ("huge table", "[sources]\ntable = 4294967295", "2:9: sources.table: ", "for example 16777216"),
+        ("nat64", "[sources]\nnat64 = [\"2001:db8::/64\"]", "2:10: sources.nat64: ", "/96"),
+        (
+            "nat64",
+            "[sources]\nnat64 = [\"1::/96\",\"2::/96\",\"3::/96\",\"4::/96\"]",
+            "2:9: sources.nat64: ",
+            "3 can",
+        ),
         ("prefix", "[sources]\nipv6_prefix = 65", "2:15: sources.ipv6_prefix: ", "from 48 to 64"),
         ("no room", "[lists]\nipv4 = 0", "2:8: lists.ipv4: ", "from 1 to 25165824"),
         ("too much room", "[lists]\nipv6 = 3000000", "2:8: lists.ipv6: ", "from 1 to 2097152"),
@@ -447,17 +483,84 @@ fn all_faults_of_meaning_are_reported_at_once() {
 }
 
 #[test]
+fn all_keys_that_do_not_exist_are_reported_with_the_values_that_do_not_fit() {
+    let error = refusal(
+        "mod = 1\ninterfaces = 7\n[limit.source]\npaket = 1\n[limit.sauce]\nx = 1\n[[block.feed]]\nnmae = \"a\"\n\
+         [[block.feed]]\nurk = 1\nname = 2\n[sources]\ntable = true\n",
+    );
+    let keys: Vec<_> = error.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    let expected = [
+        "mod",
+        "interfaces",
+        "limit.source.paket",
+        "limit.sauce",
+        "block.feed.nmae",
+        "block.feed.urk",
+        "block.feed.name",
+        "sources.table",
+    ];
+    assert_eq!(keys, expected, "{error}");
+}
+
+#[test]
+fn very_many_problems_take_no_longer_than_their_number_and_the_first_are_shown() {
+    let lines = |line: &dyn Fn(u32) -> String| (0..20_000).map(line).collect::<String>();
+    let one_line = format!("interfaces = [{}]", lines(&|n| format!("\"a b{n}\",")));
+    let cases = [
+        ("keys", lines(&|n| format!("key{n} = 1\n")), 20_000),
+        ("sections", lines(&|n| format!("[limit.scope{n}]\nx = 1\n")), 20_000),
+        ("entries", format!("[block]\nentries = [\n{}]", lines(&|n| format!("\"x{n}\",\n"))), 20_000),
+        ("names in one line", one_line, 20_000),
+        ("feeds", lines(&|_| "[[block.feed]]\nevery = \"1s\"\nx = 1\n".into()), 20_000),
+        ("no TOML", lines(&|_| "a b\n= 1\n[[[\n".into()), 1),
+        ("twice", lines(&|_| "mode = 1\n".into()), 1),
+        ("types", lines(&|_| "[[block.feed]]\nname = 1\n".into()), MOST_MISFITS),
+    ];
+    for (why, text, expected) in cases {
+        let begun = std::time::Instant::now();
+        let error = parse(&text).unwrap_err();
+        let shown = error.to_string();
+        let ConfigError::Invalid { problems, .. } = error else { panic!("{why}: {shown}") };
+        assert_eq!(problems.len(), expected, "{why}");
+        assert!(shown.lines().count() <= MOST_SHOWN + 1 && shown.len() < 100_000, "{why}: {}", shown.len());
+        // Quadratic reporting took minutes.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{why}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_configuration_that_is_there_and_cannot_be_read_need_not_be_created() {
+    let error = Config::load(Path::new("/")).unwrap_err().to_string();
+    assert!(!error.contains("create"), "{error}");
+    let error = Config::load(Path::new("/nonexistent")).unwrap_err().to_string();
+    assert!(error.contains("create it"), "{error}");
+    let read = |kind: io::ErrorKind| ConfigError::Read { path: "x".into(), source: kind.into() }.to_string();
+    assert!(read(io::ErrorKind::PermissionDenied).contains("sudo"));
+    let many = io::Error::from_raw_os_error(libc::EMFILE);
+    assert!(!ConfigError::Read { path: "x".into(), source: many }.to_string().contains("create"));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/floodgate.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/floodgate.toml"));
     assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().contains("create it"));
+}
+
+#[test]
+fn what_helps_depends_on_what_is_wrong() {
+    let error = |errno| ConfigError::Read { path: "a".into(), source: io::Error::from_raw_os_error(errno) };
+    assert!(error(libc::EACCES).to_string().contains("sudo"));
+    // Too many open files: creating another helps nobody.
+    assert_eq!(error(libc::EMFILE).to_string(), "cannot read the configuration a");
 }
 
 #[test]
 fn a_file_is_loaded_and_its_lists_are_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("floodgate.toml");
-    fs::write(&path, "[block]\nfiles = [\"drop.txt\"]").unwrap();
+    std::fs::write(&path, "[block]\nfiles = [\"drop.txt\"]").unwrap();
     assert_eq!(Config::load(&path).unwrap().block.files, [folder.path().join("drop.txt")]);
 }
 

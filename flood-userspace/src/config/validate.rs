@@ -11,12 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flood_common::address::TRANSLATORS;
 use flood_common::class::{Class, Scope};
 use flood_common::link::{LENGTH, is_ip, is_vlan};
 use flood_common::reflector::REFLECTORS;
 use flood_common::sanity::MAX_ETHERTYPES;
 use flood_common::wire::ethertype;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use toml::Spanned;
 
 use super::file::{
@@ -29,7 +30,7 @@ use super::{
     HostSays, InterfaceName, LimitOrigin, ListInput, ListRoom, PacketLimit, Proof, ProtectedLimits,
     RateLimit, Sanity, Sources, SynProof,
 };
-use crate::lists::parse_target;
+use crate::lists::{doubt::Coverage, parse_target};
 use crate::quantity::{BitRate, Bits, OrOff, PacketRate, Packets, parse_duration};
 
 /// Longest path of a unix socket in bytes: `sun_path` has 108 with the NUL (unix(7)).
@@ -84,9 +85,25 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         allow,
         allow_proven,
     } = file;
-    let BlockFile { entries: block_entries, files: block_files, feed: block_feeds } = block;
-    let AllowFile { entries: allow_entries, files: allow_files, feed: allow_feeds } = allow;
-    let AllowProvenFile { entries: proven_entries, files: proven_files, feed: proven_feeds } = allow_proven;
+    let BlockFile {
+        entries: block_entries,
+        files: block_files,
+        may_cover_host,
+        max_coverage: block_coverage,
+        feed: block_feeds,
+    } = block;
+    let AllowFile {
+        entries: allow_entries,
+        files: allow_files,
+        max_coverage: allow_coverage,
+        feed: allow_feeds,
+    } = allow;
+    let AllowProvenFile {
+        entries: proven_entries,
+        files: proven_files,
+        max_coverage: proven_coverage,
+        feed: proven_feeds,
+    } = allow_proven;
 
     let default = Config::default();
     let mut faults = Faults::default();
@@ -95,6 +112,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         interfaces: faults.interfaces(value_or(interfaces, Vec::new())),
         mode: value_or(mode, default.mode),
         attach: value_or(attach, default.attach),
+        force: default.force,
         state: faults.state(state, default.state),
         control: faults.control(control, default.control),
         limits: faults.limits(&limit, default.limits),
@@ -105,14 +123,18 @@ pub(super) fn validate(file: ConfigFile, folder: &Path) -> Result<Config, Vec<Fa
         lists: faults.lists(&lists, default.lists),
         block: ListInput {
             feeds: faults.feeds(block_feeds, folder, &mut feed_names),
+            may_cover_host: value_or(may_cover_host, false),
+            max_coverage: faults.coverage(block_coverage),
             ..faults.list(block_entries, block_files, folder)
         },
         allow: ListInput {
             feeds: faults.feeds(allow_feeds, folder, &mut feed_names),
+            max_coverage: faults.coverage(allow_coverage),
             ..faults.list(allow_entries, allow_files, folder)
         },
         allow_proven: ListInput {
             feeds: faults.feeds(proven_feeds, folder, &mut feed_names),
+            max_coverage: faults.coverage(proven_coverage),
             ..faults.list(proven_entries, proven_files, folder)
         },
     };
@@ -351,7 +373,7 @@ impl Faults {
     }
 
     fn sources(&mut self, written: &SourcesFile, default: Sources) -> Sources {
-        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, reflectors, reflectors_off } =
+        let SourcesFile { table, ipv6_prefix, ipv4_network, ipv6_network, nat64, reflectors, reflectors_off } =
             written;
         if let Some(size) = table
             && !(TABLE.contains(size.get_ref()) && size.get_ref().is_power_of_two())
@@ -373,6 +395,7 @@ impl Faults {
                 self.add(length, format!("{length} is not a prefix length from {least} to {greatest}"));
             }
         }
+        let nat64 = nat64.as_ref().map_or(default.nat64, |prefixes| self.translators(prefixes));
         let reflectors = reflectors.as_ref().map_or(default.reflectors, |ports| ports.get_ref().clone());
         let reflectors_off = reflectors_off.as_ref().map_or(default.reflectors_off, |known| {
             known.get_ref().iter().filter_map(|known| self.known_reflector(known, &reflectors)).collect()
@@ -382,9 +405,31 @@ impl Faults {
             ipv6_prefix: copy(ipv6_prefix.as_ref()).unwrap_or(default.ipv6_prefix),
             ipv4_network: copy(ipv4_network.as_ref()).unwrap_or(default.ipv4_network),
             ipv6_network: copy(ipv6_network.as_ref()).unwrap_or(default.ipv6_network),
+            nat64,
             reflectors,
             reflectors_off,
         }
+    }
+
+    /// Prefixes of translators.
+    fn translators(&mut self, written: &Spanned<Vec<Spanned<String>>>) -> Vec<Ipv6Net> {
+        const MOST: usize = TRANSLATORS - 1;
+        if written.get_ref().len() > MOST {
+            self.add(written, format!("{} prefixes: {MOST} can be told apart", written.get_ref().len()));
+        }
+        let mut prefixes = Vec::new();
+        for text in written.get_ref() {
+            match text.get_ref().parse::<Ipv6Net>() {
+                Ok(prefix) if prefix.prefix_len() == 96 && prefix.network() == prefix.addr() => {
+                    prefixes.push(prefix);
+                }
+                _ => self.add(
+                    text,
+                    format!("`{}` is no IPv6 prefix of /96, as 2001:db8:64::/96 is", text.get_ref()),
+                ),
+            }
+        }
+        prefixes
     }
 
     /// The port of a known mirror, which must not be among those that are `added`.
@@ -446,7 +491,7 @@ impl Faults {
         }
         // Joining an absolute path replaces the folder.
         let files = value_or(files, Vec::new()).iter().map(|file| folder.join(file)).collect();
-        ListInput { entries: prefixes, files, feeds: Vec::new() }
+        ListInput { entries: prefixes, files, ..ListInput::default() }
     }
 
     /// Resolves the feeds of a list; `names` are those of all feeds so far.
@@ -460,15 +505,38 @@ impl Faults {
         for written in written {
             // A section has no bytes of its own but its header, where what is missing is reported.
             let header = Spanned::new(written.span(), ());
-            let FeedFile { name, path, url, every, may_shrink } = written.into_inner();
+            let FeedFile { name, path, url, every, may_shrink, may_grow, may_cover_host, max_coverage } =
+                written.into_inner();
             let name = self.feed_name(&header, name, names);
             let source = self.feed_source(&header, path, url, folder);
             let every = self.feed_every(every);
+            let max_coverage = self.coverage(max_coverage);
             if let (Some(name), Some(source)) = (name, source) {
-                feeds.push(Feed { name, source, every, may_shrink: value_or(may_shrink, false) });
+                feeds.push(Feed {
+                    name,
+                    source,
+                    every,
+                    may_shrink: value_or(may_shrink, false),
+                    may_grow: value_or(may_grow, false),
+                    may_cover_host: value_or(may_cover_host, false),
+                    max_coverage,
+                });
             }
         }
         feeds
+    }
+
+    /// A share of all addresses.
+    fn coverage(&mut self, written: Option<Spanned<String>>) -> Coverage {
+        let Some(written) = written else { return Coverage::default() };
+        let percent = written.get_ref().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        match percent {
+            Some(percent @ 1..=100) => return Coverage { ipv4: percent, ipv6: percent },
+            _ => {
+                self.add(&written, format!("{:?} is not a share from \"1%\" to \"100%\"", written.get_ref()));
+            }
+        }
+        Coverage::default()
     }
 
     fn feed_name(

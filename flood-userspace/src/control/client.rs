@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,9 +12,21 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn:
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time};
 
-use super::protocol::Failure;
+use super::protocol::{Failure, LARGEST_REQUEST};
+
+/// How long a daemon may take to answer what it has at hand.
+const READING: Duration = Duration::from_secs(15);
+
+/// How long it may take to change something: a long list, a configuration on a slow disk.
+const CHANGING: Duration = Duration::from_secs(120);
+
+/// How long it may take to read feeds, which are at servers that may be slow.
+const FETCHING: Duration = Duration::from_secs(900);
+
+/// How long to wait before the next try at a socket that has no place for us.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a request got no answer.
 #[derive(Debug, Error)]
@@ -35,6 +48,21 @@ pub enum ClientError {
         /// The socket.
         socket: PathBuf,
     },
+    /// It does not answer.
+    #[error(
+        "{socket} is a daemon's, but it has not answered within {} s: it hangs, is stopped, or this host is overloaded; its \
+         log may say more, and `kill -KILL` of its process takes the filter off",
+        waited.as_secs(), socket = socket.display()
+    )]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// It would refuse the request by its size.
+    #[error("this is too much for one request ({0} bytes, and {LARGEST_REQUEST} are the most): divide it")]
+    TooLarge(usize),
     /// The conversation broke off.
     #[error("floodgate broke off the conversation: {0}")]
     BrokenOff(String),
@@ -68,7 +96,7 @@ impl Client {
 
     /// Asks for something.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path, Bytes::new()).await
+        self.ask(Method::GET, path, Bytes::new(), READING).await
     }
 
     /// Asks with something in hand.
@@ -78,7 +106,17 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        self.ask(method, path, to_json(body)?).await
+        self.ask(method, path, to_json(body)?, CHANGING).await
+    }
+
+    /// The same for what waits for others than the daemon.
+    pub async fn send_and_wait<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.ask(method, path, to_json(body)?, FETCHING).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -86,8 +124,11 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        patience: Duration,
     ) -> Result<T, ClientError> {
-        let answer = self.request(method, path, body).await?.into_body().collect().await?.to_bytes();
+        let answer =
+            async { Ok(self.request(method, path, body).await?.into_body().collect().await?.to_bytes()) };
+        let answer = self.within(patience, answer).await?;
         serde_json::from_slice(&answer)
             .map_err(|error| ClientError::BrokenOff(format!("its answer cannot be read: {error}")))
     }
@@ -99,7 +140,8 @@ impl Client {
         body: &impl Serialize,
         mut each: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ClientError> {
-        let mut answer = self.request(Method::POST, path, to_json(body)?).await?.into_body();
+        let answer = self.request(Method::POST, path, to_json(body)?);
+        let mut answer = self.within(READING, answer).await?.into_body();
         while let Some(frame) = answer.frame().await {
             if let Some(data) = frame?.data_ref()
                 && each(data).is_err()
@@ -110,13 +152,32 @@ impl Client {
         Ok(())
     }
 
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let silent = |_| ClientError::Silent { socket: self.socket.clone(), waited: patience };
+        time::timeout(patience, answer).await.map_err(silent)?
+    }
+
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                // So many are waiting to be accepted that there is no place for one more.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => time::sleep(AGAIN).await,
+                connected => return connected,
+            }
+        }
+    }
+
     async fn request(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+        let stream = self.connect().await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
                 io::ErrorKind::PermissionDenied => ClientError::NotPermitted { socket },
@@ -147,5 +208,48 @@ impl Client {
 }
 
 fn to_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
-    serde_json::to_vec(body).map(Bytes::from).map_err(|error| ClientError::BrokenOff(error.to_string()))
+    let text = serde_json::to_vec(body).map_err(|error| ClientError::BrokenOff(error.to_string()))?;
+    if text.len() > LARGEST_REQUEST { Err(ClientError::TooLarge(text.len())) } else { Ok(text.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use super::*;
+
+    /// What a client says after this time about a daemon that listens and does nothing else.
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    async fn asked(client: &Client) -> ClientError {
+        client.ask::<()>(Method::GET, "/v1/status", Bytes::new(), PATIENCE).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = net::UnixListener::bind(&path).unwrap();
+        let client = Client::new(&path);
+        let error = asked(&client).await;
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        assert!(error.to_string().contains("has not answered within"), "{error}");
+        // The same when so many wait that there is no place in the queue.
+        listener.set_nonblocking(true).unwrap();
+        // SAFETY: the descriptor is open, and no memory is involved.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);
+        let waiting: Vec<_> = (0..3).map(|_| asked(&client)).collect();
+        for error in waiting {
+            let error = error.await;
+            assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        }
+        drop(listener);
+        assert!(matches!(asked(&client).await, ClientError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn what_would_be_refused_by_its_size_is_not_sent() {
+        let error = to_json(&"x".repeat(LARGEST_REQUEST)).unwrap_err();
+        assert!(matches!(error, ClientError::TooLarge(_)), "{error}");
+    }
 }

@@ -11,18 +11,19 @@
 //! | `DELETE /v1/lists/{block,allow,allow-proven}` | [`RemoveRequest`] | [`RemoveReply`] |
 //! | `GET /v1/feeds` | | [`Feeds`] |
 //! | `POST /v1/feeds/refresh` | [`RefreshRequest`] | [`Feeds`], when they have been read |
-//! | `POST /v1/reload` | | [`ReloadReply`] |
+//! | `POST /v1/reload` | [`ReloadRequest`], or nothing | [`ReloadReply`] |
 //! | `GET /v1/limits` | | [`Limits`] |
 //! | `PATCH /v1/limits` | [`LimitChange`] | [`Limits`] |
 //! | `PUT /v1/mode` | [`ModeChange`] | [`Status`] |
 //! | `POST /v1/trace` | [`TraceRequest`] | lines of text, until the client hangs up |
 //! | `POST /v1/detach` | [`DetachRequest`] | [`DetachReply`] |
-//! | `GET /metrics` | | OpenMetrics text |
+//! | `GET /metrics` | | OpenMetrics, or the text format of Prometheus |
 //!
-//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404,
-//! 409 (in use) or 500. The schema is stable: fields are added, never renamed or removed.
+//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404, 405,
+//! 409 (in use), 413 (too large) or 500. A field or parameter that a request does not have is refused, so that none is
+//! misspelt in vain. The schema is stable: fields are added, never renamed or removed. `docs/control.md` has it for people.
 
-use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use flood_common::{
     proof::means,
@@ -32,6 +33,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CellLimits, CellName, Mode, ProtectedLimits, SynProof};
+
+/// Room for a request about a list, in bytes: a million prefixes have some 30 MB.
+pub const LARGEST_REQUEST: usize = 128 << 20;
 
 /// Why a request failed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -70,6 +74,9 @@ pub struct Status {
     pub solicited: PlaceStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
+    /// Lines of the log that could not be written since the start, or had to wait for too long.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// How packets over a limit prove their origin.
     pub proof: ProofStatus,
     /// Which checks of sanity are made.
@@ -80,6 +87,9 @@ pub struct Status {
     /// The feeds of all lists.
     #[serde(default)]
     pub feeds: Vec<FeedStatus>,
+    /// The keys of the configuration that have changed since the start, as a reload has found, and take effect at the next.
+    #[serde(default)]
+    pub pending: Vec<String>,
     /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
     pub warnings: Vec<String>,
 }
@@ -144,17 +154,29 @@ impl From<&Sanity> for SanityStatus {
     }
 }
 
-/// An interface that the filter guards.
+/// An interface that the filter is to guard.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceStatus {
-    /// Name.
+    /// The name that it has; of one that is not there, the last that it had, or that it was given.
     pub name: String,
-    /// Number in the kernel.
+    /// The name that it was given on the command line or in the configuration, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<String>,
+    /// Number in the kernel; 0 of one that has never been there.
     pub index: u32,
     /// Where the filter runs.
     pub attached: Attached,
-    /// Whether the interface is still there.
+    /// Whether the interface is there.
     pub present: bool,
+    /// Why it is not guarded, if it is not: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unguarded: Option<String>,
+    /// Whether the name that it was given is that of another interface by now.
+    #[serde(default)]
+    pub name_taken: bool,
+    /// How often the filter was attached again, since it had come off.
+    #[serde(default)]
+    pub reattached: u64,
     /// By what is told whether answers that come in by it were asked for.
     #[serde(default)]
     pub answers: AnswersBy,
@@ -186,9 +208,11 @@ pub enum Attached {
     Native,
     /// Behind the driver.
     Generic,
+    /// Nowhere: the interface is not guarded.
+    Nowhere,
 }
 
-/// Entries of a list.
+/// How much is on a list.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListSize {
     /// IPv4 prefixes.
@@ -318,16 +342,16 @@ pub struct DroppedSource {
 /// A list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListReply {
-    /// Its entries, in the order of their addresses.
+    /// Its entries, in the order of their addresses; several where a prefix is on the list for several reasons.
     pub entries: Vec<ListEntry>,
 }
 
-/// An entry of a list.
+/// An entry of a list: what one origin says about a prefix.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListEntry {
     /// What it covers.
     pub prefix: IpNet,
-    /// `operator`, `config`, `file NAME`, or `feed NAME`; several feeds with commas between them.
+    /// `operator`, `config`, `file PATH`, `import NAME` or `feed NAME`.
     pub origin: String,
     /// Why it is there.
     pub reason: Option<String>,
@@ -341,6 +365,7 @@ pub struct ListEntry {
 
 /// Entries to add to a list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// What to cover.
     pub prefixes: Vec<IpNet>,
@@ -350,12 +375,13 @@ pub struct AddRequest {
     pub reason: Option<String>,
     /// Who adds them.
     pub added_by: Option<String>,
-    /// The file that they come from.
+    /// The name of the import that they come from, as the path of a file; none for what was typed.
     pub file: Option<String>,
-    /// Remove what came from this file before and is not among them.
+    /// Remove what came from an import of this name before and is not among them.
     #[serde(default)]
     pub replace: bool,
-    /// Add them although they are very short, or cover `logged_in_from`.
+    /// Add them although they are very short, or cover what this host needs or `logged_in_from`; believe an import although it is
+    /// suddenly much shorter or longer than the one that it replaces, or covers very much.
     #[serde(default)]
     pub force: bool,
     /// The address that the operator is logged in from.
@@ -369,30 +395,82 @@ pub struct AddReply {
     pub added: u64,
     /// Entries that were there and now have this reason and end.
     pub replaced: u64,
-    /// Entries that came from this file before and are not among the new ones.
+    /// Entries that came from this import before and are not among the new ones.
     #[serde(default)]
     pub removed: u64,
+    /// Entries that were there, end later, and stay as they are.
+    #[serde(default)]
+    pub kept: u64,
+    /// Prefixes of an import that are not in force as they are written, since they cover what this host needs.
+    #[serde(default)]
+    pub withheld: u64,
+    /// The first of those that were added.
+    #[serde(default)]
+    pub first_added: Vec<IpNet>,
+    /// The first of those that were removed.
+    #[serde(default)]
+    pub first_removed: Vec<IpNet>,
+    /// What is different from what one might expect, in words.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
-/// Entries to remove from a list.
+impl AddReply {
+    /// What has changed, with the first prefixes by name.
+    pub fn named(&self) -> String {
+        let Self { added, replaced, removed, kept, first_added, first_removed, .. } = self;
+        let counts = [
+            (*added, "added", first_added.as_slice()),
+            (*replaced, "replaced", &[]),
+            (*removed, "removed", first_removed.as_slice()),
+            (*kept, "kept", &[]),
+        ];
+        let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
+        let counts: Vec<String> = counts
+            .map(|(count, what, names)| format!("{count} {what}{}", in_brackets(names, count)))
+            .collect();
+        if counts.is_empty() { "unchanged".to_owned() } else { counts.join(", ") }
+    }
+}
+
+/// Names some of so many prefixes.
+fn in_brackets(some: &[IpNet], count: u64) -> String {
+    if some.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = some.iter().map(ToString::to_string).collect();
+    match count.saturating_sub(some.len() as u64) {
+        0 => format!(" ({})", names.join(", ")),
+        more => format!(" ({}, {more} more)", names.join(", ")),
+    }
+}
+
+/// Entries to remove from a list: what was added at run time, from an import or else by hand.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct RemoveRequest {
-    /// The entries' prefixes, as they were added.
+    /// The entries' prefixes, as they were added; none for all of an import.
     pub prefixes: Vec<IpNet>,
+    /// The name of the import.
+    #[serde(default)]
+    pub import: Option<String>,
 }
 
 /// What was removed.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct RemoveReply {
     /// How many entries.
     pub removed: u64,
     /// Prefixes that were not in the list.
     pub missing: Vec<IpNet>,
-    /// Entries that still cover a removed prefix.
+    /// Shorter prefixes on the list that still cover a removed one.
     pub still_covered_by: Vec<IpNet>,
     /// Prefixes that stay because feeds carry them, with the names of the feeds.
     #[serde(default)]
     pub in_feeds: BTreeMap<IpNet, Vec<String>>,
+    /// Prefixes that stay because others have them, with their origins.
+    #[serde(default)]
+    pub held_by: BTreeMap<IpNet, Vec<String>>,
 }
 
 /// The feeds of all lists.
@@ -420,7 +498,14 @@ pub struct FeedStatus {
     /// The first of them.
     pub problems: Vec<String>,
     /// What it is written in, once it has been read: `addresses`, `json`, `ipset save` ...
+    #[serde(default)]
     pub format: Option<String>,
+    /// Prefixes that are not in force as they are written, since they cover what this host needs.
+    #[serde(default)]
+    pub withheld: u64,
+    /// The first of them, and because of what.
+    #[serde(default)]
+    pub first_withheld: Vec<String>,
     /// When it was last read, or found unchanged; seconds since 1970.
     pub last_success: Option<u64>,
     /// How often reading it has failed since the start.
@@ -433,16 +518,22 @@ pub struct FeedStatus {
 
 /// Feeds to read now.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct RefreshRequest {
     /// Their names; none for all.
     pub names: Vec<String>,
-    /// Believe them even if they list nothing, or almost nothing.
+    /// Believe them even if they are suddenly much shorter or longer than they were.
     #[serde(default)]
     pub force: bool,
 }
 
+/// The configuration is to be read again.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {}
+
 /// What reading the configuration again has changed. Feeds are read afterwards.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct ReloadReply {
     /// In the allow list.
     pub allow: AddReply,
@@ -450,7 +541,13 @@ pub struct ReloadReply {
     pub block: AddReply,
     /// In the list allow-proven.
     pub allow_proven: AddReply,
-    /// Lines that were left out, and what takes effect only at the next start.
+    /// What has become of feeds.
+    #[serde(default)]
+    pub feeds: Vec<String>,
+    /// The keys that have changed since the start, and take effect at the next.
+    #[serde(default)]
+    pub pending: Vec<String>,
+    /// What was left out.
     pub warnings: Vec<String>,
 }
 
@@ -476,6 +573,7 @@ pub struct LimitChange {
 
 /// The mode to change to.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct ModeChange {
     /// Enforce or monitor.
     pub mode: Mode,
@@ -483,6 +581,7 @@ pub struct ModeChange {
 
 /// The source to trace.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// Its address.
     pub address: IpAddr,
@@ -490,6 +589,7 @@ pub struct TraceRequest {
 
 /// The interfaces to let go.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 pub struct DetachRequest {
     /// Their names; none for all.
     pub interfaces: Vec<String>,
@@ -502,9 +602,4 @@ pub struct DetachReply {
     pub detached: Vec<String>,
     /// Whether the daemon ends, having none left.
     pub ends: bool,
-}
-
-/// A time as seconds from now, rounded to the nearest; 0 if it has passed.
-pub fn seconds_until(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::now()).map_or(0, |ahead| ahead.as_secs_f64().round() as u64)
 }

@@ -5,13 +5,18 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
     body::{Body, HttpBody},
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
-    http::{StatusCode, header},
+    extract::{
+        DefaultBodyLimit, Path, Query, Request, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    http::{HeaderMap, StatusCode, header},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -24,19 +29,20 @@ use crate::{
     bpf::BpfError,
     daemon::{Engine, FeedKeeper, Refused, Reloader},
     lists::ListKind,
-    metrics,
+    memory,
+    metrics::Scrape,
 };
 
 use super::protocol::{
-    AddRequest, DetachRequest, Failure, Feeds, LimitChange, ModeChange, RefreshRequest, ReloadReply,
-    RemoveRequest, TraceRequest,
+    AddRequest, DetachRequest, Failure, Feeds, LARGEST_REQUEST, LimitChange, ModeChange, RefreshRequest,
+    ReloadReply, ReloadRequest, RemoveRequest, TraceRequest,
 };
 
-/// Room for a request: a list of a million prefixes has some 30 MB.
-const LARGEST_REQUEST: usize = 128 << 20;
+/// Room for a request that is about no list.
+const LARGEST_OTHER: usize = 64 << 10;
 
-/// Content type of a scrape (OpenMetrics 1.0, section 5).
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How often the metrics are read at most. Who asks more often waits for the next time.
+const SCRAPE_EVERY: Duration = Duration::from_millis(100);
 
 /// What every request has at hand.
 #[derive(Clone)]
@@ -46,6 +52,8 @@ pub struct Server {
     reloader: Arc<Reloader>,
     /// Told when nothing is left to guard.
     ended: Arc<Notify>,
+    /// The last scrape, and when it was begun.
+    scraped: Arc<tokio::sync::Mutex<Option<(Instant, Scrape)>>>,
 }
 
 type Reply<T> = Result<Json<T>, Failed>;
@@ -58,16 +66,19 @@ impl Server {
         reloader: Arc<Reloader>,
         ended: Arc<Notify>,
     ) -> Self {
-        Self { engine, feeds, reloader, ended }
+        Self { engine, feeds, reloader, ended, scraped: Arc::default() }
     }
 
     /// All routes, for the control socket.
     pub fn control(self) -> Router {
-        Router::new()
+        let lists = Router::new()
+            .route("/v1/lists/{list}", get(entries).post(add).delete(remove))
+            .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+            .layer(from_fn(refuse_larger::<LARGEST_REQUEST>));
+        let asked = Router::new().route("/v1/sources", get(sources));
+        let others = Router::new()
             .route("/v1/status", get(|State(server): State<Self>| server.read(Engine::status)))
             .route("/v1/stats", get(|State(server): State<Self>| server.read(Engine::stats)))
-            .route("/v1/sources", get(sources))
-            .route("/v1/lists/{list}", get(entries).post(add).delete(remove))
             .route("/v1/feeds", get(feeds))
             .route("/v1/feeds/refresh", post(refresh))
             .route("/v1/reload", post(reload))
@@ -79,17 +90,15 @@ impl Server {
             .route("/v1/mode", put(set_mode))
             .route("/v1/trace", post(trace))
             .route("/v1/detach", post(detach))
-            .route("/metrics", get(scrape))
-            .fallback(|| async {
-                Failed(StatusCode::NOT_FOUND, "there is no such page; see docs/control.md".into())
-            })
-            .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-            .with_state(self)
+            .route_layer(from_fn(refuse_query))
+            .layer(DefaultBodyLimit::max(LARGEST_OTHER))
+            .layer(from_fn(refuse_larger::<LARGEST_OTHER>));
+        lists.merge(asked).merge(others).merge(metrics_route()).with_refusals().with_state(self)
     }
 
     /// The metrics alone, for everybody on this host.
     pub fn metrics(self) -> Router {
-        Router::new().route("/metrics", get(scrape)).with_state(self)
+        metrics_route().with_refusals().with_state(self)
     }
 
     fn lock(&self) -> MutexGuard<'_, Engine> {
@@ -127,7 +136,7 @@ impl From<Refused> for Failed {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Bad(_) | Refused::Kernel(BpfError::ListFull { .. }) => StatusCode::BAD_REQUEST,
-            Refused::NeedsForce(_) => StatusCode::FORBIDDEN,
+            Refused::NeedsForce(_) | Refused::Doubtful { .. } => StatusCode::FORBIDDEN,
             Refused::NotFound(_) => StatusCode::NOT_FOUND,
             Refused::Conflict(_) => StatusCode::CONFLICT,
             Refused::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -138,7 +147,23 @@ impl From<Refused> for Failed {
 
 impl From<JsonRejection> for Failed {
     fn from(rejection: JsonRejection) -> Self {
+        let status = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self(status, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Failed {
+    fn from(rejection: QueryRejection) -> Self {
         Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Failed {
+    fn from(rejection: PathRejection) -> Self {
+        Self(StatusCode::NOT_FOUND, rejection.body_text())
     }
 }
 
@@ -148,8 +173,49 @@ impl IntoResponse for Failed {
     }
 }
 
+/// What there is no answer to is refused as all else is: with a status and one sentence.
+trait Refusals {
+    fn with_refusals(self) -> Self;
+}
+
+impl Refusals for Router<Server> {
+    fn with_refusals(self) -> Self {
+        let refuse = |status, text: &'static str| async move { Failed(status, text.to_owned()) };
+        self.fallback(move || {
+            refuse(StatusCode::NOT_FOUND, "there is no such path; docs/control.md has all that there are")
+        })
+        .method_not_allowed_fallback(move || {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; docs/control.md says which")
+        })
+    }
+}
+
+/// Refuses a request by its announced length, before any of it is read.
+async fn refuse_larger<const MOST: usize>(request: Request, next: Next) -> Response {
+    let length = request.body().size_hint().lower();
+    if length > MOST as u64 {
+        let text = format!("the request has {length} bytes; {MOST} are the most");
+        return Failed(StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
+    next.run(request).await
+}
+
+/// Refuses what follows a question mark, where nothing is asked that way.
+async fn refuse_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        None | Some("") => next.run(request).await,
+        Some(_) => Failed(StatusCode::BAD_REQUEST, "this path takes no parameters".into()).into_response(),
+    }
+}
+
 /// JSON in a request, whose faults are answered as all others are.
 type Input<T> = Result<Json<T>, JsonRejection>;
+
+/// Parameters, likewise.
+type Parameters<T> = Result<Query<T>, QueryRejection>;
+
+/// The list that a path names, likewise.
+type Named = Result<Path<List>, PathRejection>;
 
 /// `{list}` in a path.
 #[derive(Deserialize)]
@@ -171,17 +237,19 @@ impl List {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SourcesQuery {
     limit: Option<usize>,
 }
 
 async fn sources(
     State(server): State<Server>,
-    Query(query): Query<SourcesQuery>,
+    query: Parameters<SourcesQuery>,
 ) -> Reply<super::protocol::Sources> {
     /// Sources in each part of the answer, unless the client says otherwise.
     const USUAL: usize = 20;
 
+    let Query(query) = query?;
     let watch = server.clone().run(|engine| Ok::<_, Refused>(engine.watch())).await?;
     let debtors = tokio::task::spawn_blocking(move || watch.run()).await;
     let debtors = debtors.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -189,15 +257,17 @@ async fn sources(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EntriesQuery {
     covering: Option<IpAddr>,
 }
 
 async fn entries(
     State(server): State<Server>,
-    Path(list): Path<List>,
-    Query(query): Query<EntriesQuery>,
+    list: Named,
+    query: Parameters<EntriesQuery>,
 ) -> Reply<super::protocol::ListReply> {
+    let (Path(list), Query(query)) = (list?, query?);
     server.read(move |engine| Ok::<_, Refused>(engine.entries(list.kind(), query.covering))).await
 }
 
@@ -213,7 +283,11 @@ async fn refresh(State(server): State<Server>, request: Input<RefreshRequest>) -
     Ok(Json(Feeds { feeds }))
 }
 
-async fn reload(State(server): State<Server>) -> Reply<ReloadReply> {
+async fn reload(
+    State(server): State<Server>,
+    request: Result<Option<Json<ReloadRequest>>, JsonRejection>,
+) -> Reply<ReloadReply> {
+    let _: Option<Json<ReloadRequest>> = request?;
     // It goes on to its end even if nobody waits for it any more.
     let reload = tokio::spawn(async move { server.reloader.reload().await });
     let outcome = reload.await;
@@ -223,20 +297,28 @@ async fn reload(State(server): State<Server>) -> Reply<ReloadReply> {
 
 async fn add(
     State(server): State<Server>,
-    Path(list): Path<List>,
+    list: Named,
     request: Input<AddRequest>,
 ) -> Reply<super::protocol::AddReply> {
-    let Json(request) = request?;
-    server.run(move |engine| engine.add(list.kind(), request)).await.map(Json)
+    /// From so many entries on it matters what memory they took.
+    const MANY: usize = 10_000;
+
+    let (Path(list), Json(request)) = (list?, request?);
+    let is_large = request.prefixes.len() >= MANY;
+    let reply = server.run(move |engine| engine.add(list.kind(), request)).await;
+    if is_large {
+        tokio::task::spawn_blocking(memory::give_back);
+    }
+    reply.map(Json)
 }
 
 async fn remove(
     State(server): State<Server>,
-    Path(list): Path<List>,
+    list: Named,
     request: Input<RemoveRequest>,
 ) -> Reply<super::protocol::RemoveReply> {
-    let Json(request) = request?;
-    server.run(move |engine| engine.remove(list.kind(), &request.prefixes)).await.map(Json)
+    let (Path(list), Json(request)) = (list?, request?);
+    server.run(move |engine| engine.remove(list.kind(), request)).await.map(Json)
 }
 
 async fn change_limits(
@@ -271,18 +353,51 @@ async fn detach(
     Ok(Json(reply))
 }
 
-async fn scrape(State(server): State<Server>) -> Result<Response, Failed> {
-    let (status, counters) =
-        server.run(|engine| Ok::<_, Refused>((engine.status()?, engine.counters()?))).await?;
-    let text = metrics::render(&status, &counters)
-        .map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response())
+fn metrics_route() -> Router<Server> {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route_layer(from_fn(refuse_query))
+        .layer(from_fn(refuse_larger::<LARGEST_OTHER>))
+}
+
+async fn scrape(State(server): State<Server>, headers: HeaderMap) -> Result<Response, Failed> {
+    let scrape = server.scraped().await?;
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (content_type, text) = scrape.negotiated(accepted);
+    Ok(([(header::CONTENT_TYPE, content_type), (header::VARY, "accept")], text).into_response())
+}
+
+impl Server {
+    /// Reads the metrics, once for all who ask at the same time. What is returned was read after it was asked for.
+    async fn scraped(self) -> Result<Scrape, Failed> {
+        let asked = Instant::now();
+        let mut last = self.scraped.lock().await;
+        if let Some((begun, scrape)) = &*last {
+            if *begun >= asked {
+                return Ok(scrape.clone());
+            }
+            tokio::time::sleep_until((*begun + SCRAPE_EVERY).into()).await;
+        }
+        let begun = Instant::now();
+        let read = |engine: &mut Engine| Ok::<_, Refused>((engine.status()?, engine.counters()?));
+        let (status, counters) = self.clone().run(read).await?;
+        let scrape = Scrape::render(&status, &counters)
+            .map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        *last = Some((begun, scrape.clone()));
+        Ok(scrape)
+    }
 }
 
 async fn trace(State(server): State<Server>, request: Input<TraceRequest>) -> Result<Response, Failed> {
     let Json(request) = request?;
-    let (number, lines) = server.clone().run(move |engine| engine.start_trace(request.address)).await?;
-    let body = TraceBody { lines, number, server };
+    let owner = server.clone();
+    // The trace is its body's from the first moment: when the client has hung up meanwhile, nobody takes this, and
+    // it is dropped.
+    let start = move |engine: &mut Engine| {
+        let (number, lines) = engine.start_trace(request.address)?;
+        Ok::<_, Refused>(TraceBody { lines, number, server: owner })
+    };
+    let body = server.run(start).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::new(body)).into_response())
 }
 
@@ -308,6 +423,9 @@ impl HttpBody for TraceBody {
 impl Drop for TraceBody {
     fn drop(&mut self) {
         let (server, number) = (self.server.clone(), self.number);
-        tokio::task::spawn_blocking(move || server.lock().stop_trace(number));
+        // Without a runtime the daemon is at its end.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || server.lock().stop_trace(number));
+        }
     }
 }

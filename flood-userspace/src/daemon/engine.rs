@@ -1,13 +1,9 @@
 //! The daemon's state, and every operation on it. One lock guards it all; nothing here waits for the network.
 
 mod feeds;
+mod lists;
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use flood_common::{
@@ -16,40 +12,42 @@ use flood_common::{
     proof::means,
     reason::Reason,
 };
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    boot_time::BootTime,
     bpf::{
-        Attachment, BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Hook, Noting, Side,
-        interface,
+        BpfError, DebtTables, Debtor, Family, Filter, FilterOptions, Side,
         limit::{host_tells, in_force_as, set_limits, set_mode},
     },
     config::{CellLimit, CellName, Config, HostTells, Mode, Proof, RateLimit},
     control::protocol::{
-        AddReply, AddRequest, AnswersBy, Attached, BusySource, DetachReply, FeedStatus, InterfaceStats,
-        InterfaceStatus, LimitChange, Limits, ListEntry, ListPlaces, ListReply, ListSize, PlaceStatus,
-        ProofStatus, ReloadReply, RemoveReply, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
-        seconds_until, syn_proof,
+        Attached, BusySource, DetachReply, FeedStatus, InterfaceStats, LimitChange, Limits, ListPlaces,
+        ListSize, PlaceStatus, ProofStatus, SampleStatus, Sources, Stats, Status, TableStatus, Volume,
+        syn_proof,
     },
     host::{Facts, Reassembly, udp_ports},
     lists::{
-        Book, Carriers, Edit, Entry, ListKind, Note, Origin,
-        configured::{Configured, reloaded},
-        guard,
+        Book, Guard, ListKind,
+        doubt::Doubt,
+        guard::{self, Kept},
     },
+    log,
 };
 
 use super::{
     drops::Drops,
+    guards::{Guards, generic_warning, namesake_warning, unnoted_warning},
     limits::changed,
-    proof::{Means, Syncookies},
+    proof::Means,
+    syncookies::Syncookies,
     trace::Trace,
 };
 
-pub(super) use feeds::FeedError;
 use feeds::FeedState;
+pub(super) use feeds::{FeedError, Read};
+use lists::withheld_warning;
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -63,6 +61,14 @@ pub enum Refused {
     /// It is dangerous.
     #[error("{0}")]
     NeedsForce(#[from] guard::Refusal),
+    /// An import is not believed.
+    #[error("the {origin} is not believed: {doubt}; if that is right, repeat with --force")]
+    Doubtful {
+        /// Which.
+        origin: String,
+        /// Why.
+        doubt: Doubt,
+    },
     /// It is about something that is not there.
     #[error("{0}")]
     NotFound(String),
@@ -90,13 +96,16 @@ pub struct Engine {
     drops: Drops,
     trace: Trace,
     traced: Option<IpAddr>,
-    started: Instant,
+    started: BootTime,
     /// The feeds of all lists.
     feeds: Vec<FeedState>,
-    /// What they carry, by list.
-    carriers: [Carriers; ListKind::ALL.len()],
-    /// Interfaces that have disappeared.
-    gone: Vec<String>,
+    /// Knows what must not be blocked.
+    list_guard: Guard,
+    /// What is withheld of the block list, by origin; of those that are not guarded there is nothing.
+    kept: Vec<Kept>,
+    /// The keys of the configuration that wait for another start.
+    pending: Vec<String>,
+    guards: Guards,
     /// How packets are sampled.
     sampled: Sampled,
 }
@@ -156,79 +165,41 @@ impl Engine {
             means: Means::default(),
             told: HostTells::default(),
             reassembly: Reassembly::default(),
-            syncookies: Syncookies::new(config.proof.syncookies),
+            syncookies: Syncookies::new(config.proof.syncookies, &config.state),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
             trace,
             traced: None,
-            started: Instant::now(),
+            started: BootTime::now(),
             feeds: Vec::new(),
-            carriers: Default::default(),
-            gone: Vec::new(),
+            list_guard: Guard::default(),
+            kept: Vec::new(),
+            pending: Vec::new(),
+            guards: Guards::none(config.attach),
             sampled: Sampled::default(),
         })
     }
 
-    /// Puts what the configuration says into a list.
-    pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
-        for problem in &configured.problems {
-            warn!("{} list: left out: {problem}", kind.label());
-        }
-        self.filter.edit_list(kind, configured.edit)?;
-        Ok(())
-    }
-
-    /// Exchanges what one configuration has put into the lists for what another says, and takes over its feeds. If
-    /// one list has no room, all stay as they are.
-    pub fn reload(
+    /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
+    /// for; if none is and they were `typed`, that is an error.
+    pub fn guard(
         &mut self,
-        before: &Config,
-        after: &Config,
-        edits: &[(ListKind, Edit)],
-    ) -> Result<ReloadReply, BpfError> {
-        let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
-        for (kind, edit) in edits {
-            let edit = reloaded(self.list(*kind), &before.list(*kind).files, edit);
-            match self.filter.edit_list(*kind, self.taking_out(*kind, edit)) {
-                Ok(undo) => {
-                    replies[*kind as usize] = self.count(*kind, &undo);
-                    done.push((*kind, undo));
-                }
-                Err(error) => {
-                    for (kind, undo) in done.into_iter().rev() {
-                        self.filter.edit_list(kind, undo)?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.set_feeds(after)?;
-        let [allow, block, allow_proven] = replies;
-        Ok(ReloadReply { allow, block, allow_proven, warnings: Vec::new() })
-    }
-
-    /// Attaches the filter to an interface.
-    pub fn attach(&mut self, name: &str, config: &Config, replace: bool) -> Result<(), BpfError> {
-        let Attachment { interface, native, noting, .. } =
-            self.filter.attach(name, config.attach, replace)?;
-        if let Noting::Refused(cause) = noting {
-            warn!("{}", unnoted_warning(name, cause));
-        }
-        if *native {
-            info!("guarding {name} (index {}) in its driver {}", interface.index, interface.driver());
-        } else {
-            warn!("{}", generic_warning(name));
-        }
-        self.follow_host()
+        config: &Config,
+        replace: bool,
+        typed: bool,
+        facts: &Facts,
+    ) -> Result<(), BpfError> {
+        self.guards = Guards::start(&mut self.filter, config, replace, typed)?;
+        self.follow_host(facts)
     }
 
     /// Takes over what this host is at the moment: which addresses are its own, and what may pass over a limit.
-    fn follow_host(&mut self) -> Result<(), BpfError> {
-        let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
+    pub fn follow_host(&mut self, facts: &Facts) -> Result<(), BpfError> {
         self.filter.set_local(&facts.local)?;
+        self.follow_lifelines(&facts.lifelines)?;
         self.filter.set_client_ports(facts.client_ports);
         let is_noted = self.filter.notes_questions();
-        let looked = self.filter.open.follow(is_noted, udp_ports);
+        let looked = self.filter.open.follow(is_noted, || udp_ports(&facts.tunnels));
         looked
             .map_err(|error| BpfError::Other { what: "reading /proc/net/udp", cause: error.to_string() })?;
         if facts.reassembly != self.reassembly {
@@ -241,7 +212,7 @@ impl Engine {
                 );
             }
         }
-        let means = Means::resolve(&self.proof, self.filter.attachments(), &facts);
+        let means = Means::resolve(&self.proof, self.filter.attachments(), facts);
         if means != self.means {
             means.log();
             // A kernel whose verifier refuses the second look is guarded without it, and by no limits that need it.
@@ -268,52 +239,11 @@ impl Engine {
         self.filter.change_settings(|settings| set_limits(settings, limits, protected));
     }
 
-    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
-    fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
-        let undo = self.filter.edit_list(kind, edit)?;
-        Ok(self.count(kind, &undo))
-    }
-
-    /// What became of the entries in an edit, by the edit that undoes it.
-    fn count(&self, kind: ListKind, undo: &Edit) -> AddReply {
-        let mut reply = AddReply { added: 0, replaced: 0, removed: 0 };
-        for (prefix, before) in undo.changes() {
-            if before.is_none() {
-                reply.added += 1;
-            } else if self.list(kind).get(*prefix).is_some() {
-                reply.replaced += 1;
-            } else {
-                reply.removed += 1;
-            }
-        }
-        reply
-    }
-
-    fn list(&self, kind: ListKind) -> &Book {
-        self.filter.lists.book(kind)
-    }
-
     /// What is attached, and how.
     pub fn status(&self) -> Result<Status, BpfError> {
         let horizon = self.filter.settings.read().horizon_ns();
         let state = self.filter.counters.state()?;
         let by_sockets = self.filter.settings.read().solicited & solicited::SOCKETS != 0;
-        let interfaces = self.filter.attachments().iter().map(|attachment| InterfaceStatus {
-            answers: match attachment.noting {
-                Noting::By(Hook::Tcx) => AnswersBy::Tcx,
-                Noting::By(Hook::Clsact) => AnswersBy::Clsact,
-                Noting::Refused(_) | Noting::Unwanted if by_sockets => AnswersBy::Sockets,
-                Noting::Refused(_) | Noting::Unwanted => AnswersBy::Nothing,
-            },
-            unnoted: match &attachment.noting {
-                Noting::Refused(cause) => Some(cause.clone()),
-                Noting::By(_) | Noting::Unwanted => None,
-            },
-            name: attachment.interface.name.clone(),
-            index: attachment.interface.index,
-            attached: if attachment.native { Attached::Native } else { Attached::Generic },
-            present: !self.gone.contains(&attachment.interface.name),
-        });
         let size = |book: &Book| ListSize { ipv4: book.len_ipv4() as u64, ipv6: book.len_ipv6() as u64 };
         let table = |side| TableStatus {
             capacity: self.filter.debts.capacity(),
@@ -326,7 +256,7 @@ impl Engine {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             mode: self.mode,
-            interfaces: interfaces.collect(),
+            interfaces: self.guards.status(&self.filter, by_sockets),
             blocked: size(self.list(ListKind::Block)),
             allowed: size(self.list(ListKind::Allow)),
             allowed_proven: size(self.list(ListKind::AllowProven)),
@@ -342,13 +272,16 @@ impl Engine {
                 taken: state.sampled,
                 lost: state.samples_lost,
             },
+            log_lines_lost: log::lost(),
             proof: self.proof_status(),
             sanity: (&self.filter.settings.read().sanity).into(),
             trace: self.traced,
             feeds: self.feeds(),
+            pending: self.pending.clone(),
             warnings: Vec::new(),
         };
         status.warnings = warnings(&status);
+        status.warnings.extend(self.kept.iter().filter_map(withheld_warning));
         Ok(status)
     }
 
@@ -406,19 +339,19 @@ impl Engine {
         let settings = self.filter.settings.read();
         let bits = self.filter.debts.bucket_bits();
         // An IPv6 prefix cannot be had from its place, but those whose packets were dropped are known.
-        let known: Vec<u64> = self
-            .drops
-            .addresses()
-            .filter_map(
-                |address| if let Address::V6 { network, .. } = address { Some(network) } else { None },
-            )
-            .collect();
         let mut known_v6 = BTreeMap::new();
-        for (mask, network) in
-            settings.masks_v6.iter().flat_map(|mask| known.iter().map(move |n| (mask, n & mask)))
-        {
-            let place = settings.seeds.place_v6(network, bits);
-            known_v6.insert((place.bucket, place.tag), prefix_v6(network, mask.count_ones() as u8));
+        for address in self.drops.addresses().filter(|address| address.version() == 6) {
+            let counted_by = address.source_network(&settings.translators).bits;
+            for mask in settings.masks_v6 {
+                let place = settings.seeds.place_v6(counted_by & mask, bits);
+                let [network, _] = address.halves();
+                let name = if counted_by == network {
+                    prefix_v6(network & mask, mask.count_ones() as u8)
+                } else {
+                    IpAddr::from(address).to_string()
+                };
+                known_v6.insert((place.bucket, place.tag), name);
+            }
         }
         let mut busiest: Vec<&Debtor> = debtors.iter().collect();
         busiest.sort_by(|a, b| b.share.total_cmp(&a.share).then(b.debt.cmp(&a.debt)));
@@ -447,106 +380,6 @@ impl Engine {
             dropped: self.drops.most(count, Instant::now()),
             dropped_exact: self.drops.exact(),
         })
-    }
-
-    /// The entries of a list, or those that cover an address.
-    pub fn entries(&self, kind: ListKind, covering: Option<IpAddr>) -> ListReply {
-        let describe = |(prefix, entry)| self.describe(kind, prefix, entry);
-        let entries = match covering {
-            None => self.list(kind).iter().map(describe).collect(),
-            Some(address) => self.list(kind).cover(address.to_canonical().into()).map(describe).collect(),
-        };
-        ListReply { entries }
-    }
-
-    fn describe(&self, kind: ListKind, prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
-        let now = SystemTime::now();
-        let feeds: Vec<String> =
-            self.carriers[kind as usize].of(prefix).map(|name| format!("feed {name}")).collect();
-        ListEntry {
-            prefix,
-            origin: match &note.origin {
-                Origin::Operator => "operator".to_owned(),
-                Origin::Config => "config".to_owned(),
-                Origin::File(name) => format!("file {name}"),
-                Origin::Feed(_) => feeds.join(", "),
-            },
-            reason: note.reason.clone(),
-            added_by: note.added_by.clone(),
-            age_s: now.duration_since(note.added).unwrap_or_default().as_secs(),
-            expires_in_s: expires.map(seconds_until),
-        }
-    }
-
-    /// Adds entries to a list: all of them, or none.
-    pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
-        if !request.force {
-            for prefix in &request.prefixes {
-                match kind {
-                    ListKind::Allow | ListKind::AllowProven => guard::check_allow(*prefix)?,
-                    ListKind::Block => guard::check_block(*prefix, request.logged_in_from)?,
-                }
-            }
-        }
-        let now = SystemTime::now();
-        let expires = match request.ttl_s {
-            None => None,
-            Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
-            Some(seconds) => Some(now.checked_add(Duration::from_secs(seconds)).ok_or_else(|| {
-                Refused::Bad(format!("{seconds} seconds from now is beyond all calendars"))
-            })?),
-        };
-        let origin = request.file.as_ref().map_or(Origin::Operator, |file| Origin::File(file.clone()));
-        let note =
-            Note { origin, reason: request.reason.clone(), added: now, added_by: request.added_by.clone() };
-        let entry = Entry { expires, note: Arc::new(note) };
-        let put = Edit::put_alike(request.prefixes, &entry);
-        let edit = if request.replace {
-            self.taking_out(kind, self.list(kind).leaving(&entry.note.origin)).then(put)
-        } else {
-            put
-        };
-        let reply = self.insert(kind, edit)?;
-        info!(
-            "{} list: {} added, {} replaced{}",
-            kind.label(),
-            reply.added,
-            reply.replaced,
-            request.added_by.as_ref().map_or(String::new(), |who| format!(" by {who}"))
-        );
-        Ok(reply)
-    }
-
-    /// Removes entries from a list.
-    pub fn remove(&mut self, kind: ListKind, prefixes: &[IpNet]) -> Result<RemoveReply, Refused> {
-        let edit = self.taking_out(kind, Edit::take(prefixes.iter().copied()));
-        let undo = self.filter.edit_list(kind, edit)?;
-        let mut reply = RemoveReply {
-            removed: 0,
-            missing: Vec::new(),
-            still_covered_by: Vec::new(),
-            in_feeds: BTreeMap::new(),
-        };
-        for (prefix, before) in undo.changes() {
-            match before.as_ref().map(|entry| &entry.note.origin) {
-                None => reply.missing.push(*prefix),
-                Some(Origin::Feed(_)) => {}
-                Some(Origin::Operator | Origin::Config | Origin::File(_)) => reply.removed += 1,
-            }
-            let feeds: Vec<String> =
-                self.carriers[kind as usize].of(*prefix).map(ToString::to_string).collect();
-            if !feeds.is_empty() {
-                reply.in_feeds.insert(*prefix, feeds);
-            }
-        }
-        for prefix in prefixes {
-            let covering = self.list(kind).cover(*prefix).map(|(covering, _)| covering);
-            reply.still_covered_by.extend(covering.filter(|covering| !reply.in_feeds.contains_key(covering)));
-        }
-        reply.still_covered_by.sort_unstable();
-        reply.still_covered_by.dedup();
-        info!("{} list: {} removed", kind.label(), reply.removed);
-        Ok(reply)
     }
 
     /// The limits in force.
@@ -602,44 +435,17 @@ impl Engine {
 
     /// Lets interfaces go; all of them when none is named.
     pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
-        let have: Vec<String> =
-            self.filter.attachments().iter().map(|attachment| attachment.interface.name.clone()).collect();
-        if let Some(unknown) = names.iter().find(|name| !have.contains(name)) {
-            let have = if have.is_empty() { "nothing".to_owned() } else { have.join(", ") };
-            return Err(Refused::NotFound(format!(
-                "{unknown} is not guarded by this daemon, which guards {have}"
-            )));
-        }
-        let names = if names.is_empty() { have } else { names.to_vec() };
-        for name in &names {
-            if self.gone.contains(name) {
-                // The kernel has taken the filter off with the interface.
-                let _ = self.filter.detach(name);
-                self.gone.retain(|gone| gone != name);
-            } else {
-                self.filter.detach(name)?;
-            }
-            info!("let {name} go");
-        }
-        let ends = self.filter.attachments().is_empty();
+        let detached = self.guards.let_go(&mut self.filter, names)?;
+        let ends = self.guards.is_empty();
         if ends {
             self.syncookies.put_back();
         }
-        Ok(DetachReply { detached: names, ends })
+        Ok(DetachReply { detached, ends })
     }
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched.
     pub fn tick(&mut self) -> Result<(), BpfError> {
-        let now = SystemTime::now();
-        for kind in ListKind::ALL {
-            self.hand_over(kind, now)?;
-            let edit = self.list(kind).expired(now);
-            if !edit.is_empty() {
-                info!("{} list: {} expired", kind.label(), edit.changes().len());
-                let edit = self.taking_out(kind, edit);
-                self.filter.edit_list(kind, edit)?;
-            }
-        }
+        self.expire()?;
         self.take_samples()?;
         let counters = self.counters()?;
         let taken = self.filter.counters.state()?.sampled;
@@ -660,19 +466,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks whether the interfaces are still there, and says so when one has gone or come back; and at the rest of the host.
-    pub fn look_at_host(&mut self) -> Result<(), BpfError> {
-        let there = interface::interfaces()?;
-        for attachment in self.filter.attachments() {
-            let Attachment { interface, .. } = attachment;
-            let present = there.iter().any(|other| other.index == interface.index);
-            if !present && !self.gone.contains(&interface.name) {
-                warn!("{}", gone_warning(&interface.name));
-                self.gone.push(interface.name.clone());
-            }
-        }
-        self.filter.follow_mtu(&there);
-        self.follow_host()
+    /// Looks whether the interfaces are guarded. Returns whether anything has changed.
+    pub fn look_at_interfaces(&mut self) -> Result<bool, BpfError> {
+        self.guards.look(&mut self.filter, Instant::now())
     }
 
     /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
@@ -690,31 +486,19 @@ fn prefix_v6(network: u64, length: u8) -> String {
     format!("{}/{length}", IpAddr::from(Address::V6 { network, interface: 0 }))
 }
 
-fn generic_warning(interface: &str) -> String {
-    format!("{interface} is guarded in generic mode, behind the driver: slowly, and a flood still costs much")
-}
-
-fn unnoted_warning(interface: &str, cause: &str) -> String {
-    format!(
-        "what is asked for through {interface} is not noted ({cause}): UDP answers are told by the host's sockets and the \
-         limits of `amplification`"
-    )
-}
-
-fn gone_warning(interface: &str) -> String {
-    format!("{interface} has disappeared, and the filter with it; when it is back, start floodgate again")
-}
-
 fn warnings(status: &Status) -> Vec<String> {
     let mut warnings = Vec::new();
     for interface in &status.interfaces {
-        if !interface.present {
-            warnings.push(gone_warning(&interface.name));
-        } else if interface.attached == Attached::Generic {
+        match (&interface.unguarded, &interface.unnoted) {
+            (Some(why), _) => warnings.push(why.clone()),
+            (None, Some(cause)) => warnings.push(unnoted_warning(&interface.name, cause)),
+            (None, None) => {}
+        }
+        if interface.attached == Attached::Generic {
             warnings.push(generic_warning(&interface.name));
         }
-        if let (true, Some(cause)) = (interface.present, &interface.unnoted) {
-            warnings.push(unnoted_warning(&interface.name, cause));
+        if let (true, Some(given)) = (interface.name_taken, &interface.given) {
+            warnings.push(namesake_warning(given, &interface.name));
         }
     }
     for (side, table) in [("sources", status.sources), ("destinations", status.destinations)] {
@@ -744,6 +528,13 @@ fn warnings(status: &Status) -> Vec<String> {
                 if last_success.is_some() { "what it had stays in force" } else { "it has no entries yet" };
             warnings.push(format!("{list} list, feed {name} ({source}): {error}; {kept}"));
         }
+    }
+    if status.log_lines_lost > 0 {
+        let lost = status.log_lines_lost;
+        warnings.push(format!("{lost} lines of the log are lost: whoever reads it is gone, stopped or too slow, or its disk is full"));
+    }
+    if !status.pending.is_empty() {
+        warnings.push(format!("{}: {}", super::reload::PENDING, status.pending.join(", ")));
     }
     if status.mode == Mode::Monitor {
         warnings.push("monitor mode: nothing is dropped, only counted".into());

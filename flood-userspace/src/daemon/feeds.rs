@@ -5,27 +5,40 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 use tracing::warn;
 
 use crate::{
+    boot_time::BootTime,
     config::{Config, Feed, FeedName},
     feeds::{Content, Copies, Copy, Fetched, Stamp, fetch, schedule::delay},
     lists::ListKind,
+    memory,
 };
 
 use super::{
-    engine::{Engine, FeedError, Refused},
+    engine::{Engine, FeedError, Read, Refused},
     locked,
 };
 
-/// How many feeds are read at once. Each may take 64 MiB while it is.
-const AT_ONCE: usize = 4;
+/// How many threads may be waiting for feeds: twice as many as there are feeds at most, for one that is configured
+/// anew does not wait for what it was before. Memory is bounded by [`fetch`].
+const WAITING: usize = 128;
+
+/// How many feeds are parsed and put into force at once. That takes memory and processors, and waits for nobody.
+const AT_ONCE: usize = 2;
+
+/// How long one visit may take. A server has less; a file on a disk that is gone would take for ever.
+const VISIT: Duration = Duration::from_secs(360);
 
 /// How many orders a feed may have waiting; whoever gives more waits.
 const ORDERS: usize = 16;
@@ -34,6 +47,7 @@ const ORDERS: usize = 16;
 pub struct FeedKeeper {
     engine: Arc<Mutex<Engine>>,
     copies: Copies,
+    waiting: Arc<Semaphore>,
     at_once: Arc<Semaphore>,
     kept: Mutex<BTreeMap<FeedName, Kept>>,
 }
@@ -59,6 +73,7 @@ impl FeedKeeper {
         Self {
             engine,
             copies: Copies::within(state),
+            waiting: Arc::new(Semaphore::new(WAITING)),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
             kept: Mutex::default(),
         }
@@ -68,13 +83,24 @@ impl FeedKeeper {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks whether others could change the copies, if there are to be any.
+    pub fn check(&self, config: &Config) -> io::Result<()> {
+        if feeds(config).next().is_some() { self.copies.check() } else { Ok(()) }
+    }
+
     /// Puts the last good copies in force. Returns what they are copies of.
     pub fn load_copies(&self, config: &Config) -> BTreeMap<FeedName, Stamp> {
         let mut stamps = BTreeMap::new();
         for (kind, feed) in feeds(config) {
             let accept = |Copy { bytes, stamp, good_at }| {
                 // It was believed when it came.
-                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), true, good_at)?;
+                locked(&self.engine).accept_feed(
+                    kind,
+                    feed,
+                    Content::read(&bytes),
+                    true,
+                    Read::Copied(good_at),
+                )?;
                 Ok(stamp)
             };
             let loaded = self.copies.load(kind, feed).map_err(FeedError::from);
@@ -165,13 +191,14 @@ impl FeedKeeper {
                 }
             };
             let delay = delay(feed.every, failures, getrandom::u32().unwrap_or(0));
+            let next = BootTime::now() + delay;
             // Another feed may hold the engine for a second.
             tokio::task::block_in_place(|| {
                 let mut engine = locked(&self.engine);
                 if let Some(error) = &error {
                     engine.fail_feed(kind, &feed, error);
                 }
-                engine.schedule_feed(kind, &feed, delay);
+                engine.schedule_feed(kind, &feed, next);
             });
             if let Some(Order { done, .. }) = order.take() {
                 let _ = done.send(()); // who asked may have gone
@@ -181,7 +208,7 @@ impl FeedKeeper {
                     Some(next) => order = Some(next),
                     None => return,
                 },
-                () = tokio::time::sleep(delay) => {}
+                () = next.reached() => {}
             }
         }
     }
@@ -194,24 +221,39 @@ impl FeedKeeper {
         known: Option<Stamp>,
         force: bool,
     ) -> Result<Stamp, FeedError> {
-        let _permit = self.at_once.acquire().await; // the semaphore is never closed
+        let known = known.filter(|_| !force);
+        // The semaphores are never closed. A thread that hangs keeps its permit, so that there are never too many.
+        let waiting = Arc::clone(&self.waiting).acquire_owned().await;
+        let (source, known_there) = (feed.source.clone(), known.clone());
+        let fetching = tokio::task::spawn_blocking(move || {
+            let _waiting = waiting;
+            fetch(&source, known_there.as_ref())
+        });
+        let fetched = timeout(VISIT, fetching).await.map_err(|_| FeedError::Hangs(VISIT.as_secs()))?;
+        let fetched = fetched.map_err(|error| FeedError::Panic(error.to_string()))??;
+        let _permit = self.at_once.acquire().await;
         let (keeper, feed) = (Arc::clone(self), feed.clone());
-        let visit = move || keeper.read(kind, &feed, known, force);
-        tokio::task::spawn_blocking(visit).await.map_err(|error| FeedError::Panic(error.to_string()))?
+        let take = move || {
+            let taken = keeper.take(kind, &feed, fetched, known, force);
+            memory::give_back();
+            taken
+        };
+        tokio::task::spawn_blocking(take).await.map_err(|error| FeedError::Panic(error.to_string()))?
     }
 
-    fn read(
+    /// Puts into force what was read.
+    fn take(
         &self,
         kind: ListKind,
         feed: &Feed,
+        fetched: Fetched,
         known: Option<Stamp>,
         force: bool,
     ) -> Result<Stamp, FeedError> {
-        let known = known.filter(|_| !force);
-        let now = SystemTime::now();
-        let (stamp, copied) = match (fetch(&feed.source, known.as_ref())?, known) {
+        let now = BootTime::now();
+        let (stamp, copied) = match (fetched, known) {
             (Fetched::New { bytes, stamp }, _) => {
-                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, now)?;
+                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, Read::At(now))?;
                 let copied = self.copies.store(kind, &feed.name, &bytes, &stamp);
                 (stamp, copied)
             }

@@ -1,26 +1,15 @@
-//! What may pass over a limit: which means this host has, and the one setting of the kernel that they depend on.
-
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+//! What may pass over a limit: which means this host has.
 
 use flood_common::proof::means;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
-    bpf::Attachment,
+    bpf::{Attachment, interface::Interface},
     config::{HostSays, Proof, SynProof, SyncookieControl},
-    host::{Facts, setting, setting_path},
+    host::{Facts, setting},
 };
 
-/// Whether the kernel makes SYN cookies: 0 never, 1 when a listener's queue is full, 2 always
-/// (Documentation/networking/ip-sysctl.rst).
-const SYNCOOKIES: &str = "ipv4/tcp_syncookies";
-
-/// After so long without a SYN over a limit, the setting is put back.
-const QUIET: Duration = Duration::from_secs(60);
+use super::syncookies;
 
 /// What may pass over a limit on this host as it is.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -43,9 +32,11 @@ impl Means {
             HostSays::Auto => facts.why_absence_says_nothing(),
             HostSays::Yes | HostSays::No => None,
         };
+        let guarded = attachments.iter().map(|attachment| &attachment.interface);
+        let harmful = || why_answers_harm(proof, guarded, facts);
         let why_no_cookies = match proof.syn {
-            SynProof::Auto => why_no_cookies(proof, attachments).or_else(|| translated(proof, facts)),
-            SynProof::Cookie => translated(proof, facts),
+            SynProof::Auto => why_no_cookies(proof, attachments).or_else(harmful),
+            SynProof::Cookie => harmful(),
             SynProof::Retransmission | SynProof::Off => None,
         };
         let syn = match proof.syn {
@@ -73,17 +64,43 @@ impl Means {
     }
 }
 
-/// A listener may be in front of a translation: then whoever brings its cookie back gets to somebody who knows nothing of it.
+/// Why a client whom the filter answers on these interfaces would not get to whom it wants, if it would not.
+pub(crate) fn why_answers_harm<'a>(
+    proof: &Proof,
+    guarded: impl Iterator<Item = &'a Interface>,
+    facts: &Facts,
+) -> Option<String> {
+    translated(proof, facts).or_else(|| facts.tracking.clone()).or_else(|| stripped(guarded, facts))
+}
+
+/// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone; but not where the
+/// operator says that sockets tell.
 fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
     let who = facts.translation.as_ref().filter(|_| proof.host != HostSays::Yes)?;
     Some(format!("ports may be translated ({who}), and a cookie is its listener's alone"))
+}
+
+/// What is sent back in the driver would have no tag where one was taken off before.
+fn stripped<'a>(mut guarded: impl Iterator<Item = &'a Interface>, facts: &Facts) -> Option<String> {
+    let (guarded, stripped) = guarded.find_map(|interface| {
+        let stripped = facts.stripped.iter().find(|stripped| stripped.index == interface.index)?;
+        Some((interface, stripped))
+    })?;
+    Some(format!(
+        "{name} takes off the VLAN tags of {vlan}, and what is sent back would have none (`ethtool -K {name} rxvlan off` leaves \
+         them on)",
+        name = guarded.name,
+        vlan = stripped.vlan,
+    ))
 }
 
 fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
     if proof.host == HostSays::No {
         return Some("`proof.host` is false".into());
     }
-    if setting(SYNCOOKIES).is_none_or(|value| value == "0") && proof.syncookies == SyncookieControl::Keep {
+    if setting(syncookies::SETTING).is_none_or(|value| value == "0")
+        && proof.syncookies == SyncookieControl::Keep
+    {
         return Some("net.ipv4.tcp_syncookies is 0".into());
     }
     let veth = attachments
@@ -93,117 +110,4 @@ fn why_no_cookies(proof: &Proof, attachments: &[Attachment]) -> Option<String> {
         "what {} sends by itself is lost unless its peer has an XDP program too",
         veth.interface.name
     ))
-}
-
-/// The kernel's setting, which is raised while SYNs exceed a limit, if the configuration allows it.
-pub(super) struct Syncookies {
-    control: SyncookieControl,
-    file: PathBuf,
-    /// What it was before, while it is raised, and when the last SYN exceeded a limit.
-    raised: Option<(String, Instant)>,
-    /// SYNs over a limit, at the last look.
-    before: u64,
-}
-
-impl Syncookies {
-    /// Leaves the setting as it is for now.
-    pub(super) fn new(control: SyncookieControl) -> Self {
-        Self { control, file: setting_path(SYNCOOKIES), raised: None, before: 0 }
-    }
-
-    /// Whether the setting is raised at the moment.
-    pub(super) fn is_raised(&self) -> bool {
-        self.raised.is_some()
-    }
-
-    /// Raises the setting when the number of SYNs over a limit has grown, and puts it back when it has not for a
-    /// while.
-    pub(super) fn look(&mut self, syns: u64, now: Instant) {
-        let grew = syns > std::mem::replace(&mut self.before, syns);
-        if self.control == SyncookieControl::Keep {
-            return;
-        }
-        match &mut self.raised {
-            Some((_, last)) if grew => *last = now,
-            Some((_, last)) if now.saturating_duration_since(*last) < QUIET => {}
-            Some(_) => self.put_back(),
-            None if grew => self.raise(now),
-            None => {}
-        }
-    }
-
-    fn raise(&mut self, now: Instant) {
-        let raised =
-            fs::read_to_string(&self.file).and_then(|before| fs::write(&self.file, "2").map(|()| before));
-        match raised {
-            Ok(before) => {
-                let before = before.trim().to_owned();
-                info!("SYNs exceed a limit: {} is 2, and will be {before} again", self.file.display());
-                self.raised = Some((before, now));
-            }
-            Err(error) => {
-                warn!("raising {}: {error}; cookies are made only when a queue is full", self.file.display());
-                self.control = SyncookieControl::Keep; // said once
-            }
-        }
-    }
-
-    /// Puts the setting back, if it is raised.
-    pub(super) fn put_back(&mut self) {
-        let Some((before, _)) = self.raised.take() else { return };
-        match fs::write(&self.file, &before) {
-            Ok(()) => info!("{} is {before} again", self.file.display()),
-            Err(error) => warn!("putting {} back to {before}: {error}", self.file.display()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn setting(value: &str) -> (tempfile::NamedTempFile, Syncookies) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), value).unwrap();
-        let syncookies = Syncookies { file: file.path().into(), ..Syncookies::new(SyncookieControl::Raise) };
-        (file, syncookies)
-    }
-
-    #[test]
-    fn the_setting_is_raised_under_pressure_and_put_back_when_it_is_quiet() {
-        let (file, mut syncookies) = setting("1\n");
-        let value = || fs::read_to_string(file.path()).unwrap();
-        let start = Instant::now();
-        syncookies.look(0, start);
-        assert_eq!(value(), "1\n", "nothing has happened");
-        syncookies.look(5, start);
-        assert_eq!(value(), "2");
-        syncookies.look(6, start + QUIET / 2);
-        syncookies.look(6, start + QUIET);
-        assert_eq!(value(), "2", "half of the time has passed since the last one");
-        syncookies.look(6, start + QUIET * 3 / 2);
-        assert_eq!(value(), "1");
-        syncookies.look(7, start + QUIET * 2);
-        assert_eq!(value(), "2", "and again");
-        syncookies.put_back();
-        assert_eq!(value(), "1", "at the end");
-    }
-
-    #[test]
-    fn a_setting_that_is_to_be_kept_is_kept() {
-        let (file, mut syncookies) = setting("1");
-        syncookies.control = SyncookieControl::Keep;
-        syncookies.look(100, Instant::now());
-        assert!(!syncookies.is_raised());
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), "1");
-    }
-
-    #[test]
-    fn a_setting_that_cannot_be_written_is_given_up() {
-        let mut syncookies =
-            Syncookies { file: "/nonexistent/setting".into(), ..Syncookies::new(SyncookieControl::Raise) };
-        syncookies.look(1, Instant::now());
-        assert!(!syncookies.is_raised());
-        assert_eq!(syncookies.control, SyncookieControl::Keep);
-    }
 }

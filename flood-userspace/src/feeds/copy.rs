@@ -4,13 +4,7 @@
 //! `floodgate block import` can read it as well. It is written beside the last one and takes its place in one step:
 //! whenever the power goes, a whole copy is there.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{io, path::Path, path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,6 +12,8 @@ use thiserror::Error;
 use crate::{
     config::{Feed, FeedName},
     lists::{ListKind, import::COPY_MARK as MARK},
+    printable::Printable,
+    state::Folder,
 };
 
 use super::fetch::{LARGEST_FEED, Stamp};
@@ -28,12 +24,12 @@ const LONGEST_MARK: u64 = 64 << 10;
 /// Where copies are.
 #[derive(Debug, Clone)]
 pub struct Copies {
-    folder: PathBuf,
+    folder: Folder,
 }
 
 /// A copy that cannot be read or written.
 #[derive(Debug, Error)]
-#[error("{what} the copy {path}: {source}", path = path.display())]
+#[error("{what} the copy {path}: {source}", path = Printable(path.display()))]
 pub struct CopyError {
     what: &'static str,
     path: PathBuf,
@@ -62,24 +58,21 @@ struct Mark {
 impl Copies {
     /// Those in a folder for what is kept over a restart.
     pub fn within(state: &Path) -> Self {
-        Self { folder: state.join("feeds") }
+        Self { folder: Folder::at(state.join("feeds")) }
     }
 
-    fn path(&self, kind: ListKind, name: &FeedName) -> PathBuf {
-        self.folder.join(format!("{}.{name}", kind.label()))
+    /// Looks whether others could put copies there.
+    pub fn check(&self) -> io::Result<()> {
+        self.folder.check()
     }
 
     /// The copy of a feed; none if there is none of this very source.
     pub fn load(&self, kind: ListKind, feed: &Feed) -> Result<Option<Copy>, CopyError> {
-        let path = self.path(kind, &feed.name);
+        let file = file(kind, &feed.name);
         let read = || -> io::Result<Option<Copy>> {
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                file => file?,
+            let Some((mut bytes, good_at)) = self.folder.read(&file, LARGEST_FEED + LONGEST_MARK)? else {
+                return Ok(None);
             };
-            let good_at = file.metadata()?.modified()?;
-            let mut bytes = Vec::new();
-            file.take(LARGEST_FEED + LONGEST_MARK).read_to_end(&mut bytes)?;
             let end = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
             let mark = bytes[..end].strip_prefix(MARK.as_bytes()).unwrap_or_default();
             let Mark { stamp, .. } = serde_json::from_slice(mark)?;
@@ -89,7 +82,7 @@ impl Copies {
             let bytes = bytes.split_off((end + 1).min(bytes.len()));
             Ok(Some(Copy { bytes, stamp, good_at }))
         };
-        read().map_err(|source| CopyError { what: "reading", path: path.clone(), source })
+        read().map_err(|source| self.failed("reading", &file, source))
     }
 
     /// Keeps what has just come.
@@ -100,44 +93,40 @@ impl Copies {
         bytes: &[u8],
         stamp: &Stamp,
     ) -> Result<(), CopyError> {
-        let path = self.path(kind, name);
-        let new = self.folder.join(format!(".{}.{name}.new", kind.label()));
+        let file = file(kind, name);
         let write = || -> io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             let mark = Mark { list: kind.label().to_owned(), name: name.to_string(), stamp: stamp.clone() };
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(format!("{MARK}{}\n", serde_json::to_string(&mark)?).as_bytes())?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.folder)?.sync_all()
+            let mark = format!("{MARK}{}\n", serde_json::to_string(&mark)?);
+            self.folder.write(&file, &[mark.as_bytes(), bytes])
         };
-        write().map_err(|source| CopyError { what: "writing", path: path.clone(), source })
+        write().map_err(|source| self.failed("writing", &file, source))
     }
 
     /// Notes that a feed has just been found to be as its copy is.
     pub fn confirm(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
-        let path = self.path(kind, name);
-        let touch = || File::options().write(true).open(&path)?.set_modified(SystemTime::now());
-        touch().map_err(|source| CopyError { what: "confirming", path: path.clone(), source })
+        let file = file(kind, name);
+        self.folder.touch(&file).map_err(|source| self.failed("confirming", &file, source))
     }
 
     /// Forgets a feed.
     pub fn remove(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
-        let path = self.path(kind, name);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(CopyError { what: "removing", path, source })
-            }
-            _ => Ok(()),
-        }
+        let file = file(kind, name);
+        self.folder.remove(&file).map_err(|source| self.failed("removing", &file, source))
     }
+
+    fn failed(&self, what: &'static str, file: &str, source: io::Error) -> CopyError {
+        CopyError { what, path: self.folder.file(file), source }
+    }
+}
+
+/// The name of the file of a copy.
+fn file(kind: ListKind, name: &FeedName) -> String {
+    format!("{}.{name}", kind.label())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use super::*;
     use crate::config::FeedSource;
@@ -148,6 +137,9 @@ mod tests {
             source: FeedSource::Url(url.parse().unwrap()),
             every: Duration::from_secs(60),
             may_shrink: false,
+            may_grow: false,
+            may_cover_host: false,
+            max_coverage: Default::default(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! Getting the bytes of a feed: from a file, or from a web server that may be slow, broken or hostile.
 //!
-//! Everything is bounded: size, time, redirects. What has not changed since the last time is not read again.
+//! Everything is bounded: size, time, redirects, and the memory of all feeds that are being read. What has not changed
+//! since the last time is not read again.
 
 use std::{
-    fs::{File, Metadata},
+    fs::Metadata,
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,12 +19,29 @@ use ureq::{
     Agent,
     http::Response,
     tls::{RootCerts, TlsConfig},
+    unversioned::transport::DefaultConnector,
 };
 
-use crate::config::{FeedSource, FeedUrl};
+use crate::{
+    config::{FeedSource, FeedUrl},
+    file,
+    printable::Printable,
+};
+
+use super::reach::{Inside, Reach};
 
 /// The largest feed that is read: a million lines have 20 MB, so this is room for three million.
 pub const LARGEST_FEED: u64 = 64 << 20;
+
+/// What each feed may take while it is read, whatever the others do.
+const OWN_ROOM: u64 = 4 << 20;
+
+/// What all feeds together may take beyond that. One that finds it taken is tried again later, rather than that a server
+/// which sends much, slowly, would hold up the others.
+const SHARED_ROOM: u64 = 256 << 20;
+
+/// How much of a feed is read before the room for it is looked at again.
+const STEP: u64 = 1 << 20;
 
 /// How often a server may send us on.
 const MAX_REDIRECTS: u32 = 5;
@@ -84,9 +103,14 @@ pub enum FetchError {
     /// Reading the file.
     #[error("{0}")]
     File(#[from] io::Error),
-    /// Something that may never end, or that has no lines.
-    #[error("it is no file")]
-    NoFile,
+    /// The others take all memory that there is for feeds.
+    #[error("the feeds that are being read take more than {} MiB together; this one has to wait", SHARED_ROOM >> 20)]
+    NoRoom,
+    /// The server sends us where the configuration does not.
+    #[error(
+        "the server redirects to {0}, which is an address inside of this network: name it as the feed's URL if that is right"
+    )]
+    Inside(std::net::IpAddr),
     /// Too long.
     #[error("it has more than {} MiB: this is not a list", .0 >> 20)]
     TooLarge(u64),
@@ -94,7 +118,7 @@ pub enum FetchError {
     #[error("the server answers {0}")]
     Status(StatusCode),
     /// The server sends what we have not asked for.
-    #[error("the server sends it encoded as {0:?}, which was not asked for")]
+    #[error("the server sends it encoded as \"{}\", which was not asked for", Printable(.0))]
     Encoded(String),
     /// The server sends us from TLS to plain text.
     #[error("the server redirects from https to http, which anyone on the way could forge")]
@@ -113,6 +137,10 @@ impl From<ureq::Error> for FetchError {
             ureq::Error::TooManyRedirects => Self::Network(format!("more than {MAX_REDIRECTS} redirects")),
             ureq::Error::HostNotFound => Self::Network("there is no host of this name".into()),
             ureq::Error::Io(error) => Self::Network(error.to_string()),
+            ureq::Error::Other(error) => match error.downcast::<Inside>() {
+                Ok(inside) => Self::Inside(inside.0),
+                Err(error) => Self::Network(error.to_string()),
+            },
             error => Self::Network(error.to_string()),
         }
     }
@@ -137,12 +165,7 @@ fn read(
     source: &FeedSource,
     known: Option<&Stamp>,
 ) -> Result<Fetched, FetchError> {
-    // Opening a pipe would wait for its writer.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(FetchError::NoFile);
-    }
+    let (file, metadata) = file::open(path)?;
     let stamp = Stamp { file: Some(state(&metadata)), ..Stamp::of(source) };
     if known == Some(&stamp) {
         return Ok(Fetched::Unchanged);
@@ -163,10 +186,43 @@ fn state(metadata: &Metadata) -> String {
     )
 }
 
-fn all(largest: u64, from: impl Read) -> Result<Vec<u8>, FetchError> {
-    let mut bytes = Vec::new();
-    from.take(largest + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > largest { Err(FetchError::TooLarge(largest)) } else { Ok(bytes) }
+/// Reads everything, within the room that there is.
+fn all(largest: u64, mut from: impl Read) -> Result<Vec<u8>, FetchError> {
+    let (mut bytes, mut room) = (Vec::new(), Room::default());
+    loop {
+        let so_far = bytes.len() as u64;
+        if so_far > largest {
+            return Err(FetchError::TooLarge(largest));
+        }
+        room.grow(so_far + STEP)?;
+        let step = STEP.min(largest + 1 - so_far);
+        if (&mut from).take(step).read_to_end(&mut bytes)? == 0 {
+            return Ok(bytes);
+        }
+    }
+}
+
+/// What one feed takes of the shared room, as long as it is read.
+#[derive(Default)]
+struct Room(u64);
+
+/// How much of it is taken.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+impl Room {
+    /// Takes as much as a feed of so many bytes needs.
+    fn grow(&mut self, bytes: u64) -> Result<(), FetchError> {
+        let more = bytes.saturating_sub(OWN_ROOM).saturating_sub(self.0);
+        let taken = TAKEN.fetch_add(more, Ordering::Relaxed) + more;
+        self.0 += more;
+        if more > 0 && taken > SHARED_ROOM { Err(FetchError::NoRoom) } else { Ok(()) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 fn download(
@@ -175,7 +231,7 @@ fn download(
     source: &FeedSource,
     known: Option<&Stamp>,
 ) -> Result<Fetched, FetchError> {
-    let agent: Agent = Agent::config_builder()
+    let config = Agent::config_builder()
         .https_only(url.is_secure())
         .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
         .user_agent(concat!("floodgate/", env!("CARGO_PKG_VERSION")))
@@ -185,8 +241,8 @@ fn download(
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(FIRST_BYTE))
         .timeout_global(Some(WHOLE))
-        .build()
-        .into();
+        .build();
+    let agent = Agent::with_parts(config, DefaultConnector::default(), Reach::from(url));
     let mut request = agent.get(url.as_str()).header(header::ACCEPT_ENCODING.as_str(), "identity");
     let validators = known.map(|stamp| (&stamp.etag, &stamp.last_modified));
     if let Some((etag, last_modified)) = validators {
@@ -337,6 +393,36 @@ mod tests {
     }
 
     #[test]
+    fn a_redirect_to_an_address_inside_is_not_followed() {
+        let (secret, _never_asked) = server(vec![ok("", "10.0.0.0/8\n")]);
+        for target in
+            [format!("http://{secret}/"), "http://169.254.169.254/latest/".into(), "http://[::1]:1/".into()]
+        {
+            let moved = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            let (address, _server) = server(vec![moved]);
+            let error = fetch(&source(address, "/"), None).unwrap_err();
+            assert!(matches!(error, FetchError::Inside(_)), "{target}: {error}");
+            assert!(error.to_string().contains("feed's URL"), "{error}");
+        }
+    }
+
+    #[test]
+    fn feeds_share_the_room_that_one_alone_could_fill() {
+        let large = || {
+            let mut room = Room::default();
+            room.grow(LARGEST_FEED).map(|()| room)
+        };
+        let rooms: Vec<_> = (0..8).map(|_| large()).collect();
+        assert!(rooms[..4].iter().all(Result::is_ok) && rooms[7].is_err());
+        // A feed of usual size has room all the same.
+        assert!(Room::default().grow(OWN_ROOM).is_ok());
+        drop(rooms);
+        assert!(large().is_ok());
+    }
+
+    #[test]
     fn a_server_that_does_not_speak_tls_is_not_talked_to_without() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let source = format!("https://{}/", listener.local_addr().unwrap());
@@ -375,7 +461,7 @@ mod tests {
     fn what_never_ends_is_no_file() {
         for path in ["/dev/zero", "/"] {
             let error = fetch(&FeedSource::Path(path.into()), None).unwrap_err();
-            assert!(matches!(error, FetchError::NoFile), "{path}: {error}");
+            assert!(error.to_string().contains("no file"), "{path}: {error}");
         }
     }
 }

@@ -7,50 +7,38 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkPayload,
-    NetlinkSerializable, NlasIterator,
-};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use crate::netlink::{Message, exchange};
+use super::nftables;
 
 /// The first translation that there is, in words. Where it cannot be told, there is one.
 pub(super) fn find() -> Option<String> {
     by_nftables().or_else(by_iptables).or_else(by_ipvs).or_else(by_proxy).or_else(by_program)
 }
 
-/// A chain of nftables for translation that has a rule; iptables writes such chains, too, unless it is the old one.
+/// A chain of nftables for translation that has a rule.
 fn by_nftables() -> Option<String> {
-    match exchange(Chains(Vec::new()), NLM_F_REQUEST | NLM_F_DUMP) {
-        Ok(answers) => {
-            let chain = answers.into_iter().flat_map(|answer| answer.0).find(Chain::is_translation)?;
-            Some(format!("nftables: chain {} of table {}", chain.name, chain.table))
-        }
-        // Not in this kernel.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(
-                    libc::EINVAL
-                        | libc::EPROTONOSUPPORT
-                        | libc::EOPNOTSUPP
-                        | libc::ENOENT
-                        | libc::ECONNREFUSED
-                )
-            ) =>
-        {
-            None
-        }
+    match nftables::ruleset() {
+        Ok(ruleset) => Some(format!("nftables: {}", ruleset.translates?)),
         Err(error) => Some(format!("the rules of nftables cannot be read: {error}")),
     }
 }
 
 /// The table `nat` of the old iptables, which is there from when it was first looked at.
 fn by_iptables() -> Option<String> {
+    table_of_old_iptables(&["nat"])
+}
+
+/// The first of these tables that the old iptables has, in words. Where it cannot be told, there is one.
+pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<String> {
     ["ip_tables_names", "ip6_tables_names"].into_iter().find_map(|file| {
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        names.lines().any(|name| name == "nat").then(|| format!("iptables: table nat, {file}"))
+        match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+            Ok(names) => {
+                let table = names.lines().find(|name| tables.contains(name))?;
+                Some(format!("iptables: table {table}, {file}"))
+            }
+            // Not in this kernel, or not in use.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("the tables of iptables cannot be read: {file}: {error}")),
+        }
     })
 }
 
@@ -102,83 +90,4 @@ fn sk_lookup_programs() -> io::Result<u32> {
     // SAFETY: the kernel reads and writes the structure, and no more than its length; it has room for no ids and writes none.
     let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(query.count) }
-}
-
-/// A request for all chains of nftables, and what the kernel answers (linux/netfilter/nf_tables.h).
-#[derive(Debug)]
-struct Chains(Vec<Chain>);
-
-/// A chain.
-#[derive(Default, Debug)]
-struct Chain {
-    table: String,
-    name: String,
-    kind: String,
-    /// Its rules, and what else refers to it.
-    uses: u32,
-}
-
-impl Chain {
-    fn is_translation(&self) -> bool {
-        self.kind == "nat" && self.uses > 0
-    }
-}
-
-/// `NFNL_SUBSYS_NFTABLES`, above the number of a message: `NFT_MSG_GETCHAIN`.
-const GET_CHAIN: u16 = 10 << 8 | 4;
-
-/// Bytes of `struct nfgenmsg`, which comes first: the address family, 0 for all of them, and nothing that matters here.
-const GENERIC_HEADER: usize = 4;
-
-/// `enum nft_chain_attributes`.
-const TABLE: u16 = 1;
-const NAME: u16 = 3;
-const USE: u16 = 6;
-const TYPE: u16 = 7;
-
-impl Message for Chains {
-    const PROTOCOL: isize = NETLINK_NETFILTER;
-}
-
-impl NetlinkSerializable for Chains {
-    fn message_type(&self) -> u16 {
-        GET_CHAIN
-    }
-
-    fn buffer_len(&self) -> usize {
-        GENERIC_HEADER
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-    }
-}
-
-impl NetlinkDeserializable for Chains {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let mut chain = Chain::default();
-        let text = |value: &[u8]| {
-            String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-        };
-        for attribute in NlasIterator::new(payload.get(GENERIC_HEADER..).unwrap_or_default()) {
-            let attribute = attribute?;
-            let value = attribute.value();
-            match attribute.kind() {
-                TABLE => chain.table = text(value),
-                NAME => chain.name = text(value),
-                TYPE => chain.kind = text(value),
-                USE => chain.uses = value.try_into().map_or(0, u32::from_be_bytes),
-                _ => {}
-            }
-        }
-        Ok(Self(vec![chain]))
-    }
-}
-
-impl From<Chains> for NetlinkPayload<Chains> {
-    fn from(chains: Chains) -> Self {
-        Self::InnerMessage(chains)
-    }
 }

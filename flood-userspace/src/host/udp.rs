@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use super::tunnels;
+
 /// Files of sockets of each family. Those of UDP-Lite are of another protocol.
 const FILES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
@@ -15,17 +17,20 @@ pub struct UdpPort {
     pub port: u16,
     /// Whether the socket is connected to somebody.
     pub has_peer: bool,
+    /// Whether it is the end of a tunnel, and whether the other end of that sends from ports that are hashes.
+    pub tunnel: Option<bool>,
 }
 
 impl UdpPort {
     /// One that is connected to nobody.
     pub fn open(port: u16) -> Self {
-        Self { port, has_peer: false }
+        Self { port, has_peer: false, tunnel: None }
     }
 }
 
-/// The ports of all sockets in the network namespace of this thread.
-pub fn udp_ports() -> io::Result<Vec<UdpPort>> {
+/// The ports of all sockets in the network namespace of this thread. `tunnels` are those that [interfaces](super::Facts::tunnels)
+/// have.
+pub fn udp_ports(tunnels: &[(u16, bool)]) -> io::Result<Vec<UdpPort>> {
     let mut ports = Vec::new();
     for file in FILES {
         match fs::read_to_string(file) {
@@ -34,6 +39,10 @@ pub fn udp_ports() -> io::Result<Vec<UdpPort>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+    }
+    for port in &mut ports {
+        let mut known = tunnels.iter().chain(&tunnels::USUAL);
+        port.tunnel = known.find(|(tunnel, _)| *tunnel == port.port).map(|(_, hashes)| *hashes);
     }
     Ok(ports)
 }
@@ -48,7 +57,7 @@ fn port(line: &str) -> Option<UdpPort> {
     if self::address(address)?.to_canonical().is_loopback() {
         return None;
     }
-    Some(UdpPort { port: hex(port)?, has_peer: hex(peer)? != 0 })
+    Some(UdpPort { has_peer: hex(peer)? != 0, ..UdpPort::open(hex(port)?) })
 }
 
 /// Reads an address: words of 32 bits as they lie in memory, as numbers of this machine.
@@ -78,7 +87,7 @@ mod tests {
         let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
         let [for_all, for_all6, mine] = ["0.0.0.0:0", "[::]:0", "127.0.0.1:0"].map(bind);
         let connected = bind("0.0.0.0:0");
-        let found = udp_ports().unwrap();
+        let found = udp_ports(&[]).unwrap();
         let has = |socket: &UdpSocket| found.iter().find(|found| found.port == port(socket)).copied();
         assert_eq!(has(&for_all), Some(UdpPort::open(port(&for_all))));
         assert_eq!(has(&for_all6), Some(UdpPort::open(port(&for_all6))));
@@ -91,7 +100,7 @@ mod tests {
         let here = if cfg!(target_endian = "little") { "0A0000C0" } else { "C000000A" };
         let line =
             format!("  12: {here}:0035 {here}:A000 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0 0");
-        assert_eq!(port(&line), Some(UdpPort { port: 53, has_peer: true }));
+        assert_eq!(port(&line), Some(UdpPort { has_peer: true, ..UdpPort::open(53) }));
         for wrong in ["", "1:", "1: 0:0", "1: zz:35 0:0", "1: 00000000:xyz 00000000:0000"] {
             assert_eq!(port(wrong), None, "{wrong}");
         }

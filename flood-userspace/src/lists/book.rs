@@ -1,47 +1,78 @@
 //! One list, block or allow, with everything that is known about its entries.
 //!
+//! Entries of different origins live side by side: a prefix is on the list while any of them holds it, and each origin
+//! changes its own alone. So nobody has to know who else has said something about a prefix, and what one takes out or
+//! lets end is still there if another has it.
+//!
 //! A book changes by [`Edit`]s, and [`Book::swap`] gives back the edit that undoes one. What the kernel must be told
 //! follows from the prefixes in an edit and from what the book says afterwards; [`tables`](super::tables) sees to it.
 //!
 //! The book has no clock. An entry applies while `now < expires`, whether it is still in the book or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::fmt;
+use std::iter;
+use std::mem;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use flood_common::lists::CELL_LENGTH;
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
-use crate::config::FeedName;
+use crate::{boot_time::BootTime, config::FeedName};
 
+mod edit;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub use edit::{Change, Edit};
 pub use walk::{Above, Walk};
 
 /// Where an entry came from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// Typed or sent by the operator at run time.
     Operator,
     /// `entries` of the configuration.
     Config,
-    /// A list file, by its name.
+    /// A list file of the configuration, by its path.
     File(String),
+    /// What was imported at run time under this name.
+    Import(String),
     /// A feed.
     Feed(FeedName),
+}
+
+impl Origin {
+    /// Whether the configuration itself says it.
+    pub fn is_configured(&self) -> bool {
+        matches!(self, Self::Config | Self::File(_))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Config => f.write_str("config"),
+            Self::File(path) => write!(f, "file {path}"),
+            Self::Import(name) => write!(f, "import {name}"),
+            Self::Feed(name) => write!(f, "feed {name}"),
+        }
+    }
 }
 
 /// What is known about entries that came together.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Note {
     /// Where they came from.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     /// Why, in the operator's words.
     pub reason: Option<String>,
     /// Since when.
-    pub added: SystemTime,
+    pub added: BootTime,
     /// Who added them, when that is known.
     pub added_by: Option<String>,
 }
@@ -50,83 +81,39 @@ pub struct Note {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// From this time on it no longer applies; `None` is never.
-    pub expires: Option<SystemTime>,
+    pub expires: Option<BootTime>,
     /// The rest.
     pub note: Arc<Note>,
 }
 
-/// Entries to put into a book or, where there is none, to take out of it. By address, broader before narrower, no
-/// prefix twice, host bits cleared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Edit(Vec<(IpNet, Option<Entry>)>);
-
-impl Edit {
-    /// Puts these in. Of two with the same prefix the later one holds.
-    pub fn put(prefixes: impl IntoIterator<Item = (IpNet, Entry)>) -> Self {
-        Self::new(prefixes.into_iter().map(|(prefix, entry)| (prefix.trunc(), Some(entry))).collect())
+impl Entry {
+    /// An entry without end, of which nothing is known but where it came from, and when.
+    pub fn of(origin: &Arc<Origin>, added: BootTime) -> Self {
+        let note = Note { origin: Arc::clone(origin), reason: None, added, added_by: None };
+        Self { expires: None, note: Arc::new(note) }
     }
 
-    /// Puts these in with the same entry. Sorting prefixes alone is several times as fast as sorting entries.
-    pub fn put_alike(mut prefixes: Vec<IpNet>, entry: &Entry) -> Self {
-        prefixes.sort_unstable_by_key(|prefix| match prefix.trunc() {
-            IpNet::V4(v4) => (4, u128::from(v4.addr().to_bits()), v4.prefix_len()),
-            IpNet::V6(v6) => (6, v6.addr().to_bits(), v6.prefix_len()),
-        });
-        Self::put(prefixes.into_iter().map(|prefix| (prefix, entry.clone())))
+    /// Whether it ends after another.
+    pub fn outlasts(&self, other: &Self) -> bool {
+        ends_late(self) > ends_late(other)
     }
+}
 
-    /// Takes these out.
-    pub fn take(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
-        Self::new(prefixes.into_iter().map(|prefix| (prefix.trunc(), None)).collect())
-    }
+/// Greater for what ends later.
+fn ends_late(entry: &Entry) -> (bool, Option<BootTime>) {
+    (entry.expires.is_none(), entry.expires)
+}
 
-    /// This edit, but where it takes something out that `entry` has an entry for, that is put in.
-    pub fn or_put(mut self, entry: impl Fn(IpNet) -> Option<Entry>) -> Self {
-        for (prefix, change) in self.0.iter_mut().filter(|(_, change)| change.is_none()) {
-            *change = entry(*prefix);
-        }
-        self
+/// Exchanges two entries of a prefix if the second one ends later.
+fn put_in_order(first: &mut Entry, other: &mut Entry) {
+    if ends_last(other, first) == Ordering::Less {
+        mem::swap(first, other);
     }
+}
 
-    /// Puts these in or takes them out. Host bits must be cleared.
-    pub(super) fn new(mut changes: Vec<(IpNet, Option<Entry>)>) -> Self {
-        // Stable, so that the later of two stays behind, and takes the place of the earlier.
-        changes.sort_by_key(|(prefix, _)| *prefix);
-        changes.dedup_by(|later, earlier| {
-            let same = later.0 == earlier.0;
-            if same {
-                earlier.1 = later.1.take();
-            }
-            same
-        });
-        Self(changes)
-    }
-
-    /// This edit, and then another, as one.
-    pub fn then(self, other: Self) -> Self {
-        match (self.is_empty(), other.is_empty()) {
-            (true, _) => return other,
-            (_, true) => return self,
-            (false, false) => {}
-        }
-        Self::new([self.0, other.0].concat())
-    }
-
-    /// The places that what is put in takes, if none of it is there yet.
-    pub fn places(&self) -> Places {
-        let put = self.0.iter().filter(|(_, entry)| entry.is_some());
-        put.fold(Places::default(), |sum, (prefix, _)| sum.plus(Places::of(*prefix)))
-    }
-
-    /// The prefixes, and what becomes of them.
-    pub fn changes(&self) -> &[(IpNet, Option<Entry>)] {
-        &self.0
-    }
-
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
+/// The order of a prefix's entries: what ends last comes first, and of two that end together that of the first origin.
+fn ends_last(a: &Entry, b: &Entry) -> Ordering {
+    Reverse(ends_late(a)).cmp(&Reverse(ends_late(b))).then_with(|| a.note.origin.cmp(&b.note.origin))
 }
 
 /// Places in the tables that entries take.
@@ -183,13 +170,19 @@ impl Lengths {
     }
 }
 
-/// One list of entries, at most one per prefix.
+/// Entries of a prefix besides the one that ends last.
+type Others = SmallVec<[Entry; 1]>;
+
+/// One list of entries, at most one per prefix and origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Book {
-    /// In the order of prefixes, what lies within a prefix follows it.
+    /// The entry of each prefix that ends last, which is all that matters to packets. In the order of prefixes, what lies
+    /// within a prefix follows it.
     entries: BTreeMap<IpNet, Entry>,
-    /// The entries that expire, soonest first.
-    expiries: BTreeSet<(SystemTime, IpNet)>,
+    /// The other entries of those prefixes that have several, in their order ([`ends_last`]); most have one of them.
+    others: BTreeMap<IpNet, Others>,
+    /// The prefixes of entries that expire, soonest first.
+    expiries: BTreeSet<(BootTime, IpNet)>,
     lengths: Lengths,
     places: Places,
 }
@@ -198,6 +191,7 @@ impl Default for Book {
     fn default() -> Self {
         Self {
             entries: BTreeMap::new(),
+            others: BTreeMap::new(),
             expiries: BTreeSet::new(),
             lengths: Lengths { ipv4: [0; 33], ipv6: [0; 129] },
             places: Places::default(),
@@ -206,86 +200,207 @@ impl Default for Book {
 }
 
 impl Book {
-    /// Makes the changes of an edit; returns the edit that undoes them. An entry with the same prefix is replaced as
-    /// a whole, expiry, reason and origin included: what the operator said last holds, be it longer or shorter.
+    /// Makes the changes of an edit; returns the edit that undoes them. An origin's entry of the same prefix is replaced
+    /// as a whole, expiry and reason included.
     pub fn swap(&mut self, edit: Edit) -> Edit {
         let Edit(mut changes) = edit;
         if self.entries.is_empty() {
             self.fill(&mut changes);
             return Edit(changes);
         }
-        for (prefix, entry) in &mut changes {
-            *entry = match entry.take() {
-                Some(entry) => self.insert(*prefix, entry),
-                None => self.remove(*prefix),
+        for (prefix, change) in &mut changes {
+            *change = match take_entry(change) {
+                Some(entry) => self.put(*prefix, entry),
+                None => self.take(*prefix, change.origin()),
             };
         }
         Edit(changes)
     }
 
-    /// Fills an empty book. A map that is built whole takes half the memory of one that is built bit by bit, and a
-    /// fraction of the time.
-    fn fill(&mut self, changes: &mut [(IpNet, Option<Entry>)]) {
-        let entries = changes.iter_mut().filter_map(|(prefix, entry)| Some((*prefix, entry.take()?)));
-        self.entries = entries.collect();
+    /// Fills an empty book, and leaves the changes that empty it. A map that is built whole takes half the memory of one
+    /// that is built bit by bit, and a fraction of the time.
+    fn fill(&mut self, changes: &mut [(IpNet, Change)]) {
+        let entries = changes.iter_mut().filter_map(|(prefix, change)| Some((*prefix, take_entry(change)?)));
+        let mut entries = entries.peekable();
+        let others = &mut self.others;
+        self.entries = iter::from_fn(|| {
+            let (prefix, mut entry) = entries.next()?;
+            while let Some((_, mut next)) = entries.next_if(|(next, _)| *next == prefix) {
+                put_in_order(&mut entry, &mut next);
+                others.entry(prefix).or_default().push(next);
+            }
+            if let Some(others) = others.get_mut(&prefix) {
+                others.sort_by(ends_last);
+            }
+            Some((prefix, entry))
+        })
+        .collect();
         for (prefix, entry) in &self.entries {
             *self.lengths.at(*prefix) += 1;
             self.places = self.places.plus(Places::of(*prefix));
             self.expiries.extend(entry.expires.map(|at| (at, *prefix)));
         }
+        for (prefix, entries) in &self.others {
+            self.expiries.extend(entries.iter().filter_map(|entry| entry.expires).map(|at| (at, *prefix)));
+        }
     }
 
-    fn insert(&mut self, prefix: IpNet, entry: Entry) -> Option<Entry> {
-        let ends = entry.expires;
-        let before = self.entries.insert(prefix, entry);
-        match &before {
-            Some(before) => self.forget_expiry(prefix, before.expires),
-            None => {
+    /// Puts an entry in; returns the change that undoes it.
+    fn put(&mut self, prefix: IpNet, entry: Entry) -> Change {
+        let origin = Arc::clone(&entry.note.origin);
+        self.expiries.extend(entry.expires.map(|at| (at, prefix)));
+        let first = match self.entries.entry(prefix) {
+            btree_map::Entry::Occupied(first) => first.into_mut(),
+            btree_map::Entry::Vacant(place) => {
+                place.insert(entry);
                 *self.lengths.at(prefix) += 1;
                 self.places = self.places.plus(Places::of(prefix));
+                return Change::Take(origin);
             }
+        };
+        let mut entry = entry;
+        let before = match self.others.entry(prefix) {
+            btree_map::Entry::Vacant(_) if first.note.origin == origin => Some(mem::replace(first, entry)),
+            btree_map::Entry::Vacant(others) => {
+                put_in_order(first, &mut entry);
+                others.insert(Others::from_iter([entry]));
+                None
+            }
+            btree_map::Entry::Occupied(others) => {
+                let others = others.into_mut();
+                let before = if first.note.origin == origin {
+                    Some(mem::replace(first, entry))
+                } else if let Some(there) = others.iter_mut().find(|there| there.note.origin == origin) {
+                    Some(mem::replace(there, entry))
+                } else {
+                    others.push(entry);
+                    None
+                };
+                others.sort_by(ends_last);
+                put_in_order(first, &mut others[0]);
+                others.sort_by(ends_last);
+                before
+            }
+        };
+        match before {
+            Some(before) => {
+                self.forget_expiry(prefix, before.expires);
+                Change::Put(before)
+            }
+            None => Change::Take(origin),
         }
-        self.expiries.extend(ends.map(|at| (at, prefix)));
-        before
     }
 
-    fn remove(&mut self, prefix: IpNet) -> Option<Entry> {
-        let before = self.entries.remove(&prefix)?;
-        *self.lengths.at(prefix) -= 1;
-        self.places = self.places.minus(Places::of(prefix));
+    /// Takes an origin's entry out; returns the change that undoes it.
+    fn take(&mut self, prefix: IpNet, origin: &Arc<Origin>) -> Change {
+        let nothing = Change::Take(Arc::clone(origin));
+        let btree_map::Entry::Occupied(mut first) = self.entries.entry(prefix) else { return nothing };
+        let before = match self.others.entry(prefix) {
+            btree_map::Entry::Occupied(mut others) => {
+                let before = if first.get().note.origin == *origin {
+                    first.insert(others.get_mut().remove(0))
+                } else {
+                    let at = others.get().iter().position(|there| there.note.origin == *origin);
+                    let Some(at) = at else { return nothing };
+                    others.get_mut().remove(at)
+                };
+                if others.get().is_empty() {
+                    others.remove();
+                }
+                before
+            }
+            btree_map::Entry::Vacant(_) if first.get().note.origin == *origin => {
+                *self.lengths.at(prefix) -= 1;
+                self.places = self.places.minus(Places::of(prefix));
+                first.remove()
+            }
+            btree_map::Entry::Vacant(_) => return nothing,
+        };
         self.forget_expiry(prefix, before.expires);
-        Some(before)
+        Change::Put(before)
     }
 
-    fn forget_expiry(&mut self, prefix: IpNet, expires: Option<SystemTime>) {
-        if let Some(at) = expires {
+    /// One of the entries of a prefix that ended then is gone.
+    fn forget_expiry(&mut self, prefix: IpNet, expires: Option<BootTime>) {
+        if let Some(at) = expires
+            && self.holders(prefix).all(|entry| entry.expires != expires)
+        {
             self.expiries.remove(&(at, prefix));
         }
     }
 
     /// The edit that takes out what no longer applies at `now`.
-    pub fn expired(&self, now: SystemTime) -> Edit {
-        Edit::take(self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, prefix)| *prefix))
+    pub fn expired(&self, now: BootTime) -> Edit {
+        let due = self.expiries.iter().take_while(|(at, _)| *at <= now);
+        let has_ended = |entry: &&Entry| entry.expires.is_some_and(|at| at <= now);
+        let take = |entry: &Entry| Change::Take(Arc::clone(&entry.note.origin));
+        Edit::new(
+            due.flat_map(|(_, prefix)| {
+                self.holders(*prefix).filter(has_ended).map(move |entry| (*prefix, take(entry)))
+            })
+            .collect(),
+        )
     }
 
-    /// The edit that takes out all that came from there.
-    pub fn leaving(&self, origin: &Origin) -> Edit {
-        let from_there = self.entries.iter().filter(|(_, entry)| entry.note.origin == *origin);
-        Edit::take(from_there.map(|(prefix, _)| *prefix))
+    /// The edit with which an origin has these prefixes (sorted, none twice) and no others. What it has already stays as it
+    /// is; what is new gets this entry.
+    pub fn exchange(&self, prefixes: &[IpNet], entry: &Entry) -> Edit {
+        let origin = &entry.note.origin;
+        let mut there = self.of(origin).peekable();
+        let mut changes = Vec::new();
+        let take = |prefix| (prefix, Change::Take(Arc::clone(origin)));
+        for prefix in prefixes {
+            while let Some(gone) = there.next_if(|there| there < prefix) {
+                changes.push(take(gone));
+            }
+            if there.next_if_eq(prefix).is_none() {
+                changes.push((*prefix, Change::Put(entry.clone())));
+            }
+        }
+        changes.extend(there.map(take));
+        Edit::new(changes)
     }
 
     /// When [`expired`](Self::expired) will next have something to say.
     #[cfg(test)]
-    pub fn next_expiry(&self) -> Option<SystemTime> {
+    pub fn next_expiry(&self) -> Option<BootTime> {
         self.expiries.first().map(|&(at, _)| at)
     }
 
-    /// The entry of exactly this prefix.
+    /// The entry of exactly this prefix that ends last.
     pub fn get(&self, prefix: IpNet) -> Option<&Entry> {
         self.entries.get(&prefix.trunc())
     }
 
-    /// All entries that cover a prefix, itself included, broadest first, whether expired or not.
+    /// All entries of exactly this prefix; the one that ends last is the first.
+    pub fn holders(&self, prefix: IpNet) -> impl Iterator<Item = &Entry> {
+        let prefix = prefix.trunc();
+        let others = if self.others.is_empty() { None } else { self.others.get(&prefix) };
+        self.entries.get(&prefix).into_iter().chain(others.into_iter().flatten())
+    }
+
+    /// An origin's entry of exactly this prefix.
+    pub fn held_by(&self, prefix: IpNet, origin: &Origin) -> Option<&Entry> {
+        self.holders(prefix).find(|entry| *entry.note.origin == *origin)
+    }
+
+    /// The prefixes of an origin's entries, in their order.
+    pub fn of<'a>(&'a self, origin: &'a Origin) -> impl Iterator<Item = IpNet> + 'a {
+        self.all().filter(|(_, entry)| *entry.note.origin == *origin).map(|(prefix, _)| prefix)
+    }
+
+    /// The entries of all origins, in the order of prefixes; of each prefix the one that ends last is the first.
+    pub fn all(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
+        let mut others = self.others.iter().peekable();
+        self.entries.iter().flat_map(move |(prefix, first)| {
+            let others = others.next_if(|(other, _)| *other == prefix);
+            let others = others.into_iter().flat_map(|(_, others)| others);
+            iter::once(first).chain(others).map(|entry| (*prefix, entry))
+        })
+    }
+
+    /// The prefixes that cover one, itself included, broadest first, each with the entry that ends last, whether expired
+    /// or not.
     pub fn cover(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
         let longest = usize::from(prefix.prefix_len());
         let lengths = self.lengths.of(&prefix)[..=longest].iter().zip(0u8..);
@@ -295,7 +410,7 @@ impl Book {
         })
     }
 
-    /// All entries within a prefix, itself included, by address, broader before narrower.
+    /// The prefixes within one, itself included, by address, broader before narrower, each with the entry that ends last.
     pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
         let last = IpNet::from(prefix.broadcast());
         self.entries.range(prefix.trunc()..=last).map(|(prefix, entry)| (*prefix, entry))
@@ -306,22 +421,22 @@ impl Book {
         Walk::new(self)
     }
 
-    /// All entries: IPv4 before IPv6, then by address, broader before narrower.
+    /// All prefixes: IPv4 before IPv6, then by address, broader before narrower. Each with the entry that ends last.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
         self.entries.iter().map(|(prefix, entry)| (*prefix, entry))
     }
 
-    /// The number of IPv4 entries.
+    /// The number of IPv4 prefixes.
     pub fn len_ipv4(&self) -> usize {
         self.lengths.ipv4.iter().sum()
     }
 
-    /// The number of IPv6 entries.
+    /// The number of IPv6 prefixes.
     pub fn len_ipv6(&self) -> usize {
         self.lengths.ipv6.iter().sum()
     }
 
-    /// The places that the entries take.
+    /// The places that they take.
     pub fn places(&self) -> Places {
         self.places
     }
@@ -329,13 +444,38 @@ impl Book {
     /// The places that they will take after an edit.
     pub fn places_after(&self, edit: &Edit) -> Places {
         let (mut more, mut less) = (self.places, Places::default());
-        for (prefix, entry) in edit.changes() {
-            match (self.entries.contains_key(prefix), entry) {
-                (false, Some(_)) => more = more.plus(Places::of(*prefix)),
-                (true, None) => less = less.plus(Places::of(*prefix)),
-                (true, Some(_)) | (false, None) => {}
-            }
+        for (prefix, stays) in self.coming_and_going(edit) {
+            let sum = if stays { &mut more } else { &mut less };
+            *sum = sum.plus(Places::of(prefix));
         }
         more.minus(less)
+    }
+
+    /// How many prefixes there will be after an edit.
+    pub fn len_after(&self, edit: &Edit) -> usize {
+        let (coming, going): (Vec<_>, Vec<_>) =
+            self.coming_and_going(edit).map(|(_, stays)| stays).partition(|stays| *stays);
+        self.entries.len() + coming.len() - going.len()
+    }
+
+    /// The prefixes that an edit would put on the list or take off it, and which of the two.
+    fn coming_and_going(&self, edit: &Edit) -> impl Iterator<Item = (IpNet, bool)> {
+        edit.by_prefix().filter_map(|(prefix, changes)| {
+            let is_taken = |entry: &Entry| {
+                changes.iter().any(|(_, c)| c.put().is_none() && *c.origin() == entry.note.origin)
+            };
+            let is_put = changes.iter().any(|(_, change)| change.put().is_some());
+            let stays = is_put || self.holders(prefix).any(|entry| !is_taken(entry));
+            (stays != self.entries.contains_key(&prefix)).then_some((prefix, stays))
+        })
+    }
+}
+
+/// The entry that a change puts in; what is left takes out what came from there.
+fn take_entry(change: &mut Change) -> Option<Entry> {
+    let origin = Arc::clone(change.origin());
+    match mem::replace(change, Change::Take(origin)) {
+        Change::Put(entry) => Some(entry),
+        Change::Take(_) => None,
     }
 }

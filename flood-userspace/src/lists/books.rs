@@ -1,10 +1,12 @@
 //! The lists, with the tables that follow them.
 
+use std::fmt;
+
 use flood_common::abi::PROVEN_PREFIXES;
 use thiserror::Error;
 
 use super::{
-    Book, Edit, ListKind, Places,
+    Book, Edit, ListKind, Origin, Places,
     tables::{Memory, Moment, NoPlace, Tables},
 };
 
@@ -40,12 +42,24 @@ impl Books {
     }
 }
 
+/// Places are kept by the sixteenth.
+const PARTS: u64 = 16;
+
+/// Of how many sixteenths of all places an edit may take: of all if it is typed, here or in the configuration. A sixteenth
+/// is kept from files, imports and feeds, so that they cannot stop an operator, and another from those of the block list, so
+/// that they cannot stop the allow list.
+fn parts(kind: ListKind, edit: &Edit) -> u64 {
+    let mut puts = edit.changes().iter().filter_map(|(_, change)| change.put());
+    let is_typed = puts.all(|entry| matches!(*entry.note.origin, Origin::Operator | Origin::Config));
+    match (is_typed, kind) {
+        (true, _) => PARTS,
+        (false, ListKind::Allow | ListKind::AllowProven) => PARTS - 1,
+        (false, ListKind::Block) => PARTS - 2,
+    }
+}
+
 /// More than fits into the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "the lists have no room for this: {what} would take {needed} places, and {room} are free of {capacity}; nothing is \
-     changed. Raise `{key}`, or join entries to shorter prefixes"
-)]
 pub struct Full {
     /// What takes places.
     pub what: &'static str,
@@ -53,10 +67,26 @@ pub struct Full {
     pub key: &'static str,
     /// Places that are wanted in addition.
     pub needed: u64,
-    /// Places that are free.
+    /// Places that are free for this.
     pub room: u64,
     /// Places that there are.
     pub capacity: u64,
+    /// Those of them that are kept for what is typed, and for the allow list.
+    pub kept: u64,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, key, needed, room, capacity, kept } = self;
+        write!(
+            f,
+            "the lists have no room for this: {what} would take {needed} places, and {room} are free of {capacity}"
+        )?;
+        if *kept > 0 {
+            write!(f, ", of which {kept} are kept for what is typed and for the allow list")?;
+        }
+        write!(f, "; nothing is changed. Raise `{key}`, or join entries to shorter prefixes")
+    }
 }
 
 /// Why a list stays as it was.
@@ -67,21 +97,63 @@ pub enum EditError {
     Full(#[from] Full),
     /// There are too many of another kind of entry.
     #[error(
-        "the list allow-proven has room for {PROVEN_PREFIXES} prefixes, and this would make {0}; nothing is changed. Join entries \
-         to shorter prefixes"
+        "the list allow-proven has room for {most} prefixes, and this would make {prefixes}; nothing is changed. Join \
+         entries to shorter prefixes"
     )]
-    TooMany(usize),
+    TooMany {
+        /// How many prefixes this would make.
+        prefixes: usize,
+        /// How many it may.
+        most: u64,
+    },
     /// No place has been found.
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
 }
 
-impl EditError {
-    /// Whether a list would have so many entries that it does not take them.
-    pub fn of_many(kind: ListKind, entries: usize) -> Option<Self> {
-        (kind == ListKind::AllowProven && entries > PROVEN_PREFIXES as usize)
-            .then_some(Self::TooMany(entries))
+/// Whether all this has room in lists that are empty, made with so many places.
+pub fn check_room(edits: &[(ListKind, &Edit)], capacity: Places) -> Result<(), EditError> {
+    let mut taken = Places::default();
+    for (kind, edit) in edits {
+        if *kind == ListKind::AllowProven {
+            check_proven(edit, edit.prefixes().count())?;
+        } else {
+            let after = taken.plus(edit.places());
+            check_places(*kind, edit, [taken, after], taken, capacity)?;
+            taken = after;
+        }
     }
+    Ok(())
+}
+
+/// Whether there is room for a list that takes so many places `[before, after]` an edit, where both lists take so many.
+fn check_places(
+    kind: ListKind,
+    edit: &Edit,
+    [before, after]: [Places; 2],
+    taken: Places,
+    capacity: Places,
+) -> Result<(), Full> {
+    let parts = parts(kind, edit);
+    let ipv4 = (before.ipv4, after.ipv4, taken.ipv4, capacity.ipv4);
+    let ipv6 = (before.ipv6, after.ipv6, taken.ipv6, capacity.ipv6);
+    for (what, key, (before, after, taken, capacity)) in [
+        ("IPv4 addresses in prefixes longer than /24", "lists.ipv4", ipv4),
+        ("IPv6 prefixes", "lists.ipv6", ipv6),
+    ] {
+        let kept = capacity - capacity * parts / PARTS;
+        let room = (capacity - kept).saturating_sub(taken);
+        if after > before && after - before > room {
+            return Err(Full { what, key, needed: after - before, room, capacity, kept });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the list allow-proven may have so many prefixes after an edit.
+fn check_proven(edit: &Edit, prefixes: usize) -> Result<(), EditError> {
+    let most = u64::from(PROVEN_PREFIXES) * parts(ListKind::AllowProven, edit) / PARTS;
+    if prefixes as u64 > most { Err(EditError::TooMany { prefixes, most }) } else { Ok(()) }
 }
 
 /// All books, and the tables that say what they say; but for allow-proven, which has none here ([`proven`](super::proven)).
@@ -129,34 +201,61 @@ impl<M: Memory> Lists<M> {
 
     fn edit_proven(&mut self, edit: Edit) -> Result<Edit, EditError> {
         let book = self.books.book_mut(ListKind::AllowProven);
-        let undo = book.swap(edit);
-        let entries = book.len_ipv4() + book.len_ipv6();
-        if let Some(error) = EditError::of_many(ListKind::AllowProven, entries) {
-            book.swap(undo);
-            return Err(error);
+        let before = book.len_ipv4() + book.len_ipv6();
+        let after = book.len_after(&edit);
+        if after > before {
+            check_proven(&edit, after)?;
         }
-        Ok(undo)
+        Ok(book.swap(edit))
     }
 
     fn check_room(&self, kind: ListKind, edit: &Edit) -> Result<(), Full> {
         let (taken, capacity) = (self.books.places(), self.tables.layout().capacity());
-        let most = taken.plus(edit.places());
-        if most.ipv4 <= capacity.ipv4 && most.ipv6 <= capacity.ipv6 {
-            return Ok(());
-        }
+        let book = self.book(kind);
+        let before = book.places();
         // Some of it may be there, or other entries may make room for it.
-        let (before, after) = (self.book(kind).places(), self.book(kind).places_after(edit));
-        let ipv4 = (before.ipv4, after.ipv4, taken.ipv4, capacity.ipv4);
-        let ipv6 = (before.ipv6, after.ipv6, taken.ipv6, capacity.ipv6);
-        for (what, key, (before, after, taken, capacity)) in [
-            ("IPv4 addresses in prefixes longer than /24", "lists.ipv4", ipv4),
-            ("IPv6 prefixes", "lists.ipv6", ipv6),
-        ] {
-            let room = capacity.saturating_sub(taken);
-            if after > before && after - before > room {
-                return Err(Full { what, key, needed: after - before, room, capacity });
-            }
+        check_places(kind, edit, [before, before.plus(edit.places())], taken, capacity)
+            .or_else(|_| check_places(kind, edit, [before, book.places_after(edit)], taken, capacity))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::boot_time::BootTime;
+
+    use super::*;
+    use crate::lists::{Entry, Note};
+
+    /// Adds `count` addresses of an origin, where `taken` are taken of 1,600.
+    fn room(kind: ListKind, origin: Origin, taken: u64, count: u32) -> Result<(), Full> {
+        let note = Note { origin: Arc::new(origin), reason: None, added: BootTime::START, added_by: None };
+        let entry = Entry { expires: None, note: Arc::new(note) };
+        let prefix = |number: u32| std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+        let edit = Edit::put(
+            (0..count).map(|number| (std::net::IpAddr::from(prefix(number)).into(), entry.clone())),
+        );
+        let taken = Places { ipv4: taken, ipv6: 0 };
+        let capacity = Places { ipv4: 1_600, ipv6: 1_600 };
+        check_places(kind, &edit, [taken, taken.plus(edit.places())], taken, capacity)
+    }
+
+    #[test]
+    fn full_feeds_leave_room_for_the_operator_and_for_the_allow_list() {
+        let feed = || Origin::Feed("drop".parse().unwrap());
+        assert_eq!(room(ListKind::Block, feed(), 0, 1_400), Ok(()));
+        let full = room(ListKind::Block, feed(), 0, 1_401).unwrap_err();
+        assert_eq!((full.needed, full.room, full.capacity, full.kept), (1_401, 1_400, 1_600, 200));
+        assert!(full.to_string().contains("of which 200 are kept for what is typed"), "{full}");
+        for other in [Origin::File("list".into()), Origin::Import("list".into())] {
+            assert!(room(ListKind::Block, other.clone(), 1_400, 1).is_err());
+            assert_eq!(room(ListKind::Allow, other, 1_400, 100), Ok(()));
         }
-        Ok(())
+        assert!(room(ListKind::Allow, feed(), 1_500, 1).is_err());
+        for typed in [Origin::Operator, Origin::Config] {
+            assert_eq!(room(ListKind::Block, typed.clone(), 1_500, 100), Ok(()));
+            assert!(room(ListKind::Allow, typed, 1_600, 1).is_err());
+        }
     }
 }

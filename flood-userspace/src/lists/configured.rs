@@ -1,107 +1,166 @@
 //! What a configuration fills a list with: its own entries, and the files that it names.
+//!
+//! Whoever wants to know whether a configuration can be used asks [`configured`], be it to run it or to check it: it reads
+//! all files, believes them or not, and counts the places that they take.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
+use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::config::ListInput;
-
-use super::{
-    book::{Book, Edit, Entry, Note, Origin},
-    import,
+use crate::{
+    boot_time::BootTime,
+    config::{Config, ListInput},
+    printable::Printable,
 };
 
-/// A list file that cannot be read.
+use super::{
+    Book, Change, Edit, EditError, Entry, Guard, ListKind, Origin, Places, check_room,
+    doubt::{Doubt, check_coverage},
+    guard::Kept,
+    import::{self, Format, Import, LoadError},
+    tables::Layout,
+};
+
+/// Lists of a configuration that cannot be used.
 #[derive(Debug, Error)]
-#[error("the list {path}: {source}", path = path.display())]
-pub struct ListFileError {
-    path: PathBuf,
-    source: import::LoadError,
+pub enum ListError {
+    /// A file cannot be read.
+    #[error("the list {path}: {source}", path = Printable(path.display()))]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: LoadError,
+    },
+    /// A list covers too much.
+    #[error(
+        "the {list} list of the configuration, files included, is not believed: {doubt}; if that is right, say `{key}` in \
+         its section",
+        list = kind.label(),
+        key = doubt.key()
+    )]
+    Doubt {
+        /// Which list.
+        kind: ListKind,
+        /// Why.
+        doubt: Doubt,
+    },
+    /// There is no room.
+    #[error(transparent)]
+    Room(#[from] EditError),
 }
+
+/// How many prefixes an answer, a warning or the log names.
+pub const NAMED: usize = 10;
 
 /// The entries of a list, and what was wrong with lines of its files.
 #[derive(Debug, Default)]
 pub struct Configured {
-    /// The entries: where a file and the configuration itself name the same prefix, the configuration's own.
+    /// The entries.
     pub edit: Edit,
     /// For people: bad lines, with file and line.
     pub problems: Vec<String>,
     /// How each file is written.
-    pub formats: Vec<(PathBuf, import::Format)>,
+    pub formats: Vec<(PathBuf, Format)>,
+    /// Of each origin that is guarded, what is withheld.
+    pub kept: Vec<Kept>,
 }
 
-/// Reads what the configuration says about a list. Bad lines of files are reported and left out.
-pub fn configured(input: &ListInput) -> Result<Configured, ListFileError> {
-    let mut edit = Edit::default();
+impl Configured {
+    /// What is not in force as it is written, for people.
+    pub fn left_out(&self) -> impl Iterator<Item = String> {
+        let withheld = |kept: &Kept| {
+            let origin = kept.entry.note.origin.to_string();
+            let named = kept.withheld.iter().take(NAMED).map(|held| format!("{origin}: {held}"));
+            let more = kept.withheld.len().saturating_sub(NAMED);
+            let more =
+                (more > 0).then(|| format!("{origin}: {more} more are not in force as they are written"));
+            named.chain(more).collect::<Vec<_>>()
+        };
+        self.problems.iter().cloned().chain(self.kept.iter().flat_map(withheld))
+    }
+}
+
+/// Reads what a configuration says about all lists. Bad lines of files are reported and left out, and so is what the guard
+/// withholds.
+pub fn configured(config: &Config, guard: &Guard) -> Result<Vec<(ListKind, Configured)>, ListError> {
+    let lists = ListKind::ALL.map(|kind| Ok((kind, read(kind, config.list(kind), guard)?)));
+    let lists = lists.into_iter().collect::<Result<Vec<_>, ListError>>()?;
+    let edits: Vec<_> = lists.iter().map(|(kind, list)| (*kind, &list.edit)).collect();
+    let places = Places { ipv4: config.lists.ipv4.into(), ipv6: config.lists.ipv6.into() };
+    check_room(&edits, Layout::with_room(Default::default(), places).capacity())?;
+    Ok(lists)
+}
+
+fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, ListError> {
+    let mut list = Configured::default();
+    let is_guarded = kind == ListKind::Block && !input.may_cover_host;
+    let mut add = |origin: Origin, mut prefixes: Vec<IpNet>| {
+        let entry = Entry::of(&Arc::new(origin), BootTime::now());
+        if is_guarded {
+            let withheld = guard.sift(&mut prefixes);
+            list.kept.push(Kept { withheld, entry: entry.clone() });
+        }
+        list.edit = std::mem::take(&mut list.edit).then(Edit::put_alike(prefixes, &entry));
+    };
     let (mut problems, mut formats) = (Vec::new(), Vec::new());
     for path in &input.files {
-        let imported = import::load(path).map_err(|source| ListFileError { path: path.clone(), source })?;
+        let imported = import::load(path).map_err(|source| ListError::File { path: path.clone(), source })?;
         problems.extend(self::problems(path, &imported));
         formats.push((path.clone(), imported.format));
-        let entry = entry(Origin::File(path.display().to_string()));
-        edit = edit.then(Edit::put_alike(imported.prefixes, &entry));
+        add(Origin::File(path.display().to_string()), imported.prefixes);
     }
-    edit = edit.then(Edit::put_alike(input.entries.clone(), &entry(Origin::Config)));
-    Ok(Configured { edit, problems, formats })
+    add(Origin::Config, input.entries.clone());
+    (list.problems, list.formats) = (problems, formats);
+    check_coverage(list.edit.prefixes(), input.max_coverage)
+        .map_err(|doubt| ListError::Doubt { kind, doubt })?;
+    Ok(list)
 }
 
-/// The edit that exchanges, in a book, what an earlier configuration with these files has put there for what one says
-/// now. What was added at run time stays, and what has not changed is left alone.
-pub fn reloaded(book: &Book, files_before: &[PathBuf], now: &Edit) -> Edit {
-    let files: Vec<String> = files_before.iter().map(|path| path.display().to_string()).collect();
-    let is_configured = |origin: &Origin| match origin {
-        Origin::Config => true,
-        Origin::File(name) => files.contains(name),
-        Origin::Operator | Origin::Feed(_) => false,
-    };
-    let stays = |prefix| now.changes().binary_search_by_key(&prefix, |(there, _)| *there).is_ok();
-    let gone = book.iter().filter(|(prefix, entry)| is_configured(&entry.note.origin) && !stays(*prefix));
-    let gone = gone.map(|(prefix, _)| (prefix, None));
-    let new = now.changes().iter().filter(|(prefix, entry)| match (book.get(*prefix), entry) {
-        (Some(there), Some(entry)) => {
-            let origin = &there.note.origin;
-            *origin != entry.note.origin && (is_configured(origin) || matches!(origin, Origin::Feed(_)))
-        }
-        _ => true,
-    });
+/// The edit that exchanges, in a book, what the configuration has put there for what it says now. What has not changed is
+/// left alone.
+pub fn reloaded(book: &Book, now: &Edit) -> Edit {
+    let is_configured = |entry: &Entry| entry.note.origin.is_configured();
+    let there = book.all().filter(|(_, entry)| is_configured(entry));
+    let gone = there.filter(|(prefix, entry)| now.of(*prefix, &entry.note.origin).is_none());
+    let gone = gone.map(|(prefix, entry)| (prefix, Change::Take(Arc::clone(&entry.note.origin))));
+    let new =
+        now.changes().iter().filter(|(prefix, change)| book.held_by(*prefix, change.origin()).is_none());
     Edit::new(gone.chain(new.cloned()).collect())
 }
 
 /// The bad lines of a file, for people.
-pub fn problems(path: &Path, imported: &import::Import) -> Vec<String> {
+pub fn problems(path: &Path, imported: &Import) -> Vec<String> {
     let mut problems: Vec<String> =
-        imported.bad.iter().map(|line| format!("{}: {line}", path.display())).collect();
+        imported.bad.iter().map(|line| format!("{}: {line}", Printable(path.display()))).collect();
     let more = imported.bad_lines - imported.bad.len() as u64;
     if more > 0 {
-        problems.push(format!("{}: {more} more bad lines", path.display()));
+        problems.push(format!("{}: {more} more bad lines", Printable(path.display())));
     }
     problems
-}
-
-fn entry(origin: Origin) -> Entry {
-    let note = Note { origin, reason: None, added: SystemTime::now(), added_by: None };
-    Entry { expires: None, note: Arc::new(note) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{Lifeline, Purpose};
 
     fn edit(entries: &[(&str, Origin)]) -> Edit {
-        Edit::put(entries.iter().map(|(prefix, origin)| (prefix.parse().unwrap(), entry(origin.clone()))))
+        let entry = |origin: &Origin| Entry::of(&Arc::new(origin.clone()), BootTime::START);
+        Edit::put(entries.iter().map(|(prefix, origin)| (prefix.parse().unwrap(), entry(origin))))
     }
 
     fn shown(book: &Book) -> Vec<String> {
-        book.iter().map(|(prefix, entry)| format!("{prefix} {:?}", entry.note.origin)).collect()
+        book.all().map(|(prefix, entry)| format!("{prefix} {}", entry.note.origin)).collect()
     }
 
     #[test]
     fn a_reload_changes_what_the_configuration_says_and_nothing_else() {
-        let (ours, theirs) = (Origin::File("/a/ours".into()), Origin::File("/a/theirs".into()));
+        let (ours, theirs) = (Origin::File("/a/ours".into()), Origin::Import("/a/theirs".into()));
         let feed = Origin::Feed("drop".parse().unwrap());
         let mut book = Book::default();
         book.swap(edit(&[
@@ -113,7 +172,8 @@ mod tests {
             ("10.0.0.6/32", Origin::Operator),
             ("10.0.0.7/32", feed.clone()),
         ]));
-        let before = book.get("10.0.0.1/32".parse().unwrap()).unwrap().clone();
+        let prefix: IpNet = "10.0.0.1/32".parse().unwrap();
+        let before = book.get(prefix).unwrap().clone();
         let now = edit(&[
             ("10.0.0.1/32", Origin::Config),
             ("10.0.0.4/32", Origin::Config),
@@ -121,40 +181,87 @@ mod tests {
             ("10.0.0.7/32", Origin::Config),
             ("10.0.0.8/32", ours.clone()),
         ]);
-        let change = reloaded(&book, &["/a/ours".into()], &now);
-        let changed: Vec<String> = change.changes().iter().map(|(prefix, _)| prefix.to_string()).collect();
-        assert_eq!(changed, ["10.0.0.2/32", "10.0.0.3/32", "10.0.0.4/32", "10.0.0.7/32", "10.0.0.8/32"]);
-        book.swap(change);
+        book.swap(reloaded(&book, &now));
         let expected = [
-            ("10.0.0.1/32", Origin::Config),
-            ("10.0.0.4/32", Origin::Config),
-            ("10.0.0.5/32", theirs),
-            ("10.0.0.6/32", Origin::Operator),
-            ("10.0.0.7/32", Origin::Config),
-            ("10.0.0.8/32", ours),
+            "10.0.0.1/32 config",
+            "10.0.0.4/32 config",
+            "10.0.0.5/32 import /a/theirs",
+            "10.0.0.6/32 operator",
+            "10.0.0.6/32 config",
+            "10.0.0.7/32 config",
+            "10.0.0.7/32 feed drop",
+            "10.0.0.8/32 file /a/ours",
         ];
-        assert_eq!(shown(&book), expected.map(|(prefix, origin)| format!("{prefix} {origin:?}")));
-        assert!(Arc::ptr_eq(&before.note, &book.get("10.0.0.1/32".parse().unwrap()).unwrap().note));
-        assert_eq!(reloaded(&book, &["/a/ours".into()], &now), Edit::default());
+        assert_eq!(shown(&book), expected);
+        assert!(Arc::ptr_eq(&before.note, &book.get(prefix).unwrap().note));
+        assert_eq!(reloaded(&book, &now), Edit::default());
+    }
+
+    fn config(folder: &Path, files: &[(&str, &str)], text: &str) -> Config {
+        for (name, content) in files {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        Config::parse(text, &folder.join("floodgate.toml")).unwrap()
     }
 
     #[test]
-    fn where_a_file_and_the_configuration_name_the_same_the_configuration_counts() {
+    fn files_and_the_configuration_are_on_a_list_side_by_side() {
         let folder = tempfile::tempdir().unwrap();
-        let files: Vec<PathBuf> = ["one", "two"].map(|name| folder.path().join(name)).into();
-        std::fs::write(&files[0], "192.0.2.2\n192.0.2.1\n192.0.2.3\n").unwrap();
-        std::fs::write(&files[1], "192.0.2.3\nx\n").unwrap();
-        let input = ListInput { entries: vec!["192.0.2.1/32".parse().unwrap()], files, feeds: Vec::new() };
-        let Configured { edit, problems, .. } = configured(&input).unwrap();
+        let files = [("one", "192.0.2.2\n192.0.2.1\n"), ("two", "192.0.2.2\nx\n")];
+        let text = "[block]\nentries = [\"192.0.2.1\"]\nfiles = [\"one\", \"two\"]\n";
+        let lists = configured(&config(folder.path(), &files, text), &Guard::default()).unwrap();
+        let (_, block) = lists.into_iter().find(|(kind, _)| *kind == ListKind::Block).unwrap();
+        assert!(block.problems[0].contains("two: line 2: "), "{:?}", block.problems);
         let mut book = Book::default();
-        book.swap(edit);
-        let name = |number: usize| format!("{:?}", Origin::File(input.files[number].display().to_string()));
+        book.swap(block.edit);
+        let name = |name: &str| format!("file {}", folder.path().join(name).display());
         let expected = [
-            format!("192.0.2.1/32 {:?}", Origin::Config),
-            format!("192.0.2.2/32 {}", name(0)),
-            format!("192.0.2.3/32 {}", name(1)),
+            "192.0.2.1/32 config".to_owned(),
+            format!("192.0.2.1/32 {}", name("one")),
+            format!("192.0.2.2/32 {}", name("one")),
+            format!("192.0.2.2/32 {}", name("two")),
         ];
         assert_eq!(shown(&book), expected);
-        assert!(problems[0].contains("two: line 2: "), "{problems:?}");
+    }
+
+    /// What is left out of the block list, or why the configuration cannot be used.
+    fn outcome(text: &str) -> Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let many: String = (0..3_000).map(|n| format!("10.{}.{}.0/25\n", n / 256, n % 256)).collect();
+        let files = [("lan", "192.0.2.0/24\n198.51.100.0/24\n"), ("all", "0.0.0.0/1\n"), ("many", &many)];
+        let guard = Guard::new(vec![Lifeline::new("192.0.2.1/32".parse().unwrap(), Purpose::Address)]);
+        let config = config(folder.path(), &files, text);
+        let lists = configured(&config, &guard).map_err(|error| error.to_string())?;
+        Ok(lists.iter().flat_map(|(_, list)| list.left_out()).collect())
+    }
+
+    #[test]
+    fn a_configuration_is_guarded_believed_and_counted_before_it_is_used() {
+        let fine: Result<Vec<String>, String> = Ok(Vec::new());
+        let left_out = outcome("[block]\nfiles = [\"lan\"]\n").unwrap();
+        assert!(
+            left_out[0]
+                .ends_with("lan: 192.0.2.0/24 is in force but for 192.0.2.1/32, this host's own address"),
+            "{left_out:?}"
+        );
+        let left_out = outcome("[block]\nentries = [\"192.0.2.1\"]\n").unwrap();
+        assert_eq!(
+            left_out,
+            ["config: 192.0.2.1/32 is left out because of 192.0.2.1/32, this host's own address"]
+        );
+        assert_eq!(outcome("[block]\nfiles = [\"lan\"]\nmay_cover_host = true\n"), fine);
+        assert_eq!(outcome("[allow]\nfiles = [\"lan\"]\n"), fine);
+        for list in ["block", "allow", "allow_proven"] {
+            for what in ["files = [\"all\"]", "entries = [\"0.0.0.0/0\"]", "entries = [\"2000::/3\"]"] {
+                let error = outcome(&format!("[{list}]\n{what}\n")).unwrap_err();
+                assert!(error.contains("max_coverage"), "{list} {what}: {error}");
+                let meant = format!("[{list}]\n{what}\nmax_coverage = \"100%\"\n");
+                assert!(outcome(&meant).is_ok(), "{meant}");
+            }
+        }
+        // 384,000 addresses, and room for 393,216, of which an eighth is kept.
+        let error = outcome("[lists]\nipv4 = 1\n[block]\nfiles = [\"many\"]\n").unwrap_err();
+        assert!(error.contains("384000 places, and 344064 are free of 393216"), "{error}");
+        assert_eq!(outcome("[lists]\nipv4 = 400000\n[block]\nfiles = [\"many\"]\n"), fine);
     }
 }

@@ -1,27 +1,39 @@
-//! What is refused unless the operator says `--force`: entries that are most likely a slip of the finger, and
-//! one that would cut off the very session it is typed in.
+//! What must not be blocked by mistake: the addresses without which this host, or who runs it, is cut off.
 //!
-//! The guard is for what people type. It knows nothing of the lists: an allow entry may well make a refused
-//! block harmless, and then `--force` is the right answer.
+//! One [`Guard`] stands at every way into the block list. What is typed is refused whole, with the reason, unless the
+//! operator says `--force`. A file, a feed or an import has many lines that nobody has typed: what they say about a lifeline
+//! is left out, as little as possible ([`Guard::sift`]), and the rest of them is in force.
+//!
+//! The guard knows nothing of the lists: an allow entry may well make a refused block harmless, and then `--force` is the
+//! right answer.
 
-use std::fs;
-use std::net::IpAddr;
+mod carve;
+
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// The broadest IPv4 prefix: /8 is the most that was ever given to one holder.
+use crate::host::{Lifeline, Purpose};
+
+use super::{Book, Change, Edit, Entry, Origin};
+
+/// The broadest IPv4 prefix that is taken without question: /8 is the most that was ever given to one holder.
 const BROADEST_IPV4: u8 = 8;
 
 /// The broadest IPv6 prefix: regional registries hold /12 to /23, their members longer ones; broader is a
 /// typing error.
 const BROADEST_IPV6: u8 = 16;
 
-/// How far up [`login_address`] looks. A shell below tmux below sudo below sshd is ten deep.
-const MAX_ANCESTORS: usize = 32;
+/// The broadest IPv4 prefix of a list that nobody has typed. Lists of countries have joined prefixes up to /6, those of
+/// addresses that nobody has been given 224.0.0.0/3.
+pub const BROADEST_LISTED_IPV4: u8 = 3;
+
+/// The broadest IPv6 prefix of such a list: of addresses that nobody has been given, 4000::/3 and others.
+pub const BROADEST_LISTED_IPV6: u8 = 3;
 
 /// An entry that is not made without `--force`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// The prefix holds more addresses than anyone means.
     #[error(
@@ -44,91 +56,240 @@ pub enum Refusal {
         /// Where the operator is.
         address: IpAddr,
     },
+    /// The block would cut the host off.
+    #[error("{prefix} is refused because of {lifeline}: name a narrower prefix, or repeat with --force")]
+    CutsOffHost {
+        /// The entry.
+        prefix: IpNet,
+        /// What this host needs.
+        lifeline: Lifeline,
+    },
 }
 
-/// May this prefix go on the block list? `logged_in_from` is where the operator is, if known:
-/// [`login_address`].
-pub fn check_block(prefix: IpNet, logged_in_from: Option<IpAddr>) -> Result<(), Refusal> {
-    check_breadth(prefix)?;
-    match logged_in_from.map(|address| address.to_canonical()) {
-        Some(address) if prefix.contains(&address) => Err(Refusal::CutsOffLogin { prefix, address }),
-        _ => Ok(()),
+/// A prefix of a list that is not in force as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// As it is written.
+    pub prefix: IpNet,
+    /// What is left of it, and in force.
+    pub pieces: Vec<IpNet>,
+    /// Because of whom: the broadest of those that it would harm.
+    pub lifeline: Lifeline,
+    /// How many more there are that do not lie within each other.
+    pub more: usize,
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.pieces.is_empty() { "is left out because of" } else { "is in force but for" };
+        write!(f, "{} {how} {}", self.prefix, self.lifeline)?;
+        if self.more > 0 { write!(f, ", and {} more", self.more) } else { Ok(()) }
     }
 }
 
-/// May this prefix go on the allow list? What is there bypasses the filter, so breadth matters here too.
-pub fn check_allow(prefix: IpNet) -> Result<(), Refusal> {
-    check_breadth(prefix)
+/// Knows what must not be blocked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guard {
+    lifelines: Vec<Lifeline>,
+    /// Their addresses, IPv4 and IPv6: first and last, in their order, none of them overlapping.
+    ranges: [Vec<(u128, u128)>; 2],
 }
 
-fn check_breadth(prefix: IpNet) -> Result<(), Refusal> {
-    let broadest = match prefix {
-        IpNet::V4(_) => BROADEST_IPV4,
-        IpNet::V6(_) => BROADEST_IPV6,
-    };
+impl Guard {
+    /// What it guards.
+    pub fn lifelines(&self) -> &[Lifeline] {
+        &self.lifelines
+    }
+
+    /// Guards these.
+    pub fn new(lifelines: Vec<Lifeline>) -> Self {
+        let ranges = [4, 6].map(|version| carve::ranges(&lifelines, version));
+        Self { lifelines, ranges }
+    }
+
+    /// May this prefix that somebody has typed go on the block list? `logged_in_from` is where the operator is, if known.
+    pub fn check_block(&self, prefix: IpNet, logged_in_from: Option<IpAddr>) -> Result<(), Refusal> {
+        check_typed(prefix)?;
+        if let Some(address) = logged_in_from.map(|address| address.to_canonical())
+            && prefix.contains(&address)
+        {
+            return Err(Refusal::CutsOffLogin { prefix, address });
+        }
+        match self.harmed(prefix).next() {
+            Some(lifeline) => Err(Refusal::CutsOffHost { prefix, lifeline: lifeline.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a block of this prefix would harm.
+    fn harmed(&self, prefix: IpNet) -> impl Iterator<Item = &Lifeline> {
+        let lifelines = if carve::touches(&self.ranges, prefix) { self.lifelines.as_slice() } else { &[] };
+        lifelines.iter().filter(move |lifeline| {
+            // Of a network one host may be an attacker; all of them are not.
+            let is_harmed =
+                lifeline.purpose != Purpose::Network || prefix.prefix_len() < prefix.max_prefix_len();
+            is_harmed && (prefix.contains(&lifeline.prefix) || lifeline.prefix.contains(&prefix))
+        })
+    }
+
+    /// What is withheld of a prefix, if anything is.
+    pub fn withhold(&self, prefix: IpNet) -> Option<Withheld> {
+        let mut harmed: Vec<&Lifeline> = self.harmed(prefix).collect();
+        harmed.sort_by_key(|lifeline| lifeline.prefix.prefix_len());
+        let mut holes: Vec<IpNet> = Vec::new();
+        for Lifeline { prefix, .. } in &harmed {
+            if !holes.iter().any(|hole| hole.contains(prefix)) {
+                holes.push(*prefix);
+            }
+        }
+        let (lifeline, more) = ((*harmed.first()?).clone(), holes.len() - 1);
+        Some(Withheld { prefix, pieces: carve::without(prefix, &holes), lifeline, more })
+    }
+
+    /// Leaves in these prefixes what may be blocked, in no order; returns what is withheld.
+    pub fn sift(&self, prefixes: &mut Vec<IpNet>) -> Vec<Withheld> {
+        let mut withheld = Vec::new();
+        prefixes.retain(|prefix| {
+            let held = self.withhold(*prefix);
+            let stays = held.is_none();
+            withheld.extend(held);
+            stays
+        });
+        prefixes.extend(withheld.iter().flat_map(|held| &held.pieces));
+        withheld
+    }
+
+    /// The entries of these origins in a book that harm a lifeline.
+    pub fn harmful<'a>(
+        &'a self,
+        book: &'a Book,
+        is_guarded: impl Fn(&Origin) -> bool + 'a,
+    ) -> impl Iterator<Item = (IpNet, &'a Entry)> {
+        let around = self.lifelines.iter().flat_map(|lifeline| {
+            book.cover(lifeline.prefix).chain(book.within(lifeline.prefix)).map(|(prefix, _)| prefix)
+        });
+        let mut around: Vec<IpNet> = around.filter(|prefix| self.harmed(*prefix).next().is_some()).collect();
+        around.sort_unstable();
+        around.dedup();
+        around
+            .into_iter()
+            .flat_map(|prefix| book.holders(prefix).map(move |entry| (prefix, entry)))
+            .filter(move |(_, entry)| is_guarded(&entry.note.origin))
+    }
+}
+
+/// Is this prefix as short as nobody types on purpose?
+pub fn check_typed(prefix: IpNet) -> Result<(), Refusal> {
+    check_breadth(prefix, [BROADEST_IPV4, BROADEST_IPV6])
+}
+
+/// Is this prefix as short as nobody lists?
+pub fn check_listed(prefix: IpNet) -> Result<(), Refusal> {
+    check_breadth(prefix, [BROADEST_LISTED_IPV4, BROADEST_LISTED_IPV6])
+}
+
+fn check_breadth(prefix: IpNet, broadest: [u8; 2]) -> Result<(), Refusal> {
+    let broadest = broadest[usize::from(matches!(prefix, IpNet::V6(_)))];
     if prefix.prefix_len() < broadest { Err(Refusal::TooBroad { prefix, broadest }) } else { Ok(()) }
 }
 
-/// The address from which the operator is logged in over SSH, or `None` when that is not known.
-///
-/// sshd leaves it in the environment of the session, but `sudo` clears the environment, so that of the
-/// ancestors is read as well. The nearest one wins: below tmux or screen it is where the pane was opened
-/// from.
-pub fn login_address() -> Option<IpAddr> {
-    let mut pid = std::process::id();
-    for _ in 0..MAX_ANCESTORS {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        if let Some(address) = login_in(&environment) {
-            return Some(address);
+/// What is withheld of an origin's entries, with an entry to put them in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What.
+    pub withheld: Vec<Withheld>,
+    /// As all of them are.
+    pub entry: Entry,
+}
+
+impl Kept {
+    /// What another guard makes of an origin's entries: the changes of the book, and what is withheld then.
+    pub fn again(&self, guard: &Guard, book: &Book) -> (Vec<(IpNet, Change)>, Self) {
+        let origin = &self.entry.note.origin;
+        let mut changes = Vec::new();
+        let mut again = Self { withheld: Vec::new(), entry: self.entry.clone() };
+        for Withheld { prefix, pieces, .. } in &self.withheld {
+            changes.extend(pieces.iter().map(|piece| (*piece, Change::Take(Arc::clone(origin)))));
+            if guard.withhold(*prefix).is_none() {
+                changes.push((*prefix, Change::Put(self.entry.clone())));
+            }
+            again.withheld.extend(guard.withhold(*prefix));
         }
-        pid = parent_in(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
+        let is_piece = |prefix: &IpNet| self.withheld.iter().any(|held| held.pieces.contains(prefix));
+        let harmful = guard.harmful(book, |of| *of == **origin).map(|(prefix, _)| prefix);
+        for prefix in harmful.filter(|prefix| !is_piece(prefix)) {
+            changes.push((prefix, Change::Take(Arc::clone(origin))));
+            again.withheld.extend(guard.withhold(prefix));
+        }
+        // What was a piece of one may be in another's pieces, so they are put in last.
+        for piece in again.withheld.iter().flat_map(|held| &held.pieces) {
+            changes.push((*piece, Change::Put(self.entry.clone())));
+        }
+        (changes, again)
     }
-    None
-}
 
-/// The client's address in the environment of a process (`NAME=value`, each with a NUL behind it). sshd
-/// writes `SSH_CONNECTION=client port server port` and, for older programs, `SSH_CLIENT=client port port`
-/// (sshd(8)).
-fn login_in(environment: &[u8]) -> Option<IpAddr> {
-    ["SSH_CONNECTION=", "SSH_CLIENT="].iter().find_map(|name| {
-        let value =
-            environment.split(|&b| b == 0).find_map(|variable| variable.strip_prefix(name.as_bytes()))?;
-        let client = std::str::from_utf8(value).ok()?.split_ascii_whitespace().next()?;
-        // A link-local address comes with its interface: fe80::1%eth0.
-        let address: IpAddr = client.split('%').next()?.parse().ok()?;
-        Some(address.to_canonical())
-    })
-}
-
-/// The parent in the text of `/proc/PID/status`; `None` for process 1, whose parent is 0.
-fn parent_in(status: &str) -> Option<u32> {
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    parent.trim().parse().ok().filter(|&pid| pid != 0)
+    /// The edit that takes out all of what is withheld, where there is no room for what is left of it: that which was in force
+    /// `before` in pieces, and that which was whole.
+    pub fn give_up(&self, before: &Self) -> Edit {
+        let is_withheld = |held: &&Withheld| self.withheld.iter().any(|again| again.prefix == held.prefix);
+        let pieces = before.withheld.iter().filter(is_withheld).flat_map(|held| &held.pieces).copied();
+        let whole = self.withheld.iter().map(|held| held.prefix);
+        Edit::take_from(pieces.chain(whole), &self.entry.note.origin)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::boot_time::BootTime;
+
     use super::*;
 
     /// Where the operator of these tests sits (RFC 5737, TEST-NET-2).
     const OPERATOR: &str = "198.51.100.7";
 
+    fn prefixes(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn guard(lifelines: &[(&str, Purpose)]) -> Guard {
+        let lifeline = |(prefix, purpose): &(&str, Purpose)| Lifeline::new(prefix.parse().unwrap(), *purpose);
+        Guard::new(lifelines.iter().map(lifeline).collect())
+    }
+
+    fn usual() -> Guard {
+        guard(&[
+            ("192.0.2.1/32", Purpose::Address),
+            ("192.0.2.0/24", Purpose::Network),
+            ("192.0.2.254/32", Purpose::Gateway),
+            ("203.0.113.53/32", Purpose::Resolver),
+            ("fe80::/10", Purpose::LinkLocal),
+            ("2001:db8:1::/64", Purpose::Network),
+        ])
+    }
+
     #[test]
-    fn a_block_is_refused_when_too_broad_or_around_the_operator() {
+    fn a_typed_block_is_refused_when_too_broad_or_around_what_the_host_needs() {
         let cases = [
-            ("a network elsewhere", "203.0.113.0/24", None),
+            ("a network elsewhere", "198.18.0.0/24", None),
             ("everything", "0.0.0.0/0", Some("more than a /8")),
             ("half of a slip", "203.0.0.0/7", Some("more than a /8")),
             ("as broad as can be meant", "10.0.0.0/8", None),
             ("all of IPv6", "::/0", Some("more than a /16")),
             ("broad IPv6", "2001::/15", Some("more than a /16")),
-            ("as broad as can be meant", "2001::/16", None),
             ("the operator's network", "198.51.100.0/24", Some("you are logged in")),
             ("the operator", "198.51.100.7/32", Some("you are logged in")),
             ("the operator's neighbour", "198.51.100.8/32", None),
+            ("the host", "192.0.2.1/32", Some("this host's own address")),
+            ("its network", "192.0.0.0/16", Some("192.0.2.1/32")),
+            ("a half of its network without its addresses", "192.0.2.64/26", Some("192.0.2.0/24")),
+            ("a neighbour in its network", "192.0.2.77/32", None),
+            ("the gateway", "192.0.2.254/32", Some("a gateway")),
+            ("a network with the resolver", "203.0.113.0/24", Some("a resolver")),
+            ("a link-local neighbour", "fe80::7/128", Some("link-local")),
+            ("the site", "2001:db8::/32", Some("2001:db8:1::/64")),
         ];
         for (why, prefix, expected) in cases {
-            let result = check_block(prefix.parse().unwrap(), OPERATOR.parse().ok());
+            let result = usual().check_block(prefix.parse().unwrap(), OPERATOR.parse().ok());
             match (result, expected) {
                 (Ok(()), None) => {}
                 (Err(refusal), Some(expected)) => {
@@ -143,40 +304,107 @@ mod tests {
     #[test]
     fn an_operator_who_comes_over_a_dual_stack_socket_is_an_ipv4_address() {
         let mapped = "::ffff:198.51.100.7".parse().ok();
-        assert!(check_block("198.51.100.0/24".parse().unwrap(), mapped).is_err());
+        assert!(Guard::default().check_block("198.51.100.0/24".parse().unwrap(), mapped).is_err());
     }
 
     #[test]
-    fn an_unknown_login_refuses_nothing() {
-        assert_eq!(check_block("198.51.100.0/24".parse().unwrap(), None), Ok(()));
-    }
-
-    #[test]
-    fn allowing_the_operator_is_fine_and_allowing_everyone_is_not() {
-        assert_eq!(check_allow("198.51.100.7/32".parse().unwrap()), Ok(()));
-        assert!(check_allow("0.0.0.0/0".parse().unwrap()).is_err());
-    }
-
-    #[test]
-    fn the_login_is_found_in_an_environment() {
-        let cases: [(&str, &[u8], Option<&str>); 7] = [
-            ("sshd", b"A=b\0SSH_CONNECTION=198.51.100.7 50000 192.0.2.1 22\0", Some(OPERATOR)),
-            ("old", b"SSH_CLIENT=198.51.100.7 50000 22\0", Some(OPERATOR)),
-            ("mapped", b"SSH_CONNECTION=::ffff:198.51.100.7 1 ::1 22\0", Some(OPERATOR)),
-            ("link-local", b"SSH_CONNECTION=fe80::1%eth0 50000 fe80::2%eth0 22\0", Some("fe80::1")),
-            ("not over SSH", b"HOME=/root\0", None),
-            ("another variable", b"OLD_SSH_CONNECTION=198.51.100.7 1\0", None),
-            ("nonsense", b"SSH_CONNECTION=\xff\0SSH_CLIENT=\0", None),
+    fn what_nobody_has_typed_is_in_force_but_for_the_lifelines() {
+        let mut list =
+            prefixes(&["10.0.0.0/8", "192.0.2.77/32", "192.0.2.128/25", "203.0.113.48/29", "fe00::/8"]);
+        let withheld = usual().sift(&mut list);
+        list.sort_unstable();
+        let expected = [
+            "10.0.0.0/8",
+            "192.0.2.77/32",
+            "203.0.113.48/30",
+            "203.0.113.52/32",
+            "203.0.113.54/31",
+            "fe00::/9",
+            "fec0::/10",
         ];
-        for (why, environment, expected) in cases {
-            assert_eq!(login_in(environment), expected.and_then(|text| text.parse().ok()), "{why}");
-        }
+        assert_eq!(list, prefixes(&expected));
+        let shown: Vec<String> = withheld.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "192.0.2.128/25 is left out because of 192.0.2.0/24, a network of this host",
+                "203.0.113.48/29 is in force but for 203.0.113.53/32, a resolver",
+                "fe00::/8 is in force but for fe80::/10, link-local addresses",
+            ]
+        );
     }
 
     #[test]
-    fn the_first_process_has_no_parent() {
-        assert_eq!(parent_in("Name:\tbash\nPPid:\t42\n"), Some(42));
-        assert_eq!(parent_in("Name:\tinit\nPPid:\t0\n"), None);
-        assert_eq!(parent_in(""), None);
+    fn no_piece_has_an_address_of_a_lifeline_and_together_they_have_all_others() {
+        let holes = prefixes(&["10.1.2.0/24", "10.1.2.7/32", "10.200.0.1/32"]);
+        let pieces = carve::without("10.0.0.0/8".parse().unwrap(), &holes);
+        let count =
+            |prefixes: &[IpNet]| -> u64 { prefixes.iter().map(|p| 1_u64 << (32 - p.prefix_len())).sum() };
+        assert_eq!(count(&pieces), (1 << 24) - 256 - 1);
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| holes.iter().all(|hole| !hole.contains(piece) && !piece.contains(hole)))
+        );
+        assert_eq!(carve::without(holes[1], &holes), []);
+    }
+
+    /// What is in force of a file after guards that follow each other.
+    fn follow(guards: &[Guard], list: &[&str]) -> Vec<Vec<IpNet>> {
+        let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
+        let mut there = prefixes(list);
+        let mut kept = Kept { withheld: guards[0].sift(&mut there), entry: entry.clone() };
+        let mut book = Book::default();
+        book.swap(Edit::put_alike(there, &entry));
+        let shown = |book: &Book| book.iter().map(|(prefix, _)| prefix).collect::<Vec<_>>();
+        let mut all = vec![shown(&book)];
+        for guard in &guards[1..] {
+            let (changes, again) = kept.again(guard, &book);
+            book.swap(Edit::new(changes));
+            kept = again;
+            all.push(shown(&book));
+        }
+        all
+    }
+
+    #[test]
+    fn an_address_that_comes_later_is_kept_out_and_one_that_goes_is_let_in() {
+        let address = |text| (text, Purpose::Address);
+        let guards =
+            [guard(&[]), guard(&[address("192.0.2.1/32")]), guard(&[address("192.0.2.3/32")]), guard(&[])];
+        let states = follow(&guards, &["192.0.2.0/30", "198.51.100.0/24"]);
+        assert_eq!(states[0], prefixes(&["192.0.2.0/30", "198.51.100.0/24"]));
+        assert_eq!(states[1], prefixes(&["192.0.2.0/32", "192.0.2.2/31", "198.51.100.0/24"]));
+        assert_eq!(states[2], prefixes(&["192.0.2.0/31", "192.0.2.2/32", "198.51.100.0/24"]));
+        assert_eq!(states[3], states[0]);
+    }
+
+    #[test]
+    fn without_room_nothing_of_what_is_withheld_stays() {
+        let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
+        let [one, two] = [("192.0.2.1/32", Purpose::Address), ("192.0.2.201/32", Purpose::Address)];
+        let mut there = prefixes(&["192.0.2.0/24", "198.51.100.0/24"]);
+        let before = Kept { withheld: guard(&[one]).sift(&mut there), entry: entry.clone() };
+        let mut book = Book::default();
+        book.swap(Edit::put_alike(there, &entry));
+        let (_, again) = before.again(&guard(&[one, two]), &book);
+        book.swap(again.give_up(&before));
+        let left: Vec<_> = book.iter().map(|(prefix, _)| prefix).collect();
+        assert_eq!(left, prefixes(&["198.51.100.0/24"]));
+    }
+
+    #[test]
+    fn a_guard_leaves_alone_what_others_have_put_in() {
+        let (file, by_hand) = (Arc::new(Origin::File("list".into())), Arc::new(Origin::Operator));
+        let mut book = Book::default();
+        let entry = |origin| Entry::of(origin, BootTime::START);
+        let broad: IpNet = "192.0.2.0/24".parse().unwrap();
+        book.swap(Edit::put([(broad, entry(&file)), (broad, entry(&by_hand))]));
+        let kept = Kept { withheld: Vec::new(), entry: entry(&file) };
+        let (changes, _) = kept.again(&guard(&[("192.0.2.1/32", Purpose::Address)]), &book);
+        book.swap(Edit::new(changes));
+        let origins: Vec<_> = book.holders(broad).map(|entry| entry.note.origin.to_string()).collect();
+        assert_eq!(origins, ["operator"]);
+        assert_eq!(book.of(&file).count(), 8);
     }
 }

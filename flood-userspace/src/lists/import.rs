@@ -15,14 +15,12 @@ mod rows;
 mod sniff;
 mod text;
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::{fmt, io, net::SocketAddr, path::Path};
 
 use ipnet::IpNet;
 use thiserror::Error;
+
+use crate::file;
 
 use self::{
     sniff::Head,
@@ -34,7 +32,7 @@ use super::target::TargetError;
 const MAX_KEPT_BAD_LINES: usize = 100;
 
 /// The largest file that is read: a million lines have 20 MB, so this is room for ten million.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// How many prefixes a file may have: a range can become 250 of them.
 const MAX_PREFIXES: usize = 1 << 23;
@@ -277,14 +275,7 @@ pub enum LoadError {
 
 /// Reads the file at `path`. Bad lines are no error; a file that is larger than any list is.
 pub fn load(path: &Path) -> Result<Import, LoadError> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(
-            io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB: this is not a list").into()
-        );
-    }
-    Ok(parse(&bytes)?)
+    Ok(parse(&file::read(path, MAX_FILE_BYTES)?)?)
 }
 
 /// Reads the contents of a list file.

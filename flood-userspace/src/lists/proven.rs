@@ -10,8 +10,8 @@ use super::{Book, Edit, tables::Moment};
 /// Until when prefixes are on the list, on the filter's clock, nanoseconds; none for one that is no entry any more. The book is as
 /// it is after the edit that `undo` undoes.
 pub fn changes(book: &Book, undo: &Edit, moment: &Moment) -> BTreeMap<IpNet, Option<u64>> {
-    let changed = undo.changes().iter().map(|(prefix, _)| *prefix);
-    let concerned = changed
+    let concerned = undo
+        .prefixes()
         .flat_map(|prefix| book.within(prefix).map(|(within, _)| within).chain([prefix]).collect::<Vec<_>>());
     let until = |prefix: IpNet| {
         let is_entry = book.get(prefix).is_some();
@@ -23,23 +23,24 @@ pub fn changes(book: &Book, undo: &Edit, moment: &Moment) -> BTreeMap<IpNet, Opt
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, SystemTime},
-    };
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::lists::{Entry, Note, Origin};
+    use crate::{
+        boot_time::BootTime,
+        lists::{Entry, Note, Origin},
+    };
 
     const SECOND_NS: u64 = 1_000_000_000;
 
     #[test]
     fn each_prefix_has_the_end_of_the_last_entry_that_covers_it() {
-        let moment = Moment { wall: SystemTime::UNIX_EPOCH, filter_ns: 7 * SECOND_NS };
+        let moment = Moment { now: BootTime::START, filter_ns: 7 * SECOND_NS };
         let prefix = |text: &str| -> IpNet { text.parse().unwrap() };
         let put = |text: &str, seconds: Option<u64>| {
-            let note = Note { origin: Origin::Operator, reason: None, added: moment.wall, added_by: None };
-            let expires = seconds.map(|seconds| moment.wall + Duration::from_secs(seconds));
+            let note =
+                Note { origin: Origin::Operator.into(), reason: None, added: moment.now, added_by: None };
+            let expires = seconds.map(|seconds| moment.now + Duration::from_secs(seconds));
             Edit::put([(prefix(text), Entry { expires, note: Arc::new(note) })])
         };
         let mut book = Book::default();

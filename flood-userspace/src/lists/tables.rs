@@ -20,10 +20,7 @@ mod population;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flood_common::{
     lists::{
@@ -31,10 +28,12 @@ use flood_common::{
         ipv6::{MAX_BUCKET_BITS, PLACES},
     },
     meter::WAYS,
-    place::Seeds,
+    place::{self, Seeds},
 };
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
+
+use crate::boot_time::BootTime;
 
 use super::{Book, Books, Edit, EditError, ListKind, Places, book::Walk};
 use buckets::{Buckets, USABLE};
@@ -77,6 +76,16 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// One in which so much fits at least.
+    pub fn with_room(seeds: Seeds, places: Places) -> Self {
+        let node_buckets = Self::node_buckets(places.ipv6);
+        let mut layout = Self { seeds, bucket_bits: place::MIN_BUCKET_BITS, node_buckets };
+        while layout.capacity().ipv4 < places.ipv4 && layout.bucket_bits < place::MAX_BUCKET_BITS {
+            layout.bucket_bits += 1;
+        }
+        layout
+    }
+
     /// Buckets for so many IPv6 prefixes, of whatever lengths.
     pub fn node_buckets(prefixes: u64) -> u32 {
         let buckets = (prefixes * WORDS_PER_PREFIX).div_ceil(PLACES as u64);
@@ -101,27 +110,26 @@ impl Layout {
 /// Two clocks at one moment, for the ends of entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// The wall clock.
-    pub wall: SystemTime,
+    /// That by which entries end.
+    pub now: BootTime,
     /// The filter's, nanoseconds.
     pub filter_ns: u64,
 }
 
 impl Moment {
     /// The end of an entry, as the tables have it.
-    fn end(&self, expires: Option<SystemTime>) -> u64 {
+    fn end(&self, expires: Option<BootTime>) -> u64 {
         if expires.is_none() { NEVER } else { lists::end(self.end_ns(expires)) }
     }
 
     /// The end of an entry on the filter's clock, nanoseconds; 0 if it was before.
-    pub(super) fn end_ns(&self, expires: Option<SystemTime>) -> u64 {
+    pub(super) fn end_ns(&self, expires: Option<BootTime>) -> u64 {
         let Some(at) = expires else { return u64::MAX };
-        match at.duration_since(self.wall) {
-            Ok(ahead) if !ahead.is_zero() => {
-                u64::try_from(ahead.as_nanos()).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead))
-            }
-            Ok(_) | Err(_) => 0,
+        let ahead = at.since(self.now);
+        if ahead.is_zero() {
+            return 0;
         }
+        u64::try_from(ahead.as_nanos()).map_or(u64::MAX, |ahead| self.filter_ns.saturating_add(ahead))
     }
 }
 
@@ -162,10 +170,10 @@ impl<M: Memory> Tables<M> {
         // What does not fit is known before anything is written.
         let ipv6 = self.ipv6.plan(words(&self.memory), books, kind, edit, moment)?;
         let (mut painted, mut single) = (Vec::new(), Vec::new());
-        for (prefix, _) in edit.changes() {
+        for prefix in edit.prefixes() {
             match prefix {
-                IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(*v4),
-                IpNet::V4(v4) => single.push(*v4),
+                IpNet::V4(v4) if u32::from(v4.prefix_len()) <= CELL_LENGTH => painted.push(v4),
+                IpNet::V4(v4) => single.push(v4),
                 IpNet::V6(_) => {}
             }
         }

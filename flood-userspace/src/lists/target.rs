@@ -4,7 +4,7 @@
 //! range becomes the fewest prefixes that cover exactly it. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is IPv4, because that is how its
 //! packets travel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets, ipv4_mask_to_prefix};
 use thiserror::Error;
@@ -27,6 +27,23 @@ pub enum TargetError {
         address: IpAddr,
         /// The longest prefix of this address family.
         longest: u8,
+    },
+    /// It holds IPv4-mapped addresses and others: no packet comes from any of them.
+    #[error(
+        "{prefix}: no packet comes from these addresses. A prefix of IPv4-mapped ones, as ::ffff:192.0.2.0/120, has a length \
+         from {MAPPED_BITS} to 128"
+    )]
+    HalfMapped {
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// It is an IPv4-compatible address (RFC 4291, 2.5.5.1), from which no packet comes either.
+    #[error("{prefix}: no packet comes from an IPv4-compatible address; write {ipv4}")]
+    Compatible {
+        /// The prefix.
+        prefix: IpNet,
+        /// What may be meant.
+        ipv4: Ipv4Net,
     },
     /// The first address of a range is above its last.
     #[error("the range {first}-{last} runs backwards: write the lower address first")]
@@ -58,7 +75,7 @@ pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
 /// Reads an address.
 pub(super) fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
     let address: IpAddr = text.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
-    Ok(address.to_canonical())
+    Ok(canonical(address.into())?.addr())
 }
 
 fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
@@ -72,13 +89,34 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
     }
     // Only digits: the standard parser would take "+8" too.
     let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok()).flatten();
-    length.and_then(|length| IpNet::new(address, length).ok()).map(|prefix| unmap(prefix.trunc())).ok_or_else(
-        || TargetError::PrefixLength {
-            written: text.to_owned(),
-            address,
-            longest: IpNet::from(address).max_prefix_len(),
+    let prefix = length.and_then(|length| IpNet::new(address, length).ok());
+    canonical(prefix.ok_or_else(|| TargetError::PrefixLength {
+        written: text.to_owned(),
+        address,
+        longest: IpNet::from(address).max_prefix_len(),
+    })?)
+}
+
+/// The prefix that packets travel by: with its host bits cleared, and IPv4 if it is one of IPv4-mapped addresses.
+pub fn canonical(prefix: IpNet) -> Result<IpNet, TargetError> {
+    let IpNet::V6(v6) = prefix else { return Ok(prefix.trunc()) };
+    let mapped = v6.addr().to_ipv4_mapped();
+    let length = v6.prefix_len().checked_sub(MAPPED_BITS);
+    match (mapped, length) {
+        (Some(address), Some(length)) => Ok(Ipv4Net::new(address, length).map_or(prefix, IpNet::V4).trunc()),
+        (Some(_), None) if v6.prefix_len() > 0 => Err(TargetError::HalfMapped { prefix }),
+        (None, Some(length)) if is_compatible(v6.addr()) => match Ipv4Net::new(embedded(v6.addr()), length) {
+            Ok(ipv4) => Err(TargetError::Compatible { prefix, ipv4: ipv4.trunc() }),
+            Err(_) => Ok(prefix.trunc()),
         },
-    )
+        _ => Ok(prefix.trunc()),
+    }
+}
+
+/// Whether it is an IPv4 address behind nothing but zeros; ::1 and the like are not.
+fn is_compatible(address: Ipv6Addr) -> bool {
+    let bits = address.to_bits();
+    bits >> 32 == 0 && bits >> 16 != 0
 }
 
 /// The length of the prefix of an IPv4 address that a netmask leaves. `None` for what is no netmask, and for the one that
@@ -89,15 +127,9 @@ pub(super) fn netmask_length(address: IpAddr, mask: IpAddr) -> Option<u8> {
     (length > 0 || address.is_unspecified()).then_some(length)
 }
 
-/// The IPv4 prefix that a prefix of IPv4-mapped addresses stands for; every other prefix is itself.
-fn unmap(prefix: IpNet) -> IpNet {
-    let IpNet::V6(mapped) = prefix else { return prefix };
-    let address = mapped.network().to_ipv4_mapped();
-    let length = mapped.prefix_len().checked_sub(MAPPED_BITS);
-    address
-        .zip(length)
-        .and_then(|(address, length)| Ipv4Net::new(address, length).ok())
-        .map_or(prefix, IpNet::V4)
+/// The IPv4 address in the last bits.
+fn embedded(address: Ipv6Addr) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_bits() as u32)
 }
 
 /// The fewest prefixes that cover exactly the addresses from `first` to `last`.
@@ -118,15 +150,13 @@ pub(super) fn subnets(first: IpAddr, last: IpAddr) -> Result<Vec<IpNet>, TargetE
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
     fn an_operand_is_an_address_a_prefix_or_a_range() {
-        let cases: [(&str, &str, &[&str]); 13] = [
+        let cases: [(&str, &str, &[&str]); 15] = [
             ("address", "192.0.2.7", &["192.0.2.7/32"]),
             ("IPv6 address", "2001:db8::7", &["2001:db8::7/128"]),
             ("prefix", "198.51.100.0/24", &["198.51.100.0/24"]),
@@ -135,10 +165,12 @@ mod tests {
             ("net mask of one address", "198.51.100.7/255.255.255.255", &["198.51.100.7/32"]),
             ("mapped address", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
             ("mapped prefix", "::ffff:192.0.2.7/120", &["192.0.2.0/24"]),
-            ("wider than the mapped addresses", "::ffff:192.0.2.7/95", &["::fffe:0:0/95"]),
+            ("all mapped addresses", "::ffff:0:0/96", &["0.0.0.0/0"]),
             ("range that is a prefix", "192.0.2.0-192.0.2.255", &["192.0.2.0/24"]),
             ("range with spaces", "192.0.2.1 - 192.0.2.4", &["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/32"]),
             ("IPv6 range", "2001:db8::-2001:db8::2", &["2001:db8::/127", "2001:db8::2/128"]),
+            ("behind NAT64, where visitors come from", "64:ff9b::192.0.2.7", &["64:ff9b::c000:207/128"]),
+            ("loopback", "::1", &["::1/128"]),
             ("range of one", "192.0.2.7-192.0.2.7", &["192.0.2.7/32"]),
         ];
         for (why, input, expected) in cases {
@@ -166,6 +198,10 @@ mod tests {
             ("two families", "192.0.2.9-2001:db8::1", "mixes IPv4 and IPv6"),
             ("two families, falling", "2001:db8::1-192.0.2.9", "mixes IPv4 and IPv6"),
             ("range without an end", "192.0.2.1-", "is not an address"),
+            ("wider than the mapped addresses", "::ffff:192.0.2.7/95", "from 96 to 128"),
+            ("a network of mapped addresses, as of IPv6", "::ffff:192.0.2.7/64", "from 96 to 128"),
+            ("IPv4-compatible", "::192.0.2.7", "write 192.0.2.7/32"),
+            ("a network of such", "::192.0.2.7/120", "write 192.0.2.0/24"),
             ("range of prefixes", "192.0.2.0/25-192.0.2.255", "is not an address"),
         ];
         for (why, input, expected) in cases {
@@ -201,8 +237,8 @@ mod tests {
 
         #[test]
         fn every_prefix_reads_back_as_itself(address: u128, length in 0_u8..=128) {
-            let prefix = IpNet::new(std::net::Ipv6Addr::from(address).into(), length).unwrap().trunc();
-            prop_assert_eq!(parse_target(&prefix.to_string()), Ok(vec![unmap(prefix)]));
+            let prefix = IpNet::new(Ipv6Addr::from(address).into(), length).unwrap().trunc();
+            prop_assert_eq!(parse_target(&prefix.to_string()), canonical(prefix).map(|prefix| vec![prefix]));
         }
 
         #[test]

@@ -90,7 +90,7 @@ fn port_of(packet: &Packet) -> u32 {
 
 /// The budget of all ports, and the limit of which each of them has a share.
 fn port_share(settings: &Settings, class: Class) -> (Pot, Limit) {
-    let is_reflected = class == Class::Amplification;
+    let is_reflected = matches!(class, Class::Amplification | Class::Answered);
     let budget = if is_reflected { BUDGET_PORTS_REFLECTED } else { BUDGET_PORTS };
     (Pot::Budget(budget), settings.port_shares[usize::from(is_reflected)])
 }

@@ -153,6 +153,7 @@ fn proves(what: &str, judged: &Judged) -> Result<(), String> {
 
 /// What cannot must pass unless others have used up its limit.
 fn fair(what: &str, world: &mut World, frame: &[u8], class: Class) -> Result<(), String> {
+    let class = world.class_now(frame, class);
     let Judged { packet, reason } = world.visit(frame, class, false);
     if !reason.is_drop() {
         return Ok(());

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use flood_common::{
     abi::{Settings, solicited},
     class::Class,
-    decide::{Verdict, decide},
+    decide::{Tables, Verdict, decide},
     evidence::{Connection, Cookie, Opening, Request, Segment, state},
     host::{Between, HostTables, Listener, UdpSocket},
     meter::Limit,
@@ -17,6 +17,7 @@ use flood_common::{
     place::{MIN_BUCKET_BITS, Seeds},
     proof::{Proof, means, prove},
     reason::Reason,
+    reflector::FIRST_OF_CLIENTS,
     solicit::Flow,
     wire::{Frame, protocol},
 };
@@ -124,11 +125,12 @@ impl World {
         is: (Class, Evidence),
         cookie: bool,
     ) -> Result<Judged, String> {
+        let class = self.class_now(frame, is.0);
         let judged = self.judge(frame, cookie);
         if !judged.reason.is_drop() {
             let Judged { packet, reason } = &judged;
             // A client's port that was hit by chance is open after all.
-            let class = match (is.0, packet.ports) {
+            let class = match (class, packet.ports) {
                 (Class::Closed, Some(ports)) if *reason == Reason::PortShare => udp_class(ports.source),
                 (class, _) => class,
             };
@@ -150,18 +152,35 @@ impl World {
         judged
     }
 
+    /// The class of a packet that may be a mirror's or a client's, by its port: who has been answered is a client.
+    pub(super) fn class_now(&self, frame: &[u8], class: Class) -> Class {
+        let Parsed::Packet(packet) = parse(Frame(frame)) else { return class };
+        let flow = Flow::of(&packet);
+        let is_client = class == Class::Amplification
+            && flow.remote_port >= FIRST_OF_CLIENTS
+            && self.tables.is_answered(flow.place_begun(&self.settings.solicit_seeds), self.now_ns);
+        if is_client { Class::Answered } else { class }
+    }
+
     fn judge(&mut self, frame: &[u8], cookie: bool) -> Judged {
         self.tables.sockets.right_cookie = cookie;
         self.tables.run_on(self.random.usize(..));
         let window = Frame(frame);
         let parsed = parse(window);
         let Parsed::Packet(packet) = parsed else { unreachable!("all frames are packets: {parsed:?}") };
-        let Verdict { mut reason, looks_again, .. } =
+        let Verdict { mut reason, looks_again, class } =
             decide(&parsed, &self.settings, self.now_ns, &self.tables);
         // What passes and is looked at again is a fragment, and its memory is none of a trial's.
         if looks_again && reason.is_drop() {
-            reason = match prove(&packet, reason.number(), window, &self.settings, self.now_ns, &self.tables)
-            {
+            reason = match prove(
+                &packet,
+                class,
+                reason.number(),
+                window,
+                &self.settings,
+                self.now_ns,
+                &self.tables,
+            ) {
                 Proof::Verdict(reason) => reason,
                 Proof::Answer(_) => Reason::Answered,
                 Proof::Nothing => reason,

@@ -17,13 +17,13 @@ use floodgate_tests::{
 };
 
 /// Two namespaces with two cables between them: `eth0` and `eth1` here, `far0` and `far1` there.
-struct Cables {
-    here: Namespace,
-    there: Namespace,
+pub(crate) struct Cables {
+    pub(crate) here: Namespace,
+    pub(crate) there: Namespace,
 }
 
 impl Cables {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let (here, there) = (Namespace::new("here")?, Namespace::new("there")?);
         for (near, far) in [("eth0", "far0"), ("eth1", "far1")] {
             here.ip(&format!("link add {near} type veth peer name {far} netns {}", there.name()))?;
@@ -33,7 +33,7 @@ impl Cables {
         Ok(Self { here, there })
     }
 
-    fn send(&self, interface: &str, frames: usize) -> Result<()> {
+    pub(crate) fn send(&self, interface: &str, frames: usize) -> Result<()> {
         let index = self.there.index(interface)?;
         let frame = from(VISITOR).syn(80).bytes();
         self.there.within(|| send_frames(index, std::iter::repeat_n(frame.as_slice(), frames)))
@@ -41,7 +41,7 @@ impl Cables {
 }
 
 /// The XDP program on an interface, as `ip` shows it.
-fn program_on(namespace: &Namespace, interface: &str) -> Result<Option<u32>> {
+pub(crate) fn program_on(namespace: &Namespace, interface: &str) -> Result<Option<u32>> {
     let text = namespace.ip(&format!("-j -d link show dev {interface}"))?;
     let links: serde_json::Value = serde_json::from_str(&text)?;
     let id = links[0]["xdp"]["prog"]["id"].as_u64();
@@ -206,7 +206,7 @@ fn an_interface_that_disappears_is_noticed_and_said() -> Result<()> {
         status().is_ok_and(|status| status.interfaces.iter().any(|i| i.name == "eth1" && !i.present))
     })?;
     let text = daemon.tell("status")?;
-    ensure!(text.contains("eth1            gone"), "{text}");
+    ensure!(text.contains("eth1            NOT GUARDED: it is not there"), "{text}");
     ensure!(text.contains("warning: eth1 has disappeared, and the filter with it"), "{text}");
     ensure!(daemon.log().contains("eth1 has disappeared"), "{}", daemon.log());
     daemon.tell("detach")?;
@@ -232,9 +232,9 @@ fn generic_mode_is_taken_only_when_asked_for_and_always_said() -> Result<()> {
     drop(daemon);
 
     // The loopback interface has no native XDP.
-    let refused = start_error(&cables.here, "", "lo")?;
+    let refused = start_error(&cables.here, "", "lo --force")?;
     ensure!(refused.contains("of lo has no native XDP") && refused.contains("--attach generic"), "{refused}");
-    let daemon = Daemon::start(&cables.here, "attach = \"native-or-generic\"\n", "lo eth0")?;
+    let daemon = Daemon::start(&cables.here, "attach = \"native-or-generic\"\n", "lo eth0 --force")?;
     let status: Status = daemon.read("status")?;
     let attached: Vec<Attached> = status.interfaces.iter().map(|interface| interface.attached).collect();
     ensure!(attached == [Attached::Generic, Attached::Native], "{status:?}");
@@ -242,7 +242,7 @@ fn generic_mode_is_taken_only_when_asked_for_and_always_said() -> Result<()> {
 }
 
 /// What a daemon says that should not start.
-fn start_error(namespace: &Namespace, config: &str, arguments: &str) -> Result<String> {
+pub(crate) fn start_error(namespace: &Namespace, config: &str, arguments: &str) -> Result<String> {
     match Daemon::start(namespace, config, arguments) {
         Ok(_) => anyhow::bail!("`run {arguments}` starts"),
         Err(error) => Ok(error.to_string()),
@@ -327,6 +327,10 @@ fn the_doctor_says_what_is_in_the_way_and_attaches_nothing() -> Result<()> {
     let (findings, is_fit) = examine(here, "nowhere0")?;
     ensure!(!is_fit, "{findings:?}");
     is_told(&findings, "nowhere0", Verdict::Fault, "there is no interface nowhere0. There are: ")?;
+
+    let (findings, is_fit) = examine(here, "eth0 nowhere0")?;
+    ensure!(is_fit, "one is there, and the other is waited for: {findings:?}");
+    is_told(&findings, "nowhere0", Verdict::Note, "there is no interface nowhere0. There are: ")?;
 
     let (findings, is_fit) = examine(here, "br0")?;
     let (verdict, text) = if drivers_tell {

@@ -48,14 +48,36 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
     let ask = |words: &str| guarded.daemon.ask(words);
     let cases = [
         ("an address", "block add 192.0.2.77", 0, "block list: 1 added\n", ""),
-        ("again, with an end", "block add 192.0.2.77 --ttl 1h", 0, "block list: 0 added, 1 replaced\n", ""),
-        ("host bits are cleared", "block add 192.0.2.99/24", 0, "block list: 1 added\n", ""),
+        ("again", "block add 192.0.2.77", 0, "block list: 0 added, 1 replaced\n", ""),
+        (
+            "with an end, which it has not",
+            "block add 192.0.2.77 --ttl 1h",
+            0,
+            "block list: 0 added, 1 kept, as they end later\n",
+            "192.0.2.77/32 is there already and has no end",
+        ),
+        ("host bits are cleared", "block add 198.18.2.99/24", 0, "block list: 1 added\n", ""),
+        ("an address in it", "block add 198.18.2.77", 0, "block list: 1 added\n", ""),
+        (
+            "with an end, in what has none",
+            "block add 198.18.2.78 --ttl 1h",
+            0,
+            "block list: 1 added\n",
+            "198.18.2.78/32 stays on the list after that: 198.18.2.0/24 (operator) has no end",
+        ),
+        ("its removal", "block del 198.18.2.78", 0, "1 removed\n", "still covered by 198.18.2.0/24"),
+        ("mapped", "block add ::ffff:9.9.9.9/128", 0, "block list: 1 added\n", ""),
+        ("it is the IPv4 address", "block del 9.9.9.9", 0, "1 removed\n", ""),
+        ("half mapped", "block add ::ffff:9.9.9.9/64", 2, "", "from 96 to 128"),
+        ("compatible", "block add ::9.9.9.9", 2, "", "write 9.9.9.9"),
+        ("the host's own network", "block add 192.0.2.0/24", 2, "", "192.0.2.1/32, this host's own address"),
         ("a range", "block add 10.1.0.1-10.1.0.6", 0, "block list: 4 added\n", ""),
         ("IPv6", "block add 2001:db8:bad::/48 --reason spam", 0, "block list: 1 added\n", ""),
         ("allow", "allow add 2001:db8::7", 0, "allow list: 1 added\n", ""),
         ("allow by evidence", "allow-proven add 2001:db8:cd::/48", 0, "allow-proven list: 1 added\n", ""),
         ("its test", "allow-proven test 192.0.2.1", 1, "192.0.2.1 is not on the allow-proven list\n", ""),
-        ("removed, but covered", "block del 192.0.2.77", 0, "1 removed\n", "still covered by 192.0.2.0/24"),
+        ("removed, but covered", "block del 198.18.2.77", 0, "1 removed\n", "still covered by 198.18.2.0/24"),
+        ("removed", "block del 192.0.2.77", 0, "1 removed\n", ""),
         ("not there", "block del 192.0.2.77", 1, "0 removed\n", "192.0.2.77/32 is not an entry of the list"),
         ("no address", "block add 192.0.2", 2, "", "192.0.2"),
         ("a name", "block add localhost", 2, "", "localhost"),
@@ -65,6 +87,9 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
         ("too much of IPv6", "block add 2001::/15", 2, "", "--force"),
         ("unless forced", "block add 128.0.0.0/7 --force", 0, "block list: 1 added\n", ""),
         ("no time", "block add 192.0.2.1 --ttl soon", 2, "", "soon"),
+        ("allowed, and so not blocked", "block add 2001:db8::7", 0, "block list: 1 added\n", "which wins"),
+        ("and removed", "block del 2001:db8::7", 0, "1 removed\n", ""),
+        ("less than a second", "block add 192.0.2.1 --ttl 500ms", 2, "", "1s is the shortest"),
         ("an end before it begins", "block add 192.0.2.1 --ttl 0s", 2, "", "0"),
     ];
     for (why, words, code, stdout, stderr) in cases {
@@ -83,7 +108,7 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
                 "10.1.0.4/31",
                 "10.1.0.6/32",
                 "128.0.0.0/7",
-                "192.0.2.0/24",
+                "198.18.2.0/24",
                 "2001:db8:bad::/48"
             ],
         "{prefixes:?}"
@@ -112,14 +137,14 @@ fn the_address_that_one_is_logged_in_from_is_not_blocked_without_force() -> Resu
 fn an_import_takes_the_good_lines_or_with_strict_none() -> Result<()> {
     const LIST: &str = "\
 # a list as they are
-192.0.2.1
-192.0.2.0/25 ; SBL1
+192.0.2.129
+192.0.2.128/25 ; SBL1
 198.51.100.0/24\t2024-01-01\tscanner
 
-192.0.2.1
+192.0.2.129
 nonsense here
 10.0.0.0-10.0.0.255
-2001:db8::/32
+2001:db8:77::/48
 300.1.1.1
 ";
 
@@ -143,21 +168,21 @@ nonsense here
     }
     let list: ListReply = guarded.daemon.read("block list")?;
     let entries: Vec<_> = list.entries.iter().map(|entry| entry.prefix.to_string()).collect();
-    let expected = ["10.0.0.0/24", "192.0.2.0/25", "192.0.2.1/32", "198.51.100.0/24", "2001:db8::/32"];
+    let expected = ["10.0.0.0/24", "192.0.2.128/25", "192.0.2.129/32", "198.51.100.0/24", "2001:db8:77::/48"];
     ensure!(entries == expected, "{entries:?}");
     ensure!(list.entries.iter().all(|entry| entry.origin.ends_with("list.txt")), "{list:?}");
     ensure!(list.entries.iter().all(|entry| entry.expires_in_s.is_some()), "{list:?}");
 
     // Read again without the IPv6 prefix, with an address that is new.
-    std::fs::write(path.to_string(), "192.0.2.0/25\n203.0.113.9\n")?;
+    std::fs::write(path.to_string(), "192.0.2.128/25\n203.0.113.9\n")?;
     let text = guarded.daemon.tell(&format!("block import {path} --replace"))?;
-    let expected = format!("block list: 1 added, 1 replaced, 4 removed, from {path} (addresses)\n");
-    ensure!(text == expected, "{text}");
+    let read = format!("{path}: 2 entries, read as addresses\n");
+    ensure!(text == read + "block list: 1 added, 1 replaced, 4 removed\n", "{text}");
 
     // What is in another format says so; what would have to be guessed is refused whole.
     std::fs::write(path.to_string(), "create bl hash:net\nadd bl 203.0.113.7 timeout 60\n")?;
     let said = guarded.daemon.ask(&format!("block import {path}"))?;
-    ensure!(said.code == 0 && said.stdout.ends_with("list.txt (ipset save)\n"), "{said:?}");
+    ensure!(said.code == 0 && said.stdout.contains("list.txt: 1 entry, read as ipset save\n"), "{said:?}");
     ensure!(said.stderr.contains("the times at which 1 entries end are not taken over"), "{said:?}");
     for (text, expected) in [
         ("198.51.100.0/24\n198.51.100.7 nomatch\n", "list.txt: line 2: `nomatch` excepts"),
@@ -327,6 +352,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     }
     let get = |path: &str| {
         let mut curl = guarded.lab.host(Role::Server).command("curl")?;
+        curl.args(["--header", "accept: application/openmetrics-text;version=1.0.0"]);
         run(curl.args(["--silent", "--include"]).arg(format!("http://127.0.0.1:9472{path}")))
     };
     let scrape = || Ok::<_, anyhow::Error>(get("/metrics")?.stdout);
@@ -345,6 +371,18 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     ] {
         ensure!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+    // Who does not ask for OpenMetrics gets what every scraper reads.
+    let mut curl = guarded.lab.host(Role::Server).command("curl")?;
+    let plain = run(curl.args(["--silent", "--include", "http://127.0.0.1:9472/metrics"]))?.stdout;
+    for expected in [
+        "content-type: text/plain; version=0.0.4; charset=utf-8\r\n",
+        "# TYPE floodgate_packets_total counter\n",
+        "# TYPE floodgate_build_info gauge\n",
+        counted,
+    ] {
+        ensure!(plain.contains(expected), "{expected} is missing in\n{plain}");
+    }
+    ensure!(!plain.contains("# EOF") && !plain.contains("# UNIT") && !plain.contains(" info\n"), "{plain}");
     ensure!(!text.contains("198.51.100.66"), "an address is no label:\n{text}");
     // The whole interface is on the socket only.
     let other = get("/v1/status")?.stdout;

@@ -103,23 +103,23 @@ fn answer(mut stream: &TcpStream, site: &mut Site) -> Result<()> {
 }
 
 /// Prefixes and origins of the block list.
-fn blocked(daemon: &Daemon) -> Result<Vec<(String, String)>> {
+pub(crate) fn blocked(daemon: &Daemon) -> Result<Vec<(String, String)>> {
     let list: ListReply = daemon.read("block list")?;
     Ok(list.entries.into_iter().map(|entry| (entry.prefix.to_string(), entry.origin)).collect())
 }
 
-fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(crate) fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(prefix, origin)| ((*prefix).to_owned(), (*origin).to_owned())).collect()
 }
 
-fn feed(daemon: &Daemon, name: &str) -> Result<FeedStatus> {
+pub(crate) fn feed(daemon: &Daemon, name: &str) -> Result<FeedStatus> {
     let feeds: Feeds = daemon.read("feed list")?;
     feeds.feeds.into_iter().find(|feed| feed.name == name).context("no such feed")
 }
 
 #[test]
 fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
-    const FIRST: &str = "# ours\n192.0.2.1\n198.51.100.66 ; SBL1\nnonsense\n2001:db8:bad::/48\n0.0.0.0/1\n";
+    const FIRST: &str = "# ours\n192.0.2.0\n198.51.100.66 ; SBL1\nnonsense\n2001:db8:bad::/48\n0.0.0.0/1\n";
 
     same_on_every_kernel!();
     needs_root!();
@@ -134,7 +134,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
 
     eventually("the feed is read", || feed(daemon, "drop").is_ok_and(|feed| feed.entries == 3))?;
     let expected = pairs(&[
-        ("192.0.2.1/32", "feed drop"),
+        ("192.0.2.0/32", "feed drop"),
         ("198.51.100.66/32", "feed drop"),
         ("2001:db8:bad::/48", "feed drop"),
     ]);
@@ -149,11 +149,11 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     ensure!(text.contains("block drop: 3 entries, 2 left out, read ") && !text.contains("hush"), "{text}");
     ensure!(web.last_answer() == Some(304), "what has not changed is not sent again");
 
-    web.says(200, "[\"192.0.2.1\", \"203.0.113.0/24\", \"198.51.100.66\"]");
+    web.says(200, "[\"192.0.2.0\", \"203.0.113.0/24\", \"198.51.100.66\"]");
     let text = daemon.tell("feed refresh")?;
     ensure!(text.contains("(json), every"), "{text}");
     let expected = pairs(&[
-        ("192.0.2.1/32", "feed drop"),
+        ("192.0.2.0/32", "feed drop"),
         ("198.51.100.66/32", "feed drop"),
         ("203.0.113.0/24", "feed drop"),
     ]);
@@ -220,7 +220,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     needs_root!();
     let folder = tempfile::tempdir()?;
     let [one, two, file] = ["one", "two", "file"].map(|name| folder.path().join(name));
-    fs::write(&one, "192.0.2.1\n192.0.2.2\n192.0.2.3\n192.0.2.4\n")?;
+    fs::write(&one, "192.0.2.0\n192.0.2.2\n192.0.2.3\n192.0.2.4\n")?;
     fs::write(&two, "192.0.2.2\n192.0.2.5\n")?;
     fs::write(&file, "192.0.2.7\n192.0.2.8\n")?;
     let state = format!("state = \"{}\"\n", folder.path().join("state").display());
@@ -235,10 +235,13 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     daemon.tell("feed refresh")?;
     daemon.tell("block add 192.0.2.3 192.0.2.6")?;
     let expected = pairs(&[
-        ("192.0.2.1/32", "feed one"),
-        ("192.0.2.2/32", "feed one, feed two"),
+        ("192.0.2.0/32", "feed one"),
+        ("192.0.2.2/32", "feed one"),
+        ("192.0.2.2/32", "feed two"),
         ("192.0.2.3/32", "operator"),
+        ("192.0.2.3/32", "feed one"),
         ("192.0.2.4/32", "config"),
+        ("192.0.2.4/32", "feed one"),
         ("192.0.2.5/32", "feed two"),
         ("192.0.2.6/32", "operator"),
         ("192.0.2.7/32", &format!("file {}", file.display())),
@@ -246,7 +249,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     ]);
     ensure!(blocked(daemon)? == expected, "{:?}", blocked(daemon)?);
 
-    // What is taken out by hand falls back to the feed, and a feed's entry stays.
+    // What is taken out by hand stays with the feed, and a feed's entry stays.
     let said = daemon.ask("block del 192.0.2.3 192.0.2.5")?;
     ensure!(said.code == 1 && said.stdout == "1 removed\n", "{said:?}");
     ensure!(said.stderr.contains("192.0.2.5/32 stays, for the feed two has it"), "{said:?}");
@@ -255,16 +258,21 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     let said = daemon.ask("block test 192.0.2.9")?;
     ensure!(said.code == 1 && said.stdout == "192.0.2.9 is not on the block list\n", "{said:?}");
     // So does what has an end.
-    daemon.tell("block add 192.0.2.1 --ttl 1s")?;
-    eventually("the feed has it", || {
-        daemon.tell("block test 192.0.2.1").is_ok_and(|text| text.contains("feed one"))
+    let said = daemon.ask("block add 192.0.2.0 --ttl 1s")?;
+    ensure!(
+        said.stderr.contains("stays on the list after that: 192.0.2.0/32 (feed one) has no end"),
+        "{said:?}"
+    );
+    eventually("the feed alone has it", || {
+        daemon.tell("block test 192.0.2.0").is_ok_and(|text| !text.contains("operator"))
     })?;
+    ensure!(daemon.tell("block test 192.0.2.0")?.contains("feed one"));
 
     // A fault in the configuration changes nothing.
     daemon.rewrite("[[block.feed]]\nname = \"one\"\n")?;
     let before = blocked(daemon)?;
     let said = daemon.ask("reload")?;
-    ensure!(said.code == 2 && said.stderr.contains("floodgate.toml:1:1: block.feed: "), "{said:?}");
+    ensure!(said.code == 2 && said.stderr.contains("floodgate.toml:2:1: block.feed: "), "{said:?}");
     daemon.hang_up();
     eventually("the fault is logged", || daemon.log().contains("SIGHUP: nothing is changed"))?;
     ensure!(blocked(daemon)? == before, "{:?}", blocked(daemon)?);
@@ -291,9 +299,22 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
         "mode = \"monitor\"\n{state}[block]\nentries = [\"192.0.2.6\", \"192.0.2.12\"]\n"
     ))?;
     let said = daemon.ask("reload")?;
-    ensure!(said.code == 0 && said.stdout.contains("block list: 1 added, 3 removed\n"), "{said:?}");
-    ensure!(said.stderr.contains("outside of [block], [allow] and [allow_proven]"), "{said:?}");
-    let expected = pairs(&[("192.0.2.6/32", "operator"), ("192.0.2.12/32", "config")]);
+    ensure!(said.code == 0, "{said:?}");
+    for expected in [
+        "allow list: unchanged\n",
+        "block list: 2 added (192.0.2.6/32, 192.0.2.12/32), 3 removed (192.0.2.8/32, 192.0.2.9/32, 192.0.2.11/32)\n",
+        "block list: the feed two is gone, 2 removed (192.0.2.2/32, 192.0.2.10/32)\n",
+    ] {
+        ensure!(said.stdout.contains(expected), "{expected}: {said:?}");
+    }
+    ensure!(said.stderr.contains("take effect at the next: mode\n"), "{said:?}");
+    let again = daemon.ask("reload")?;
+    ensure!(again.stdout.contains("block list: unchanged\n"), "{again:?}");
+    ensure!(again.stderr.contains("take effect at the next: mode\n"), "named each time: {again:?}");
+    let status: Status = daemon.read("status")?;
+    ensure!(status.pending == ["mode"], "{status:?}");
+    let expected =
+        pairs(&[("192.0.2.6/32", "operator"), ("192.0.2.6/32", "config"), ("192.0.2.12/32", "config")]);
     ensure!(blocked(daemon)? == expected, "{:?}", blocked(daemon)?);
     ensure!(daemon.tell("feed list")? == "there are no feeds\n");
     Ok(())
@@ -308,6 +329,7 @@ fn a_feed_that_does_not_fit_is_refused_whole() -> Result<()> {
     let list: String =
         (0..3_100).map(|n| format!("{}/25\n", Ipv4Addr::from_bits(0x0a00_0000 + n * 256))).collect();
     fs::write(folder.path().join("long"), list)?;
+    fs::write(folder.path().join("one"), "198.18.0.2\n")?;
     let folder = folder.path().display();
     let config = format!(
         "state = \"{folder}/state\"\n[lists]\nipv4 = 1\n[[block.feed]]\nname = \"long\"\npath = \"{folder}/long\"\n"
@@ -315,8 +337,18 @@ fn a_feed_that_does_not_fit_is_refused_whole() -> Result<()> {
     let guarded = Guarded::new(&config)?;
     let said = guarded.daemon.ask("feed refresh long")?;
     ensure!(said.code == 1, "{said:?}");
-    ensure!(said.stdout.contains("would take 396800 places, and 393216 are free of 393216"), "{said:?}");
+    ensure!(said.stdout.contains("would take 396800 places, and 344064 are free of 393216"), "{said:?}");
     ensure!(blocked(&guarded.daemon)?.is_empty());
+    // A feed that just fits leaves room for the operator and for the allow list.
+    let list: String =
+        (0..2_688).map(|n| format!("{}/25\n", Ipv4Addr::from_bits(0x0a00_0000 + n * 256))).collect();
+    fs::write(format!("{folder}/long"), list)?;
+    guarded.daemon.tell("feed refresh long")?;
+    let said = guarded.daemon.ask(&format!("block import {folder}/one"))?;
+    ensure!(said.code == 2 && said.stderr.contains("0 are free of 393216"), "{said:?}");
+    guarded.daemon.tell(&format!("allow import {folder}/one"))?;
+    guarded.daemon.tell("block add 198.18.0.1")?;
+    guarded.daemon.tell("allow add 198.18.0.1")?;
     Ok(())
 }
 

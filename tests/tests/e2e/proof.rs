@@ -242,6 +242,43 @@ fn answers_follow_the_mtu_and_end_with_the_flood() -> Result<()> {
 }
 
 #[test]
+fn what_a_killed_daemon_has_raised_is_put_back_by_the_next_one() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let state = tempfile::tempdir()?;
+    let config = format!("state = \"{}\"\n{COOKIES}{CONFIG}", state.path().display());
+    let before = site.syncookies()?;
+    let kill = || -> Result<()> {
+        let daemon = Daemon::start(site.server(), &config, "eth0")?;
+        site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || site.await_cookies())?;
+        daemon.end(libc::SIGKILL)?;
+        ensure!(site.syncookies()? == "2", "nobody could put it back");
+        Ok(())
+    };
+    for config in [&config, &config.replace("\"raise\"", "\"keep\"")] {
+        kill()?;
+        let daemon = Daemon::start(site.server(), config, "eth0")?;
+        ensure!(site.syncookies()? == before, "{}", daemon.log());
+        ensure!(daemon.log().contains("a floodgate that was killed has left"), "{}", daemon.log());
+        daemon.end(libc::SIGTERM)?;
+        ensure!(site.syncookies()? == before, "it was not taken for the operator's");
+    }
+    // What was noted is of that network namespace, and of the host as it was then.
+    kill()?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    elsewhere.ip("link add eth0 type veth peer name far0")?;
+    let set = |value: &'static str| move || Ok(fs::write("/proc/sys/net/ipv4/tcp_syncookies", value)?);
+    elsewhere.within(set("2"))?;
+    drop(Daemon::start(&elsewhere, &config, "eth0")?);
+    let there = elsewhere.within(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?))?;
+    ensure!(there.trim() == "2", "that of another namespace was changed");
+    site.server().within(set("0"))?;
+    drop(Daemon::start(site.server(), &config, "eth0")?);
+    ensure!(site.syncookies()? == "0", "what the operator has set since was changed");
+    Ok(())
+}
+
+#[test]
 fn segments_out_of_the_blue_are_dropped_and_connections_go_on() -> Result<()> {
     needs_root!();
     let site = Site::new()?;
@@ -423,4 +460,74 @@ fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Re
     site.under(&from(ATTACKER).tcp(40_000, Container::PORT, ACK), || Ok(()))?;
     ensure!(!eth0(&daemon)?.dropped.contains_key("no_connection"), "{:?}", eth0(&daemon)?);
     Ok(())
+}
+
+/// What a host's own firewall may have, and whether the ACK that brings a cookie back opens a connection there.
+const FIREWALLS: [(&str, &str, bool); 7] = [
+    ("states alone", "ct state established,related accept; ct state invalid drop; tcp dport 80 accept", true),
+    ("flags alone", "tcp flags & (fin|syn|rst|ack) == 0 drop; accept", true),
+    (
+        "new but no SYN",
+        "ct state established accept; tcp flags & (fin|syn|rst|ack) != syn ct state new drop; accept",
+        false,
+    ),
+    ("only a SYN opens", "ct state established accept; tcp flags & syn == syn tcp dport 80 accept", false),
+    (
+        "by verdict map",
+        "ct state vmap { established : accept, invalid : drop }; tcp flags syn / fin,syn,rst,ack accept",
+        false,
+    ),
+    ("flags in a range", "ct state established accept; @th,96,16 & 0x3f == 2 tcp dport 80 accept", false),
+    ("no state", "tcp dport 80 accept", true),
+];
+
+#[test]
+fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Result<()> {
+    needs_root!();
+    let site = Site::new()?;
+    let nft = |rules: &str| {
+        let said = site.server().command("nft")?.arg(rules).output().context("starting nft")?;
+        ensure!(said.status.success(), "nft {rules}: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(())
+    };
+    let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
+    let turns_to = |proof: SynProof, why: &str| {
+        eventually(&format!("{why}: {proof:?}"), || {
+            daemon.read("status").is_ok_and(|status: Status| status.proof.syn == proof)
+        })
+    };
+    let fetch_page = || {
+        let web = SocketAddr::new(Role::Server.address(), 80);
+        site.visitor().within(|| fetch(web, 2 * patience()))
+    };
+    for (name, rules, opens) in FIREWALLS {
+        let proof = if opens { SynProof::Cookie } else { SynProof::Retransmission };
+        nft(&format!(
+            "table inet own {{ chain in {{ type filter hook input priority 0; policy drop; iif lo accept; \
+             meta l4proto {{ icmp, ipv6-icmp }} accept; {rules}; }}; }}"
+        ))?;
+        turns_to(proof, name)?;
+        let status: Status = daemon.read("status")?;
+        let says_why = status.proof.why_no_cookies.is_some_and(|why| why.contains("chain in of table own"));
+        ensure!(says_why != opens, "{name}");
+        site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
+            (0..3).try_for_each(|n| fetch_page().with_context(|| format!("{name}, page {n}")))
+        })?;
+        nft("delete table inet own")?;
+    }
+    // What is passed on or sent is no matter, and neither are frames.
+    for chain in [
+        "inet own { chain out { type filter hook forward priority 0;",
+        "arp own { chain in { type filter hook input priority 0;",
+    ] {
+        let rules = if chain.starts_with("inet") { "ct state new tcp flags syn accept" } else { "accept" };
+        nft(&format!("table {chain} {rules}; }}; }}"))?;
+    }
+    turns_to(SynProof::Cookie, "elsewhere")?;
+    nft(
+        "table inet other { chain in { type filter hook input priority 0; ct state established accept; }; }",
+    )?;
+    site.server().within(|| Ok(fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")?))?;
+    turns_to(SynProof::Retransmission, "not loose")?;
+    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), fetch_page).context("not loose")
 }

@@ -291,7 +291,8 @@ struct Summary {
 #[test]
 fn a_real_syn_flood_over_the_wire_counts_what_replay_says() -> Result<()> {
     /// A quarter of all addresses here and there. No limits, as these depend on how fast we send.
-    const CONFIG: &str = "[block]\nentries = [\"64.0.0.0/2\", \"192.0.0.0/2\"]\n[limit.source]\npackets = \"off\"\n\
+    const CONFIG: &str = "[block]\nentries = [\"64.0.0.0/2\", \"192.0.0.0/2\"]\n\
+         max_coverage = \"100%\"\nmay_cover_host = true\n[limit.source]\npackets = \"off\"\n\
          [limit.total.syn]\npackets = \"off\"\n[limit.total.tcp]\npackets = \"off\"\n";
 
     needs_root!();

@@ -57,7 +57,13 @@ impl Crowd {
     fn send(&self, source: u32, now_ns: u64) -> Charge {
         let cell = Cell::new(Scope::Source, Class::Any);
         let price = self.settings.limits[cell.number()].price(60);
-        self.tables.charge_network(&self.settings, cell, Address::V4(source).network(), now_ns, &price)
+        self.tables.charge_network(
+            &self.settings,
+            cell,
+            Address::V4(source).source_network(&self.settings.translators),
+            now_ns,
+            &price,
+        )
     }
 
     /// Puts this many sources deep into debt.
@@ -131,24 +137,23 @@ fn a_source_in_debt_for_everything_has_a_place_for_all_of_it() {
     settings.set_limits([rate_limit(&limits); CELLS]);
     let tables = HostTables::new(MIN_BUCKET_BITS);
     // The first address of its network stands for that as well.
-    let source = Address::V4(0xc633_6400);
+    let counted = settings.source(Address::V4(0xc633_6400));
     for class in Class::ALL {
         for scope in [Scope::Source, Scope::SourcePrefix] {
             let cell = Cell::new(scope, class);
             let price = settings.limits[cell.number()].price(60);
-            let charge = || {
-                tables.charge_network(&settings, cell, source.network(), START, &price) != Charge::Exceeding
-            };
+            let charge =
+                || tables.charge_network(&settings, cell, counted, START, &price) != Charge::Exceeding;
             let passed = (0..100_000).take_while(|_| charge()).count();
             assert!(passed < 100_000, "no end of {scope:?} {class:?}");
         }
     }
     for account in [Account::Proven, Account::Answered, Account::AnsweredNetwork, Account::Errors] {
         let price = settings.accounts[account as usize].price(60);
-        let by = if account == Account::AnsweredNetwork { By::network(source) } else { By::address(source) };
+        let by = if account == Account::AnsweredNetwork { By::network(counted) } else { By::source(counted) };
         let charge = || tables.charge_account(&settings, account, by, START, &price) != Charge::Exceeding;
-        let passed = (0..1_000_000).take_while(|_| charge()).count();
-        assert!(passed < 1_000_000, "no end of {account:?}");
+        let passed = (0..4_000_000).take_while(|_| charge()).count();
+        assert!(passed < 4_000_000, "no end of {account:?}");
     }
 }
 

@@ -125,6 +125,22 @@ impl Tables for Oracle {
         unreachable!("that is asked after a verdict")
     }
 
+    fn is_tunnel(&self, _: u16) -> bool {
+        false
+    }
+
+    fn is_answered(&self, _: SolicitPlace, _: u64) -> bool {
+        unreachable!("the mirror has a port that no client has")
+    }
+
+    fn is_session(&self, _: SolicitPlace, _: u64) -> bool {
+        unreachable!("that is asked after a verdict")
+    }
+
+    fn watch(&self, _: SolicitPlace, _: u64) {
+        unreachable!("that is done after a verdict")
+    }
+
     fn is_local(&self, _: &Settings, address: Address) -> bool {
         assert_eq!(address, DESTINATION);
         !self.is_forwarded
@@ -166,7 +182,7 @@ impl Tables for Oracle {
 
 impl Accounts for Oracle {
     fn exceeds_account(&self, _: &Settings, _: Account, by: By, _: u64, _: &Price) -> bool {
-        assert_eq!(by, By::address(SOURCE));
+        assert_eq!(by, By::source(SOURCE.network()));
         self.share_is_used_up
     }
 

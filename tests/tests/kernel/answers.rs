@@ -10,6 +10,7 @@ use flood_common::{
     proof::means,
     reason::Reason::{self, *},
     reflector::REFLECTORS,
+    watch::ENOUGH,
 };
 use floodgate_tests::{
     needs_root,
@@ -152,8 +153,8 @@ fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
     needs_root!();
     let mut rig = rig();
     rig.limits("[limit.source.amplification]\npackets = \"10/s\"\npackets_burst = \"10\"");
-    // A game, on a port of its own and on one of those for clients; to mirrors below and among these, and to the same port.
-    for (port, service) in [(27_015, 53), (40_000, 53), (27_015, 37_810), (40_000, 47_808), (500, 500)] {
+    // A game, on a port of its own and on one of those for clients; to mirrors, and to the same port.
+    for (port, service) in [(27_015, 53), (40_000, 53), (500, 500)] {
         rig.open(port, Open::ForAll);
         let (comes, goes) =
             (answer(ATTACKER, service, port), question(SERVER, port, ATTACKER, service).bytes());
@@ -178,6 +179,150 @@ fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
         rig.close();
         rig.advance(Duration::from_secs(60));
     }
+}
+
+/// A mirror's port that clients are given as well says little. Who is answered there is a client; who is not may be a mirror.
+#[test]
+fn from_a_port_that_clients_are_given_as_well_who_is_answered_is_a_client() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source.amplification]\npackets = \"10/s\"\npackets_burst = \"10\"");
+    for (port, mirror) in [(27_015, 37_810), (443, 47_808), (40_000, 33_848)] {
+        rig.open(port, Open::ForAll);
+        let comes = answer(ATTACKER, mirror, port);
+        let passed = |rig: &mut Rig| (0..100).filter(|_| rig.send(&comes) == Some(Conforming)).count();
+        assert!((10..=12).contains(&passed(&mut rig)), "{port} and {mirror}: not answered");
+        rig.ask(&question(SERVER, port, ATTACKER, mirror).bytes());
+        assert_eq!(passed(&mut rig), 100, "{port} and {mirror}: answered");
+        rig.close();
+        rig.advance(Duration::from_secs(60));
+        rig.open(port, Open::ForAll);
+        assert!((10..=12).contains(&passed(&mut rig)), "{port} and {mirror}: long ago");
+        rig.close();
+        rig.advance(Duration::from_secs(60));
+    }
+}
+
+/// Lets a frame leave so many times.
+fn asks(rig: &mut Rig, frame: &[u8], times: u32) {
+    (0..times).for_each(|_| rig.ask(frame));
+}
+
+/// Packets of a hundred that pass.
+fn passing(rig: &mut Rig, frame: &[u8]) -> usize {
+    (0..100).filter(|_| rig.send(frame).is_some_and(|reason| !reason.is_drop())).count()
+}
+
+/// VXLAN sends from ports that are hashes, some of which are those of mirrors; the socket takes packets from anybody.
+#[test]
+fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
+    needs_root!();
+    let limit = "packets = \"10/s\"\npackets_burst = \"10\"\n";
+    for (tunnel, hashed) in [(4_789, 40_001), (4_789, 47_808), (51_820, 51_820), (6_081, 37_810)] {
+        let mut rig = rig();
+        rig.limits(&format!("[limit.source]\n{limit}[limit.source.amplification]\n{limit}"));
+        rig.prove(means::SOCKETS, 10_000);
+        rig.open(tunnel, Open::ForAll);
+        // Of WireGuard both ends have a port of their own.
+        let from_port = if tunnel == 51_820 { tunnel } else { 45_000 };
+        let (comes, goes) =
+            (answer(ATTACKER, hashed, tunnel), question(SERVER, from_port, ATTACKER, tunnel).bytes());
+        let why = format!("{tunnel} from {hashed}");
+        asks(&mut rig, &goes, ENOUGH);
+        assert!(
+            (10..=12).contains(&passing(&mut rig, &comes)),
+            "{why}: who has not sent too much is not noted"
+        );
+        asks(&mut rig, &question(SERVER, 53, ATTACKER, tunnel).bytes(), ENOUGH);
+        assert!(passing(&mut rig, &comes) < 3, "{why}: a service may be made to send there");
+        asks(&mut rig, &goes, ENOUGH - 1);
+        assert!(passing(&mut rig, &comes) < 3, "{why}: a few may be had for the asking");
+        rig.ask(&goes);
+        assert_eq!(passing(&mut rig, &comes), 100, "{why}: a peer");
+        let spoofed = answer(VISITOR, hashed, tunnel);
+        assert!(passing(&mut rig, &spoofed) < 13, "{why}: from somebody else");
+        rig.advance(Duration::from_secs(61));
+        assert!(passing(&mut rig, &comes) < 13, "{why}: a minute later");
+    }
+}
+
+/// The end of a tunnel whose other end is known by its own port is nobody's client.
+#[test]
+fn who_is_sent_something_at_the_port_of_a_tunnel_without_hashes_is_no_peer() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source]\npackets = \"10/s\"\npackets_burst = \"10\"");
+    rig.prove(means::SOCKETS, 10_000);
+    rig.open(51_820, Open::ForAll);
+    let comes = answer(ATTACKER, 51_820, 51_820);
+    passing(&mut rig, &comes);
+    asks(&mut rig, &question(SERVER, 45_000, ATTACKER, 51_820).bytes(), 2 * ENOUGH);
+    assert!(passing(&mut rig, &comes) < 3);
+}
+
+/// A flood on another port uses up what all have together.
+#[test]
+fn a_tunnel_has_its_share_of_a_limit_of_many_like_any_port() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.total.udp]\npackets = \"100/s\"\npackets_burst = \"100\"");
+    rig.prove(means::SOCKETS, 10_000);
+    rig.open(27_015, Open::ForAll);
+    rig.open(51_820, Open::ForAll);
+    for _ in 0..1_000 {
+        let _ = rig.send(&answer(ATTACKER, 5_000, 27_015));
+    }
+    assert_eq!(rig.send(&answer(VISITOR, 51_820, 51_820)), Some(PortShare));
+}
+
+/// A container's download: no socket here knows of it.
+#[test]
+fn connections_of_hosts_behind_this_one_are_known_by_what_they_send() {
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source]\npackets = \"10/s\"\npackets_burst = \"10\"");
+    let comes = from(ATTACKER).tcp(443, 40_000, ACK).bytes();
+    let leaves = |flags| from(SERVER).to(ATTACKER).tcp(40_000, 443, flags).bytes();
+    rig.prove(means::SOCKETS, 10_000);
+    rig.absence(false);
+    asks(&mut rig, &leaves(ACK), ENOUGH);
+    assert!((10..=12).contains(&passing(&mut rig, &comes)), "who has not sent too much is not noted");
+    for flags in [SYN, SYN | ACK, RST, RST | ACK, 0] {
+        asks(&mut rig, &leaves(flags), 2 * ENOUGH);
+        assert!(passing(&mut rig, &comes) < 3, "{flags:#x} may answer a stranger");
+    }
+    // A second SYN to a half-open connection is answered with a bare ACK, twice a second at most.
+    for _ in 0..2 * ENOUGH {
+        rig.ask(&leaves(ACK));
+        rig.advance(Duration::from_millis(500));
+        assert!(passing(&mut rig, &comes) < 13, "who has asked for it");
+    }
+    rig.advance(Duration::from_secs(6));
+    assert!(passing(&mut rig, &comes) < 13);
+    asks(&mut rig, &leaves(ACK), ENOUGH);
+    assert_eq!(passing(&mut rig, &comes), 100);
+    let other = from(ATTACKER).tcp(443, 40_001, ACK).bytes();
+    assert!(passing(&mut rig, &other) < 3, "another connection");
+    rig.advance(Duration::from_secs(61));
+    assert!(passing(&mut rig, &comes) < 13, "a minute later");
+}
+
+/// All who come through a translator have one /64, and one /96.
+#[test]
+fn who_comes_through_nat64_is_a_source_of_his_own() {
+    needs_root!();
+    let mut rig = rig();
+    rig.limits("[limit.source]\npackets = \"10/s\"\npackets_burst = \"10\"");
+    for visitor in ["64:ff9b::c000:201", "64:ff9b::c000:202", "64:ff9b::808:808"] {
+        let source: IpAddr = visitor.parse().expect("an address");
+        let frame = from(source).udp(5_000, 9).bytes();
+        assert!((10..=12).contains(&passing(&mut rig, &frame)), "{visitor}");
+    }
+    let neighbour = "64:ff9b:1::1".parse().expect("an address");
+    assert!(passing(&mut rig, &from(neighbour).udp(5_000, 9).bytes()) > 9, "of another prefix");
 }
 
 /// A service for all addresses of a host answers from its first one, wherever it was asked.

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,10 @@ use flood_common::{
     reason::Reason::{self, *},
     wire::{Frame, protocol},
 };
-use flood_userspace::lists::{Edit, ListKind};
+use flood_userspace::{
+    boot_time::BootTime,
+    lists::{Edit, ListKind},
+};
 use floodgate_tests::{
     lab::{Namespace, eventually},
     needs_root,
@@ -378,7 +381,7 @@ fn who_is_on_the_list_of_the_proven_has_no_limit_for_what_gives_evidence_and_the
             ensure!(send(rig, &real) == Some(Blocked), "{server}: blocked");
             rig.edit(ListKind::Block, Edit::take([attacker.into()]));
             // A longer prefix that ends before the one that covers it takes nothing away.
-            let ends = |seconds| entry(Some(SystemTime::now() + Duration::from_secs(seconds)));
+            let ends = |seconds| entry(Some(BootTime::now() + Duration::from_secs(seconds)));
             rig.edit(ListKind::AllowProven, Edit::put([(attacker.into(), ends(1))]));
             rig.edit(ListKind::AllowProven, Edit::put([(network, ends(5))]));
             for (expected, seconds) in [(Allowed, 3), (TotalPackets, 3)] {

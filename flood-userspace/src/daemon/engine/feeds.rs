@@ -1,18 +1,25 @@
 //! What the daemon knows about its feeds, and how they change the lists.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use tracing::{debug, info, warn};
 
 use crate::{
+    boot_time::BootTime,
     bpf::BpfError,
     config::{Config, Feed, FeedName},
-    control::protocol::{AddReply, FeedStatus},
-    feeds::{Content, Doubt, FetchError, copy::CopyError},
-    lists::{Edit, ListKind, import::Format},
+    control::protocol::FeedStatus,
+    feeds::{Content, FetchError, NoList, copy::CopyError},
+    lists::{
+        Edit, Entry, ListKind, Origin,
+        configured::NAMED,
+        doubt::{Doubt, Entries, check_coverage, check_growth, check_shrinking},
+        guard::Kept,
+        import::Format,
+    },
 };
 
-use super::Engine;
+use super::{Engine, lists::log_withheld};
 
 /// Why a feed is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +27,11 @@ pub enum FeedError {
     /// It cannot be read.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// What it says is not believed.
+    /// It is something else.
     #[error(transparent)]
+    NoList(#[from] NoList),
+    /// What it says is not believed.
+    #[error("{0}; if that is right, say `{key}` in its section{once}", key = .0.key(), once = once(.0))]
     Doubt(#[from] Doubt),
     /// It does not fit, or the kernel does not do it.
     #[error(transparent)]
@@ -29,22 +39,61 @@ pub enum FeedError {
     /// Its last good copy is of no use.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// Reading it does not end.
+    #[error("reading it has not ended within {0} s")]
+    Hangs(u64),
     /// The thread that read it has ended.
     #[error("reading it ended with {0}")]
     Panic(String),
+}
+
+/// When a feed was last known to say what it is believed to say.
+#[derive(Clone, Copy, Debug)]
+pub enum Read {
+    /// By this daemon.
+    At(BootTime),
+    /// By the one that wrote the copy, as the wall clock was then.
+    Copied(SystemTime),
+}
+
+impl Read {
+    fn moment(self) -> BootTime {
+        match self {
+            Self::At(moment) => moment,
+            Self::Copied(wall) => BootTime::of_wall(wall),
+        }
+    }
+
+    /// For showing.
+    fn wall(self) -> SystemTime {
+        match self {
+            Self::At(moment) => moment.wall(),
+            Self::Copied(wall) => wall,
+        }
+    }
+}
+
+/// What else helps against a doubt.
+fn once(doubt: &Doubt) -> &'static str {
+    match doubt {
+        Doubt::Covers { .. } => "",
+        _ => ", or `floodgate feed refresh --force` once",
+    }
 }
 
 /// A feed, and what became of it.
 pub(super) struct FeedState {
     kind: ListKind,
     feed: Feed,
+    /// Entries that it lists.
+    listed: usize,
     left_out: u64,
     problems: Vec<String>,
     format: Option<Format>,
-    good_at: Option<SystemTime>,
+    good_at: Option<Read>,
     errors: u64,
     error: Option<String>,
-    next: Option<Instant>,
+    next: Option<BootTime>,
 }
 
 impl FeedState {
@@ -52,6 +101,7 @@ impl FeedState {
         Self {
             kind,
             feed,
+            listed: 0,
             left_out: 0,
             problems: Vec::new(),
             format: None,
@@ -62,7 +112,7 @@ impl FeedState {
         }
     }
 
-    fn has_worked(&mut self, at: SystemTime) {
+    fn has_worked(&mut self, at: Read) {
         self.good_at = Some(at);
         if let Some(error) = self.error.take() {
             info!("feed {}: works again, after {error}", self.feed.name);
@@ -71,8 +121,10 @@ impl FeedState {
 }
 
 impl Engine {
-    /// Takes over the feeds of a configuration. What those carried that are no longer in it is taken out.
-    pub fn set_feeds(&mut self, config: &Config) -> Result<(), BpfError> {
+    /// Takes over the feeds of a configuration. What those carried that are no longer in it is taken out. Returns what has
+    /// become of feeds.
+    pub fn set_feeds(&mut self, config: &Config) -> Result<Vec<String>, BpfError> {
+        let mut changed = Vec::new();
         for kind in ListKind::ALL {
             let wanted = &config.list(kind).feeds;
             let is_wanted = |name: &FeedName| wanted.iter().any(|feed| feed.name == *name);
@@ -83,46 +135,84 @@ impl Engine {
                 .map(|state| state.feed.name.clone())
                 .collect();
             for name in gone {
-                let reply = self.exchange(kind, &name, Vec::new(), SystemTime::now())?;
-                info!("{} list: the feed {name} is gone, {} removed", kind.label(), reply.removed);
+                let origin = Arc::new(Origin::Feed(name.clone()));
+                let reply = self.insert(kind, Edit::take_from(self.list(kind).of(&origin), &origin))?;
+                self.forget_kept(&origin);
+                changed.push(format!("{} list: the feed {name} is gone, {}", kind.label(), reply.named()));
                 self.feeds.retain(|state| state.kind != kind || state.feed.name != name);
             }
             for feed in wanted {
-                match self.feeds.iter_mut().find(|state| state.kind == kind && state.feed.name == feed.name) {
-                    Some(state) => state.feed = feed.clone(),
-                    None => self.feeds.push(FeedState::new(kind, feed.clone())),
+                let there =
+                    self.feeds.iter_mut().find(|state| state.kind == kind && state.feed.name == feed.name);
+                match there {
+                    Some(state) if state.feed == *feed => {}
+                    Some(state) => {
+                        state.feed = feed.clone();
+                        changed.push(format!(
+                            "{} list: the feed {} is set otherwise",
+                            kind.label(),
+                            feed.name
+                        ));
+                    }
+                    None => {
+                        self.feeds.push(FeedState::new(kind, feed.clone()));
+                        changed.push(format!("{} list: the feed {} is new", kind.label(), feed.name));
+                    }
                 }
             }
-            let names: Vec<FeedName> = wanted.iter().map(|feed| feed.name.clone()).collect();
-            self.carriers[kind as usize].order(&names);
         }
-        Ok(())
+        // In the order of the configuration.
+        let place = |state: &FeedState| {
+            let feeds = &config.list(state.kind).feeds;
+            (state.kind as usize, feeds.iter().position(|feed| feed.name == state.feed.name))
+        };
+        self.feeds.sort_by_key(place);
+        Ok(changed)
     }
 
     /// Puts what a feed says into force: all of it, or nothing. Nothing happens when the feed is no longer configured
-    /// like this. `force` believes what lists almost nothing.
+    /// like this. `force` believes what is suddenly much shorter or longer.
     pub fn accept_feed(
         &mut self,
         kind: ListKind,
         feed: &Feed,
         content: Content,
         force: bool,
-        good_at: SystemTime,
+        good_at: Read,
     ) -> Result<(), FeedError> {
-        if self.feed_mut(kind, feed).is_none() {
-            return Ok(());
+        let Some(state) = self.feed_mut(kind, feed) else { return Ok(()) };
+        let before = state.listed;
+        content.check()?;
+        let Content { mut prefixes, left_out, problems, format, .. } = content;
+        let listed = prefixes.len();
+        if !(force || feed.may_shrink) {
+            check_shrinking(before, listed)?;
         }
-        let before = self.carriers[kind as usize].prefixes(&feed.name).len();
-        content.check(before, force || feed.may_shrink)?;
-        let Content { prefixes, left_out, problems, format, .. } = content;
-        let entries = prefixes.len();
-        let AddReply { added, removed, .. } = self.exchange(kind, &feed.name, prefixes, good_at)?;
-        if added + removed > 0 || before != entries {
-            info!(
-                "{} list: feed {}: {entries} entries, {added} added, {removed} removed",
-                kind.label(),
-                feed.name
-            );
+        if !(force || feed.may_grow) {
+            check_growth(before, listed)?;
+        }
+        check_coverage(prefixes.iter().copied(), feed.max_coverage)?;
+
+        let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), good_at.moment());
+        let is_guarded = kind == ListKind::Block && !feed.may_cover_host;
+        let mut kept = Kept { withheld: Vec::new(), entry: entry.clone() };
+        if is_guarded {
+            kept.withheld = self.list_guard.sift(&mut prefixes);
+            prefixes.sort_unstable();
+            prefixes.dedup();
+        }
+        let edit = self.list(kind).exchange(&prefixes, &entry);
+        let reply = self.insert(kind, edit)?;
+        if reply.added + reply.removed > 0 || before != listed {
+            info!("{} list: feed {}: {}, {}", kind.label(), feed.name, Entries(listed), reply.named());
+        }
+        let known = self.withheld(&entry.note.origin);
+        for held in kept.withheld.iter().filter(|held| !known.contains(held)).take(NAMED) {
+            log_withheld(&format!("{} list: feed {}", kind.label(), feed.name), held);
+        }
+        self.forget_kept(&entry.note.origin);
+        if is_guarded {
+            self.keep_all(vec![kept]);
         }
         if let Some(state) = self.feed_mut(kind, feed) {
             if left_out > 0 && state.left_out != left_out {
@@ -133,17 +223,18 @@ impl Engine {
                     problems.first().map_or("", String::as_str)
                 );
             }
-            (state.left_out, state.problems, state.format) = (left_out, problems, Some(format));
+            (state.listed, state.left_out, state.problems) = (listed, left_out, problems);
+            state.format = Some(format);
             state.has_worked(good_at);
         }
         Ok(())
     }
 
     /// Notes that a feed still says what it said.
-    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: SystemTime) {
+    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: BootTime) {
         debug!("feed {}: nothing has changed", feed.name);
         if let Some(state) = self.feed_mut(kind, feed) {
-            state.has_worked(at);
+            state.has_worked(Read::At(at));
         }
     }
 
@@ -159,9 +250,9 @@ impl Engine {
     }
 
     /// Notes when a feed will be read next.
-    pub fn schedule_feed(&mut self, kind: ListKind, feed: &Feed, delay: Duration) {
+    pub fn schedule_feed(&mut self, kind: ListKind, feed: &Feed, next: BootTime) {
         if let Some(state) = self.feed_mut(kind, feed) {
-            state.next = Instant::now().checked_add(delay);
+            state.next = Some(next);
         }
     }
 
@@ -169,58 +260,29 @@ impl Engine {
         self.feeds.iter_mut().find(|state| state.kind == kind && state.feed == *feed)
     }
 
-    fn exchange(
-        &mut self,
-        kind: ListKind,
-        name: &FeedName,
-        prefixes: Vec<ipnet::IpNet>,
-        now: SystemTime,
-    ) -> Result<AddReply, BpfError> {
-        let edit = self.carriers[kind as usize].exchange(self.list(kind), name, &prefixes, now);
-        let reply = self.insert(kind, edit)?;
-        self.carriers[kind as usize].carry(name, prefixes, now);
-        Ok(reply)
-    }
-
-    /// Leaves to the feeds what will soon end, so that it is on the list throughout.
-    pub(super) fn hand_over(&mut self, kind: ListKind, now: SystemTime) -> Result<(), BpfError> {
-        /// A daemon that is this late lets it end in between.
-        const AHEAD: Duration = Duration::from_secs(1);
-
-        let carriers = &self.carriers[kind as usize];
-        if carriers.is_empty() {
-            return Ok(());
-        }
-        let edit = carriers.handed_over(&self.list(kind).expired(now + AHEAD));
-        if !edit.is_empty() {
-            self.filter.edit_list(kind, edit)?;
-        }
-        Ok(())
-    }
-
-    /// Takes entries out, and leaves to the feeds what they carry.
-    pub(super) fn taking_out(&self, kind: ListKind, edit: Edit) -> Edit {
-        self.carriers[kind as usize].fall_back(edit)
-    }
-
     /// The feeds, with what became of them.
     pub fn feeds(&self) -> Vec<FeedStatus> {
         let status = |state: &FeedState| {
-            let FeedState { kind, feed, left_out, problems, format, good_at, errors, error, next } = state;
-            let since_epoch = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
+            let FeedState { kind, feed, listed, left_out, problems, format, good_at, errors, error, next } =
+                state;
+            // Feeds of other lists are not guarded, and no two have the same name.
+            let withheld = self.withheld(&Origin::Feed(feed.name.clone()));
+            let since_epoch = |at: &Read| at.wall().duration_since(SystemTime::UNIX_EPOCH).ok();
             FeedStatus {
                 list: kind.label().to_owned(),
                 name: feed.name.to_string(),
                 source: feed.source.to_string(),
                 every_s: feed.every.as_secs(),
-                entries: self.carriers[*kind as usize].prefixes(&feed.name).len() as u64,
+                entries: *listed as u64,
                 left_out: *left_out,
                 problems: problems.clone(),
                 format: format.map(|format| format.label().to_owned()),
-                last_success: good_at.and_then(since_epoch).map(|since| since.as_secs()),
+                withheld: withheld.len() as u64,
+                first_withheld: withheld.iter().take(NAMED).map(ToString::to_string).collect(),
+                last_success: good_at.as_ref().and_then(since_epoch).map(|since| since.as_secs()),
                 errors: *errors,
                 error: error.clone(),
-                next_s: next.map(|next| next.saturating_duration_since(Instant::now()).as_secs()),
+                next_s: next.map(|next| next.since(BootTime::now()).as_secs()),
             }
         };
         self.feeds.iter().map(status).collect()

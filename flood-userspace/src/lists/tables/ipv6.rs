@@ -97,7 +97,7 @@ impl Ipv6 {
         for (prefix, entry) in changes(books.book(kind), undo) {
             if prefix.length() > CELL_LENGTH {
                 long.push((prefix, entry.is_some()));
-                before.extend(entry.map(|entry| (IpNet::V6(net(prefix)), Some(entry.clone()))));
+                before.extend(entry.map(|entry| (IpNet::V6(net(prefix)), entry.clone())));
                 cells.push(cells_of(prefix));
             } else {
                 self.plan_short(words, &mut plan, books, prefix, moment);
@@ -106,7 +106,7 @@ impl Ipv6 {
         }
         let (nodes, left) = self.concerned(books, kind, &long);
         let mut book_before = Book::default();
-        book_before.swap(Edit::new(before));
+        book_before.swap(Edit::put(before));
         self.plan_nodes(&mut plan, &nodes, books, (kind, &book_before), moment);
         for (length, entry) in left {
             let node = Prefix::around(entry.address, length);
@@ -134,6 +134,7 @@ impl Ipv6 {
             needed: plan.new as u64,
             room: room as u64,
             capacity: capacity as u64,
+            kept: 0,
         })
     }
 
@@ -343,13 +344,13 @@ impl Said {
 }
 
 /// The IPv6 prefixes of an edit that makes a difference to packets, and what the book had for them before.
-fn changes<'a>(book: &Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
-    undo.changes().iter().filter_map(|(prefix, before)| {
+fn changes<'a>(book: &'a Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
+    undo.before(book, IpNet::V6(Ipv6Net::default())).filter_map(|(prefix, before)| {
         let IpNet::V6(v6) = prefix else { return None };
         let expires = |entry: Option<&Entry>| entry.map(|entry| entry.expires);
-        let differs = expires(book.get(*prefix)) != expires(before.as_ref());
+        let differs = expires(book.get(prefix)) != expires(before);
         let prefix = Prefix::around(v6.addr().to_bits(), v6.prefix_len().into());
-        differs.then_some((prefix, before.as_ref()))
+        differs.then_some((prefix, before))
     })
 }
 

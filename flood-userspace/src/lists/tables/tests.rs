@@ -1,5 +1,5 @@
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, atomic::AtomicBool};
@@ -68,19 +68,26 @@ fn lists(layout: Layout) -> Lists<ListMemory> {
     Lists::new(Tables::new(ListMemory::new(layout.bucket_bits, layout.node_buckets, layout.seeds.v6), layout))
 }
 
-fn at(seconds: u32) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + u64::from(seconds))
+fn at(seconds: u32) -> BootTime {
+    BootTime::START + Duration::from_secs(1_000 + u64::from(seconds))
 }
 
 fn entry(expires: Option<u32>) -> Entry {
-    let note = Note { origin: Origin::Operator, reason: None, added: at(0), added_by: None };
+    entry_of(Origin::Operator, expires)
+}
+
+fn entry_of(origin: Origin, expires: Option<u32>) -> Entry {
+    let note = Note { origin: origin.into(), reason: None, added: at(0), added_by: None };
     Entry { expires: expires.map(at), note: Arc::new(note) }
 }
+
+/// Who may have entries of the same prefixes.
+const ORIGINS: [Origin; 2] = [Origin::Operator, Origin::Config];
 
 /// Half a second after `seconds`: entries end at whole seconds, so that no rounding matters.
 fn moment(seconds: u32) -> Moment {
     let filter_ns = 77_000_000_000_000 + u64::from(seconds) * 1_000_000_000 + 500_000_000;
-    Moment { wall: at(seconds) + Duration::from_millis(500), filter_ns }
+    Moment { now: at(seconds) + Duration::from_millis(500), filter_ns }
 }
 
 /// What the real code finds in the tables.
@@ -90,7 +97,7 @@ fn found(lists: &Lists<ListMemory>, address: IpAddr, now: &Moment) -> Listed {
 
 /// The naive model: all entries, one after the other.
 #[derive(Default)]
-struct Model(BTreeMap<(usize, IpNet), Option<u32>>);
+struct Model(BTreeMap<(usize, IpNet, Origin), Option<u32>>);
 
 impl Model {
     fn expire(&mut self, now: u32) {
@@ -98,7 +105,7 @@ impl Model {
     }
 
     fn is_on(&self, kind: ListKind, address: IpAddr, now: u32) -> bool {
-        self.0.iter().any(|((list, prefix), expires)| {
+        self.0.iter().any(|((list, prefix, _), expires)| {
             // What is painted ends when the daemon comes by, not by itself.
             let is_painted = address.is_ipv4() && u32::from(prefix.prefix_len()) <= CELL_LENGTH;
             let in_force = is_painted || expires.is_none_or(|at| now < at);
@@ -119,10 +126,10 @@ impl Model {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Put(ListKind, Vec<(IpNet, Option<u32>)>),
-    /// Those of the entries, by their number.
-    Take(ListKind, Vec<usize>),
-    /// All of the block list that is there is exchanged for these.
+    Put(ListKind, Origin, Vec<(IpNet, Option<u32>)>),
+    /// An origin's entries of prefixes, by their number.
+    Take(ListKind, Origin, Vec<usize>),
+    /// All of the block list that an operator has put there is exchanged for these.
     Exchange(Vec<(IpNet, Option<u32>)>),
     /// Time passes, and the daemon does not come by.
     Wait(u32),
@@ -157,10 +164,12 @@ fn any_entries() -> impl Strategy<Value = Vec<(IpNet, Option<u32>)>> {
 
 fn any_action() -> impl Strategy<Value = Action> {
     let kind = || prop_oneof![Just(ListKind::Allow), Just(ListKind::Block)];
+    let origin = || proptest::sample::select(&ORIGINS);
     prop_oneof![
-        5 => (kind(), any_entries()).prop_map(|(kind, entries)| Action::Put(kind, entries)),
-        3 => (kind(), proptest::collection::vec(0usize..64, 1..4))
-            .prop_map(|(kind, numbers)| Action::Take(kind, numbers)),
+        5 => (kind(), origin(), any_entries())
+            .prop_map(|(kind, origin, entries)| Action::Put(kind, origin, entries)),
+        3 => (kind(), origin(), proptest::collection::vec(0usize..64, 1..4))
+            .prop_map(|(kind, origin, numbers)| Action::Take(kind, origin, numbers)),
         1 => any_entries().prop_map(Action::Exchange),
         2 => (1u32..8).prop_map(Action::Wait),
         2 => Just(Action::Expire),
@@ -174,34 +183,38 @@ fn act(
     model: &mut Model,
     now: &mut u32,
 ) -> Result<(), EditError> {
-    let put = |entries: &[(IpNet, Option<u32>)]| {
-        Edit::put(entries.iter().map(|(prefix, expires)| (*prefix, entry(*expires))))
-    };
     let time = moment(*now);
     match action {
-        Action::Put(kind, entries) => {
-            lists.edit(kind, put(&entries), &time)?;
-            model.0.extend(entries.into_iter().map(|(prefix, expires)| ((kind as usize, prefix), expires)));
+        Action::Put(kind, origin, entries) => {
+            let put = entries.iter().map(|(prefix, expires)| (*prefix, entry_of(origin.clone(), *expires)));
+            lists.edit(kind, Edit::put(put), &time)?;
+            let entries = entries.into_iter();
+            model
+                .0
+                .extend(entries.map(|(prefix, expires)| ((kind as usize, prefix, origin.clone()), expires)));
         }
-        Action::Take(kind, numbers) => {
+        Action::Take(kind, origin, numbers) => {
             let there: Vec<IpNet> = lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
             let chosen: Vec<IpNet> =
                 numbers.iter().filter_map(|number| there.get(*number).copied()).collect();
-            model.0.retain(|(list, prefix), _| *list != kind as usize || !chosen.contains(prefix));
-            lists.edit(kind, Edit::take(chosen), &time)?;
+            model.0.retain(|(list, prefix, of), _| {
+                *list != kind as usize || *of != origin || !chosen.contains(prefix)
+            });
+            lists.edit(kind, Edit::take_from(chosen, &Arc::new(origin)), &time)?;
         }
         Action::Exchange(entries) => {
             let prefixes: Vec<IpNet> = entries.iter().map(|(prefix, _)| *prefix).collect();
             let put = Edit::put_alike(prefixes.clone(), &entry(None));
-            let edit = lists.book(ListKind::Block).leaving(&Origin::Operator).then(put);
-            lists.edit(ListKind::Block, edit, &time)?;
-            model.0.retain(|(list, _), _| *list != ListKind::Block as usize);
-            model.0.extend(prefixes.into_iter().map(|prefix| ((ListKind::Block as usize, prefix), None)));
+            let leaving = Edit::take(lists.book(ListKind::Block).of(&Origin::Operator));
+            lists.edit(ListKind::Block, leaving.then(put), &time)?;
+            let key = |prefix| (ListKind::Block as usize, prefix, Origin::Operator);
+            model.0.retain(|(list, _, of), _| *list != ListKind::Block as usize || *of != Origin::Operator);
+            model.0.extend(prefixes.into_iter().map(|prefix| (key(prefix), None)));
         }
         Action::Wait(seconds) => *now += seconds,
         Action::Expire => {
             for kind in ListKind::OF_EACH_PACKET {
-                let edit = lists.book(kind).expired(time.wall);
+                let edit = lists.book(kind).expired(time.now);
                 lists.edit(kind, edit, &time)?;
             }
             model.expire(*now);
@@ -235,22 +248,24 @@ proptest! {
         let (mut lists, mut model, mut now) = (lists(LAYOUT), Model::default(), 0);
         let mut probes = addresses;
         for action in actions {
-            if let Action::Put(_, entries) | Action::Exchange(entries) = &action {
+            if let Action::Put(_, _, entries) | Action::Exchange(entries) = &action {
                 probes.extend(entries.iter().flat_map(|(prefix, _)| around(*prefix)));
             }
             let text = format!("{action:?}");
             prop_assert_eq!(act(action, &mut lists, &mut model, &mut now), Ok(()));
             for kind in ListKind::OF_EACH_PACKET {
-                let entries = model.0.keys().filter(|(list, _)| *list == kind as usize).count();
-                prop_assert_eq!(lists.book(kind).iter().count(), entries);
+                let entries = model.0.keys().filter(|(list, ..)| *list == kind as usize);
+                let prefixes: BTreeSet<IpNet> = entries.clone().map(|(_, prefix, _)| *prefix).collect();
+                prop_assert_eq!(lists.book(kind).all().count(), entries.count());
+                prop_assert_eq!(lists.book(kind).iter().count(), prefixes.len());
             }
             for address in &probes {
                 let wanted = model.look_up(*address, now);
                 prop_assert_eq!(found(&lists, *address, &moment(now)), wanted, "{} after {}", address, text);
             }
         }
-        for kind in ListKind::OF_EACH_PACKET {
-            let edit = Edit::take(lists.book(kind).iter().map(|(prefix, _)| prefix).collect::<Vec<_>>());
+        for (kind, origin) in ListKind::OF_EACH_PACKET.into_iter().flat_map(|kind| ORIGINS.map(|of| (kind, of))) {
+            let edit = Edit::take_from(lists.book(kind).of(&origin), &Arc::new(origin.clone()));
             lists.edit(kind, edit, &moment(now)).unwrap();
         }
         prop_assert!(is_empty(&lists), "something is left behind");

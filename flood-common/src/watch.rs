@@ -1,0 +1,133 @@
+//! Sessions that sockets do not tell: connections of hosts behind this one, and tunnels, whose socket takes packets from anybody.
+//!
+//! When such a packet is over the limit of its source, the source is *watched* for some seconds. What leaves to a watched source is
+//! counted for each flow, and once enough has, the flow is a session for a minute. So nothing is written as long as nobody sends too
+//! much, and one source that does is one mark, whatever else it varies.
+//!
+//! What is counted is what strangers are not sent: TCP with ACK and neither SYN nor RST, and what the end of a tunnel sends. A few of
+//! these may be had by spoofing (Linux answers a second SYN with a bare ACK, twice a second at most; WireGuard under load sends
+//! cookies), which is why one is not enough.
+//!
+//! The table is one of buckets as that of [`solicit`], and none of its words: who fills it takes nothing but these sessions.
+
+use crate::{
+    abi::Settings,
+    address::{Address, Network},
+    meter::{Slot, WAYS},
+    solicit::{
+        self, Flow, MARK_S, Note, Outgoing, SESSION, SESSION_S, SolicitPlace, answers_of, is_live, left,
+        tag_of, units, units_of, word,
+    },
+    wire::protocol,
+};
+
+/// Packets that have to leave in a flow before it is a session, within the [seconds](MARK_S) from the first of them on: more than
+/// the ten bare ACKs that a half-open connection of Linux sends at most in this time.
+pub const ENOUGH: u32 = 16;
+
+/// A source that is watched.
+pub const WATCHED: Note = Note::BEGUN;
+
+/// The flow of a packet that leaves as a session, if it is part of one: its own, or all that goes through a tunnel, one end of which
+/// may send from a port that is a hash of what is inside.
+#[inline(always)]
+pub(crate) fn session(settings: &Settings, flow: &Flow, tables: &impl Outgoing) -> Option<Flow> {
+    match flow.protocol {
+        protocol::TCP => Some(*flow),
+        // A service on another port may be made to send to the port of a tunnel.
+        protocol::UDP
+            if tables.is_tunnel(flow.local_port)
+                || settings.is_of_clients(flow.local_port) && tables.is_hashing_tunnel(flow.remote_port) =>
+        {
+            Some(of_tunnel(flow))
+        }
+        _ => None,
+    }
+}
+
+/// All that this host and the other side send each other through a tunnel.
+#[inline(always)]
+pub(crate) fn of_tunnel(flow: &Flow) -> Flow {
+    Flow { remote_port: 0, local_port: 0, ..*flow }
+}
+
+/// Where it is marked that the other side of a flow is watched: by what that [counts by](Address::source_network).
+#[inline(always)]
+pub(crate) fn place_of_source(settings: &Settings, flow: &Flow) -> SolicitPlace {
+    let Network { version, bits } = settings.source(flow.remote);
+    let source = Flow {
+        protocol: flow.protocol,
+        remote: Address::V6 { network: bits, interface: version },
+        local: Address::V4(0),
+        remote_port: 0,
+        local_port: 0,
+    };
+    source.place(&settings.solicit_seeds)
+}
+
+/// Counts a packet that leaves in the flow with this tag.
+#[inline(always)]
+pub fn count<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) {
+    for slot in bucket {
+        let found = slot.load();
+        if tag_of(found) != tag || !is_live(found, now_ns) {
+            continue;
+        }
+        let (sent, rest) = (answers_of(found), left(found, now_ns));
+        let session = word(tag, SESSION, units(now_ns).wrapping_add(units_of(SESSION_S)));
+        // A lost race is another packet's.
+        if sent == SESSION && rest <= units_of(SESSION_S) / 2 || sent < SESSION && sent + 1 >= ENOUGH {
+            slot.compare_swap(found, session);
+        } else if sent < SESSION {
+            // The end stays, so that a trickle never is enough.
+            slot.compare_swap(found, found + word(0, 1, 0));
+        }
+        return;
+    }
+    solicit::write(bucket, tag, now_ns, Note { lifetime: units_of(MARK_S), answers: 1 });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 1_000 * SECOND;
+
+    #[test]
+    fn enough_packets_in_a_few_seconds_are_a_session_and_a_trickle_is_none() {
+        // Packets, nanoseconds between two, whether that is a session.
+        for (packets, apart, expected) in [
+            (ENOUGH, 1_000, true),
+            (ENOUGH - 1, 1_000, false),
+            (ENOUGH, SECOND / 4, true),
+            (1_000, SECOND / 2, false),
+        ] {
+            let bucket: [AtomicU64; WAYS] = Default::default();
+            let mut now = NOW;
+            let mut was = false;
+            for _ in 0..packets {
+                count(&bucket, 7, now);
+                was |= solicit::is_session(&bucket, 7, now);
+                now += apart;
+            }
+            assert_eq!(was, expected, "{packets} packets, one each {apart} ns");
+        }
+    }
+
+    #[test]
+    fn a_session_lasts_for_a_minute_and_as_long_as_something_leaves() {
+        let bucket: [AtomicU64; WAYS] = Default::default();
+        (0..ENOUGH).for_each(|_| count(&bucket, 7, NOW));
+        let minute = u64::from(SESSION_S) * SECOND;
+        assert!(solicit::is_session(&bucket, 7, NOW + minute));
+        assert!(!solicit::is_session(&bucket, 7, NOW + minute + SECOND / 2));
+        assert!(!solicit::is_session(&bucket, 8, NOW), "another flow");
+        count(&bucket, 7, NOW + minute - SECOND);
+        assert!(solicit::is_session(&bucket, 7, NOW + 2 * minute - 2 * SECOND));
+        count(&bucket, 7, NOW + 3 * minute);
+        assert!(!solicit::is_session(&bucket, 7, NOW + 3 * minute), "it begins anew");
+    }
+}

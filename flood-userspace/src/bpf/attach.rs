@@ -1,0 +1,412 @@
+//! Attaching the filter to interfaces, and asking the kernel whether it is still there.
+//!
+//! An [`Attachment`] is an interface that the filter is to guard. It stays, with its slot and its counters, when the kernel
+//! says that the filter is on it no more ([`Filter::look`]), until it is let go; meanwhile it can be attached again.
+
+use std::io;
+
+use aya::programs::{SchedClassifier, Xdp};
+use flood_common::abi::INTERFACE_SLOTS;
+
+use crate::config::{AttachMode, SolicitedBy};
+
+use super::{
+    BpfError, Filter, Hook,
+    egress::{EGRESS_PROGRAM, Egress},
+    interface::{self, Interface, LinkLayer},
+    link::{Link, Place},
+    load::{PROGRAM, program},
+};
+
+/// An interface that the filter is to guard.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The interface as it was last seen.
+    pub interface: Interface,
+    /// Its slot in the counters.
+    pub slot: u32,
+    /// Whether the driver runs the filter.
+    pub native: bool,
+    /// Whether what goes out of it is noted.
+    pub noting: Noting,
+    /// What holds the filter in the kernel.
+    link: Option<Link>,
+    /// Another program has been put into our link.
+    is_displaced: bool,
+    egress: Option<Egress>,
+}
+
+impl Attachment {
+    /// Whether the filter is on it, as the kernel said at the last [look](Filter::look).
+    pub fn is_attached(&self) -> bool {
+        self.link.is_some() && !self.is_displaced
+    }
+}
+
+/// Whether what is asked for through an interface is noted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Noting {
+    /// It is.
+    By(Hook),
+    /// It should be, but the kernel refuses.
+    Refused(String),
+    /// Nobody wants it.
+    Unwanted,
+}
+
+/// What the kernel says about an interface, where it is not what was so at the last look.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// It is not there any more.
+    Gone,
+    /// It is in another network namespace. The filter has been taken off it.
+    Moved,
+    /// The filter is not on it any more: somebody has taken it off, or the interface was made anew.
+    Detached,
+    /// Another program has been put in the place of the filter: its number.
+    Displaced(u32),
+    /// The filter is back in its place, from which another program had displaced it.
+    Back,
+    /// The program on the way out was taken off; it is there again, or is not.
+    NotingLost,
+    /// What goes out of it is noted, which the kernel had refused before.
+    NotingBack,
+    /// It has another name: the one that it had.
+    Renamed(String),
+}
+
+impl Filter {
+    /// The interfaces that the filter is to guard.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// Attaches the filter to the interface that has this name, or this among its alternative names; `replace` takes another
+    /// XDP program off it.
+    pub fn attach(&mut self, name: &str, mode: AttachMode, replace: bool) -> Result<&Attachment, BpfError> {
+        self.attach_to(&interface::interface(name)?, mode, replace)
+    }
+
+    /// Attaches the filter to an interface; `replace` takes another XDP program off it.
+    pub fn attach_to(
+        &mut self,
+        interface: &Interface,
+        mode: AttachMode,
+        replace: bool,
+    ) -> Result<&Attachment, BpfError> {
+        let slot = self.free_slot(&interface.name)?;
+        self.counters.reset(slot)?;
+        let attachment = self.put_on(interface, slot, mode, replace)?;
+        self.attachments.push(attachment);
+        self.follow_mtu();
+        Ok(&self.attachments[self.attachments.len() - 1])
+    }
+
+    /// Attaches the filter again that has come off the interface with this slot: to what that is by now.
+    pub fn attach_again(
+        &mut self,
+        slot: u32,
+        interface: &Interface,
+        mode: AttachMode,
+    ) -> Result<&Attachment, BpfError> {
+        let attachment = self.put_on(interface, slot, mode, false)?;
+        let position = self.position(slot).unwrap_or(self.attachments.len());
+        if position < self.attachments.len() {
+            self.attachments[position] = attachment;
+        } else {
+            self.attachments.push(attachment);
+        }
+        self.follow_mtu();
+        Ok(&self.attachments[position])
+    }
+
+    fn position(&self, slot: u32) -> Option<usize> {
+        self.attachments.iter().position(|attachment| attachment.slot == slot)
+    }
+
+    fn put_on(
+        &mut self,
+        interface: &Interface,
+        slot: u32,
+        mode: AttachMode,
+        replace: bool,
+    ) -> Result<Attachment, BpfError> {
+        let same = |other: &&Attachment| other.is_attached() && other.interface.index == interface.index;
+        if let Some(other) = self.attachments.iter().find(same) {
+            return Err(BpfError::AlreadyOurs { interface: other.interface.name.clone() });
+        }
+        interface.can_be_guarded(self.options.force)?;
+        make_way(interface, replace)?;
+        // Questions are noted before answers are judged.
+        let (noting, egress) = self.note_questions(interface)?;
+        // The slot is there before the first packet is.
+        let noted = egress.is_some() || self.notes_questions();
+        self.enter_interface(slot, Some(interface), noted);
+        match self.link(interface, mode) {
+            Ok((link, native)) => Ok(Attachment {
+                interface: interface.clone(),
+                slot,
+                native,
+                noting,
+                link: Some(link),
+                is_displaced: false,
+                egress,
+            }),
+            Err(error) => {
+                self.enter_interface(slot, None, self.notes_questions());
+                if let Some(egress) = egress {
+                    // Why attaching failed matters more.
+                    let _ = egress.detach(program(&mut self.ebpf, EGRESS_PROGRAM)?, interface);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn link(&mut self, interface: &Interface, mode: AttachMode) -> Result<(Link, bool), BpfError> {
+        let program: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
+        let program = program.fd().map_err(|error| BpfError::load(&error))?;
+        let native = match mode {
+            AttachMode::Generic => None,
+            AttachMode::Native | AttachMode::NativeOrGeneric => {
+                Some(Link::create(program, interface.index, Place::Driver))
+            }
+        };
+        match native {
+            Some(Ok(link)) => return Ok((link, true)),
+            Some(Err(error)) if mode == AttachMode::Native => return Err(native_error(interface, error)),
+            Some(Err(_)) | None => {}
+        }
+        let link = Link::create(program, interface.index, Place::BehindDriver).map_err(|error| {
+            BpfError::Attach { interface: interface.name.clone(), cause: error.to_string() }
+        })?;
+        Ok((link, false))
+    }
+
+    fn free_slot(&self, name: &str) -> Result<u32, BpfError> {
+        (1..INTERFACE_SLOTS as u32)
+            .find(|slot| self.attachments.iter().all(|attachment| attachment.slot != *slot))
+            .ok_or_else(|| BpfError::TooManyInterfaces {
+                interface: name.to_owned(),
+                limit: INTERFACE_SLOTS - 1,
+            })
+    }
+
+    /// Takes over what the kernel says about the interfaces that the filter is attached to. Returns, by slot, what is not as it
+    /// was. `there` are the interfaces of this network namespace.
+    pub fn look(&mut self, there: &[Interface]) -> Result<Vec<(u32, Found)>, BpfError> {
+        let asking = |error: io::Error| BpfError::Other {
+            what: "asking the kernel what holds the filter",
+            cause: error.to_string(),
+        };
+        let (mut all, mut attachments) = (Vec::new(), std::mem::take(&mut self.attachments));
+        let outcome = attachments.iter_mut().try_for_each(|attachment| -> io::Result<()> {
+            all.extend(self.look_at(attachment, there)?.into_iter().map(|found| (attachment.slot, found)));
+            Ok(())
+        });
+        self.attachments = attachments;
+        outcome.map_err(asking)?;
+        let bits = self.options.solicited_bits(self.notes_questions());
+        let mut settings = self.settings.read();
+        for attachment in &self.attachments {
+            let index = if attachment.link.is_some() { attachment.interface.index } else { 0 };
+            let is_bare = attachment.interface.link_layer == LinkLayer::Bare;
+            settings.enter_interface(attachment.slot as usize, index, is_bare);
+        }
+        settings.solicited = bits;
+        if settings != self.settings.read() {
+            self.settings.publish(&settings);
+        }
+        self.follow_mtu();
+        Ok(all)
+    }
+
+    fn look_at(&mut self, attachment: &mut Attachment, there: &[Interface]) -> io::Result<Vec<Found>> {
+        let Some(link) = &attachment.link else { return Ok(Vec::new()) };
+        let ours = self.program_id;
+        let index = attachment.interface.index;
+        let held = link.holds()?;
+        // The list may lack one that is there if others came and went while the kernel wrote it.
+        let listed = there.iter().find(|interface| interface.index == index).cloned();
+        let now = match listed {
+            Some(interface) => Some(interface),
+            None => interface::with_index(index)?,
+        };
+        let is_here = |interface: &Interface| {
+            held.interface == Some(index) && interface.xdp.is_some_and(|xdp| xdp.id == held.program)
+        };
+        let now = match now {
+            Some(interface) if is_here(&interface) => interface,
+            now => {
+                let found = match (held.interface, now) {
+                    (Some(_), _) => Found::Moved,
+                    (None, Some(_)) => Found::Detached,
+                    (None, None) => Found::Gone,
+                };
+                let _ = self.take_off(attachment); // what is left of it may go at this moment
+                return Ok(vec![found]);
+            }
+        };
+        let mut all = Vec::new();
+        match (held.program == ours, attachment.is_displaced) {
+            (false, false) => all.push(Found::Displaced(held.program)),
+            (true, true) => all.push(Found::Back),
+            (true, false) | (false, true) => {}
+        }
+        attachment.is_displaced = held.program != ours;
+        if now.name != attachment.interface.name {
+            all.push(Found::Renamed(attachment.interface.name.clone()));
+        }
+        attachment.interface = now;
+        all.extend(self.look_at_way_out(attachment)?);
+        Ok(all)
+    }
+
+    /// Sees to it that questions are noted on an interface that the filter is on, if they are to be.
+    fn look_at_way_out(&mut self, attachment: &mut Attachment) -> io::Result<Option<Found>> {
+        let interface = &attachment.interface;
+        let is_lost = match &attachment.egress {
+            Some(egress) => !egress.is_attached(interface, self.egress_id)?,
+            None => false,
+        };
+        if !is_lost && !matches!(attachment.noting, Noting::Refused(_)) {
+            return Ok(None);
+        }
+        if let (true, Some(egress)) = (is_lost, attachment.egress.take())
+            && let Ok(program) = program(&mut self.ebpf, EGRESS_PROGRAM)
+        {
+            egress.forget(program);
+        }
+        let (noting, egress) = match self.note_questions(interface) {
+            Ok(outcome) => outcome,
+            Err(error) => (Noting::Refused(error.to_string()), None),
+        };
+        let is_noted = egress.is_some();
+        (attachment.noting, attachment.egress) = (noting, egress);
+        Ok(match (is_lost, is_noted) {
+            (true, _) => Some(Found::NotingLost),
+            (false, true) => Some(Found::NotingBack),
+            (false, false) => None,
+        })
+    }
+
+    /// Lets go of what is left of an attachment in the kernel. What is under its number by now may be another interface,
+    /// whose filters are not ours to take off.
+    fn take_off(&mut self, attachment: &mut Attachment) -> Result<(), String> {
+        attachment.link = None;
+        attachment.is_displaced = false;
+        let Some(egress) = attachment.egress.take() else { return Ok(()) };
+        let program = program(&mut self.ebpf, EGRESS_PROGRAM).map_err(|error| error.to_string())?;
+        if egress.is_attached(&attachment.interface, self.egress_id).is_ok_and(|is_ours| is_ours) {
+            egress.detach(program, &attachment.interface)
+        } else {
+            egress.forget(program);
+            Ok(())
+        }
+    }
+
+    /// An answer to a SYN offers no larger segments than go through all of the interfaces that are guarded.
+    fn follow_mtu(&mut self) {
+        let guarded = self.attachments.iter().filter(|attachment| attachment.is_attached());
+        let least = guarded.map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
+        let mtu = least.min(u16::MAX.into());
+        if self.settings.read().mtu != mtu {
+            self.change_settings(|settings| settings.mtu = mtu);
+        }
+    }
+
+    /// Attaches the program on the way out, as far as it is wanted.
+    fn note_questions(&mut self, interface: &Interface) -> Result<(Noting, Option<Egress>), BpfError> {
+        if !self.options.notes() {
+            return Ok((Noting::Unwanted, None));
+        }
+        let hook = self.options.hook.unwrap_or_else(Hook::of_kernel);
+        let program: &mut SchedClassifier = program(&mut self.ebpf, EGRESS_PROGRAM)?;
+        match self.egress.clone().and_then(|()| Egress::attach(program, interface, hook)) {
+            Ok(egress) => Ok((Noting::By(hook), Some(egress))),
+            Err(cause) if self.options.solicited == SolicitedBy::Egress => {
+                Err(BpfError::Egress { interface: interface.name.clone(), cause })
+            }
+            Err(cause) => Ok((Noting::Refused(cause), None)),
+        }
+    }
+
+    /// Whether questions are noted on any interface.
+    pub fn notes_questions(&self) -> bool {
+        self.attachments.iter().any(|attachment| attachment.egress.is_some())
+    }
+
+    /// Says which interface has a slot of the counters, and by what answers are told from now on.
+    fn enter_interface(&mut self, slot: u32, interface: Option<&Interface>, noted: bool) {
+        let bits = self.options.solicited_bits(noted);
+        self.change_settings(|settings| {
+            settings.enter_interface(
+                slot as usize,
+                interface.map_or(0, |interface| interface.index),
+                interface.is_some_and(|interface| interface.link_layer == LinkLayer::Bare),
+            );
+            settings.solicited = bits;
+        });
+    }
+
+    /// Lets go of an interface: the filter comes off it, if it is on it. Returns whether there was one of this name.
+    pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
+        let named = self.attachments.iter().find(|attachment| attachment.interface.name == name);
+        match named.map(|attachment| attachment.slot) {
+            Some(slot) => self.let_go(slot).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Lets go of the interface with this slot.
+    pub fn let_go(&mut self, slot: u32) -> Result<(), BpfError> {
+        let Some(position) = self.position(slot) else { return Ok(()) };
+        let mut attachment = self.attachments.remove(position);
+        let outcome = self.take_off(&mut attachment);
+        self.enter_interface(slot, None, self.notes_questions());
+        self.follow_mtu();
+        outcome.map_err(|cause| BpfError::Other { what: "taking the egress program off", cause })
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        while let Some(slot) = self.attachments.first().map(|attachment| attachment.slot) {
+            let _ = self.let_go(slot); // there is nobody to tell
+        }
+    }
+}
+
+/// Whose program is on an interface, as a refusal; `None` if there is none.
+pub fn occupied(interface: &Interface) -> Option<BpfError> {
+    let id = interface.xdp?.id;
+    let (program, interface) = (interface::program_name(id), interface.name.clone());
+    Some(if program == PROGRAM {
+        BpfError::AlreadyGuarded { interface, id }
+    } else {
+        BpfError::Occupied { interface, program, id }
+    })
+}
+
+/// Takes another program off an interface, if that is wanted.
+fn make_way(interface: &Interface, replace: bool) -> Result<(), BpfError> {
+    match (occupied(interface), interface.xdp) {
+        (Some(BpfError::Occupied { .. }), Some(program)) if replace => {
+            interface::remove_program(interface, program)
+        }
+        (Some(error), _) => Err(error),
+        (None, _) => Ok(()),
+    }
+}
+
+fn native_error(interface: &Interface, cause: io::Error) -> BpfError {
+    let (name, driver) = (interface.name.clone(), interface.driver());
+    match cause.raw_os_error() {
+        Some(libc::EPERM) => BpfError::NotPermitted { what: format!("attaching to {name}") },
+        Some(libc::EOPNOTSUPP) => BpfError::NoNativeXdp { interface: name, driver, cause },
+        Some(libc::EINVAL | libc::ENOMEM | libc::ERANGE | libc::ENOSPC) => {
+            BpfError::NativeRefused { interface: name, driver, cause }
+        }
+        _ => BpfError::Attach { interface: name, cause: cause.to_string() },
+    }
+}

@@ -1,0 +1,271 @@
+//! Accepting connections, and what bounds them.
+//!
+//! Whoever connects may be slow, broken or hostile: any user of the host can connect to the metrics. So there are places
+//! for so many connections, each of which is for one request; and where all are taken, a new one gets the place of
+//! the oldest that has not brought its request yet, or that does not fetch its answer. Thus nobody can use up the
+//! process's descriptors, or keep others from being answered by waiting.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Body, serve::Listener};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    task::AbortHandle,
+    time::{Sleep, interval, sleep},
+};
+
+/// The most places that a listener has; a host's operators and scrapers need a handful.
+const MOST_PLACES: u64 = 128;
+
+/// The share of the process's descriptors that a listener may use: one in so many.
+const SHARE: u64 = 8;
+
+/// How long the head of a request may take to come, and how long its body may pause.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest head of a request, in bytes.
+const LARGEST_HEAD: usize = 64 << 10;
+
+/// How long a new connection waits where it takes the place of another: what an endless stream of them may cost is bounded.
+const TAKING_A_PLACE: Duration = Duration::from_millis(1);
+
+/// How long to wait for a place while the daemon is at work for all who have one.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// How often a connection is looked at while its answer is not finished, for a client who has hung up.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a scraper may take for everything.
+const SCRAPE: Duration = Duration::from_secs(10);
+
+/// Bounds of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at once.
+    places: usize,
+    /// How long one may last.
+    lasts: Option<Duration>,
+    /// For how long one whose answer has begun keeps its place from those that want it.
+    keeps_place: Duration,
+}
+
+impl Bounds {
+    /// For the control socket, in a process that may have so many `descriptors`.
+    pub fn of_control(descriptors: u64) -> Self {
+        Self { places: places(descriptors), lasts: None, keeps_place: Duration::from_secs(30) }
+    }
+
+    /// For the metrics, which any user of the host may ask for.
+    pub fn of_metrics(descriptors: u64) -> Self {
+        Self { places: places(descriptors), lasts: Some(SCRAPE), keeps_place: Duration::from_secs(1) }
+    }
+}
+
+fn places(descriptors: u64) -> usize {
+    usize::try_from((descriptors / SHARE).clamp(1, MOST_PLACES)).unwrap_or(1)
+}
+
+/// Lets this process have as many descriptors as it may; returns how many.
+pub fn raise_descriptors() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a whole rlimit, which the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the pointer is to a whole rlimit, which the call reads.
+    let is_raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const most) } == 0;
+    Ok(if is_raised { most.rlim_cur } else { limit.rlim_cur })
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Its request has not come as a whole.
+    Asking,
+    /// The daemon is at work for it.
+    Waiting,
+    /// It is fetching its answer, since then.
+    Fetching(Instant),
+}
+
+/// The stage of a connection, for those who have to know it.
+#[derive(Clone)]
+struct Progress(Arc<Mutex<Stage>>);
+
+impl Progress {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that has a place.
+struct Open {
+    progress: Progress,
+    task: AbortHandle,
+}
+
+/// Serves who connects. Never ends; connections go on when this is dropped.
+pub async fn serve<L>(mut listener: L, router: Router, bounds: Bounds)
+where
+    L: Listener,
+    L::Io: AsFd,
+{
+    let mut open: Vec<Open> = Vec::new(); // the oldest first
+    loop {
+        let (io, _) = listener.accept().await;
+        make_room(&mut open, &bounds).await;
+        let progress = Progress(Arc::new(Mutex::new(Stage::Asking)));
+        let task = tokio::spawn(serve_one(io, router.clone(), bounds, progress.clone()));
+        open.push(Open { progress, task: task.abort_handle() });
+    }
+}
+
+/// Waits for a place, and takes one from who does not use it.
+async fn make_room(open: &mut Vec<Open>, bounds: &Bounds) {
+    loop {
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() < bounds.places {
+            return;
+        }
+        let is_asking = |open: &Open| matches!(*open.progress.stage(), Stage::Asking);
+        let is_slow = |open: &Open| match *open.progress.stage() {
+            Stage::Fetching(since) => since.elapsed() >= bounds.keeps_place,
+            Stage::Asking | Stage::Waiting => false,
+        };
+        if let Some(index) = open.iter().position(is_asking).or_else(|| open.iter().position(is_slow)) {
+            open.remove(index).task.abort();
+            sleep(TAKING_A_PLACE).await;
+        } else {
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+async fn serve_one<I>(io: I, router: Router, bounds: Bounds, progress: Progress)
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + AsFd,
+{
+    let descriptor = io.as_fd().as_raw_fd();
+    let service = TowerToHyperService::new(router);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let whole = {
+            let progress = progress.clone();
+            request.map(|body| Body::new(Asked::new(body, progress)))
+        };
+        let (answer, progress) = (service.call(whole), progress.clone());
+        async move {
+            let answer = answer.await;
+            *progress.stage() = Stage::Fetching(Instant::now());
+            answer
+        }
+    });
+    // Who has asked may close his side and still wait for the answer, as `nc -N` does.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(LARGEST_HEAD)
+        .keep_alive(false)
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), answer);
+    let mut lasts = pin!(async {
+        match bounds.lasts {
+            Some(time) => sleep(time).await,
+            None => std::future::pending().await,
+        }
+    });
+    tokio::select! {
+        _ = connection => {} // what a client does wrong is his concern
+        () = hung_up(descriptor) => {}
+        () = &mut lasts => {}
+    }
+}
+
+/// Waits until the other side has closed a connection altogether. HTTP alone would see that only when it next writes,
+/// which for a trace may be never.
+async fn hung_up(descriptor: RawFd) {
+    let mut look = interval(LOOK);
+    loop {
+        look.tick().await;
+        let mut state = libc::pollfd { fd: descriptor, events: 0, revents: 0 };
+        // SAFETY: the pointer is to one pollfd, which is as many as the call is told of; it does not wait.
+        let found = unsafe { libc::poll(&raw mut state, 1, 0) };
+        if found > 0 && state.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+            return;
+        }
+    }
+}
+
+/// The body of a request, which notes when it has come as a whole, and fails when it pauses for too long.
+struct Asked {
+    body: Incoming,
+    progress: Progress,
+    pause: Pin<Box<Sleep>>,
+}
+
+impl Asked {
+    fn new(body: Incoming, progress: Progress) -> Self {
+        let asked = Self { body, progress, pause: Box::pin(sleep(PATIENCE)) };
+        if asked.body.is_end_stream() {
+            asked.has_come();
+        }
+        asked
+    }
+
+    fn has_come(&self) {
+        let mut stage = self.progress.stage();
+        if let Stage::Asking = *stage {
+            *stage = Stage::Waiting;
+        }
+    }
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                if frame.is_none() || self.body.is_end_stream() {
+                    self.has_come();
+                }
+                self.pause.as_mut().reset(tokio::time::Instant::now() + PATIENCE);
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                let paused = self.pause.as_mut().poll(context);
+                paused.map(|()| Some(Err("the rest of the request does not come".into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

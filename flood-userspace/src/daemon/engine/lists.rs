@@ -1,0 +1,478 @@
+//! The operations on the lists.
+
+use std::{collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use crate::{
+    boot_time::BootTime,
+    bpf::BpfError,
+    config::Config,
+    control::protocol::{
+        AddReply, AddRequest, ListEntry, ListReply, ReloadReply, RemoveReply, RemoveRequest,
+    },
+    host::Lifeline,
+    lists::{
+        Book, Change, Edit, Entry, Guard, ListKind, Note, Origin, TargetError, canonical,
+        configured::NAMED,
+        configured::{Configured, reloaded},
+        doubt::{Coverage, Doubt, check_coverage, check_growth, check_shrinking},
+        guard::{self, Kept, Withheld},
+    },
+    printable::Printable,
+};
+
+use super::{Engine, Refused};
+
+impl From<TargetError> for Refused {
+    fn from(error: TargetError) -> Self {
+        Self::Bad(error.to_string())
+    }
+}
+
+impl Engine {
+    /// Puts what the configuration says into a list that is empty.
+    pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
+        for problem in &configured.problems {
+            warn!("{} list: left out: {problem}", kind.label());
+        }
+        for kept in &configured.kept {
+            let list = format!("{} list: {}", kind.label(), kept.entry.note.origin);
+            kept.withheld.iter().take(NAMED).for_each(|held| log_withheld(&list, held));
+        }
+        self.filter.edit_list(kind, configured.edit)?;
+        self.keep_all(configured.kept);
+        Ok(())
+    }
+
+    /// Exchanges what the configuration has put into the lists for what it says now, and takes over its feeds. If one list
+    /// has no room, all stay as they are.
+    pub fn reload(
+        &mut self,
+        config: &Config,
+        lists: Vec<(ListKind, Configured)>,
+    ) -> Result<ReloadReply, BpfError> {
+        let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
+        let mut reply = ReloadReply::default();
+        let mut all_kept = Vec::new();
+        for (kind, configured) in lists {
+            let left_out = configured.left_out().map(|text| format!("{} list: {text}", kind.label()));
+            reply.warnings.extend(left_out);
+            match self.filter.edit_list(kind, reloaded(self.list(kind), &configured.edit)) {
+                Ok(undo) => {
+                    replies[kind as usize] = self.count(kind, &undo, false);
+                    done.push((kind, undo));
+                    all_kept.extend(configured.kept);
+                }
+                Err(error) => {
+                    for (kind, undo) in done.into_iter().rev() {
+                        self.filter.edit_list(kind, undo)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.kept.retain(|kept| !kept.entry.note.origin.is_configured());
+        self.keep_all(all_kept);
+        // The host may have changed since the files were read.
+        self.guard_again(self.list_guard.clone())?;
+        reply.feeds = self.set_feeds(config)?;
+        [reply.allow, reply.block, reply.allow_proven] = replies;
+        Ok(reply)
+    }
+
+    /// Notes what is withheld of origins, in the place of what was.
+    pub(super) fn keep_all(&mut self, all: Vec<Kept>) {
+        for kept in all {
+            self.forget_kept(&kept.entry.note.origin);
+            self.kept.push(kept);
+        }
+    }
+
+    /// Notes that an origin is not guarded, or is no more.
+    pub(super) fn forget_kept(&mut self, origin: &Origin) {
+        self.kept.retain(|kept| *kept.entry.note.origin != *origin);
+    }
+
+    /// What is withheld of an origin.
+    pub(super) fn withheld(&self, origin: &Origin) -> &[Withheld] {
+        let kept = self.kept.iter().find(|kept| *kept.entry.note.origin == *origin);
+        kept.map_or(&[], |kept| &kept.withheld)
+    }
+
+    /// Guards what this host needs now, in what nobody has typed.
+    pub(super) fn follow_lifelines(&mut self, lifelines: &[Lifeline]) -> Result<(), BpfError> {
+        if lifelines == self.list_guard.lifelines() {
+            return Ok(());
+        }
+        self.guard_again(Guard::new(lifelines.to_vec()))
+    }
+
+    fn guard_again(&mut self, guard: Guard) -> Result<(), BpfError> {
+        for index in 0..self.kept.len() {
+            let kept = &self.kept[index];
+            let (changes, again) = kept.again(&guard, self.list(ListKind::Block));
+            if again.withheld == kept.withheld {
+                continue;
+            }
+            for held in again.withheld.iter().filter(|held| !kept.withheld.contains(held)) {
+                log_withheld(&format!("block list: {}", again.entry.note.origin), held);
+            }
+            match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
+                // What is left of the prefixes has no room; what this host needs goes before.
+                Err(BpfError::ListFull(_)) => {
+                    self.filter.edit_list(ListKind::Block, again.give_up(kept))?;
+                }
+                outcome => _ = outcome?,
+            }
+            self.kept[index] = again;
+        }
+        self.list_guard = guard;
+        Ok(())
+    }
+
+    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
+    pub(super) fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
+        let only_puts = edit.changes().iter().all(|(_, change)| change.put().is_some());
+        let undo = self.filter.edit_list(kind, edit)?;
+        Ok(self.count(kind, &undo, only_puts))
+    }
+
+    /// What became of the entries in an edit, by the edit that undoes it, and whether it took nothing out.
+    fn count(&self, kind: ListKind, undo: &Edit, only_puts: bool) -> AddReply {
+        let mut reply = AddReply::default();
+        for (prefix, change) in undo.changes() {
+            // A search for each of a million entries takes a while.
+            let is_there = only_puts || self.list(kind).held_by(*prefix, change.origin()).is_some();
+            let (count, names) = match (change, is_there) {
+                (Change::Take(_), true) => (&mut reply.added, Some(&mut reply.first_added)),
+                (Change::Put(_), true) => (&mut reply.replaced, None),
+                (Change::Put(_), false) => (&mut reply.removed, Some(&mut reply.first_removed)),
+                (Change::Take(_), false) => continue,
+            };
+            *count += 1;
+            if let Some(names) = names
+                && names.len() < NAMED
+            {
+                names.push(*prefix);
+            }
+        }
+        reply
+    }
+
+    pub(super) fn list(&self, kind: ListKind) -> &Book {
+        self.filter.lists.book(kind)
+    }
+
+    /// The entries of a list, or those that cover an address.
+    pub fn entries(&self, kind: ListKind, covering: Option<IpAddr>) -> ListReply {
+        let book = self.list(kind);
+        let describe = |(prefix, entry): (IpNet, &Entry)| describe(prefix, entry);
+        let entries = match covering {
+            None => book.all().map(describe).collect(),
+            Some(address) => {
+                let prefixes = book.cover(address.to_canonical().into()).map(|(prefix, _)| prefix);
+                prefixes
+                    .flat_map(|prefix| book.holders(prefix).map(move |entry| (prefix, entry)))
+                    .map(describe)
+                    .collect()
+            }
+        };
+        ListReply { entries }
+    }
+
+    /// Adds entries to a list: all of them, or none. An entry that is there and ends later stays as it is.
+    pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
+        let AddRequest { prefixes, ttl_s, reason, added_by, file, replace, force, logged_in_from } = request;
+        let mut prefixes = prefixes.into_iter().map(canonical).collect::<Result<Vec<_>, _>>()?;
+        let now = BootTime::now();
+        let expires = match ttl_s {
+            None => None,
+            Some(0) => return Err(Refused::Bad("a time to live of 0 would end before it begins".into())),
+            Some(seconds) => Some(now.checked_add(Duration::from_secs(seconds)).ok_or_else(|| {
+                Refused::Bad(format!("{seconds} seconds from now is beyond all calendars"))
+            })?),
+        };
+        let origin = Arc::new(origin_of(file)?);
+        let note = Note { origin: Arc::clone(&origin), reason, added: now, added_by };
+        let entry = Entry { expires, note: Arc::new(note) };
+        let mut withheld = None;
+        if !force {
+            match *origin {
+                Origin::Import(_) => {
+                    prefixes.sort_unstable();
+                    prefixes.dedup();
+                    self.believe(kind, &origin, &prefixes, replace)?;
+                    withheld = (kind == ListKind::Block).then(|| self.list_guard.sift(&mut prefixes));
+                }
+                _ => {
+                    for prefix in &prefixes {
+                        match kind {
+                            ListKind::Allow | ListKind::AllowProven => guard::check_typed(*prefix)?,
+                            ListKind::Block => self.list_guard.check_block(*prefix, logged_in_from)?,
+                        }
+                    }
+                }
+            }
+        }
+        let is_typed = *origin == Origin::Operator;
+        let typed = if is_typed { prefixes[..prefixes.len().min(NAMED)].to_vec() } else { Vec::new() };
+        let (edit, kept) = self.adding(kind, prefixes, &entry, replace);
+        let mut reply = AddReply { kept, ..self.insert(kind, edit)? };
+        reply.notes = typed.iter().flat_map(|prefix| self.notes_on(kind, *prefix, &entry)).collect();
+        if let Some(withheld) = withheld {
+            reply.withheld = withheld.len() as u64;
+            reply.notes.extend(withheld.iter().take(NAMED).map(ToString::to_string));
+            let before = if replace { Vec::new() } else { self.withheld(&origin).to_vec() };
+            self.keep_all(vec![Kept { withheld: [before, withheld].concat(), entry: entry.clone() }]);
+        } else if !is_typed && force {
+            self.forget_kept(&origin);
+        }
+        info!("{} list: {}{}", kind.label(), reply.named(), said(&entry, ttl_s));
+        Ok(reply)
+    }
+
+    /// The edit that adds prefixes, and how many entries it leaves as they are.
+    fn adding(&self, kind: ListKind, prefixes: Vec<IpNet>, entry: &Entry, replace: bool) -> (Edit, u64) {
+        let (book, origin) = (self.list(kind), &entry.note.origin);
+        if replace {
+            let leaving = Edit::take_from(book.of(origin), origin);
+            return (leaving.then(Edit::put_alike(prefixes, entry)), 0);
+        }
+        let mut kept = 0;
+        let mut prefixes = prefixes;
+        prefixes.retain(|prefix| {
+            let stays = book.held_by(*prefix, origin).is_some_and(|there| there.outlasts(entry));
+            kept += u64::from(stays);
+            !stays
+        });
+        (Edit::put_alike(prefixes, entry), kept)
+    }
+
+    /// Whether an import is believed. The prefixes are sorted.
+    fn believe(
+        &self,
+        kind: ListKind,
+        origin: &Origin,
+        prefixes: &[IpNet],
+        replace: bool,
+    ) -> Result<(), Refused> {
+        for prefix in prefixes {
+            guard::check_listed(*prefix)?;
+        }
+        let check = || -> Result<(), Doubt> {
+            check_coverage(prefixes.iter().copied(), Coverage::default())?;
+            if replace {
+                let before = self.list(kind).of(origin).count();
+                check_shrinking(before, prefixes.len())?;
+                check_growth(before, prefixes.len())?;
+            }
+            Ok(())
+        };
+        check().map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })
+    }
+
+    /// What an operator who has just typed an entry may not expect.
+    fn notes_on(&self, kind: ListKind, prefix: IpNet, entry: &Entry) -> Vec<String> {
+        let book = self.list(kind);
+        let covering = book.cover(prefix).flat_map(|(at, _)| book.holders(at).map(move |other| (at, other)));
+        let outlasting = covering.filter(|(_, other)| other.outlasts(entry)).map(|(at, other)| {
+            let origin = &other.note.origin;
+            let end = other.expires.map_or_else(
+                || "has no end".to_owned(),
+                |at| {
+                    format!("ends in {}", humantime::format_duration(Duration::from_secs(seconds_until(at))))
+                },
+            );
+            if at == prefix && **origin == Origin::Operator {
+                format!(
+                    "{prefix} is there already and {end}: it stays so, remove it first to have it end sooner"
+                )
+            } else {
+                format!("{prefix} stays on the list after that: {at} ({origin}) {end}")
+            }
+        });
+        let mut notes: Vec<String> = outlasting.take(NAMED).collect();
+        if kind == ListKind::Block
+            && let Some((allowed, _)) = self.list(ListKind::Allow).cover(prefix).next()
+        {
+            notes.push(format!("{prefix} is not blocked while {allowed} is on the allow list, which wins"));
+        }
+        notes
+    }
+
+    /// Removes from a list what was added at run time.
+    pub fn remove(&mut self, kind: ListKind, request: RemoveRequest) -> Result<RemoveReply, Refused> {
+        let RemoveRequest { prefixes, import } = request;
+        let prefixes = prefixes.into_iter().map(canonical).collect::<Result<Vec<_>, _>>()?;
+        let origin = Arc::new(origin_of(import)?);
+        let edit = match *origin {
+            Origin::Import(ref name) if prefixes.is_empty() => {
+                let edit = Edit::take_from(self.list(kind).of(&origin), &origin);
+                if edit.is_empty() && self.withheld(&origin).is_empty() {
+                    return Err(self.no_import(kind, name));
+                }
+                self.forget_kept(&origin);
+                edit
+            }
+            _ => Edit::take_from(prefixes.iter().copied().chain(self.let_go(&origin, &prefixes)), &origin),
+        };
+        let undo = self.filter.edit_list(kind, edit)?;
+        let mut reply = RemoveReply::default();
+        let mut names = Vec::new();
+        for (prefix, change) in undo.changes() {
+            let others: Vec<&Origin> =
+                self.list(kind).holders(*prefix).map(|entry| &*entry.note.origin).collect();
+            match change {
+                Change::Put(_) => {
+                    reply.removed += 1;
+                    names.push(*prefix);
+                }
+                Change::Take(_) if others.is_empty() => reply.missing.push(*prefix),
+                Change::Take(_) => {}
+            }
+            if prefixes.is_empty() || others.is_empty() {
+                continue;
+            }
+            let feeds = others.iter().filter_map(|origin| match origin {
+                Origin::Feed(name) => Some(name.to_string()),
+                _ => None,
+            });
+            let feeds: Vec<String> = feeds.collect();
+            if !feeds.is_empty() {
+                reply.in_feeds.insert(*prefix, feeds);
+            }
+            reply.held_by.insert(*prefix, others.iter().map(ToString::to_string).collect());
+        }
+        let covering = prefixes.iter().flat_map(|prefix| {
+            self.list(kind).cover(*prefix).map(|(at, _)| at).filter(move |at| at != prefix)
+        });
+        reply.still_covered_by = covering.collect::<BTreeSet<_>>().into_iter().collect();
+        let removed = AddReply {
+            removed: reply.removed,
+            first_removed: names.into_iter().take(NAMED).collect(),
+            ..AddReply::default()
+        };
+        info!("{} list: {}, {origin}", kind.label(), removed.named());
+        Ok(reply)
+    }
+
+    /// Forgets what is withheld of these prefixes; returns what is in force of them.
+    fn let_go(&mut self, origin: &Origin, prefixes: &[IpNet]) -> Vec<IpNet> {
+        let Some(kept) = self.kept.iter_mut().find(|kept| *kept.entry.note.origin == *origin) else {
+            return Vec::new();
+        };
+        let gone = kept.withheld.extract_if(.., |held| prefixes.contains(&held.prefix));
+        gone.flat_map(|held| held.pieces).collect()
+    }
+
+    fn no_import(&self, kind: ListKind, name: &str) -> Refused {
+        let origins = self.list(kind).all().map(|(_, entry)| &*entry.note.origin);
+        let names: BTreeSet<&str> = origins
+            .filter_map(|origin| match origin {
+                Origin::Import(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let have = names.into_iter().collect::<Vec<_>>().join(", ");
+        let have = if have.is_empty() { "none" } else { &have };
+        Refused::NotFound(format!(
+            "nothing on the {} list is of an import {name:?}; there are {have}",
+            kind.label()
+        ))
+    }
+
+    /// Takes out what has ended.
+    pub(super) fn expire(&mut self) -> Result<(), BpfError> {
+        let now = BootTime::now();
+        for kind in ListKind::ALL {
+            let edit = self.list(kind).expired(now);
+            if !edit.is_empty() {
+                let AddReply { removed, first_removed, .. } = self.insert(kind, edit)?;
+                let ended = AddReply { removed, first_removed, ..AddReply::default() };
+                info!("{} list: {}, expired", kind.label(), ended.named());
+                self.kept.retain(|kept| kept.entry.expires.is_none_or(|at| now < at));
+            }
+        }
+        Ok(())
+    }
+
+    /// What knows what must not be blocked.
+    pub fn list_guard(&self) -> &Guard {
+        &self.list_guard
+    }
+
+    /// Guards this from now on, in what comes.
+    pub fn set_list_guard(&mut self, guard: Guard) {
+        self.list_guard = guard;
+    }
+
+    /// Notes which keys of the configuration wait for another start.
+    pub fn set_pending(&mut self, keys: Vec<String>) {
+        self.pending = keys;
+    }
+}
+
+/// Of entries that came by an import of this name, or were typed.
+fn origin_of(import: Option<String>) -> Result<Origin, Refused> {
+    match import {
+        None => Ok(Origin::Operator),
+        Some(name) if name.is_empty() || name.contains(char::is_control) => Err(Refused::Bad(format!(
+            "{name:?} cannot be the name of an import: it is some text without control characters (--name)"
+        ))),
+        Some(name) => Ok(Origin::Import(name)),
+    }
+}
+
+/// The time until an entry ends, rounded to the nearest second; 0 if it has ended.
+fn seconds_until(end: BootTime) -> u64 {
+    end.since(BootTime::now()).as_secs_f64().round() as u64
+}
+
+fn describe(prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
+    ListEntry {
+        prefix,
+        origin: note.origin.to_string(),
+        reason: note.reason.clone(),
+        added_by: note.added_by.clone(),
+        age_s: note.added.elapsed().as_secs(),
+        expires_in_s: expires.map(seconds_until),
+    }
+}
+
+/// Who has said what about entries, on one line of the log.
+fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
+    let Note { origin, reason, added_by, added: _ } = &*entry.note;
+    let mut text = format!(", {}", Printable(origin));
+    if let Some(who) = added_by {
+        _ = write!(text, " {}", Printable(who));
+    }
+    if let Some(seconds) = ttl_s {
+        _ = write!(text, ", for {}", humantime::format_duration(Duration::from_secs(seconds)));
+    }
+    if let Some(reason) = reason {
+        _ = write!(text, ": {}", Printable(reason));
+    }
+    text
+}
+
+/// What the operator should know about what is withheld of an origin.
+pub(super) fn withheld_warning(kept: &Kept) -> Option<String> {
+    let mut withheld = kept.withheld.iter().filter(|held| !held.lifeline.is_of_every_host());
+    let first = withheld.next()?;
+    let more = match withheld.count() {
+        0 => String::new(),
+        more => format!("; {more} more like it"),
+    };
+    Some(format!("block list, {}: {first}{more}", kept.entry.note.origin))
+}
+
+/// Logs what is withheld of a list now.
+pub(super) fn log_withheld(list: &str, held: &Withheld) {
+    if held.lifeline.is_of_every_host() {
+        info!("{list}: {held}");
+    } else {
+        warn!("{list}: {held}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Signals. They are caught before anything else is done, since until then each of them ends the process.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::DaemonError;
+
+/// The signals that a daemon follows.
+pub struct Signals {
+    /// SIGHUP: read the configuration again.
+    pub(super) hangup: Signal,
+    pub(super) end: End,
+}
+
+/// The signals that end it.
+pub(super) struct End {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on. Needs a runtime.
+    pub fn catch() -> Result<Self, DaemonError> {
+        let catch =
+            |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
+        Ok(Self {
+            hangup: catch(SignalKind::hangup())?,
+            end: End {
+                interrupt: catch(SignalKind::interrupt())?,
+                terminate: catch(SignalKind::terminate())?,
+            },
+        })
+    }
+}
+
+impl End {
+    /// Waits for one, and returns its name.
+    pub(super) async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
