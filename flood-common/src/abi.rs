@@ -520,10 +520,12 @@ pub struct CpuState {
     pub action: u64,
     /// What a program hands over to the next one: number of the class.
     pub class: u64,
+    /// Number of the [cell](Cell) that the last packet over a limit has exceeded.
+    pub exceeded: u64,
     /// What is left of the processor's lease of each total, by class, nanoseconds.
     pub leases: [u64; CLASS_SLOTS],
 }
-const _: () = assert!(size_of::<CpuState>() == 80 + 8 * CLASS_SLOTS);
+const _: () = assert!(size_of::<CpuState>() == 88 + 8 * CLASS_SLOTS);
 
 /// Budget words: one per `Vital`, then the trace lines', those below, then the totals by class.
 pub const BUDGET_TRACE: u32 = VITALS as u32;
@@ -549,7 +551,9 @@ pub struct Sample {
     /// IP version, 0 for a frame without a source.
     pub version: u32,
     /// Number of the [`Reason`](crate::reason::Reason).
-    pub reason: u32,
+    pub reason: u16,
+    /// Number of the [cell](Cell) that the packet has exceeded, if the reason [is over a limit](crate::reason::Reason::is_over_limit).
+    pub exceeded: u16,
     /// Length of the frame, bytes.
     pub length: u32,
     /// How many dropped packets this one stands for, on average.

@@ -80,6 +80,8 @@ pub trait Tables: Accounts {
     fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool;
     /// Charges it.
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
+    /// Notes, for whoever explains the packet, which cell it exceeds.
+    fn note_exceeded(&self, cell: Cell);
 }
 
 /// What becomes of a frame.
@@ -475,7 +477,7 @@ pub(crate) fn limit<T: Tables>(
             tables.exceeds_network(settings, cell, network(cell), now_ns, &price)
         };
         if exceeds {
-            return exceeding(class, cell, price.bits);
+            return exceeding(class, cell, price.bits, tables);
         }
     }
     let mut unaccounted = 0;
@@ -490,7 +492,7 @@ pub(crate) fn limit<T: Tables>(
         match charge {
             Charge::Conforming => {}
             Charge::Unaccounted => unaccounted = 1,
-            Charge::Exceeding => return exceeding(class, cell, price.bits),
+            Charge::Exceeding => return exceeding(class, cell, price.bits, tables),
         }
         unaccounted = forget(settings, unaccounted);
     }
@@ -520,7 +522,8 @@ pub(crate) fn charge_source<T: Tables>(
 
 /// The reason of a packet of a class over the limit of a cell.
 #[inline(always)]
-fn exceeding(class: usize, cell: Cell, bits: bool) -> Reason {
+fn exceeding<T: Tables>(class: usize, cell: Cell, bits: bool, tables: &T) -> Reason {
+    tables.note_exceeded(cell);
     if class == Class::Closed as usize && cell.is_wide() {
         Reason::NoSocket
     } else {

@@ -188,6 +188,8 @@ pub struct HostTables {
     debts: Vec<[AtomicU64; WAYS]>,
     reflectors: [u64; 2 * PORT_WORDS],
     budgets: [AtomicU64; BUDGETS as usize],
+    /// What the last packet over a limit has exceeded.
+    pub exceeded: cell::Cell<Option<Cell>>,
 }
 
 impl HostTables {
@@ -213,6 +215,7 @@ impl HostTables {
             debts: (0..DEBT_TABLES << bucket_bits).map(|_| Default::default()).collect(),
             reflectors: port_sets(REFLECTORS.iter().map(|reflector| reflector.port)),
             budgets: Default::default(),
+            exceeded: cell::Cell::new(None),
         }
     }
 
@@ -407,6 +410,10 @@ impl Tables for HostTables {
         let charge = charge_leased(budget, &mut left, now_ns, price);
         lease.set(left);
         charge
+    }
+
+    fn note_exceeded(&self, cell: Cell) {
+        self.exceeded.set(Some(cell));
     }
 }
 

@@ -153,6 +153,16 @@ impl Reason {
         is_provable(self.number())
     }
 
+    /// Whether only packets over a limit have this reason, be they dropped or let through by evidence.
+    pub const fn is_over_limit(self) -> bool {
+        matches!(
+            self,
+            Self::Proven | Self::QueueHasRoom | Self::Answered | Self::NoConnection | Self::NoListener
+                | Self::WrongCookie | Self::FirstSyn | Self::NoSocket | Self::QueueFull | Self::SynAgain
+                | Self::PortShare
+        ) || self.is_provable()
+    }
+
     /// The reason of a packet over a limit: the cell's scope, and whether it was bits that weighed more.
     #[inline(always)]
     pub fn exceeding(cell: Cell, bits: bool) -> Self {

@@ -46,7 +46,8 @@ pub(crate) fn finish(
             Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => (0, [0, 0]),
         };
         if let Some((state, weight)) = sampled {
-            sample(state, Sample { source, version, reason, length, weight });
+            let (reason, exceeded) = (reason as u16, state.exceeded as u16);
+            sample(state, Sample { source, version, reason, exceeded, length, weight });
         }
         if settings.trace_version != 0 && settings.trace_version == version && settings.trace_source == source
         {

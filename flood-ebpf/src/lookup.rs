@@ -221,6 +221,14 @@ impl Tables for MapTables<'_> {
             None => Charge::Unaccounted,
         }
     }
+
+    #[inline(always)]
+    fn note_exceeded(&self, cell: Cell) {
+        if let Some(state) = CPU_STATE.get_ptr_mut(0) {
+            // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
+            unsafe { (*state).exceeded = cell.number() as u64 };
+        }
+    }
 }
 
 impl Accounts for MapTables<'_> {

@@ -58,15 +58,16 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
         let settings = unsafe { settings_in_force(page) };
         if let Parsed::Packet(packet) = parse(window_of(&ctx, settings)) {
-            write_line(&ctx, state.reason as u32, &packet);
+            write_line(&ctx, state.reason as u32, state.exceeded as u32, &packet);
         }
     }
     state.action as u32
 }
 
-/// The line begins with the number of the reason, which user space replaces by its label.
+/// The line begins with the numbers of the reason and of the cell that the last packet over a limit has exceeded, which user
+/// space replaces by their names.
 #[inline(always)]
-fn write_line(ctx: &XdpContext, reason: u32, packet: &Packet) {
+fn write_line(ctx: &XdpContext, reason: u32, exceeded: u32, packet: &Packet) {
     let ports = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination]);
     // An answer goes back to whom the line is about.
     let answered = reason == Reason::Answered.number();
@@ -77,14 +78,14 @@ fn write_line(ctx: &XdpContext, reason: u32, packet: &Packet) {
         Address::V4(source) => {
             info!(
                 ctx,
-                "{} {:i} protocol {} ports {} {} length {}", reason, source, protocol, from, to, length
+                "{} {} {:i} protocol {} ports {} {} length {}", reason, exceeded, source, protocol, from, to, length
             );
         }
         Address::V6 { network, interface } => {
             let source = ((u128::from(network) << 64) | u128::from(interface)).to_be_bytes();
             info!(
                 ctx,
-                "{} {:i} protocol {} ports {} {} length {}", reason, source, protocol, from, to, length
+                "{} {} {:i} protocol {} ports {} {} length {}", reason, exceeded, source, protocol, from, to, length
             );
         }
     }

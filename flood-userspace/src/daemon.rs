@@ -15,6 +15,7 @@ mod signals;
 mod socket;
 mod syncookies;
 mod trace;
+mod unjudged;
 
 use std::{
     io,

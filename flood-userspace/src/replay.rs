@@ -10,7 +10,7 @@ mod pace;
 mod stage;
 mod survey;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use flood_common::{
     abi::{InterfaceCounters, Settings, solicited},
@@ -28,7 +28,7 @@ use crate::{
     boot_time::BootTime,
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::{Direction, Frame},
-    config::{Config, HostSays, SolicitedBy, SynProof},
+    config::{CellName, Config, HostSays, SolicitedBy, SynProof},
     feeds::{Content, Copies, Copy, copy::CopyError},
     lists::{
         Edit, Entry, Guard, ListKind, Origin,
@@ -92,6 +92,8 @@ pub struct Replay {
     /// Whether what frames ask for is noted.
     notes: bool,
     counters: InterfaceCounters,
+    /// The one that this thread stays on.
+    processor: usize,
     stage: Option<Stage>,
     /// Those of the stage.
     sockets: Vec<Socket>,
@@ -124,6 +126,7 @@ impl Replay {
             config: config.clone(),
             notes,
             counters,
+            processor: stay()?,
             stage: None,
             sockets: Vec::new(),
             clock: CaptureClock::default(),
@@ -267,6 +270,15 @@ impl Replay {
             .ok_or_else(|| BpfError::WrongObject { what: "it counted no reason".into() })
     }
 
+    /// The limit that the last frame has exceeded, if its reason says that it has exceeded one.
+    pub fn exceeded(&self, reason: Reason) -> Result<Option<CellName>, BpfError> {
+        if !reason.is_over_limit() {
+            return Ok(None);
+        }
+        let number = self.filter.counters.exceeded()?.get(self.processor).copied();
+        Ok(number.and_then(|number| CellName::exceeded(reason, number)))
+    }
+
     fn set_time(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.filter.set_virtual_now_ns(now_ns);
@@ -276,6 +288,23 @@ impl Replay {
         self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
         self.swept_ns = self.now_ns;
     }
+}
+
+/// Keeps this thread on the processor that it is on, and returns its number.
+fn stay() -> Result<usize, BpfError> {
+    // SAFETY: no arguments, no conditions.
+    let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
+    // SAFETY: a zeroed set is empty, `CPU_SET` ignores what is beyond it, and the call reads no more than its size.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor % libc::CPU_SETSIZE as usize, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    if result != 0 {
+        let cause = io::Error::last_os_error().to_string();
+        return Err(BpfError::Other { what: "staying on one processor", cause });
+    }
+    Ok(processor)
 }
 
 /// Adds the last good copies of its feeds to a list.

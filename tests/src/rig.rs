@@ -489,6 +489,14 @@ impl Rig {
             _ => RunOutcome::Pass,
         };
         assert_eq!(outcome, action, "{expected:?} with the wrong action\n{}", describe(frame));
+        if expected.is_over_limit() {
+            let twin = self.twin.exceeded.get().map(|cell| cell.number() as u64);
+            let kernel = self.filter.counters.exceeded().unwrap_or_else(|error| panic!("{error}"));
+            assert!(
+                kernel.iter().any(|number| Some(*number) == twin),
+                "{expected:?}: the host exceeds the cell {twin:?}, and the kernel one of {kernel:?}"
+            );
+        }
         if let Parsed::Packet(packet) = &parsed {
             self.compare_notes(&Flow::of(packet), frame);
         }

@@ -44,7 +44,7 @@ impl CounterTable {
     /// What all processors together keep besides: samples taken and lost, trace lines suppressed.
     /// What has no sum is 0.
     pub fn state(&self) -> Result<CpuState, BpfError> {
-        let per_cpu = self.state.get(&0, 0).map_err(|source| BpfError::map(abi::map::CPU_STATE, &source))?;
+        let per_cpu = self.per_cpu()?;
         let mut sum = CpuState::default();
         for Plain(state) in per_cpu.iter() {
             let CpuState {
@@ -55,6 +55,7 @@ impl CounterTable {
                 reason: _,
                 action: _,
                 class: _,
+                exceeded: _,
                 leases: _,
             } = state;
             sum.sampled += sampled;
@@ -62,6 +63,15 @@ impl CounterTable {
             sum.trace_suppressed += trace_suppressed;
         }
         Ok(sum)
+    }
+
+    /// By processor: the number of the cell that the last packet over a limit has exceeded there.
+    pub fn exceeded(&self) -> Result<Vec<u64>, BpfError> {
+        Ok(self.per_cpu()?.iter().map(|Plain(state)| state.exceeded).collect())
+    }
+
+    fn per_cpu(&self) -> Result<PerCpuValues<Plain<CpuState>>, BpfError> {
+        self.state.get(&0, 0).map_err(|source| BpfError::map(abi::map::CPU_STATE, &source))
     }
 }
 

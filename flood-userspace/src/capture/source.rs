@@ -86,7 +86,7 @@ impl Source {
 }
 
 /// Keeps what comes through a pipe in a file without a name.
-fn keep(mut pipe: File) -> io::Result<File> {
+pub(super) fn keep(mut pipe: File) -> io::Result<File> {
     let mut first = [0; 4];
     let mut have = 0;
     while have < first.len() {

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::{
     bpf::BpfError,
     capture::{CaptureError, Source},
-    config::DEFAULT_PATH,
+    config::{CellName, DEFAULT_PATH},
     lists::parse_target,
     quantity::{PacketRate, parse_duration},
     replay::{Pace, Replay, Said, Service, Stage, Survey, Verdict, leave_network},
@@ -99,6 +99,9 @@ struct Line<'a> {
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// The limit that it exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<CellName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,9 +232,10 @@ impl Player<'_> {
                 Parsed::Packet(packet) => Some(packet),
                 Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => None,
             };
-            self.summary.add(verdict, packet.as_ref());
+            let limit = words(verdict).1.map_or(Ok(None), |reason| self.replay.exceeded(reason))?;
+            self.summary.add(verdict, limit, packet.as_ref());
             if self.arguments.each {
-                let line = Line::new(path, frame.number, verdict, packet.as_ref());
+                let line = Line::new(path, frame.number, verdict, limit, packet.as_ref());
                 line.write(&mut self.output, self.arguments.json)?;
             }
         };
@@ -289,11 +293,17 @@ fn words(verdict: Verdict) -> (&'static str, Option<Reason>) {
 }
 
 impl<'a> Line<'a> {
-    fn new(file: &'a Path, n: u64, verdict: Verdict, packet: Option<&Packet>) -> Self {
+    fn new(
+        file: &'a Path,
+        n: u64,
+        verdict: Verdict,
+        limit: Option<CellName>,
+        packet: Option<&Packet>,
+    ) -> Self {
         let (verdict, reason) = words(verdict);
         let source = packet.map(|packet| packet.source.into());
         let destination = packet.map(|packet| packet.destination.into());
-        Self { file, n, verdict, reason: reason.map(Reason::label), source, destination }
+        Self { file, n, verdict, reason: reason.map(Reason::label), limit, source, destination }
     }
 
     fn write(&self, output: &mut impl Write, json: bool) -> io::Result<()> {
@@ -301,8 +311,11 @@ impl<'a> Line<'a> {
             serde_json::to_writer(&mut *output, self)?;
             return writeln!(output);
         }
-        let Self { file, n, verdict, reason, source, destination } = self;
+        let Self { file, n, verdict, reason, limit, source, destination } = self;
         write!(output, "{} {n} {verdict} {}", file.display(), reason.unwrap_or("-"))?;
+        if let Some(limit) = limit {
+            write!(output, " (limit.{limit})")?;
+        }
         if let (Some(source), Some(destination)) = (source, destination) {
             write!(output, " {source} > {destination}")?;
         }

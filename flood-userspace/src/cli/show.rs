@@ -295,9 +295,10 @@ pub(super) fn sources(sources: &Sources) -> String {
     let how = if sources.dropped_exact { "exact" } else { "estimated from samples" };
     _ = writeln!(text, "the most dropped ({how}):");
     for source in &sources.dropped {
-        let DroppedSource { source, packets, bytes, error, reasons, last_seen_s } = source;
+        let DroppedSource { source, packets, bytes, error, reasons, limits, last_seen_s } = source;
         let error = if *error > 0.0 { format!(" ±{:.0} %", error * 100.0) } else { String::new() };
-        let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
+        let limits = limits.keys().map(|limit| format!("limit.{limit}"));
+        let reasons: Vec<String> = reasons.keys().cloned().chain(limits).collect();
         _ = writeln!(
             text,
             "  {source:<width$} {} packets{error}, {last_seen_s:.0} s ago\n    {} bytes, {}",
@@ -397,6 +398,7 @@ mod tests {
                 bytes: 12_345_678_901,
                 error: 0.1,
                 reasons: BTreeMap::from([("source_prefix_limit".to_owned(), 1), ("blocked".to_owned(), 2)]),
+                limits: BTreeMap::new(),
                 last_seen_s: 3.0,
             }],
             dropped_exact: false,

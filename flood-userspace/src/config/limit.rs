@@ -10,7 +10,10 @@ use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use flood_common::class::{Cell, Class, Scope};
+use flood_common::{
+    class::{Cell, Class, Scope},
+    reason::Reason,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -84,6 +87,12 @@ impl CellName {
     /// The name of a cell.
     pub fn of(cell: Cell) -> Option<Self> {
         Self::all().find(|name| name.cell() == cell)
+    }
+
+    /// That of the cell which a packet has exceeded, for a reason that says so; of any other it means nothing.
+    pub fn exceeded(reason: Reason, number: impl TryInto<u8>) -> Option<Self> {
+        let number = number.try_into().ok().filter(|_| reason.is_over_limit())?;
+        Self::of(Cell::from_number(number))
     }
 
     /// The cell itself.

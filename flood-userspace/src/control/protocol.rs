@@ -335,6 +335,9 @@ pub struct DroppedSource {
     pub error: f64,
     /// Dropped packets by reason.
     pub reasons: BTreeMap<String, u64>,
+    /// Those over a limit, by its name in the configuration without `limit.`, as `source.amplification`.
+    #[serde(default)]
+    pub limits: BTreeMap<CellName, u64>,
     /// Seconds since the last of them.
     pub last_seen_s: f64,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use flood_common::{abi::Sample, address::Address, reason::Reason};
 
-use crate::control::protocol::DroppedSource;
+use crate::{config::CellName, control::protocol::DroppedSource};
 
 /// Sources that survive at most when there are too many; twice as many are held before.
 const KEPT: usize = 16_384;
@@ -39,6 +39,8 @@ struct Dropped {
     /// Packets that may have been lost before the source was held.
     before: f64,
     reasons: BTreeMap<Reason, f64>,
+    /// By the limits that they exceeded.
+    limits: BTreeMap<CellName, f64>,
     last: Instant,
 }
 
@@ -56,7 +58,7 @@ impl Drops {
     }
 
     fn add_sample(&mut self, sample: &Sample, scale: f64, now: Instant) {
-        let Some(reason) = Reason::from_number(sample.reason) else { return };
+        let Some(reason) = Reason::from_number(sample.reason.into()) else { return };
         self.inexact |= sample.weight > 1;
         let Some(source) = u8::try_from(sample.version)
             .ok()
@@ -74,12 +76,16 @@ impl Drops {
             variance: 0.0,
             before: self.floor,
             reasons: BTreeMap::new(),
+            limits: BTreeMap::new(),
             last: now,
         });
         dropped.packets += weight;
         dropped.bytes += weight * f64::from(sample.length);
         dropped.variance += weight * (weight - 1.0);
         *dropped.reasons.entry(reason).or_default() += weight;
+        if let Some(limit) = CellName::exceeded(reason, sample.exceeded) {
+            *dropped.limits.entry(limit).or_default() += weight;
+        }
         dropped.last = now;
     }
 
@@ -124,6 +130,7 @@ impl Dropped {
             reasons: reasons
                 .map(|(reason, packets)| (reason.label().to_owned(), packets.round() as u64))
                 .collect(),
+            limits: self.limits.iter().map(|(limit, packets)| (*limit, packets.round() as u64)).collect(),
             last_seen_s: now.saturating_duration_since(self.last).as_secs_f64(),
         }
     }
@@ -131,13 +138,16 @@ impl Dropped {
 
 #[cfg(test)]
 mod tests {
+    use flood_common::class::Class;
+
     use super::*;
 
     fn sample(source: u32, weight: u32) -> Sample {
         Sample {
             source: [0, u64::from(source)],
             version: 4,
-            reason: Reason::Blocked.number(),
+            reason: Reason::Blocked.number() as u16,
+            exceeded: 0,
             length: 100,
             weight,
         }
@@ -155,6 +165,19 @@ mod tests {
         assert_eq!((most[0].source.as_str(), most[0].packets, most[0].bytes), ("0.0.0.1", 4, 400));
         assert_eq!((most[0].error, most[0].reasons["blocked"]), (0.0, 4));
         assert_eq!((most[1].source.as_str(), most[1].packets), ("0.0.0.2", 3));
+    }
+
+    #[test]
+    fn what_a_source_has_exceeded_is_named() {
+        let mut drops = Drops::default();
+        let now = Instant::now();
+        let mut over = sample(7, 2);
+        over.reason = Reason::SourcePackets.number() as u16;
+        over.exceeded = Class::Amplification as u16;
+        // What the last packet over a limit has exceeded says nothing about one that is blocked.
+        drops.add(&[over, Sample { exceeded: 5, ..sample(7, 1) }], 2, 0, now);
+        let limits: Vec<_> = drops.most(1, now)[0].limits.clone().into_iter().collect();
+        assert_eq!(limits, [("source.amplification".parse().unwrap(), 2)]);
     }
 
     #[test]

@@ -43,6 +43,7 @@ use super::{
     proof::Means,
     syncookies::Syncookies,
     trace::Trace,
+    unjudged::Unjudged,
 };
 
 use feeds::FeedState;
@@ -108,6 +109,7 @@ pub struct Engine {
     guards: Guards,
     /// How packets are sampled.
     sampled: Sampled,
+    unjudged: Unjudged,
 }
 
 /// How many dropped packets a sample stands for, by what was counted from one look to the next.
@@ -177,6 +179,7 @@ impl Engine {
             pending: Vec::new(),
             guards: Guards::none(config.attach),
             sampled: Sampled::default(),
+            unjudged: Unjudged::new(Instant::now()),
         })
     }
 
@@ -281,6 +284,7 @@ impl Engine {
             warnings: Vec::new(),
         };
         status.warnings = warnings(&status);
+        status.warnings.extend(self.unjudged.warnings());
         status.warnings.extend(self.kept.iter().filter_map(withheld_warning));
         Ok(status)
     }
@@ -450,6 +454,7 @@ impl Engine {
         let counters = self.counters()?;
         let taken = self.filter.counters.state()?.sampled;
         self.sampled.look(sum(&counters, Reason::is_drop), taken);
+        self.unjudged.look(&counters, Instant::now());
         self.syncookies.look(sum(&counters, is_open_question), Instant::now());
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use flood_common::reason::Reason;
 use tokio::sync::mpsc;
 
-use crate::bpf::{BpfError, Filter};
+use crate::{
+    bpf::{BpfError, Filter},
+    config::CellName,
+};
 
 /// Lines that wait for a client who reads slowly; more are dropped, and counted.
 const WAITING_LINES: usize = 1_024;
@@ -95,14 +98,17 @@ impl Trace {
     }
 }
 
-/// Puts verdict and label where the kernel wrote the number of the reason.
+/// Puts verdict, label and limit where the kernel wrote the numbers of the reason and of the cell.
 fn readable(line: &str, monitor: bool) -> String {
-    let (number, rest) = line.split_once(' ').unwrap_or((line, ""));
-    let Some(reason) = number.parse().ok().and_then(Reason::from_number) else {
+    let mut words = line.splitn(3, ' ');
+    let mut number = || words.next()?.parse().ok();
+    let (Some(reason), Some(cell)) = (number().and_then(Reason::from_number), number()) else {
         return format!("{line}\n");
     };
+    let rest = words.next().unwrap_or_default();
+    let limit = CellName::exceeded(reason, cell).map_or(String::new(), |name| format!(" (limit.{name})"));
     let would = if monitor && reason.verdict() != "pass" { "would " } else { "" };
-    format!("{would}{} {} {rest}\n", reason.verdict(), reason.label())
+    format!("{would}{} {}{limit} {rest}\n", reason.verdict(), reason.label())
 }
 
 #[cfg(test)]
@@ -111,11 +117,16 @@ mod tests {
 
     #[test]
     fn a_line_gets_verdict_and_label() {
-        let line = "15 198.51.100.2 protocol 1 ports 0 0 length 98";
+        let line = "15 5 198.51.100.2 protocol 1 ports 0 0 length 98";
         let rest = "blocked 198.51.100.2 protocol 1 ports 0 0 length 98\n";
         assert_eq!(readable(line, false), format!("drop {rest}"));
         assert_eq!(readable(line, true), format!("would drop {rest}"));
-        assert_eq!(readable("0 2001:db8::1 and so on", true), "pass conforming 2001:db8::1 and so on\n");
+        let over = "16 5 198.51.100.2 protocol 17 ports 53 40000 length 98";
+        assert_eq!(
+            readable(over, false),
+            "drop source_packets (limit.source.amplification) 198.51.100.2 protocol 17 ports 53 40000 length 98\n"
+        );
+        assert_eq!(readable("0 0 2001:db8::1 and so on", true), "pass conforming 2001:db8::1 and so on\n");
         assert_eq!(readable("something else", false), "something else\n");
     }
 }

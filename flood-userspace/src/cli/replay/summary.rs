@@ -10,7 +10,10 @@ use std::{
 use flood_common::{packet::Packet, reason::Reason, wire::protocol};
 use serde::Serialize;
 
-use crate::replay::{Survey, Verdict};
+use crate::{
+    config::CellName,
+    replay::{Survey, Verdict},
+};
 
 use super::words;
 
@@ -28,6 +31,9 @@ pub(super) struct Summary {
     noted: u64,
     skipped: u64,
     reasons: BTreeMap<&'static str, u64>,
+    /// Those over a limit, dropped or not, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    limits: BTreeMap<CellName, u64>,
     /// Frames that are not for the filter, by the name of their link type.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     links: BTreeMap<String, u64>,
@@ -129,7 +135,7 @@ impl Summary {
     }
 
     /// Counts a packet.
-    pub(super) fn add(&mut self, verdict: Verdict, packet: Option<&Packet>) {
+    pub(super) fn add(&mut self, verdict: Verdict, limit: Option<CellName>, packet: Option<&Packet>) {
         self.packets += 1;
         match verdict {
             Verdict::Pass(_) => self.pass += 1,
@@ -140,6 +146,9 @@ impl Summary {
         }
         let (_, Some(reason)) = words(verdict) else { return };
         *self.reasons.entry(reason.label()).or_default() += 1;
+        if let Some(limit) = limit {
+            *self.limits.entry(limit).or_default() += 1;
+        }
         if let (Some(Counts { sources, ports, .. }), Some(packet)) = (&mut self.counts, packet) {
             sources.add((reason, packet.source.into()));
             ports.add((reason, packet.protocol, packet.ports.map(|ports| ports.destination)));
@@ -189,6 +198,7 @@ impl Summary {
             noted,
             skipped,
             reasons,
+            limits,
             links,
             odd_times,
             untimed,
@@ -209,6 +219,9 @@ impl Summary {
                 let verdict = reason.verdict();
                 text += &format!("{count:>12} {verdict} {:<17} {}\n", reason.label(), reason.meaning());
             }
+        }
+        for (limit, count) in limits {
+            text += &format!("{count:>12} over limit.{limit}\n");
         }
         if let Some(Top { sources, ports }) = top {
             for (title, shares) in [("sources", sources), ("ports", ports)] {
