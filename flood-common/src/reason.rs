@@ -157,8 +157,16 @@ impl Reason {
     pub const fn is_over_limit(self) -> bool {
         matches!(
             self,
-            Self::Proven | Self::QueueHasRoom | Self::Answered | Self::NoConnection | Self::NoListener
-                | Self::WrongCookie | Self::FirstSyn | Self::NoSocket | Self::QueueFull | Self::SynAgain
+            Self::Proven
+                | Self::QueueHasRoom
+                | Self::Answered
+                | Self::NoConnection
+                | Self::NoListener
+                | Self::WrongCookie
+                | Self::FirstSyn
+                | Self::NoSocket
+                | Self::QueueFull
+                | Self::SynAgain
                 | Self::PortShare
         ) || self.is_provable()
     }

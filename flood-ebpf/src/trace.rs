@@ -78,14 +78,28 @@ fn write_line(ctx: &XdpContext, reason: u32, exceeded: u32, packet: &Packet) {
         Address::V4(source) => {
             info!(
                 ctx,
-                "{} {} {:i} protocol {} ports {} {} length {}", reason, exceeded, source, protocol, from, to, length
+                "{} {} {:i} protocol {} ports {} {} length {}",
+                reason,
+                exceeded,
+                source,
+                protocol,
+                from,
+                to,
+                length
             );
         }
         Address::V6 { network, interface } => {
             let source = ((u128::from(network) << 64) | u128::from(interface)).to_be_bytes();
             info!(
                 ctx,
-                "{} {} {:i} protocol {} ports {} {} length {}", reason, exceeded, source, protocol, from, to, length
+                "{} {} {:i} protocol {} ports {} {} length {}",
+                reason,
+                exceeded,
+                source,
+                protocol,
+                from,
+                to,
+                length
             );
         }
     }

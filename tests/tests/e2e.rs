@@ -14,6 +14,8 @@ mod commands;
 mod control;
 #[path = "e2e/devices.rs"]
 mod devices;
+#[path = "e2e/explain.rs"]
+mod explain;
 #[path = "e2e/feeds.rs"]
 mod feeds;
 #[path = "e2e/interfaces.rs"]

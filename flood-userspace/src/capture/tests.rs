@@ -1,4 +1,8 @@
-use std::{fs::File, io::{self, Write}, os::fd::AsRawFd};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsRawFd,
+};
 
 use super::{source::keep, *};
 

@@ -238,8 +238,8 @@ fn read(files: &[PathBuf], strict: bool, force: bool) -> Result<Vec<(&PathBuf, I
     for file in files {
         let failed = |error: &dyn Display| Failed::usage(format!("{}: {error}", Printable(file.display())));
         let bytes = read_given(file, MAX_FILE_BYTES).map_err(|error| failed(&error))?;
-        let imported =
-            import::parse(&bytes).map_err(|refusal| failed(&format_args!("{refusal}; nothing is imported")))?;
+        let imported = import::parse(&bytes)
+            .map_err(|refusal| failed(&format_args!("{refusal}; nothing is imported")))?;
         for problem in problems(file, &imported) {
             complain(&problem);
         }

@@ -223,7 +223,16 @@ pub(super) fn feeds(feeds: &Feeds) -> String {
     for feed in &feeds.feeds {
         text += &feeds_of(std::slice::from_ref(feed));
         let FeedStatus {
-            source, every_s, next_s, problems, format, withheld, first_withheld, errors, error, ..
+            source,
+            every_s,
+            next_s,
+            problems,
+            format,
+            withheld,
+            first_withheld,
+            errors,
+            error,
+            ..
         } = feed;
         let next = match next_s {
             None | Some(0) => "now".to_owned(),

@@ -75,7 +75,8 @@ impl Unjudged {
             return;
         }
         self.since = now;
-        let seen: Vec<_> = counters.iter().map(|(name, counters)| (name.clone(), Seen::of(counters))).collect();
+        let seen: Vec<_> =
+            counters.iter().map(|(name, counters)| (name.clone(), Seen::of(counters))).collect();
         let before = std::mem::replace(&mut self.before, seen);
         let known = |name: &str| before.iter().find(|(other, _)| other == name).map(|(_, seen)| *seen);
         let warnings: Vec<_> = self
@@ -84,7 +85,8 @@ impl Unjudged {
             .filter_map(|(name, seen)| Some((name.clone(), seen.since(known(name)?).warning(name)?)))
             .collect();
         let old = std::mem::replace(&mut self.warnings, warnings);
-        let is_in = |name: &str, warnings: &[(String, String)]| warnings.iter().any(|(other, _)| other == name);
+        let is_in =
+            |name: &str, warnings: &[(String, String)]| warnings.iter().any(|(other, _)| other == name);
         for (_, warning) in self.warnings.iter().filter(|(name, _)| !is_in(name, &old)) {
             warn!("{warning}");
         }
@@ -121,7 +123,9 @@ mod tests {
             (
                 "something else",
                 &[(Reason::NotIp, 600), (Reason::Encapsulated, 200), (Reason::Blocked, 200)],
-                Some("eth0: 80 % of what arrives is not judged (of 1000 packets in 10 s: 600 not_ip, 200 encapsulated)"),
+                Some(
+                    "eth0: 80 % of what arrives is not judged (of 1000 packets in 10 s: 600 not_ip, 200 encapsulated)",
+                ),
             ),
             ("what is dropped is judged", &[(Reason::NotIp, 600), (Reason::RefusedEthertype, 900)], None),
         ];

@@ -248,6 +248,10 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, line, why } = self;
         match line {
+            // What is something else is read as nothing.
+            Some((line, text)) if matches!(why, Why::NoList(_) | Why::Hosts) => {
+                write!(f, "line {line}: {why} (the line is \"{text}\")")
+            }
             Some((line, text)) => write!(f, "line {line}: {why} (read as {format}; the line is \"{text}\")"),
             None => write!(f, "{why} (read as {format})"),
         }

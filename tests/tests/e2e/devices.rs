@@ -27,7 +27,8 @@ fn clone_device() -> Result<File> {
     // SAFETY: the name ends with a zero byte.
     let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, NUMBER) };
     ensure!(made == 0, "making {path}: {}", std::io::Error::last_os_error());
-    let device = OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("opening {path}"));
+    let device =
+        OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("opening {path}"));
     std::fs::remove_file(&path)?;
     device
 }

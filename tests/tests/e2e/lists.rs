@@ -128,12 +128,12 @@ fn an_import_has_a_name_and_is_doubted_like_a_feed() -> Result<()> {
     // However it is written, it is the same file.
     write(&many(20))?;
     let said = import("./sub/../drop.txt --replace")?;
-    ensure!(said.stdout == "block list: 0 added, 20 replaced, 10 removed\n", "{said:?}");
+    ensure!(said.stdout.ends_with("\nblock list: 0 added, 20 replaced, 10 removed\n"), "{said:?}");
 
     let eighths: String = (0..8).map(|n| format!("{}.0.0.0/3\n", n * 32)).collect();
     let cases = [
         ("empty", String::new(), "it has no entries, and had 20 entries"),
-        ("a page", "<html>\n<p>404\n".to_owned(), "this is no list"),
+        ("a page", "<html>\n<p>404\n".to_owned(), "line 1: this is a page of the web"),
         ("almost empty", many(1), "it has 1 entry, and had 20 entries"),
         ("all of a sudden many", many(10_021), "it has 10021 entries, and had 20 entries"),
         ("the Internet", eighths, "it covers 100 % of IPv4, and 25 % is the most"),
@@ -147,18 +147,18 @@ fn an_import_has_a_name_and_is_doubted_like_a_feed() -> Result<()> {
     }
     write("")?;
     let said = import("drop.txt --replace --force")?;
-    ensure!(said.stdout == "block list: 0 added, 20 removed\n", "{said:?}");
+    ensure!(said.stdout.ends_with("block list: 0 added, 20 removed\n"), "{said:?}");
     ensure!(blocked(daemon)? == pairs(&[("10.0.0.7/32", "operator")]), "{:?}", blocked(daemon)?);
 
     // A name of its own.
     fs::write(folder.path().join("a"), "192.0.2.7\n")?;
     fs::write(folder.path().join("b"), "192.0.2.8\n192.0.2.9\n")?;
-    ensure!(import("a b --name both")?.stdout == "block list: 3 added\n");
+    ensure!(import("a b --name both")?.stdout.ends_with("block list: 3 added\n"));
     let said = import("b --name both --replace")?;
-    ensure!(said.stdout == "block list: 0 added, 2 replaced, 1 removed\n", "{said:?}");
+    ensure!(said.stdout.ends_with("block list: 0 added, 2 replaced, 1 removed\n"), "{said:?}");
     // An entry is not ended by an import that ends sooner.
     let said = import("b --name both --ttl 1h")?;
-    ensure!(said.stdout == "block list: 0 added, 2 kept, as they end later\n", "{said:?}");
+    ensure!(said.stdout.ends_with("block list: 0 added, 2 kept, as they end later\n"), "{said:?}");
     Ok(())
 }
 

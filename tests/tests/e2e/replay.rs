@@ -75,6 +75,7 @@ fn each_packet_gets_a_line_and_the_last_line_sums_up() -> Result<()> {
         lines[0]
     );
     ensure!(lines[299]["verdict"] == "drop" && lines[299]["reason"] == "source_packets", "{}", lines[299]);
+    ensure!(lines[299]["limit"] == "source", "{}", lines[299]);
     ensure!(lines[300]["verdict"] == "pass" && lines[300]["source"] == json!(VISITOR), "{}", lines[300]);
     ensure!(lines[301] == json!({"file": flood, "n": 302, "verdict": "skipped"}), "{}", lines[301]);
     // By the capture's own clock: the burst, 100 a second for 0.3 s, the packet that begins in time, the visitor.
@@ -83,6 +84,7 @@ fn each_packet_gets_a_line_and_the_last_line_sums_up() -> Result<()> {
     let expected = json!({"summary": {
         "packets": 302, "pass": passed, "answer": 0, "drop": 301 - passed, "noted": 0, "skipped": 1,
         "reasons": {"conforming": passed, "source_packets": 301 - passed},
+        "limits": {"source": 301 - passed},
         "odd_times": 0, "untimed": 0, "assumed": lines[302]["summary"]["assumed"],
     }});
     ensure!(lines[302] == expected, "{}", lines[302]);
@@ -122,7 +124,7 @@ fn a_capture_that_cannot_be_read_to_its_end_is_named_and_ends_with_2() -> Result
         ("cut short", "cut.pcap", "is cut short: it ends within what follows frame 301"),
         ("no capture", "no.pcap", "is no capture"),
         ("not there", "none.pcap", "No such file"),
-        ("a folder", "", "directory"),
+        ("a folder", "", "it is a folder"),
     ];
     for (why, name, expected) in cases {
         let said = floodgate(&format!("replay --json {}", path(&folder, name).display()))?;

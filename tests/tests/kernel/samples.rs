@@ -47,7 +47,8 @@ fn weights(filter: &mut Filter) -> Result<Vec<u32>> {
     let attacker = Address::from(ATTACKER).halves();
     filter.drain_samples(|sample| {
         weights.push(sample.weight);
-        others += u32::from(sample.source != attacker || u32::from(sample.reason) != Reason::Blocked.number());
+        others +=
+            u32::from(sample.source != attacker || u32::from(sample.reason) != Reason::Blocked.number());
     });
     let state = filter.counters.state()?;
     ensure!(others == 0 && state.samples_lost == 0, "{others} of others, {} lost", state.samples_lost);

@@ -1,0 +1,96 @@
+//! What an operator is told of what happens to packets.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use flood_userspace::control::protocol::{Sources, Status};
+use floodgate_tests::{
+    flood::Flood,
+    lab::{Role, eventually},
+    needs_root,
+    packet::{ATTACKER, Build, from},
+    programs::Sources as FloodSources,
+    same_on_every_kernel,
+};
+
+use crate::commands::Guarded;
+
+/// Has the attacker send a frame a thousand times a second for as long as something is done.
+fn during<T>(guarded: &Guarded, frame: &Build, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let attacker = guarded.lab.host(Role::Attacker);
+    let mut frame = frame.bytes();
+    frame[..6].copy_from_slice(&Role::Server.mac());
+    let flood = Flood {
+        interface: attacker.index("eth0")?,
+        frame,
+        varied: Vec::new(),
+        sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
+        rate: Some(1_000),
+        count: 60_000,
+        duration: Duration::from_secs(60),
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| attacker.within(|| flood.run(|| done.load(Relaxed))));
+        let outcome = work();
+        done.store(true, Relaxed);
+        outcome
+    })
+}
+
+#[test]
+fn the_limit_that_a_packet_has_exceeded_is_named() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    let guarded = Guarded::new("[limit.source]\nsyn = { packets = \"10/s\" }\n")?;
+    let daemon = &guarded.daemon;
+    during(&guarded, &from(ATTACKER).syn(80), || {
+        eventually("the source has lost packets", || {
+            let sources: Result<Sources> = daemon.read("sources");
+            sources.is_ok_and(|sources| {
+                let lost = sources.dropped.iter().find(|lost| lost.source == ATTACKER.to_string());
+                lost.is_some_and(|lost| {
+                    lost.limits.keys().map(ToString::to_string).eq(["source.syn"])
+                        && lost.limits.values().sum::<u64>() == lost.packets
+                })
+            })
+        })?;
+        let shown = daemon.tell("sources")?;
+        ensure!(shown.contains(" limit.source.syn\n"), "{shown}");
+        let mut trace = daemon.command(&format!("trace {ATTACKER}"))?.stdout(Stdio::piped()).spawn()?;
+        let lines = BufReader::new(trace.stdout.take().context("no stdout")?).lines();
+        let dropped = lines.map_while(Result::ok).take(50).find(|line| line.starts_with("drop "));
+        trace.kill()?;
+        trace.wait()?;
+        ensure!(dropped.as_ref().is_some_and(|line| line.contains(" (limit.source.syn) ")), "{dropped:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn that_most_of_what_arrives_is_not_judged_is_said() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    let guarded = Guarded::new("")?;
+    let warned = || -> Result<bool> {
+        let status: Status = guarded.daemon.read("status")?;
+        let is_it = |warning: &String| {
+            warning.starts_with("eth0: ")
+                && warning.contains("is not judged")
+                && warning.contains(" encapsulated)")
+        };
+        Ok(status.warnings.iter().any(is_it))
+    };
+    ensure!(!warned()?, "nothing has arrived yet");
+    // MPLS
+    during(&guarded, &from(ATTACKER).syn(80).tag(0x8847), || {
+        // It is looked at each ten seconds, for the ten seconds before.
+        std::thread::sleep(Duration::from_secs(12));
+        eventually("the operator is warned", || warned().unwrap_or(false))
+    })
+}
