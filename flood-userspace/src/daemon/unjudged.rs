@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn most_of_what_arrives_and_not_a_little_has_to_be_unjudged() {
-        let cases: [(&str, &[(Reason, u64)], Option<&str>); 6] = [
+        /// What is tried, packets by reason, and how the warning begins.
+        type Case = (&'static str, &'static [(Reason, u64)], Option<&'static str>);
+
+        let cases: [Case; 6] = [
             ("IP", &[(Reason::Conforming, 9_000), (Reason::NotIp, 500)], None),
             ("half of it", &[(Reason::Conforming, 5_000), (Reason::NotIp, 5_000)], None),
             ("ARP on a quiet network", &[(Reason::NotIp, 999)], None),
