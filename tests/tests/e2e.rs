@@ -6,6 +6,8 @@ mod answers;
 mod attached;
 #[path = "e2e/bench.rs"]
 mod bench;
+#[path = "e2e/bulk.rs"]
+mod bulk;
 #[path = "e2e/clocks.rs"]
 mod clocks;
 #[path = "e2e/commands.rs"]
