@@ -5,8 +5,9 @@
 //! much, and one source that does is one mark, whatever else it varies.
 //!
 //! What is counted is what strangers are not sent: TCP with ACK and neither SYN nor RST, and what the end of a tunnel sends. A few of
-//! these may be had by spoofing (Linux answers a second SYN with a bare ACK, twice a second at most; WireGuard under load sends
-//! cookies), which is why one is not enough.
+//! these may be had by spoofing (Linux answers a second SYN with a bare ACK, twice a second at most), which is why one is not enough.
+//! WireGuard under load answers each initiation with a cookie if its sender has the public key of this end: whoever has that and
+//! spoofs a source gets a session for the source.
 //!
 //! The table is one of buckets as that of [`solicit`], and none of its words: who fills it takes nothing but these sessions.
 

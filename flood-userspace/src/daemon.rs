@@ -24,7 +24,7 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -33,7 +33,7 @@ use tokio::{
     sync::Notify,
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     bpf::BpfError,
@@ -185,6 +185,7 @@ pub async fn run(
         }
     };
     tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
+    tokio::spawn(raise_syncookies(Arc::clone(&engine)));
 
     let ended = Arc::new(Notify::new());
     let reloader = Arc::new(Reloader::new(written, Arc::clone(&engine), Arc::clone(&feeds)));
@@ -276,12 +277,41 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
 
 /// Looks at the interfaces when the kernel says that one has changed. Never ends.
 async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
-    while changes.next().await.is_ok() {
+    loop {
+        if let Err(error) = changes.next().await {
+            warn!(
+                "listening for changes of the interfaces, which are looked at each second all the same: {error}"
+            );
+            changes = loop {
+                tokio::time::sleep(LOOK).await;
+                if let Ok(anew) = LinkChanges::listen() {
+                    break anew;
+                }
+            };
+        }
         if let Err(error) = tokio::task::block_in_place(|| look_at_interfaces(&engine)) {
             error!("{error}");
         }
         // Many come at once, and one look is for all of them.
         tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Has the kernel make SYN cookies while SYNs exceed a limit. Never ends. What is written for that waits for a disk, and so goes
+/// on beside everything else.
+async fn raise_syncookies(engine: Arc<Mutex<Engine>>) {
+    let syncookies = locked(&engine).syncookies();
+    let mut tick = every(TICK);
+    loop {
+        tick.tick().await;
+        let look = || -> Result<(), BpfError> {
+            let syns = locked(&engine).syns_over_limits()?;
+            syncookies.look(syns, Instant::now());
+            Ok(())
+        };
+        if tokio::task::block_in_place(look).is_err() {
+            tokio::time::sleep(LOOK).await; // `upkeep` says why
+        }
     }
 }
 
@@ -297,7 +327,7 @@ fn look_at_interfaces(engine: &Mutex<Engine>) -> Result<(), BpfError> {
     if has_changed { follow_host(engine) } else { Ok(()) }
 }
 
-/// Has the engine take over what this host is. Files and the kernel are asked without the lock.
+/// Has the engine take over what this host is. Files and, but for its UDP ports, the kernel are asked without the lock.
 fn follow_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
     let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
     locked(engine).follow_host(&facts)

@@ -130,9 +130,8 @@ fn interfaces(config: &Config) -> Vec<Finding> {
     };
     // Nothing of a driver that does not tell, and of none before Linux 6.3.
     let features = xdp_features().unwrap_or_default();
-    let examine = |interface: &Interface| {
-        examine_interface(interface, features.get(&interface.index).copied(), config, &all)
-    };
+    let examine =
+        |interface: &Interface| examine_interface(interface, features.get(&interface.index).copied(), config);
     if config.interfaces.is_empty() {
         return all
             .iter()
@@ -153,12 +152,7 @@ fn interfaces(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-fn examine_interface(
-    interface: &Interface,
-    features: Option<XdpFeatures>,
-    config: &Config,
-    all: &[Interface],
-) -> Vec<Finding> {
+fn examine_interface(interface: &Interface, features: Option<XdpFeatures>, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |verdict, text: String| findings.push(finding(&interface.name, verdict, text));
     match occupied(interface) {
@@ -208,20 +202,6 @@ fn examine_interface(
                 "{queues} of {processors} processors take packets in, as there are so many receive queues: \
                  `ethtool -l {name}` tells how many it can have, `ethtool -L {name} combined {processors}` sets it",
                 name = interface.name
-            ),
-        );
-    }
-    let controller = interface.controller.and_then(|index| all.iter().find(|other| other.index == index));
-    if let Some(controller) = controller
-        && config.proof.host != HostSays::No
-    {
-        find(
-            Verdict::Note,
-            format!(
-                "it is a part of {} ({}): for packets that are passed on to other hosts there is no socket here. If \
-                 there are such, set `proof.host = false`",
-                controller.name,
-                controller.driver()
             ),
         );
     }

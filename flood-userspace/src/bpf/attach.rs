@@ -3,7 +3,7 @@
 //! An [`Attachment`] is an interface that the filter is to guard. It stays, with its slot and its counters, when the kernel
 //! says that the filter is on it no more ([`Filter::look`]), until it is let go; meanwhile it can be attached again.
 
-use std::io;
+use std::{io, time::Instant};
 
 use aya::programs::{SchedClassifier, Xdp};
 use flood_common::abi::INTERFACE_SLOTS;
@@ -16,6 +16,7 @@ use super::{
     interface::{self, Interface, LinkLayer},
     link::{Link, Place},
     load::{PROGRAM, program},
+    pause::Pause,
 };
 
 /// An interface that the filter is to guard.
@@ -34,6 +35,8 @@ pub struct Attachment {
     /// Another program has been put into our link.
     is_displaced: bool,
     egress: Option<Egress>,
+    /// When the program on the way out may be attached again.
+    noting_pause: Pause,
 }
 
 impl Attachment {
@@ -151,6 +154,7 @@ impl Filter {
                 link: Some(link),
                 is_displaced: false,
                 egress,
+                noting_pause: Pause::default(),
             }),
             Err(error) => {
                 self.enter_interface(slot, None, self.notes_questions());
@@ -192,20 +196,22 @@ impl Filter {
             })
     }
 
-    /// Takes over what the kernel says about the interfaces that the filter is attached to. Returns, by slot, what is not as it
-    /// was. `there` are the interfaces of this network namespace.
-    pub fn look(&mut self, there: &[Interface]) -> Result<Vec<(u32, Found)>, BpfError> {
+    /// Takes over what the kernel says about the interfaces that the filter is attached to. Adds to `found`, by slot, what is
+    /// not as it was: also where it cannot be asked about some of them, which is the error. `there` are the interfaces of this
+    /// network namespace.
+    pub fn look(&mut self, there: &[Interface], found: &mut Vec<(u32, Found)>) -> Result<(), BpfError> {
         let asking = |error: io::Error| BpfError::Other {
             what: "asking the kernel what holds the filter",
             cause: error.to_string(),
         };
-        let (mut all, mut attachments) = (Vec::new(), std::mem::take(&mut self.attachments));
-        let outcome = attachments.iter_mut().try_for_each(|attachment| -> io::Result<()> {
-            all.extend(self.look_at(attachment, there)?.into_iter().map(|found| (attachment.slot, found)));
-            Ok(())
-        });
+        let mut attachments = std::mem::take(&mut self.attachments);
+        let mut outcome = Ok(());
+        for attachment in &mut attachments {
+            let slot = attachment.slot;
+            let looked = self.look_at(attachment, there, |what| found.push((slot, what)));
+            outcome = outcome.and(looked);
+        }
         self.attachments = attachments;
-        outcome.map_err(asking)?;
         let bits = self.options.solicited_bits(self.notes_questions());
         let mut settings = self.settings.read();
         for attachment in &self.attachments {
@@ -218,11 +224,16 @@ impl Filter {
             self.settings.publish(&settings);
         }
         self.follow_mtu();
-        Ok(all)
+        outcome.map_err(asking)
     }
 
-    fn look_at(&mut self, attachment: &mut Attachment, there: &[Interface]) -> io::Result<Vec<Found>> {
-        let Some(link) = &attachment.link else { return Ok(Vec::new()) };
+    fn look_at(
+        &mut self,
+        attachment: &mut Attachment,
+        there: &[Interface],
+        mut report: impl FnMut(Found),
+    ) -> io::Result<()> {
+        let Some(link) = &attachment.link else { return Ok(()) };
         let ours = self.program_id;
         let index = attachment.interface.index;
         let held = link.holds()?;
@@ -244,22 +255,24 @@ impl Filter {
                     (None, None) => Found::Gone,
                 };
                 let _ = self.take_off(attachment); // what is left of it may go at this moment
-                return Ok(vec![found]);
+                report(found);
+                return Ok(());
             }
         };
-        let mut all = Vec::new();
         match (held.program == ours, attachment.is_displaced) {
-            (false, false) => all.push(Found::Displaced(held.program)),
-            (true, true) => all.push(Found::Back),
+            (false, false) => report(Found::Displaced(held.program)),
+            (true, true) => report(Found::Back),
             (true, false) | (false, true) => {}
         }
         attachment.is_displaced = held.program != ours;
         if now.name != attachment.interface.name {
-            all.push(Found::Renamed(attachment.interface.name.clone()));
+            report(Found::Renamed(attachment.interface.name.clone()));
         }
         attachment.interface = now;
-        all.extend(self.look_at_way_out(attachment)?);
-        Ok(all)
+        if let Some(found) = self.look_at_way_out(attachment)? {
+            report(found);
+        }
+        Ok(())
     }
 
     /// Sees to it that questions are noted on an interface that the filter is on, if they are to be.
@@ -269,19 +282,25 @@ impl Filter {
             Some(egress) => !egress.is_attached(interface, self.egress_id)?,
             None => false,
         };
-        if !is_lost && !matches!(attachment.noting, Noting::Refused(_)) {
-            return Ok(None);
+        let now = Instant::now();
+        if let (true, Some(egress)) = (is_lost, attachment.egress.take()) {
+            if let Ok(program) = program(&mut self.ebpf, EGRESS_PROGRAM) {
+                egress.forget(program);
+            }
+            attachment.noting_pause.failed(now);
+            attachment.noting = Noting::Refused("it is taken off each time".into());
         }
-        if let (true, Some(egress)) = (is_lost, attachment.egress.take())
-            && let Ok(program) = program(&mut self.ebpf, EGRESS_PROGRAM)
-        {
-            egress.forget(program);
+        if !matches!(attachment.noting, Noting::Refused(_)) || !attachment.noting_pause.is_over(now) {
+            return Ok(is_lost.then_some(Found::NotingLost));
         }
         let (noting, egress) = match self.note_questions(interface) {
             Ok(outcome) => outcome,
             Err(error) => (Noting::Refused(error.to_string()), None),
         };
         let is_noted = egress.is_some();
+        if is_noted {
+            attachment.noting_pause.attached(now);
+        }
         (attachment.noting, attachment.egress) = (noting, egress);
         Ok(match (is_lost, is_noted) {
             (true, _) => Some(Found::NotingLost),

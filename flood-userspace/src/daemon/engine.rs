@@ -31,7 +31,7 @@ use crate::{
     lists::{
         Book, Guard, ListKind,
         doubt::Doubt,
-        guard::{self, Kept},
+        guard::{self, Withholding},
     },
     log,
 };
@@ -41,7 +41,7 @@ use super::{
     guards::{Guards, generic_warning, namesake_warning, unnoted_warning},
     limits::changed,
     proof::Means,
-    syncookies::Syncookies,
+    syncookies::SharedSyncookies,
     trace::Trace,
     unjudged::Unjudged,
 };
@@ -92,7 +92,7 @@ pub struct Engine {
     /// What this host can tell.
     told: HostTells,
     reassembly: Reassembly,
-    syncookies: Syncookies,
+    syncookies: Arc<SharedSyncookies>,
     ipv6_prefix: u8,
     drops: Drops,
     trace: Trace,
@@ -103,7 +103,7 @@ pub struct Engine {
     /// Knows what must not be blocked.
     list_guard: Guard,
     /// What is withheld of the block list, by origin; of those that are not guarded there is nothing.
-    kept: Vec<Kept>,
+    withheld: Vec<Withholding>,
     /// The keys of the configuration that wait for another start.
     pending: Vec<String>,
     guards: Guards,
@@ -167,7 +167,7 @@ impl Engine {
             means: Means::default(),
             told: HostTells::default(),
             reassembly: Reassembly::default(),
-            syncookies: Syncookies::new(config.proof.syncookies, &config.state),
+            syncookies: Arc::new(SharedSyncookies::new(config.proof.syncookies, &config.state)),
             ipv6_prefix: config.sources.ipv6_prefix,
             drops: Drops::default(),
             trace,
@@ -175,7 +175,7 @@ impl Engine {
             started: BootTime::now(),
             feeds: Vec::new(),
             list_guard: Guard::default(),
-            kept: Vec::new(),
+            withheld: Vec::new(),
             pending: Vec::new(),
             guards: Guards::none(config.attach),
             sampled: Sampled::default(),
@@ -285,7 +285,7 @@ impl Engine {
         };
         status.warnings = warnings(&status);
         status.warnings.extend(self.unjudged.warnings());
-        status.warnings.extend(self.kept.iter().filter_map(withheld_warning));
+        status.warnings.extend(self.withheld.iter().filter_map(withheld_warning));
         Ok(status)
     }
 
@@ -439,12 +439,12 @@ impl Engine {
 
     /// Lets interfaces go; all of them when none is named.
     pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
-        let detached = self.guards.let_go(&mut self.filter, names)?;
+        let detached = self.guards.let_go(&mut self.filter, names);
         let ends = self.guards.is_empty();
         if ends {
-            self.syncookies.put_back();
+            self.syncookies.end();
         }
-        Ok(DetachReply { detached, ends })
+        Ok(DetachReply { detached: detached?, ends })
     }
 
     /// What has to be done again and again: lists expire, samples and trace lines are fetched.
@@ -455,12 +455,21 @@ impl Engine {
         let taken = self.filter.counters.state()?.sampled;
         self.sampled.look(sum(&counters, Reason::is_drop), taken);
         self.unjudged.look(&counters, Instant::now());
-        self.syncookies.look(sum(&counters, is_open_question), Instant::now());
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;
             self.trace.forward(self.mode == Mode::Monitor, suppressed);
         }
         Ok(())
+    }
+
+    /// What raises the kernel's SYN cookies, which waits for files and so is not looked at with this held.
+    pub fn syncookies(&self) -> Arc<SharedSyncookies> {
+        Arc::clone(&self.syncookies)
+    }
+
+    /// How many SYNs to listeners have exceeded a limit.
+    pub fn syns_over_limits(&self) -> Result<u64, BpfError> {
+        Ok(sum(&self.counters()?, is_open_question))
     }
 
     fn take_samples(&mut self) -> Result<(), BpfError> {
@@ -529,8 +538,11 @@ fn warnings(status: &Status) -> Vec<String> {
     }
     for FeedStatus { list, name, source, error, last_success, .. } in &status.feeds {
         if let Some(error) = error {
-            let kept =
-                if last_success.is_some() { "what it had stays in force" } else { "it has no entries yet" };
+            let kept = if last_success.is_some() {
+                "what was last believed of it is in force"
+            } else {
+                "it has no entries yet"
+            };
             warnings.push(format!("{list} list, feed {name} ({source}): {error}; {kept}"));
         }
     }

@@ -34,7 +34,7 @@ use super::{
 /// anew does not wait for what it was before. Memory is bounded by [`fetch`].
 const WAITING: usize = 128;
 
-/// How many feeds are parsed and put into force at once. That takes memory and processors, and waits for nobody.
+/// How many feeds are parsed, put into force and copied at once. That takes memory and processors.
 const AT_ONCE: usize = 2;
 
 /// How long one visit may take. A server has less; a file on a disk that is gone would take for ever.
@@ -93,14 +93,9 @@ impl FeedKeeper {
         let mut stamps = BTreeMap::new();
         for (kind, feed) in feeds(config) {
             let accept = |Copy { bytes, stamp, good_at }| {
+                let content = Content::read(&bytes);
                 // It was believed when it came.
-                locked(&self.engine).accept_feed(
-                    kind,
-                    feed,
-                    Content::read(&bytes),
-                    true,
-                    Read::Copied(good_at),
-                )?;
+                locked(&self.engine).accept_feed(kind, feed, content, true, Read::Copied(good_at))?;
                 Ok(stamp)
             };
             let loaded = self.copies.load(kind, feed).map_err(FeedError::from);
@@ -252,19 +247,22 @@ impl FeedKeeper {
     ) -> Result<Stamp, FeedError> {
         let now = BootTime::now();
         let (stamp, copied) = match (fetched, known) {
-            (Fetched::New { bytes, stamp }, _) => {
-                locked(&self.engine).accept_feed(kind, feed, Content::read(&bytes), force, Read::At(now))?;
-                let copied = self.copies.store(kind, &feed.name, &bytes, &stamp);
+            (Fetched::New { bytes, stamp, room: _room }, _) => {
+                // The engine is for others in the meantime.
+                let content = Content::read(&bytes);
+                let is_kept = locked(&self.engine).accept_feed(kind, feed, content, force, Read::At(now))?;
+                let store = || self.copies.store(kind, &feed.name, &bytes, &stamp);
+                let copied = if is_kept { store() } else { Ok(()) };
                 (stamp, copied)
             }
             (Fetched::Unchanged, known) => {
-                locked(&self.engine).confirm_feed(kind, feed, now);
+                let is_kept = locked(&self.engine).confirm_feed(kind, feed, now);
                 let stamp = known.unwrap_or_else(|| Stamp::of(&feed.source));
-                (stamp, self.copies.confirm(kind, &feed.name))
+                (stamp, if is_kept { self.copies.confirm(kind, &feed.name) } else { Ok(()) })
             }
         };
-        // The feed is in force; without a copy only the next start lacks it. The next time writes one.
-        copied?;
+        // The next time writes one.
+        copied.map_err(FeedError::NoCopy)?;
         Ok(stamp)
     }
 }

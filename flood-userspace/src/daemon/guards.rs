@@ -5,13 +5,13 @@
 //! renamings for as long as it lives. Where the filter has come off, it is attached again; where another program has its
 //! place, that is said, and the place is not fought for.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{error, info, warn};
 
 use crate::{
     bpf::{
-        Attachment, BpfError, Filter, Found, Hook, Noting,
+        Attachment, BpfError, Filter, Found, Hook, Noting, Pause,
         interface::{self, Interface},
         remove_left_behind,
     },
@@ -20,12 +20,6 @@ use crate::{
 };
 
 use super::engine::Refused;
-
-/// A filter that stays for so long has been left alone.
-const STABLE: Duration = Duration::from_secs(60);
-
-/// The longest time until the filter is attached again that comes off each time, or cannot be attached.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The interfaces that are to be guarded.
 pub(super) struct Guards {
@@ -94,40 +88,6 @@ impl Why {
     }
 }
 
-/// When the filter may be attached again.
-#[derive(Default)]
-struct Pause {
-    /// Since when the filter is on it.
-    since: Option<Instant>,
-    /// How often in a row it did not stay.
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Pause {
-    fn attached(&mut self, now: Instant) {
-        self.since = Some(now);
-        self.until = None;
-    }
-
-    /// It has come off, or could not be attached: at once the first time, then with pauses that grow.
-    fn failed(&mut self, now: Instant) {
-        if self.since.take().is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
-            self.failures = 0;
-        }
-        let pause = match self.failures {
-            0 => Duration::ZERO,
-            failures => Duration::from_secs(1 << (failures - 1).min(10)).min(LONGEST_PAUSE),
-        };
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + pause);
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now >= until)
-    }
-}
-
 impl Guards {
     /// Guards nothing.
     pub(super) fn none(attach: AttachMode) -> Self {
@@ -179,7 +139,8 @@ impl Guards {
     /// Takes over what the kernel says, and attaches the filter where it is missing. Returns whether anything has changed.
     pub(super) fn look(&mut self, filter: &mut Filter, now: Instant) -> Result<bool, BpfError> {
         let there = interface::interfaces()?;
-        let found = filter.look(&there)?;
+        let mut found = Vec::new();
+        let looked = filter.look(&there, &mut found);
         let mut has_changed = !found.is_empty();
         for (slot, found) in found {
             let attachment = filter.attachments().iter().find(|attachment| attachment.slot == slot);
@@ -192,10 +153,11 @@ impl Guards {
             has_changed |= guard.attach_if_missing(filter, &there, self.attach, now);
             guard.look_for_namesake(filter, &there);
         }
-        Ok(has_changed)
+        looked.map(|()| has_changed)
     }
 
-    /// Lets go of interfaces, all if none is named, by a name that they have or that they were given. Returns their names.
+    /// Lets go of interfaces, all if none is named, by a name that they have or that they were given. Returns their names. Where
+    /// something stays behind on one of them, that is the error, and the others are let go all the same.
     pub(super) fn let_go(&mut self, filter: &mut Filter, names: &[String]) -> Result<Vec<String>, Refused> {
         let shown = |guard: &Guard| guard.shown(filter).to_owned();
         let mut wanted = Vec::new();
@@ -220,11 +182,14 @@ impl Guards {
             .filter(|guard| is_wanted(guard))
             .map(|guard| (shown(guard), guard.slot))
             .collect();
+        let mut outcome = Ok(());
         for (name, slot) in &gone {
-            slot.map_or(Ok(()), |slot| filter.let_go(slot))?;
+            let let_go = slot.map_or(Ok(()), |slot| filter.let_go(slot));
             info!("let {name} go");
+            outcome = outcome.and(let_go);
         }
         self.all.retain(|guard| !is_wanted(guard));
+        outcome?;
         Ok(gone.into_iter().map(|(name, _)| name).collect())
     }
 
@@ -305,7 +270,10 @@ impl Guard {
                     }
                 }
             }
-            Found::NotingBack => info!("what is asked for through {name} is noted"),
+            Found::NotingBack => {
+                info!("what is asked for through {name} is noted");
+                self.reattached += 1;
+            }
             Found::Gone => {
                 self.pause = Pause::default();
                 self.is_not(Why::Gone);
@@ -457,26 +425,4 @@ pub(super) fn namesake_warning(given: &str, name: &str) -> String {
         "{given} is another interface by now, and not guarded: the one that was given as {given} is called {name} now, and \
          stays guarded. To guard both, start floodgate with both names"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_stay_is_attached_again_less_and_less_often() {
-        let (mut pause, mut now) = (Pause::default(), Instant::now());
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            pause.attached(now);
-            pause.failed(now);
-            pauses.push(pause.until.map(|until| (until - now).as_secs()));
-            now += LONGEST_PAUSE;
-            assert!(pause.is_over(now));
-        }
-        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60].map(Some));
-        pause.attached(now);
-        pause.failed(now + STABLE);
-        assert!(pause.is_over(now + STABLE), "it had stayed for long");
-    }
 }

@@ -8,6 +8,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,8 +32,40 @@ const ALWAYS: &str = "2";
 /// After so long without a SYN over a limit, the setting is put back.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// The setting, for those who want to know whether it is raised and cannot wait for files.
+pub struct SharedSyncookies {
+    syncookies: Mutex<Syncookies>,
+    is_raised: AtomicBool,
+}
+
+impl SharedSyncookies {
+    /// See [`Syncookies::new`].
+    pub(super) fn new(control: SyncookieControl, state: &Path) -> Self {
+        Self { syncookies: Mutex::new(Syncookies::new(control, state)), is_raised: AtomicBool::new(false) }
+    }
+
+    /// Whether the setting is raised at the moment.
+    pub(super) fn is_raised(&self) -> bool {
+        self.is_raised.load(Ordering::Relaxed)
+    }
+
+    /// See [`Syncookies::look`].
+    pub(super) fn look(&self, syns: u64, now: Instant) {
+        let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
+        syncookies.look(syns, now);
+        self.is_raised.store(syncookies.is_raised(), Ordering::Relaxed);
+    }
+
+    /// Puts the setting back, if it is raised, and leaves it so.
+    pub(super) fn end(&self) {
+        let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
+        syncookies.put_back();
+        syncookies.control = SyncookieControl::Keep;
+    }
+}
+
 /// The setting.
-pub(super) struct Syncookies {
+struct Syncookies {
     control: SyncookieControl,
     file: PathBuf,
     changes: Changes,
@@ -42,7 +78,7 @@ pub(super) struct Syncookies {
 impl Syncookies {
     /// Leaves the setting as it is for now, unless a daemon that was killed has left it raised. `state` is the folder of what
     /// is kept over a restart.
-    pub(super) fn new(control: SyncookieControl, state: &Path) -> Self {
+    fn new(control: SyncookieControl, state: &Path) -> Self {
         Self::of(setting_path(SETTING), control, state)
     }
 
@@ -65,13 +101,13 @@ impl Syncookies {
     }
 
     /// Whether the setting is raised at the moment.
-    pub(super) fn is_raised(&self) -> bool {
+    fn is_raised(&self) -> bool {
         self.raised.is_some()
     }
 
     /// Raises the setting when the number of SYNs over a limit has grown, and puts it back when it has not for a
     /// while.
-    pub(super) fn look(&mut self, syns: u64, now: Instant) {
+    fn look(&mut self, syns: u64, now: Instant) {
         let grew = syns > std::mem::replace(&mut self.before, syns);
         if self.control == SyncookieControl::Keep {
             return;
@@ -121,7 +157,7 @@ impl Syncookies {
     }
 
     /// Puts the setting back, if it is raised.
-    pub(super) fn put_back(&mut self) {
+    fn put_back(&mut self) {
         if let Some((kept, _)) = self.raised.take() {
             put_back(&self.file, kept);
         }

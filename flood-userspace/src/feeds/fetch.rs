@@ -84,7 +84,7 @@ impl Stamp {
 }
 
 /// What a source answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// Nothing has changed.
     Unchanged,
@@ -94,6 +94,8 @@ pub enum Fetched {
         bytes: Vec<u8>,
         /// Which state this is.
         stamp: Stamp,
+        /// What the bytes take of the room that all feeds share.
+        room: Room,
     },
 }
 
@@ -170,7 +172,8 @@ fn read(
     if known == Some(&stamp) {
         return Ok(Fetched::Unchanged);
     }
-    Ok(Fetched::New { bytes: all(largest, file)?, stamp })
+    let (bytes, room) = all(largest, file)?;
+    Ok(Fetched::New { bytes, stamp, room })
 }
 
 fn state(metadata: &Metadata) -> String {
@@ -187,7 +190,7 @@ fn state(metadata: &Metadata) -> String {
 }
 
 /// Reads everything, within the room that there is.
-fn all(largest: u64, mut from: impl Read) -> Result<Vec<u8>, FetchError> {
+fn all(largest: u64, mut from: impl Read) -> Result<(Vec<u8>, Room), FetchError> {
     let (mut bytes, mut room) = (Vec::new(), Room::default());
     loop {
         let so_far = bytes.len() as u64;
@@ -197,14 +200,14 @@ fn all(largest: u64, mut from: impl Read) -> Result<Vec<u8>, FetchError> {
         room.grow(so_far + STEP)?;
         let step = STEP.min(largest + 1 - so_far);
         if (&mut from).take(step).read_to_end(&mut bytes)? == 0 {
-            return Ok(bytes);
+            return Ok((bytes, room));
         }
     }
 }
 
-/// What one feed takes of the shared room, as long as it is read.
-#[derive(Default)]
-struct Room(u64);
+/// What one feed takes of the shared room, for as long as its bytes are there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Room(u64);
 
 /// How much of it is taken.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -268,11 +271,11 @@ fn download(
         last_modified: text_of(&response, &header::LAST_MODIFIED),
         ..Stamp::of(source)
     };
-    let bytes = match all(largest, response.into_body().into_reader()) {
+    let (bytes, room) = match all(largest, response.into_body().into_reader()) {
         Err(FetchError::File(error)) => return Err(FetchError::Network(error.to_string())),
-        bytes => bytes?,
+        read => read?,
     };
-    Ok(Fetched::New { bytes, stamp })
+    Ok(Fetched::New { bytes, stamp, room })
 }
 
 fn text_of<T>(response: &Response<T>, name: &header::HeaderName) -> Option<String> {
@@ -328,7 +331,7 @@ mod tests {
         let first = ok("ETag: \"v1\"\r\nLast-Modified: Tue, 27 Feb 2024 00:00:00 GMT\r\n", "192.0.2.1\n");
         let (address, server) = server(vec![first, not_modified.clone(), not_modified]);
         let source = source(address, "/drop.txt?key=k");
-        let Fetched::New { bytes, stamp } = fetch(&source, None).unwrap() else { panic!("not new") };
+        let Fetched::New { bytes, stamp, .. } = fetch(&source, None).unwrap() else { panic!("not new") };
         assert_eq!(bytes, b"192.0.2.1\n");
         assert_eq!(fetch(&source, Some(&stamp)).unwrap(), Fetched::Unchanged);
         // Nobody has asked whether it has changed.

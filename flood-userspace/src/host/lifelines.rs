@@ -30,6 +30,8 @@ pub enum Purpose {
     Resolver,
     /// Somebody is logged in from it.
     Login,
+    /// Somebody may be logged in from it: it has a connection to the port of SSH, and nothing notes sessions.
+    Connection,
     /// Neighbours on a link talk by it.
     LinkLocal,
     /// A host that has no address yet sends from it.
@@ -68,6 +70,7 @@ impl fmt::Display for Lifeline {
             Purpose::Gateway => "a gateway",
             Purpose::Resolver => "a resolver",
             Purpose::Login => "from where somebody is logged in",
+            Purpose::Connection => "from where SSH is connected",
             Purpose::LinkLocal => "link-local addresses",
             Purpose::Unspecified => "the source of a host without an address",
             Purpose::Network => "a network of this host",
@@ -89,6 +92,7 @@ pub(super) fn find(local: &[IpNet], gateways: &[IpAddr]) -> io::Result<Vec<Lifel
     let resolvers = resolvers.into_iter().flatten();
     add(&mut resolvers.flat_map(|text| nameservers(&text)).map(IpNet::from), Purpose::Resolver);
     add(&mut logins::peers().into_iter().map(IpNet::from), Purpose::Login);
+    add(&mut logins::possible_peers().into_iter().map(IpNet::from), Purpose::Connection);
     lifelines.sort_unstable();
     lifelines.dedup();
     Ok(lifelines)

@@ -14,6 +14,12 @@ use crate::file;
 /// Where systemd-logind notes sessions, a file for each.
 const SESSIONS: &str = "/run/systemd/sessions";
 
+/// The control group of systemd-logind while it runs, where there is one hierarchy and where there are several.
+const LOGIND: [&str; 2] = [
+    "/sys/fs/cgroup/system.slice/systemd-logind.service",
+    "/sys/fs/cgroup/systemd/system.slice/systemd-logind.service",
+];
+
 /// Where login programs note them.
 const UTMP: &str = "/run/utmp";
 
@@ -47,17 +53,21 @@ const READING: u32 = 100;
 /// How far up [`login_address`] looks. A shell below tmux below sudo below sshd is ten deep.
 const MAX_ANCESTORS: usize = 32;
 
-/// The addresses that people are logged in from. Sessions are noted by logind or in utmp, which know who has proved who he is.
-/// Where neither notes any, as in a container, whoever has a connection to the port of SSH may be one.
+/// The addresses that people are logged in from, as far as that is noted: by logind or in utmp, which know who has proved their
+/// identity; and that from which this process was started.
 pub(super) fn peers() -> Vec<IpAddr> {
     static STARTED_FROM: OnceLock<Option<IpAddr>> = OnceLock::new();
 
     let mut peers = noted();
-    if peers.is_empty() {
-        peers = connected_now();
-    }
     peers.extend(*STARTED_FROM.get_or_init(login_address));
     peers
+}
+
+/// Where neither logind nor utmp notes sessions, as in a container: the addresses with a connection to the port of SSH. Anybody
+/// can have one, so where sessions are noted none is taken for a session.
+pub(super) fn possible_peers() -> Vec<IpAddr> {
+    let is_noted = [UTMP].iter().chain(&LOGIND).any(|path| Path::new(path).exists());
+    if is_noted { Vec::new() } else { connected_now() }
 }
 
 /// Who has a connection to the port of SSH. On a host with very many connections this is not as of now, but of some seconds ago.

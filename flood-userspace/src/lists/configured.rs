@@ -20,7 +20,7 @@ use crate::{
 use super::{
     Book, Change, Edit, EditError, Entry, Guard, ListKind, Origin, Places, check_room,
     doubt::{Doubt, check_coverage},
-    guard::Kept,
+    guard::Withholding,
     import::{self, Format, Import, LoadError},
     tables::Layout,
 };
@@ -67,21 +67,21 @@ pub struct Configured {
     /// How each file is written.
     pub formats: Vec<(PathBuf, Format)>,
     /// Of each origin that is guarded, what is withheld.
-    pub kept: Vec<Kept>,
+    pub withheld: Vec<Withholding>,
 }
 
 impl Configured {
     /// What is not in force as it is written, for people.
     pub fn left_out(&self) -> impl Iterator<Item = String> {
-        let withheld = |kept: &Kept| {
-            let origin = kept.entry.note.origin.to_string();
-            let named = kept.withheld.iter().take(NAMED).map(|held| format!("{origin}: {held}"));
-            let more = kept.withheld.len().saturating_sub(NAMED);
+        let withheld = |of: &Withholding| {
+            let origin = of.origin.to_string();
+            let named = of.withheld().take(NAMED).map(|held| format!("{origin}: {held}"));
+            let more = of.held.len().saturating_sub(NAMED);
             let more =
                 (more > 0).then(|| format!("{origin}: {more} more are not in force as they are written"));
             named.chain(more).collect::<Vec<_>>()
         };
-        self.problems.iter().cloned().chain(self.kept.iter().flat_map(withheld))
+        self.problems.iter().cloned().chain(self.withheld.iter().flat_map(withheld))
     }
 }
 
@@ -103,7 +103,7 @@ fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, 
         let entry = Entry::of(&Arc::new(origin), BootTime::now());
         if is_guarded {
             let withheld = guard.sift(&mut prefixes);
-            list.kept.push(Kept { withheld, entry: entry.clone() });
+            list.withheld.push(Withholding::of(withheld, &entry));
         }
         list.edit = std::mem::take(&mut list.edit).then(Edit::put_alike(prefixes, &entry));
     };

@@ -9,7 +9,12 @@
 
 mod carve;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet, btree_map},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -67,7 +72,7 @@ pub enum Refusal {
 }
 
 /// A prefix of a list that is not in force as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Withheld {
     /// As it is written.
     pub prefix: IpNet,
@@ -115,7 +120,8 @@ impl Guard {
         {
             return Err(Refusal::CutsOffLogin { prefix, address });
         }
-        match self.harmed(prefix).next() {
+        // Whoever attacks by SSH has a connection as well, and is blocked by hand and by tools.
+        match self.harmed(prefix).find(|lifeline| lifeline.purpose != Purpose::Connection) {
             Some(lifeline) => Err(Refusal::CutsOffHost { prefix, lifeline: lifeline.clone() }),
             None => Ok(()),
         }
@@ -193,48 +199,95 @@ fn check_breadth(prefix: IpNet, broadest: [u8; 2]) -> Result<(), Refusal> {
     if prefix.prefix_len() < broadest { Err(Refusal::TooBroad { prefix, broadest }) } else { Ok(()) }
 }
 
-/// What is withheld of an origin's entries, with an entry to put them in with.
+/// What is withheld of an origin's entries. One with nothing in it says that the origin is guarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// What.
-    pub withheld: Vec<Withheld>,
-    /// As all of them are.
+pub struct Withholding {
+    /// Whose entries.
+    pub origin: Arc<Origin>,
+    /// Sorted by prefix, none of which is there twice.
+    pub held: Vec<Held>,
+}
+
+/// What is withheld of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What, and what is left of it.
+    pub withheld: Withheld,
+    /// What it says, with which the pieces are in force.
     pub entry: Entry,
 }
 
-impl Kept {
-    /// What another guard makes of an origin's entries: the changes of the book, and what is withheld then.
-    pub fn again(&self, guard: &Guard, book: &Book) -> (Vec<(IpNet, Change)>, Self) {
-        let origin = &self.entry.note.origin;
-        let mut changes = Vec::new();
-        let mut again = Self { withheld: Vec::new(), entry: self.entry.clone() };
-        for Withheld { prefix, pieces, .. } in &self.withheld {
-            changes.extend(pieces.iter().map(|piece| (*piece, Change::Take(Arc::clone(origin)))));
-            if guard.withhold(*prefix).is_none() {
-                changes.push((*prefix, Change::Put(self.entry.clone())));
+impl Withholding {
+    /// What is withheld of prefixes that all have this entry.
+    pub fn of(withheld: Vec<Withheld>, entry: &Entry) -> Self {
+        let nothing = Self { origin: Arc::clone(&entry.note.origin), held: Vec::new() };
+        nothing.and(withheld.into_iter().map(|withheld| Held { withheld, entry: entry.clone() }))
+    }
+
+    /// The same with what is withheld of more entries of the origin. Of two for one prefix that which ends later counts, and of
+    /// two that end at once the new one.
+    #[must_use]
+    pub fn and(self, more: impl IntoIterator<Item = Held>) -> Self {
+        let mut all: BTreeMap<IpNet, Held> =
+            self.held.into_iter().map(|held| (held.withheld.prefix, held)).collect();
+        for held in more {
+            match all.entry(held.withheld.prefix) {
+                btree_map::Entry::Occupied(there) if there.get().entry.outlasts(&held.entry) => {}
+                btree_map::Entry::Occupied(mut there) => _ = there.insert(held),
+                btree_map::Entry::Vacant(place) => _ = place.insert(held),
             }
-            again.withheld.extend(guard.withhold(*prefix));
         }
-        let is_piece = |prefix: &IpNet| self.withheld.iter().any(|held| held.pieces.contains(prefix));
-        let harmful = guard.harmful(book, |of| *of == **origin).map(|(prefix, _)| prefix);
-        for prefix in harmful.filter(|prefix| !is_piece(prefix)) {
-            changes.push((prefix, Change::Take(Arc::clone(origin))));
-            again.withheld.extend(guard.withhold(prefix));
+        Self { origin: self.origin, held: all.into_values().collect() }
+    }
+
+    /// What is withheld.
+    pub fn withheld(&self) -> impl Iterator<Item = &Withheld> {
+        self.held.iter().map(|held| &held.withheld)
+    }
+
+    /// How many entries the origin has, those that are in force in pieces and those that are left out included.
+    pub fn entries(&self, book: &Book) -> usize {
+        let pieces: HashSet<IpNet> = self.withheld().flat_map(|held| &held.pieces).copied().collect();
+        book.of(&self.origin).filter(|prefix| !pieces.contains(prefix)).count() + self.held.len()
+    }
+
+    /// What another guard makes of the origin's entries: the changes of the book, and what is withheld then.
+    pub fn again(&self, guard: &Guard, book: &Book) -> (Vec<(IpNet, Change)>, Self) {
+        let take = |prefix: IpNet| (prefix, Change::Take(Arc::clone(&self.origin)));
+        let (mut changes, mut again) = (Vec::new(), Vec::new());
+        for Held { withheld: Withheld { prefix, pieces, .. }, entry } in &self.held {
+            changes.extend(pieces.iter().copied().map(take));
+            match guard.withhold(*prefix) {
+                Some(withheld) => again.push(Held { withheld, entry: entry.clone() }),
+                None => changes.push((*prefix, Change::Put(entry.clone()))),
+            }
         }
+        let pieces: HashSet<IpNet> = self.withheld().flat_map(|held| &held.pieces).copied().collect();
+        let harmful = guard.harmful(book, |of| *of == *self.origin);
+        for (prefix, entry) in harmful.filter(|(prefix, _)| !pieces.contains(prefix)) {
+            changes.push(take(prefix));
+            let withheld = guard.withhold(prefix);
+            again.extend(withheld.map(|withheld| Held { withheld, entry: entry.clone() }));
+        }
+        let again = Self { origin: Arc::clone(&self.origin), held: Vec::new() }.and(again);
         // What was a piece of one may be in another's pieces, so they are put in last.
-        for piece in again.withheld.iter().flat_map(|held| &held.pieces) {
-            changes.push((*piece, Change::Put(self.entry.clone())));
+        for Held { withheld, entry } in &again.held {
+            changes.extend(withheld.pieces.iter().map(|piece| (*piece, Change::Put(entry.clone()))));
         }
         (changes, again)
     }
 
-    /// The edit that takes out all of what is withheld, where there is no room for what is left of it: that which was in force
-    /// `before` in pieces, and that which was whole.
-    pub fn give_up(&self, before: &Self) -> Edit {
-        let is_withheld = |held: &&Withheld| self.withheld.iter().any(|again| again.prefix == held.prefix);
-        let pieces = before.withheld.iter().filter(is_withheld).flat_map(|held| &held.pieces).copied();
-        let whole = self.withheld.iter().map(|held| held.prefix);
-        Edit::take_from(pieces.chain(whole), &self.entry.note.origin)
+    /// Leaves nothing in force of what is withheld, where there is no room for it: the edit that takes out what was in force
+    /// `before` in pieces, and what was whole.
+    pub fn give_up(&mut self, before: &Self) -> Edit {
+        let now: HashSet<IpNet> = self.withheld().map(|held| held.prefix).collect();
+        let pieces =
+            before.withheld().filter(|held| now.contains(&held.prefix)).flat_map(|held| &held.pieces);
+        let edit = Edit::take_from(pieces.copied().chain(now.iter().copied()), &self.origin);
+        for held in &mut self.held {
+            held.withheld.pieces.clear();
+        }
+        edit
     }
 }
 
@@ -308,6 +361,14 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_more_than_a_connection_can_be_blocked_by_hand() {
+        let guard = guard(&[("203.0.113.9/32", Purpose::Connection)]);
+        let address: IpNet = "203.0.113.9/32".parse().unwrap();
+        assert_eq!(guard.check_block(address, None), Ok(()));
+        assert!(guard.withhold(address).is_some(), "nobody has typed what a feed lists");
+    }
+
+    #[test]
     fn what_nobody_has_typed_is_in_force_but_for_the_lifelines() {
         let mut list =
             prefixes(&["10.0.0.0/8", "192.0.2.77/32", "192.0.2.128/25", "203.0.113.48/29", "fe00::/8"]);
@@ -353,7 +414,7 @@ mod tests {
     fn follow(guards: &[Guard], list: &[&str]) -> Vec<Vec<IpNet>> {
         let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
         let mut there = prefixes(list);
-        let mut kept = Kept { withheld: guards[0].sift(&mut there), entry: entry.clone() };
+        let mut kept = Withholding::of(guards[0].sift(&mut there), &entry);
         let mut book = Book::default();
         book.swap(Edit::put_alike(there, &entry));
         let shown = |book: &Book| book.iter().map(|(prefix, _)| prefix).collect::<Vec<_>>();
@@ -384,13 +445,48 @@ mod tests {
         let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
         let [one, two] = [("192.0.2.1/32", Purpose::Address), ("192.0.2.201/32", Purpose::Address)];
         let mut there = prefixes(&["192.0.2.0/24", "198.51.100.0/24"]);
-        let before = Kept { withheld: guard(&[one]).sift(&mut there), entry: entry.clone() };
+        let before = Withholding::of(guard(&[one]).sift(&mut there), &entry);
         let mut book = Book::default();
         book.swap(Edit::put_alike(there, &entry));
-        let (_, again) = before.again(&guard(&[one, two]), &book);
+        let (_, mut again) = before.again(&guard(&[one, two]), &book);
         book.swap(again.give_up(&before));
+        let said: Vec<String> = again.withheld().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            ["192.0.2.0/24 is left out because of 192.0.2.1/32, this host's own address, and 1 more"]
+        );
         let left: Vec<_> = book.iter().map(|(prefix, _)| prefix).collect();
         assert_eq!(left, prefixes(&["198.51.100.0/24"]));
+    }
+
+    #[test]
+    fn entries_that_come_again_are_withheld_once_and_as_long_as_the_longest() {
+        let origin = Arc::new(Origin::Import("list".into()));
+        let guards = [guard(&[("192.0.2.1/32", Purpose::Address)]), guard(&[])];
+        let until = |seconds| Entry {
+            expires: BootTime::START.checked_add(std::time::Duration::from_secs(seconds)),
+            ..Entry::of(&origin, BootTime::START)
+        };
+        let for_ever = Entry::of(&origin, BootTime::START);
+        for (entries, expected) in [
+            ([until(60), for_ever.clone()], &for_ever),
+            ([for_ever.clone(), until(60)], &for_ever),
+            ([until(60), until(30)], &until(60)),
+        ] {
+            let mut book = Book::default();
+            let mut all = Withholding::of(Vec::new(), &entries[0]);
+            for entry in &entries {
+                let mut there = prefixes(&["192.0.2.0/30"]);
+                let withheld = guards[0].sift(&mut there);
+                all = all.and(Withholding::of(withheld, entry).held);
+            }
+            assert_eq!(all.held.len(), 1);
+            assert_eq!(all.entries(&book), 1);
+            let (changes, _) = all.again(&guards[1], &book);
+            book.swap(Edit::new(changes));
+            let whole: Vec<_> = book.all().map(|(prefix, entry)| (prefix, entry.expires)).collect();
+            assert_eq!(whole, [("192.0.2.0/30".parse().unwrap(), expected.expires)]);
+        }
     }
 
     #[test]
@@ -400,7 +496,7 @@ mod tests {
         let entry = |origin| Entry::of(origin, BootTime::START);
         let broad: IpNet = "192.0.2.0/24".parse().unwrap();
         book.swap(Edit::put([(broad, entry(&file)), (broad, entry(&by_hand))]));
-        let kept = Kept { withheld: Vec::new(), entry: entry(&file) };
+        let kept = Withholding::of(Vec::new(), &entry(&file));
         let (changes, _) = kept.again(&guard(&[("192.0.2.1/32", Purpose::Address)]), &book);
         book.swap(Edit::new(changes));
         let origins: Vec<_> = book.holders(broad).map(|entry| entry.note.origin.to_string()).collect();

@@ -433,7 +433,11 @@ fn what_is_taken_off_the_way_out_is_put_back() -> Result<()> {
         let mut filter = Filter::load(&options)?;
         filter.attach("eth0", AttachMode::Native, false)?;
         let slot = filter.attachments()[0].slot;
-        let mut look = || -> Result<Vec<(u32, Found)>> { Ok(filter.look(&interfaces()?)?) };
+        let mut look = || -> Result<Vec<(u32, Found)>> {
+            let mut found = Vec::new();
+            filter.look(&interfaces()?, &mut found)?;
+            Ok(found)
+        };
         ensure!(look()?.is_empty());
         qdisc_detach_program("eth0", TcAttachType::Egress, "floodgate_egress")?;
         ensure!(look()? == [(slot, Found::NotingLost)]);

@@ -216,6 +216,14 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     let said = daemon.ask(&format!("block import {list} --name mine"))?;
     ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
     ensure!(said.stderr.contains("fe80::/10 is left out because of fe80::/10"), "{said:?}");
+    // The same file again is neither shorter nor another, and what another list has of this name is not its guard.
+    let said = daemon.ask(&format!("block import {list} --name mine --replace"))?;
+    ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
+    let said = daemon.ask(&format!("block import {list} --name mine"))?;
+    ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
+    fs::write(format!("{}.allow", list.display()), "203.0.113.9\n")?;
+    daemon.tell(&format!("allow import {}.allow --name mine --force", list.display()))?;
+    daemon.tell("allow del --import mine 203.0.113.9")?;
 
     // An address that comes later is let out, and one that goes is let in again.
     host.ip("address add 198.51.100.1/24 dev lan0")?;

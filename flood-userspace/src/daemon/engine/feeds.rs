@@ -1,6 +1,6 @@
 //! What the daemon knows about its feeds, and how they change the lists.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use tracing::{debug, info, warn};
 
@@ -14,7 +14,7 @@ use crate::{
         Edit, Entry, ListKind, Origin,
         configured::NAMED,
         doubt::{Doubt, Entries, check_coverage, check_growth, check_shrinking},
-        guard::Kept,
+        guard::Withholding,
         import::Format,
     },
 };
@@ -39,6 +39,9 @@ pub enum FeedError {
     /// Its last good copy is of no use.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// It is in force, and the next start will lack it until it is read.
+    #[error("it is in force, but without a copy for the next start: {0}")]
+    NoCopy(CopyError),
     /// Reading it does not end.
     #[error("reading it has not ended within {0} s")]
     Hangs(u64),
@@ -137,7 +140,7 @@ impl Engine {
             for name in gone {
                 let origin = Arc::new(Origin::Feed(name.clone()));
                 let reply = self.insert(kind, Edit::take_from(self.list(kind).of(&origin), &origin))?;
-                self.forget_kept(&origin);
+                self.forget_withheld(&origin);
                 changed.push(format!("{} list: the feed {name} is gone, {}", kind.label(), reply.named()));
                 self.feeds.retain(|state| state.kind != kind || state.feed.name != name);
             }
@@ -170,8 +173,8 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Puts what a feed says into force: all of it, or nothing. Nothing happens when the feed is no longer configured
-    /// like this. `force` believes what is suddenly much shorter or longer.
+    /// Puts what a feed says into force: all of it, or nothing. Returns false, and does nothing, when the feed is no longer
+    /// configured like this. `force` believes what is suddenly much shorter or longer.
     pub fn accept_feed(
         &mut self,
         kind: ListKind,
@@ -179,8 +182,8 @@ impl Engine {
         content: Content,
         force: bool,
         good_at: Read,
-    ) -> Result<(), FeedError> {
-        let Some(state) = self.feed_mut(kind, feed) else { return Ok(()) };
+    ) -> Result<bool, FeedError> {
+        let Some(state) = self.feed_mut(kind, feed) else { return Ok(false) };
         let before = state.listed;
         content.check()?;
         let Content { mut prefixes, left_out, problems, format, .. } = content;
@@ -195,9 +198,9 @@ impl Engine {
 
         let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), good_at.moment());
         let is_guarded = kind == ListKind::Block && !feed.may_cover_host;
-        let mut kept = Kept { withheld: Vec::new(), entry: entry.clone() };
+        let mut withheld = Vec::new();
         if is_guarded {
-            kept.withheld = self.list_guard.sift(&mut prefixes);
+            withheld = self.list_guard.sift(&mut prefixes);
             prefixes.sort_unstable();
             prefixes.dedup();
         }
@@ -206,13 +209,13 @@ impl Engine {
         if reply.added + reply.removed > 0 || before != listed {
             info!("{} list: feed {}: {}, {}", kind.label(), feed.name, Entries(listed), reply.named());
         }
-        let known = self.withheld(&entry.note.origin);
-        for held in kept.withheld.iter().filter(|held| !known.contains(held)).take(NAMED) {
+        let known: BTreeSet<_> = self.withheld(&entry.note.origin).cloned().collect();
+        for held in withheld.iter().filter(|held| !known.contains(held)).take(NAMED) {
             log_withheld(&format!("{} list: feed {}", kind.label(), feed.name), held);
         }
-        self.forget_kept(&entry.note.origin);
+        self.forget_withheld(&entry.note.origin);
         if is_guarded {
-            self.keep_all(vec![kept]);
+            self.note_withheld(vec![Withholding::of(withheld, &entry)]);
         }
         if let Some(state) = self.feed_mut(kind, feed) {
             if left_out > 0 && state.left_out != left_out {
@@ -227,15 +230,15 @@ impl Engine {
             state.format = Some(format);
             state.has_worked(good_at);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Notes that a feed still says what it said.
-    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: BootTime) {
+    /// Notes that a feed still says what it said; returns whether it is configured like this.
+    pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: BootTime) -> bool {
         debug!("feed {}: nothing has changed", feed.name);
-        if let Some(state) = self.feed_mut(kind, feed) {
-            state.has_worked(Read::At(at));
-        }
+        let Some(state) = self.feed_mut(kind, feed) else { return false };
+        state.has_worked(Read::At(at));
+        true
     }
 
     /// Notes that a feed is as it was before, because of an error. The same error is logged once.
@@ -244,7 +247,7 @@ impl Engine {
         state.errors += 1;
         let error = error.to_string();
         if state.error.as_ref() != Some(&error) {
-            warn!("feed {}: {}: {error}; what it had stays in force", feed.name, feed.source);
+            warn!("feed {}: {}: {error}; what was last believed of it is in force", feed.name, feed.source);
         }
         state.error = Some(error);
     }
@@ -266,7 +269,7 @@ impl Engine {
             let FeedState { kind, feed, listed, left_out, problems, format, good_at, errors, error, next } =
                 state;
             // Feeds of other lists are not guarded, and no two have the same name.
-            let withheld = self.withheld(&Origin::Feed(feed.name.clone()));
+            let withheld: Vec<_> = self.withheld(&Origin::Feed(feed.name.clone())).collect();
             let since_epoch = |at: &Read| at.wall().duration_since(SystemTime::UNIX_EPOCH).ok();
             FeedStatus {
                 list: kind.label().to_owned(),

@@ -1,6 +1,12 @@
 //! The operations on the lists.
 
-use std::{collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Write,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use tracing::{info, warn};
@@ -18,7 +24,7 @@ use crate::{
         configured::NAMED,
         configured::{Configured, reloaded},
         doubt::{Coverage, Doubt, check_coverage, check_growth, check_shrinking},
-        guard::{self, Kept, Withheld},
+        guard::{self, Withheld, Withholding},
     },
     printable::Printable,
 };
@@ -37,12 +43,12 @@ impl Engine {
         for problem in &configured.problems {
             warn!("{} list: left out: {problem}", kind.label());
         }
-        for kept in &configured.kept {
-            let list = format!("{} list: {}", kind.label(), kept.entry.note.origin);
-            kept.withheld.iter().take(NAMED).for_each(|held| log_withheld(&list, held));
+        for of in &configured.withheld {
+            let list = format!("{} list: {}", kind.label(), of.origin);
+            of.withheld().take(NAMED).for_each(|held| log_withheld(&list, held));
         }
         self.filter.edit_list(kind, configured.edit)?;
-        self.keep_all(configured.kept);
+        self.note_withheld(configured.withheld);
         Ok(())
     }
 
@@ -55,7 +61,7 @@ impl Engine {
     ) -> Result<ReloadReply, BpfError> {
         let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
         let mut reply = ReloadReply::default();
-        let mut all_kept = Vec::new();
+        let mut all_withheld = Vec::new();
         for (kind, configured) in lists {
             let left_out = configured.left_out().map(|text| format!("{} list: {text}", kind.label()));
             reply.warnings.extend(left_out);
@@ -63,7 +69,7 @@ impl Engine {
                 Ok(undo) => {
                     replies[kind as usize] = self.count(kind, &undo, false);
                     done.push((kind, undo));
-                    all_kept.extend(configured.kept);
+                    all_withheld.extend(configured.withheld);
                 }
                 Err(error) => {
                     for (kind, undo) in done.into_iter().rev() {
@@ -73,8 +79,8 @@ impl Engine {
                 }
             }
         }
-        self.kept.retain(|kept| !kept.entry.note.origin.is_configured());
-        self.keep_all(all_kept);
+        self.withheld.retain(|of| !of.origin.is_configured());
+        self.note_withheld(all_withheld);
         // The host may have changed since the files were read.
         self.guard_again(self.list_guard.clone())?;
         reply.feeds = self.set_feeds(config)?;
@@ -83,22 +89,22 @@ impl Engine {
     }
 
     /// Notes what is withheld of origins, in the place of what was.
-    pub(super) fn keep_all(&mut self, all: Vec<Kept>) {
-        for kept in all {
-            self.forget_kept(&kept.entry.note.origin);
-            self.kept.push(kept);
+    pub(super) fn note_withheld(&mut self, all: Vec<Withholding>) {
+        for withholding in all {
+            self.forget_withheld(&withholding.origin);
+            self.withheld.push(withholding);
         }
     }
 
     /// Notes that an origin is not guarded, or is no more.
-    pub(super) fn forget_kept(&mut self, origin: &Origin) {
-        self.kept.retain(|kept| *kept.entry.note.origin != *origin);
+    pub(super) fn forget_withheld(&mut self, origin: &Origin) {
+        self.withheld.retain(|of| *of.origin != *origin);
     }
 
     /// What is withheld of an origin.
-    pub(super) fn withheld(&self, origin: &Origin) -> &[Withheld] {
-        let kept = self.kept.iter().find(|kept| *kept.entry.note.origin == *origin);
-        kept.map_or(&[], |kept| &kept.withheld)
+    pub(super) fn withheld(&self, origin: &Origin) -> impl Iterator<Item = &Withheld> {
+        let of = self.withheld.iter().filter(move |of| *of.origin == *origin);
+        of.flat_map(Withholding::withheld)
     }
 
     /// Guards what this host needs now, in what nobody has typed.
@@ -110,23 +116,28 @@ impl Engine {
     }
 
     fn guard_again(&mut self, guard: Guard) -> Result<(), BpfError> {
-        for index in 0..self.kept.len() {
-            let kept = &self.kept[index];
-            let (changes, again) = kept.again(&guard, self.list(ListKind::Block));
-            if again.withheld == kept.withheld {
+        for index in 0..self.withheld.len() {
+            let before = self.withheld[index].clone();
+            let (changes, mut again) = before.again(&guard, self.list(ListKind::Block));
+            if again == before {
                 continue;
-            }
-            for held in again.withheld.iter().filter(|held| !kept.withheld.contains(held)) {
-                log_withheld(&format!("block list: {}", again.entry.note.origin), held);
             }
             match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
                 // What is left of the prefixes has no room; what this host needs goes before.
-                Err(BpfError::ListFull(_)) => {
-                    self.filter.edit_list(ListKind::Block, again.give_up(kept))?;
+                Err(BpfError::ListFull(full)) => {
+                    self.filter.edit_list(ListKind::Block, again.give_up(&before))?;
+                    warn!(
+                        "block list: {}: nothing is left in force of what this host needs a part of: {full}",
+                        again.origin
+                    );
                 }
                 outcome => _ = outcome?,
             }
-            self.kept[index] = again;
+            let known: BTreeSet<&Withheld> = before.withheld().collect();
+            for held in again.withheld().filter(|held| !known.contains(held)) {
+                log_withheld(&format!("block list: {}", again.origin), held);
+            }
+            self.withheld[index] = again;
         }
         self.list_guard = guard;
         Ok(())
@@ -224,10 +235,12 @@ impl Engine {
         if let Some(withheld) = withheld {
             reply.withheld = withheld.len() as u64;
             reply.notes.extend(withheld.iter().take(NAMED).map(ToString::to_string));
-            let before = if replace { Vec::new() } else { self.withheld(&origin).to_vec() };
-            self.keep_all(vec![Kept { withheld: [before, withheld].concat(), entry: entry.clone() }]);
-        } else if !is_typed && force {
-            self.forget_kept(&origin);
+            let withholding = Withholding::of(withheld, &entry);
+            let before = self.withheld.iter().find(|of| of.origin == origin && !replace).cloned();
+            let withholding = before.map_or(withholding.clone(), |before| before.and(withholding.held));
+            self.note_withheld(vec![withholding]);
+        } else if !is_typed && kind == ListKind::Block {
+            self.forget_withheld(&origin);
         }
         info!("{} list: {}{}", kind.label(), reply.named(), said(&entry, ttl_s));
         Ok(reply)
@@ -264,13 +277,19 @@ impl Engine {
         let check = || -> Result<(), Doubt> {
             check_coverage(prefixes.iter().copied(), Coverage::default())?;
             if replace {
-                let before = self.list(kind).of(origin).count();
+                let before = self.entries_of(kind, origin);
                 check_shrinking(before, prefixes.len())?;
                 check_growth(before, prefixes.len())?;
             }
             Ok(())
         };
         check().map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })
+    }
+
+    /// How many entries an origin has, in force as they are written or not.
+    fn entries_of(&self, kind: ListKind, origin: &Origin) -> usize {
+        let withheld = self.withheld.iter().find(|of| kind == ListKind::Block && *of.origin == *origin);
+        withheld.map_or_else(|| self.list(kind).of(origin).count(), |of| of.entries(self.list(kind)))
     }
 
     /// What an operator who has just typed an entry may not expect.
@@ -310,13 +329,20 @@ impl Engine {
         let edit = match *origin {
             Origin::Import(ref name) if prefixes.is_empty() => {
                 let edit = Edit::take_from(self.list(kind).of(&origin), &origin);
-                if edit.is_empty() && self.withheld(&origin).is_empty() {
+                let is_guarded = kind == ListKind::Block;
+                if edit.is_empty() && !(is_guarded && self.withheld(&origin).next().is_some()) {
                     return Err(self.no_import(kind, name));
                 }
-                self.forget_kept(&origin);
+                if is_guarded {
+                    self.forget_withheld(&origin);
+                }
                 edit
             }
-            _ => Edit::take_from(prefixes.iter().copied().chain(self.let_go(&origin, &prefixes)), &origin),
+            _ => {
+                let pieces =
+                    if kind == ListKind::Block { self.give_back(&origin, &prefixes) } else { Vec::new() };
+                Edit::take_from(prefixes.iter().copied().chain(pieces), &origin)
+            }
         };
         let undo = self.filter.edit_list(kind, edit)?;
         let mut reply = RemoveReply::default();
@@ -359,12 +385,13 @@ impl Engine {
     }
 
     /// Forgets what is withheld of these prefixes; returns what is in force of them.
-    fn let_go(&mut self, origin: &Origin, prefixes: &[IpNet]) -> Vec<IpNet> {
-        let Some(kept) = self.kept.iter_mut().find(|kept| *kept.entry.note.origin == *origin) else {
+    fn give_back(&mut self, origin: &Origin, prefixes: &[IpNet]) -> Vec<IpNet> {
+        let Some(of) = self.withheld.iter_mut().find(|of| *of.origin == *origin) else {
             return Vec::new();
         };
-        let gone = kept.withheld.extract_if(.., |held| prefixes.contains(&held.prefix));
-        gone.flat_map(|held| held.pieces).collect()
+        let prefixes: HashSet<&IpNet> = prefixes.iter().collect();
+        let gone = of.held.extract_if(.., |held| prefixes.contains(&held.withheld.prefix));
+        gone.flat_map(|held| held.withheld.pieces).collect()
     }
 
     fn no_import(&self, kind: ListKind, name: &str) -> Refused {
@@ -392,8 +419,10 @@ impl Engine {
                 let AddReply { removed, first_removed, .. } = self.insert(kind, edit)?;
                 let ended = AddReply { removed, first_removed, ..AddReply::default() };
                 info!("{} list: {}, expired", kind.label(), ended.named());
-                self.kept.retain(|kept| kept.entry.expires.is_none_or(|at| now < at));
             }
+        }
+        for of in &mut self.withheld {
+            of.held.retain(|held| held.entry.expires.is_none_or(|at| now < at));
         }
         Ok(())
     }
@@ -458,14 +487,14 @@ fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
 }
 
 /// What the operator should know about what is withheld of an origin.
-pub(super) fn withheld_warning(kept: &Kept) -> Option<String> {
-    let mut withheld = kept.withheld.iter().filter(|held| !held.lifeline.is_of_every_host());
+pub(super) fn withheld_warning(of: &Withholding) -> Option<String> {
+    let mut withheld = of.withheld().filter(|held| !held.lifeline.is_of_every_host());
     let first = withheld.next()?;
     let more = match withheld.count() {
         0 => String::new(),
         more => format!("; {more} more like it"),
     };
-    Some(format!("block list, {}: {first}{more}", kept.entry.note.origin))
+    Some(format!("block list, {}: {first}{more}", of.origin))
 }
 
 /// Logs what is withheld of a list now.
