@@ -283,7 +283,7 @@ impl Filter {
             None => false,
         };
         let now = Instant::now();
-        if let (true, Some(egress)) = (is_lost, attachment.egress.take()) {
+        if let Some(egress) = attachment.egress.take_if(|_| is_lost) {
             if let Ok(program) = program(&mut self.ebpf, EGRESS_PROGRAM) {
                 egress.forget(program);
             }

@@ -444,6 +444,12 @@ fn what_is_taken_off_the_way_out_is_put_back() -> Result<()> {
         let name = cables.here.name();
         command(&format!("tc -n {name} qdisc del dev eth0 clsact"))?;
         ensure!(look()? == [(slot, Found::NotingLost)]);
+        // The second time it is not put back at once.
+        ensure!(look()?.is_empty());
+        let back = |look: &mut dyn FnMut() -> Result<Vec<(u32, Found)>>| {
+            eventually("it is back", || look().is_ok_and(|found| found == [(slot, Found::NotingBack)]))
+        };
+        back(&mut look)?;
         let filters = command(&format!("tc -n {name} filter show dev eth0 egress"))?;
         ensure!(filters.contains("floodgate_egress"), "{filters}");
         // Where its place is taken, that is so, until it is free.
@@ -452,7 +458,7 @@ fn what_is_taken_off_the_way_out_is_put_back() -> Result<()> {
         ensure!(look()? == [(slot, Found::NotingLost)]);
         ensure!(look()?.is_empty());
         command(&format!("tc -n {name} qdisc del dev eth0 ingress"))?;
-        ensure!(look()? == [(slot, Found::NotingBack)]);
+        back(&mut look)?;
         ensure!(filter.attachments()[0].noting == Noting::By(Hook::Clsact));
         ensure!(filter.detach("eth0")?);
         let left = command(&format!("tc -n {name} qdisc show dev eth0"))?;
@@ -479,7 +485,8 @@ fn a_filter_of_others_under_the_same_number_is_not_taken_for_ours() -> Result<()
         ))?;
         command(&format!("tc -n {name} qdisc add dev eth0 clsact"))?;
         theirs.stand_on_the_way_out("eth0", true)?;
-        let found = filter.look(&interfaces()?)?;
+        let mut found = Vec::new();
+        filter.look(&interfaces()?, &mut found)?;
         ensure!(matches!(found[..], [(_, Found::Detached)]), "{found:?}");
         drop(filter);
         let filters = command(&format!("tc -n {name} filter show dev eth0 egress"))?;

@@ -221,8 +221,8 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
     let said = daemon.ask(&format!("block import {list} --name mine"))?;
     ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
-    fs::write(format!("{}.allow", list.display()), "203.0.113.9\n")?;
-    daemon.tell(&format!("allow import {}.allow --name mine --force", list.display()))?;
+    fs::write(format!("{list}.allow"), "203.0.113.9\n")?;
+    daemon.tell(&format!("allow import {list}.allow --name mine --force"))?;
     daemon.tell("allow del --import mine 203.0.113.9")?;
 
     // An address that comes later is let out, and one that goes is let in again.
