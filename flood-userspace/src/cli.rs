@@ -89,7 +89,11 @@ enum Verb {
     ///
     /// What was added to the lists at run time stays. A configuration with a fault changes nothing. Whatever else has
     /// changed in it since the start is named each time, also by `status`, and takes effect at the next start.
-    Reload,
+    Reload {
+        /// Believe a file that is suddenly empty, or has less than a tenth of its entries.
+        #[arg(long)]
+        force: bool,
+    },
     /// Looks at and changes the limits.
     #[command(subcommand)]
     Limit(LimitVerb),
@@ -333,9 +337,9 @@ async fn ask(client: &Client, verb: Verb) -> Result<ExitCode, Failed> {
         Verb::Allow(verb) => return lists::run(client, ListKind::Allow, verb).await,
         Verb::AllowProven(verb) => return lists::run(client, ListKind::AllowProven, verb).await,
         Verb::Feed(verb) => return feeds::run(client, verb).await,
-        Verb::Reload => {
+        Verb::Reload { force } => {
             let ReloadReply { allow, block, allow_proven, feeds, pending, warnings } =
-                client.send(Method::POST, "/v1/reload", &ReloadRequest {}).await?;
+                client.send(Method::POST, "/v1/reload", &ReloadRequest { force }).await?;
             for (kind, reply) in ListKind::ALL.into_iter().zip([&allow, &block, &allow_proven]) {
                 say(&format!("{} list: {}", kind.label(), reply.named()))?;
             }

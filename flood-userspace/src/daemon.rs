@@ -269,7 +269,7 @@ fn locked(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
 /// Reads the configuration again with each SIGHUP. Never ends.
 async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
     while hangup.recv().await.is_some() {
-        if let Err(refused) = reloader.reload().await {
+        if let Err(refused) = reloader.reload(false).await {
             error!("SIGHUP: {refused}");
         }
     }

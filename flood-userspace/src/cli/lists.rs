@@ -95,8 +95,8 @@ pub(super) struct EntryArguments {
     /// Why they are there.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Add them although they cover more than a /8 (/16 in IPv6), what this host needs, or the address you are logged in
-    /// from; and believe an import whatever it lists.
+    /// Add them although they cover more than a /8 (/16 in IPv6; of an import, a /3), what this host needs, or the address you
+    /// are logged in from; and believe an import whatever it lists.
     #[arg(long)]
     force: bool,
 }
@@ -129,7 +129,12 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
             match (json, none) {
                 (true, _) => say_json(&list)?,
                 (false, true) => say(&format!("{address} is not on the {} list", kind.label()))?,
-                (false, false) => say(&show::list(&list))?,
+                (false, false) => {
+                    say(&show::list(&list))?;
+                    if kind == ListKind::Block {
+                        note_allowed(client, address).await?;
+                    }
+                }
             }
             return Ok(if none { ExitCode::from(NO) } else { ExitCode::SUCCESS });
         }
@@ -141,10 +146,27 @@ pub(super) async fn run(client: &Client, kind: ListKind, verb: Verb) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says it where an address is on the allow list.
+async fn note_allowed(client: &Client, address: IpAddr) -> Result<(), Failed> {
+    let path = format!("/v1/lists/{}?covering={address}", ListKind::Allow.label());
+    let allowed: ListReply = client.get(&path).await?;
+    if let Some(entry) = allowed.entries.first() {
+        say(&format!("{address} passes all the same: {} is on the allow list, which wins", entry.prefix))?;
+    }
+    Ok(())
+}
+
 fn parse_all(targets: &[String]) -> Result<Vec<IpNet>, Failed> {
     let mut prefixes = Vec::new();
     for target in targets {
-        prefixes.extend(parse_target(target).map_err(|error| Failed::usage(error.to_string()))?);
+        let parsed = parse_target(target).map_err(|error| Failed::usage(error.to_string()))?;
+        let address = target.split_once('/').and_then(|(address, _)| address.trim().parse::<IpAddr>().ok());
+        if let (Some(address), [prefix]) = (address, &parsed[..])
+            && address.to_canonical() != prefix.addr()
+        {
+            complain(&format_args!("{target} is all of {prefix}"));
+        }
+        prefixes.extend(parsed);
     }
     Ok(prefixes)
 }

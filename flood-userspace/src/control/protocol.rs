@@ -533,7 +533,11 @@ pub struct RefreshRequest {
 /// The configuration is to be read again.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields)]
-pub struct ReloadRequest {}
+pub struct ReloadRequest {
+    /// Believe files that are suddenly empty or much shorter than they were.
+    #[serde(default)]
+    pub force: bool,
+}
 
 /// What reading the configuration again has changed. Feeds are read afterwards.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]

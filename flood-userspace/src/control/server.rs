@@ -287,9 +287,9 @@ async fn reload(
     State(server): State<Server>,
     request: Result<Option<Json<ReloadRequest>>, JsonRejection>,
 ) -> Reply<ReloadReply> {
-    let _: Option<Json<ReloadRequest>> = request?;
+    let ReloadRequest { force } = request?.unwrap_or_default().0;
     // It goes on to its end even if nobody waits for it any more.
-    let reload = tokio::spawn(async move { server.reloader.reload().await });
+    let reload = tokio::spawn(async move { server.reloader.reload(force).await });
     let outcome = reload.await;
     let reply = outcome.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(Json(reply?))

@@ -284,6 +284,7 @@ impl Engine {
             warnings: Vec::new(),
         };
         status.warnings = warnings(&status);
+        status.warnings.extend(self.warnings_of_typed());
         status.warnings.extend(self.unjudged.warnings());
         status.warnings.extend(self.withheld.iter().filter_map(withheld_warning));
         Ok(status)

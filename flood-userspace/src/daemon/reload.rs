@@ -72,7 +72,7 @@ impl Reloader {
     /// Reads it, exchanges the lists, and has all feeds read. A configuration with a fault changes nothing, and neither
     /// does one that cannot be read in time, as from a disk that is gone. Where there was no file and still is none, the
     /// defaults hold, and only the feeds that there are not are read.
-    pub async fn reload(&self) -> Result<ReloadReply, Refused> {
+    pub async fn reload(&self, force: bool) -> Result<ReloadReply, Refused> {
         let waited = timeout(ANOTHER, self.found.lock()).await;
         let mut found = waited.map_err(|_| Refused::Conflict("another reload is under way".into()))?;
         let (was_there, path, engine) = (*found, self.path.clone(), Arc::clone(&self.engine));
@@ -96,7 +96,7 @@ impl Reloader {
         let (path, engine) = (self.path.clone(), Arc::clone(&self.engine));
         let work = move || -> Result<(Config, ReloadReply), Refused> {
             let mut engine = locked(&engine);
-            let mut reply = engine.reload(&config, lists)?;
+            let mut reply = engine.reload(&config, lists, force)?;
             engine.set_pending(pending.clone());
             drop(engine);
             reply.pending = pending;

@@ -22,6 +22,10 @@ impl Signals {
     pub fn catch() -> Result<Self, DaemonError> {
         let catch =
             |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
+        // Whoever sends one of these means another program, or rotates a log; nobody means the filter to end.
+        for other in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            drop(catch(other)?); // what is caught once never ends the process again
+        }
         Ok(Self {
             hangup: catch(SignalKind::hangup())?,
             end: End {

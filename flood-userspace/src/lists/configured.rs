@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::{
     boot_time::BootTime,
     config::{Config, ListInput},
+    feeds::NoList,
     printable::Printable,
 };
 
@@ -35,6 +36,14 @@ pub enum ListError {
         path: PathBuf,
         /// Why.
         source: LoadError,
+    },
+    /// A file is something else.
+    #[error("the list {path}: {source}", path = Printable(path.display()))]
+    NoList {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: NoList,
     },
     /// A list covers too much.
     #[error(
@@ -68,6 +77,8 @@ pub struct Configured {
     pub formats: Vec<(PathBuf, Format)>,
     /// Of each origin that is guarded, what is withheld.
     pub withheld: Vec<Withholding>,
+    /// How many entries each file lists.
+    pub listed: Vec<(Origin, usize)>,
 }
 
 impl Configured {
@@ -107,15 +118,22 @@ fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, 
         }
         list.edit = std::mem::take(&mut list.edit).then(Edit::put_alike(prefixes, &entry));
     };
-    let (mut problems, mut formats) = (Vec::new(), Vec::new());
+    let (mut problems, mut formats, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     for path in &input.files {
         let imported = import::load(path).map_err(|source| ListError::File { path: path.clone(), source })?;
         problems.extend(self::problems(path, &imported));
-        formats.push((path.clone(), imported.format));
-        add(Origin::File(path.display().to_string()), imported.prefixes);
+        let Import { format, mut prefixes, bad, bad_lines, .. } = imported;
+        NoList::check(prefixes.len(), bad_lines, bad.first())
+            .map_err(|source| ListError::NoList { path: path.clone(), source })?;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let origin = Origin::File(path.display().to_string());
+        formats.push((path.clone(), format));
+        listed.push((origin.clone(), prefixes.len()));
+        add(origin, prefixes);
     }
     add(Origin::Config, input.entries.clone());
-    (list.problems, list.formats) = (problems, formats);
+    (list.problems, list.formats, list.listed) = (problems, formats, listed);
     check_coverage(list.edit.prefixes(), input.max_coverage)
         .map_err(|doubt| ListError::Doubt { kind, doubt })?;
     Ok(list)

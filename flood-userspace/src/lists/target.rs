@@ -9,6 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets, ipv4_mask_to_prefix};
 use thiserror::Error;
 
+/// Prefixes shorter than these are written with their first address, or not believed.
+const SHORTEST_OF_ANY_IPV4: u8 = 8;
+const SHORTEST_OF_ANY_IPV6: u8 = 16;
+
 /// The bits of an IPv4-mapped IPv6 address before the IPv4 address (RFC 4291, 2.5.5.2).
 const MAPPED_BITS: u8 = 96;
 
@@ -27,6 +31,19 @@ pub enum TargetError {
         address: IpAddr,
         /// The longest prefix of this address family.
         longest: u8,
+    },
+    /// A short prefix of an address within: more likely a digit of its length is missing.
+    #[error(
+        "{written}: a prefix shorter than /{shortest} whose address is not its first may lack a digit of its length: write \
+         {prefix} if that is meant"
+    )]
+    Cut {
+        /// What was written.
+        written: String,
+        /// Shorter ones are written with their first address.
+        shortest: u8,
+        /// What it says.
+        prefix: IpNet,
     },
     /// It holds IPv4-mapped addresses and others: no packet comes from any of them.
     #[error(
@@ -85,16 +102,26 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
     let address: IpAddr = address.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
     let mask = parse_address(length).ok().and_then(|mask| netmask_length(address, mask));
     if let Some(prefix) = mask.and_then(|length| IpNet::new(address, length).ok()) {
-        return Ok(prefix.trunc());
+        return whole(prefix, text);
     }
     // Only digits: the standard parser would take "+8" too.
     let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok()).flatten();
     let prefix = length.and_then(|length| IpNet::new(address, length).ok());
-    canonical(prefix.ok_or_else(|| TargetError::PrefixLength {
+    let prefix = prefix.ok_or_else(|| TargetError::PrefixLength {
         written: text.to_owned(),
         address,
         longest: IpNet::from(address).max_prefix_len(),
-    })?)
+    })?;
+    whole(prefix, text)
+}
+
+/// The prefix, unless its length looks as if it had lost a digit.
+fn whole(prefix: IpNet, written: &str) -> Result<IpNet, TargetError> {
+    let shortest = if matches!(prefix, IpNet::V4(_)) { SHORTEST_OF_ANY_IPV4 } else { SHORTEST_OF_ANY_IPV6 };
+    if prefix.prefix_len() < shortest && prefix.addr() != prefix.network() {
+        return Err(TargetError::Cut { written: written.to_owned(), shortest, prefix: prefix.trunc() });
+    }
+    canonical(prefix)
 }
 
 /// The prefix that packets travel by: with its host bits cleared, and IPv4 if it is one of IPv4-mapped addresses.
@@ -156,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_operand_is_an_address_a_prefix_or_a_range() {
-        let cases: [(&str, &str, &[&str]); 15] = [
+        let cases: [(&str, &str, &[&str]); 16] = [
             ("address", "192.0.2.7", &["192.0.2.7/32"]),
             ("IPv6 address", "2001:db8::7", &["2001:db8::7/128"]),
             ("prefix", "198.51.100.0/24", &["198.51.100.0/24"]),
@@ -166,6 +193,7 @@ mod tests {
             ("mapped address", "::ffff:192.0.2.7", &["192.0.2.7/32"]),
             ("mapped prefix", "::ffff:192.0.2.7/120", &["192.0.2.0/24"]),
             ("all mapped addresses", "::ffff:0:0/96", &["0.0.0.0/0"]),
+            ("short, and written with its first address", "44.0.0.0/7", &["44.0.0.0/7"]),
             ("range that is a prefix", "192.0.2.0-192.0.2.255", &["192.0.2.0/24"]),
             ("range with spaces", "192.0.2.1 - 192.0.2.4", &["192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/32"]),
             ("IPv6 range", "2001:db8::-2001:db8::2", &["2001:db8::/127", "2001:db8::2/128"]),

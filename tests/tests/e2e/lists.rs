@@ -98,6 +98,7 @@ fn a_request_over_the_socket_means_what_the_same_words_mean() -> Result<()> {
         (r#"{"prefixes": ["::ffff:9.9.9.9/64"]}"#, "from 96 to 128"),
         (r#"{"prefixes": ["::9.9.9.9/128"]}"#, "write 9.9.9.9/32"),
         (r#"{"prefixes": ["9.9.9.9/32"], "file": ""}"#, "the name of an import"),
+        (r#"{"prefixes": [], "replace": true}"#, "`replace` is for an import"),
     ] {
         let said = send("POST", body)?;
         ensure!(said.stdout.contains(expected), "{body}: {said:?}");
@@ -404,5 +405,64 @@ fn a_daemon_without_a_configuration_is_reloaded_and_an_interface_may_be_named_tw
     let said = ask("detach eth1 eth0 eth1")?;
     ensure!(said.code == 0 && said.stdout.contains("let go: eth0, eth1; nothing is left"), "{said:?}");
     child.wait()?;
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_suddenly_empty_or_something_else_changes_nothing() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    let folder = tempfile::tempdir()?;
+    let list = folder.path().join("list");
+    let many: String = (0..100).map(|n| format!("10.7.0.{n}\n")).collect();
+    fs::write(&list, &many)?;
+    let guarded = Guarded::new(&format!("[block]\nfiles = [\"{}\"]\n", list.display()))?;
+    let daemon = &guarded.daemon;
+    let blocked = || -> Result<u64> { Ok(daemon.read::<Status>("status")?.blocked.ipv4) };
+    let cases = [
+        ("empty", "", "it has no entries, and had 100 entries"),
+        ("almost empty", "10.7.0.1\n", "it has 1 entry, and had 100 entries"),
+        ("an error", "Service Unavailable\nplease retry\n", "this is no list"),
+        // Half of a line.
+        ("cut", &format!("{many}45.128.0.0/3"), "45.128.0.0/3"),
+    ];
+    for (why, text, expected) in cases {
+        fs::write(&list, text)?;
+        let said = daemon.ask("reload")?;
+        ensure!(said.stderr.contains(expected), "{why}: {said:?}");
+        ensure!(why == "cut" || said.code == 2, "{why}: {said:?}");
+        ensure!(blocked()? == 100, "{why}: {}", blocked()?);
+    }
+    fs::write(&list, "")?;
+    daemon.tell("reload --force")?;
+    ensure!(blocked()? == 0);
+    Ok(())
+}
+
+#[test]
+fn what_is_typed_and_harms_is_said() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    let guarded = Guarded::new("")?;
+    let daemon = &guarded.daemon;
+    let said = daemon.ask("block add 100.64.3.3/16")?;
+    ensure!(said.code == 0 && said.stderr.contains("100.64.3.3/16 is all of 100.64.0.0/16"), "{said:?}");
+    daemon.tell("allow add 100.64.0.9")?;
+    let said = daemon.tell("block test 100.64.0.9")?;
+    ensure!(said.contains("100.64.0.9 passes all the same: 100.64.0.9/32 is on the allow list"), "{said}");
+    ensure!(daemon.read::<Status>("status")?.warnings.is_empty());
+
+    // The host gets an address in it.
+    guarded.lab.host(Role::Server).ip("address add 100.64.3.3/24 dev eth0")?;
+    eventually("it is said", || {
+        let status: Result<Status> = daemon.read("status");
+        let is_it = |warning: &String| {
+            warning.starts_with("block list: 100.64.0.0/16, which was typed, covers 100.64.3.")
+        };
+        status.is_ok_and(|status| status.warnings.iter().any(is_it))
+    })?;
+    daemon.tell("allow add 0.0.0.0/0 --force")?;
+    let warnings = daemon.read::<Status>("status")?.warnings;
+    ensure!(warnings.contains(&"allow list: 0.0.0.0/0 lets everything pass".to_owned()), "{warnings:?}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tracing::{info, warn};
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     control::protocol::{
         AddReply, AddRequest, ListEntry, ListReply, ReloadReply, RemoveReply, RemoveRequest,
     },
-    host::Lifeline,
+    host::{Lifeline, Purpose},
     lists::{
         Book, Change, Edit, Entry, Guard, ListKind, Note, Origin, TargetError, canonical,
         configured::NAMED,
@@ -58,7 +58,11 @@ impl Engine {
         &mut self,
         config: &Config,
         lists: Vec<(ListKind, Configured)>,
-    ) -> Result<ReloadReply, BpfError> {
+        force: bool,
+    ) -> Result<ReloadReply, Refused> {
+        if !force {
+            self.believe_files(&lists)?;
+        }
         let (mut done, mut replies) = (Vec::new(), ListKind::ALL.map(|_| AddReply::default()));
         let mut reply = ReloadReply::default();
         let mut all_withheld = Vec::new();
@@ -75,7 +79,7 @@ impl Engine {
                     for (kind, undo) in done.into_iter().rev() {
                         self.filter.edit_list(kind, undo)?;
                     }
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -86,6 +90,19 @@ impl Engine {
         reply.feeds = self.set_feeds(config)?;
         [reply.allow, reply.block, reply.allow_proven] = replies;
         Ok(reply)
+    }
+
+    /// Doubts a file of the configuration that lists nothing all of a sudden, or almost nothing of what it did.
+    fn believe_files(&self, lists: &[(ListKind, Configured)]) -> Result<(), Refused> {
+        let files = lists.iter().flat_map(|(kind, list)| list.listed.iter().map(move |file| (*kind, file)));
+        for (kind, (origin, now)) in files {
+            let before = self.entries_of(kind, origin);
+            if before > 0 {
+                check_shrinking(before, *now)
+                    .map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes what is withheld of origins, in the place of what was.
@@ -206,6 +223,10 @@ impl Engine {
             })?),
         };
         let origin = Arc::new(origin_of(file)?);
+        if replace && *origin == Origin::Operator {
+            let why = "what was typed is not replaced as a whole: `replace` is for an import, whose name is its `file`";
+            return Err(Refused::Bad(why.into()));
+        }
         let note = Note { origin: Arc::clone(&origin), reason, added: now, added_by };
         let entry = Entry { expires, note: Arc::new(note) };
         let mut withheld = None;
@@ -484,6 +505,26 @@ fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
         _ = write!(text, ": {}", Printable(reason));
     }
     text
+}
+
+impl Engine {
+    /// What the operator should know about what was typed: it may cover by now what this host needs, and is in force all the
+    /// same; and it may let everything pass.
+    pub(super) fn warnings_of_typed(&self) -> Vec<String> {
+        let harmful =
+            self.list_guard.harmful(self.list(ListKind::Block), |origin| *origin == Origin::Operator);
+        let mut warnings: Vec<String> = harmful
+            .filter_map(|(prefix, _)| self.list_guard.withhold(prefix))
+            .filter(|held| held.lifeline.purpose != Purpose::Connection)
+            .take(NAMED)
+            .map(|held| format!("block list: {}, which was typed, covers {}", held.prefix, held.lifeline))
+            .collect();
+        let all = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        for prefix in all.into_iter().filter(|prefix| self.list(ListKind::Allow).get(*prefix).is_some()) {
+            warnings.push(format!("allow list: {prefix} lets everything pass"));
+        }
+        warnings
+    }
 }
 
 /// What the operator should know about what is withheld of an origin.
