@@ -230,6 +230,13 @@ fn what_the_host_sends_is_noted_and_not_judged() -> Result<()> {
     ensure!(count(&known["reasons"], "unsolicited") == 1, "{known}");
     let unknown = summary(&unasked.display().to_string())?;
     ensure!(count(&unknown, "pass") == 1, "nothing says who the host is, or what it has asked: {unknown}");
+    // More ports than there are sockets for.
+    let many = path(&folder, "many.pcap");
+    let questions = (10_000..15_000).map(|port| (0, from(SERVER).to(VISITOR).udp(port, 53).bytes()));
+    fs::write(&many, pcap(&questions.collect::<Vec<_>>()))?;
+    let said = summary(&format!("--local {SERVER} {}", many.display()))?;
+    ensure!(said["assumed"].to_string().contains("known in part only"), "{said}");
+    ensure!(!known["assumed"].to_string().contains("known in part only"), "{known}");
     let said = floodgate(&format!("replay --listen http {}", unasked.display()))?;
     ensure!(said.code == 2 && said.stderr.contains("write tcp/443 or udp/53"), "{said:?}");
     Ok(())
