@@ -12,7 +12,10 @@ use std::{
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::host::{UdpPort, setting_path};
+use crate::{
+    control::listener::raise_descriptors,
+    host::{UdpPort, setting_path},
+};
 
 use super::survey::{Endpoint, Said, Service, Survey, is_unicast};
 
@@ -167,20 +170,9 @@ pub fn leave_network() -> io::Result<()> {
     }
     // Where it cannot be set, SYNs over a limit pass as to a queue with room.
     let _ = fs::write(setting_path("ipv4/tcp_syncookies"), ALWAYS);
-    raise_descriptors();
+    // With fewer, some sockets are left out.
+    let _ = raise_descriptors();
     Ok(())
-}
-
-/// Allows as many descriptors as this process may allow itself.
-fn raise_descriptors() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is one that the kernel writes and reads, and lives as long as the calls.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
 }
 
 #[cfg(test)]
