@@ -28,8 +28,8 @@ use crate::{
     boot_time::BootTime,
     bpf::{BpfError, Filter, FilterOptions, RunOutcome, limit::set_limits},
     capture::{Direction, Frame},
-    config::{CellName, Config, HostSays, SolicitedBy, SynProof},
-    feeds::{Content, Copies, Copy, copy::CopyError},
+    config::{CellName, Config, FeedName, HostSays, SolicitedBy, SynProof},
+    feeds::{Content, Copies, Copy, NoList, copy::CopyError},
     lists::{
         Edit, Entry, Guard, ListKind, Origin,
         configured::{ListError, configured},
@@ -67,6 +67,14 @@ pub enum ReplayError {
     /// The copy of a feed cannot be read.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// The copy of a feed is no list.
+    #[error("the last good copy of the feed {name} is not believed: {source}")]
+    Feed {
+        /// Which.
+        name: FeedName,
+        /// Why.
+        source: Box<NoList>,
+    },
 }
 
 /// What became of a frame.
@@ -313,7 +321,11 @@ fn add_feeds(filter: &mut Filter, kind: ListKind, config: &Config) -> Result<(),
     for feed in &config.list(kind).feeds {
         if let Some(Copy { bytes, good_at, .. }) = copies.load(kind, feed)? {
             let entry = Entry::of(&Arc::new(Origin::Feed(feed.name.clone())), BootTime::of_wall(good_at));
-            filter.edit_list(kind, Edit::put_alike(Content::read(&bytes).prefixes, &entry))?;
+            let content = Content::read(&bytes);
+            let not_believed =
+                |source| ReplayError::Feed { name: feed.name.clone(), source: Box::new(source) };
+            content.check().map_err(not_believed)?;
+            filter.edit_list(kind, Edit::put_alike(content.prefixes, &entry))?;
         }
     }
     Ok(())

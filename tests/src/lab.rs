@@ -44,8 +44,13 @@ pub fn slowness() -> u32 {
 }
 
 /// Asks until the answer is yes, or fails after ten seconds (of a real processor).
-pub fn eventually(what: &str, mut answer: impl FnMut() -> bool) -> Result<()> {
-    let limit = Duration::from_secs(10) * slowness();
+pub fn eventually(what: &str, answer: impl FnMut() -> bool) -> Result<()> {
+    eventually_within(Duration::from_secs(10), what, answer)
+}
+
+/// Asks until the answer is yes, or fails after this time (of a real processor).
+pub fn eventually_within(limit: Duration, what: &str, mut answer: impl FnMut() -> bool) -> Result<()> {
+    let limit = limit * slowness();
     let end = Instant::now() + limit;
     while !answer() {
         ensure!(Instant::now() < end, "not within {} seconds: {what}", limit.as_secs());

@@ -71,7 +71,7 @@ impl From<ReplayError> for Failed {
         match error {
             ReplayError::Bpf(error) => error.into(),
             ReplayError::List(error) => error.into(),
-            ReplayError::Copy(error) => Self::usage(error.to_string()),
+            ReplayError::Copy(_) | ReplayError::Feed { .. } => Self::usage(error.to_string()),
         }
     }
 }

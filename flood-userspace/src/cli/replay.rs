@@ -278,6 +278,12 @@ impl Player<'_> {
         let what = if listening.is_empty() { "nothing".to_owned() } else { some(listening) };
         self.summary
             .assume(format!("{of}listening is {what}, {by}; no packet proves that it is of a connection"));
+        if stage.incomplete {
+            self.summary.assume(format!(
+                "{of}the host may be known in part only, as the capture shows more addresses and ports than replay keeps: \
+                 packets that it wants may count as unwanted"
+            ));
+        }
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::host::{UdpPort, setting_path};
+use crate::{
+    control::listener::raise_descriptors,
+    host::{UdpPort, setting_path},
+};
 
 use super::survey::{Endpoint, Said, Service, Survey, is_unicast};
 
@@ -58,6 +61,8 @@ pub struct Stage {
     pub listening: Vec<(Service, Option<IpAddr>)>,
     /// UDP ports from which the host has asked others.
     pub(super) clients: Vec<Endpoint>,
+    /// Whether the capture shows more than is remembered of what tells the host, or than there are sockets for.
+    pub incomplete: bool,
 }
 
 impl Stage {
@@ -69,12 +74,13 @@ impl Stage {
         let candidates = [
             (Known::Said, said.local.clone()),
             (Known::Direction, single(survey.by_direction())),
-            (Known::Listened, single(survey.listened.clone())),
+            (Known::Listened, single(survey.listened.iter().copied().collect())),
             (Known::Answered, single(survey.answered.iter().map(|(_, address)| *address).collect())),
             (Known::Targets, if said.flood { single(survey.targets()) } else { Vec::new() }),
         ];
         let (known, local) = candidates.into_iter().find(|(_, local)| !local.is_empty())?;
-        let mut stage = Self { local, known, listening: Vec::new(), clients: Vec::new() };
+        let incomplete = survey.is_cut(known, said);
+        let mut stage = Self { local, known, listening: Vec::new(), clients: Vec::new(), incomplete };
         let at = |(service, address): &Endpoint| (*service, Some(*address));
         stage.listening = if said.listen.is_empty() {
             survey.answered.iter().filter(|(_, address)| stage.is_local(*address)).map(at).collect()
@@ -83,6 +89,7 @@ impl Stage {
         };
         stage.clients =
             survey.senders.iter().filter(|(_, address)| stage.is_local(*address)).copied().collect();
+        stage.incomplete |= stage.listening.len() + stage.clients.len() > MAX_SOCKETS;
         Some(stage)
     }
 
@@ -163,20 +170,9 @@ pub fn leave_network() -> io::Result<()> {
     }
     // Where it cannot be set, SYNs over a limit pass as to a queue with room.
     let _ = fs::write(setting_path("ipv4/tcp_syncookies"), ALWAYS);
-    raise_descriptors();
+    // With fewer, some sockets are left out.
+    let _ = raise_descriptors();
     Ok(())
-}
-
-/// Allows as many descriptors as this process may allow itself.
-fn raise_descriptors() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is one that the kernel writes and reads, and lives as long as the calls.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -184,7 +180,7 @@ mod tests {
     use flood_common::wire::protocol;
 
     use super::*;
-    use crate::capture::{Direction, Frame};
+    use crate::capture::{Direction, Frame, Source};
 
     /// A frame of IPv4 with nothing behind the ports but flags.
     fn frame(is_tcp: bool, from: (u8, u16), to: (u8, u16), flags: u8) -> Vec<u8> {
@@ -276,5 +272,42 @@ mod tests {
         let without = frames.clone().map(|(bytes, _)| (bytes, None));
         let listened = Stage::plan(&survey(&without, &listen), &listen).unwrap();
         assert_eq!((addresses(&listened), listened.known), (vec!["192.0.2.1".to_owned()], Known::Listened));
+    }
+    /// The stand-in for a capture in a file.
+    fn planned(frames: impl Iterator<Item = Vec<u8>>, said: &Said) -> Stage {
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let mut bytes = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1]);
+        for frame in frames {
+            let length = frame.len() as u32;
+            bytes.extend(words(&[0, 0, length, length]));
+            bytes.extend(frame);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        Stage::plan(&Survey::of(&Source::open(file.path()).unwrap(), said), said).unwrap()
+    }
+
+    #[test]
+    fn a_flood_takes_no_place_of_what_the_host_has_asked() {
+        let said = Said { local: vec!["192.0.2.1/32".parse().unwrap()], ..Said::default() };
+        let from_ports = |source: u8| (1..=40_000).map(move |port| frame(false, (source, port), NAMES, 0));
+        let asked = frame(false, (1, 50_000), (5, 53), 0);
+        let stage = planned(from_ports(7).chain([asked]), &said);
+        assert_eq!(stage.clients, [(service("udp/50000"), "192.0.2.1".parse().unwrap())]);
+        assert!(!stage.incomplete);
+        // Where the host itself asks from more ports than there is room for, that is known.
+        let stage = planned(from_ports(1), &said);
+        assert!(stage.incomplete && !stage.clients.is_empty());
+    }
+
+    #[test]
+    fn what_came_from_elsewhere_is_nothing_that_the_host_has_asked() {
+        let frames = [
+            (frame(false, (1, 40_000), (5, 53), 0), Some(Direction::Out)),
+            (frame(false, (1, 40_001), (5, 53), 0), Some(Direction::In)),
+        ];
+        let said = Said { local: vec!["192.0.2.1/32".parse().unwrap()], ..Said::default() };
+        let stage = Stage::plan(&survey(&frames, &said), &said).unwrap();
+        assert_eq!(stage.clients.len(), 1, "{stage:?}");
     }
 }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::capture::{Direction, Frame, Source};
 
-use super::pace::OddTimes;
+use super::{Known, Stage, pace::OddTimes};
 
 /// How many addresses, and how many endpoints, are remembered.
 const MAX_KNOWN: usize = 1 << 15;
@@ -70,6 +70,33 @@ pub struct Said {
 /// A service at an address.
 pub(super) type Endpoint = (Service, IpAddr);
 
+/// What is remembered of a capture, in bounded memory: the first [`MAX_KNOWN`].
+pub(super) struct Remembered<T> {
+    known: BTreeSet<T>,
+    /// Whether there was no room for one.
+    is_cut: bool,
+}
+
+impl<T> Default for Remembered<T> {
+    fn default() -> Self {
+        Self { known: BTreeSet::new(), is_cut: false }
+    }
+}
+
+impl<T: Ord> Remembered<T> {
+    fn add(&mut self, what: T) {
+        if self.known.len() < MAX_KNOWN {
+            self.known.insert(what);
+        } else {
+            self.is_cut |= !self.known.contains(&what);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.known.iter()
+    }
+}
+
 /// What a first look has found.
 #[derive(Default)]
 pub struct Survey {
@@ -83,22 +110,27 @@ pub struct Survey {
     timed: bool,
     /// Questions: protocol and port of who is asked, with both addresses and the port of who asks.
     asked: HashSet<(Service, IpAddr, IpAddr, u16)>,
+    /// Whether there was no room for a question.
+    asked_is_cut: bool,
     /// Who has answered: sent a SYN-ACK to who sent it a SYN before, or UDP to who sent it some.
-    pub(super) answered: BTreeSet<Endpoint>,
-    /// Who has sent UDP.
-    pub(super) senders: BTreeSet<Endpoint>,
+    pub(super) answered: Remembered<Endpoint>,
+    /// Who has sent UDP that did not come from elsewhere: anybody, or the host alone where they are too many.
+    pub(super) senders: Remembered<Endpoint>,
     /// Sources and destinations of what came and of what left, as far as the capture says which is which.
-    came: [BTreeSet<IpAddr>; 2],
-    left: [BTreeSet<IpAddr>; 2],
+    came: [Remembered<IpAddr>; 2],
+    left: [Remembered<IpAddr>; 2],
     /// How much is for each destination.
     destinations: HashMap<IpAddr, u64>,
+    destinations_are_cut: bool,
     /// Where services that are said to listen are asked for.
-    pub(super) listened: BTreeSet<IpAddr>,
+    pub(super) listened: Remembered<IpAddr>,
 }
 
-fn remember<T: Ord>(set: &mut BTreeSet<T>, what: T) {
-    if set.len() < MAX_KNOWN {
-        set.insert(what);
+/// Does something with each frame of a capture up to its end, or to where it cannot be read.
+fn each_frame(source: &Source, mut see: impl FnMut(&Frame<'_>)) {
+    let Ok(mut capture) = source.read() else { return };
+    while let Ok(Some(frame)) = capture.next_frame() {
+        see(&frame);
     }
 }
 
@@ -106,9 +138,17 @@ impl Survey {
     /// Looks at a capture up to its end, or to where it cannot be read.
     pub fn of(source: &Source, said: &Said) -> Self {
         let mut survey = Self::default();
-        let Ok(mut capture) = source.read() else { return survey };
-        while let Ok(Some(frame)) = capture.next_frame() {
-            survey.see(&frame, said);
+        each_frame(source, |frame| survey.see(frame, said));
+        // Spoofed sources may have taken the places of what the host has sent.
+        if survey.senders.is_cut
+            && let Some(stage) = Stage::plan(&survey, said)
+        {
+            survey.senders = Remembered::default();
+            each_frame(source, |frame| {
+                if let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) {
+                    survey.see_sender(frame, &packet, |address| stage.is_local(address));
+                }
+            });
         }
         survey
     }
@@ -126,6 +166,8 @@ impl Survey {
         let ends: [IpAddr; 2] = [packet.source.into(), packet.destination.into()];
         if self.destinations.len() < MAX_KNOWN || self.destinations.contains_key(&ends[1]) {
             *self.destinations.entry(ends[1]).or_default() += 1;
+        } else {
+            self.destinations_are_cut = true;
         }
         let sides = match frame.direction {
             Some(Direction::In) => Some(&mut self.came),
@@ -133,9 +175,19 @@ impl Survey {
             None => None,
         };
         if let Some(sides) = sides {
-            sides.iter_mut().zip(ends).for_each(|(side, address)| remember(side, address));
+            sides.iter_mut().zip(ends).for_each(|(side, address)| side.add(address));
         }
         self.see_ports(&packet, ends, said);
+        self.see_sender(frame, &packet, |_| true);
+    }
+
+    /// Remembers who sends UDP, if it may be the host.
+    fn see_sender(&mut self, frame: &Frame<'_>, packet: &Packet, may_be: impl Fn(IpAddr) -> bool) {
+        let Some(ports) = packet.ports.filter(|_| packet.protocol == protocol::UDP) else { return };
+        let source = packet.source.into();
+        if frame.direction != Some(Direction::In) && may_be(source) {
+            self.senders.add((Service { is_tcp: false, port: ports.source }, source));
+        }
     }
 
     fn see_ports(&mut self, packet: &Packet, [source, destination]: [IpAddr; 2], said: &Said) {
@@ -146,19 +198,21 @@ impl Survey {
             _ => return,
         };
         if said.listen.contains(&Service { is_tcp, port: ports.destination }) {
-            remember(&mut self.listened, destination);
+            self.listened.add(destination);
         }
         let [sender, receiver] = [ports.source, ports.destination].map(|port| Service { is_tcp, port });
         let flags = packet.tcp_flags.unwrap_or(0) & (SYN | ACK | RST);
-        if !is_tcp {
-            remember(&mut self.senders, (sender, source));
-        }
         let asks = !is_tcp || flags == SYN;
         let answers = !is_tcp || flags == SYN | ACK;
         if answers && self.asked.contains(&(sender, source, destination, ports.destination)) {
-            remember(&mut self.answered, (sender, source));
-        } else if asks && self.asked.len() < MAX_ASKED {
-            self.asked.insert((receiver, destination, source, ports.source));
+            self.answered.add((sender, source));
+        } else if asks {
+            let question = (receiver, destination, source, ports.source);
+            if self.asked.len() < MAX_ASKED {
+                self.asked.insert(question);
+            } else {
+                self.asked_is_cut |= !self.asked.contains(&question);
+            }
         }
     }
 
@@ -170,8 +224,22 @@ impl Survey {
     /// Addresses of the host, by which way frames went: what it has sent has not come to it before, and what has come to it
     /// has not left.
     pub(super) fn by_direction(&self) -> BTreeSet<IpAddr> {
-        let ([came_from, came_to], [left_from, left_to]) = (&self.came, &self.left);
+        let [came_from, came_to] = self.came.each_ref().map(|side| &side.known);
+        let [left_from, left_to] = self.left.each_ref().map(|side| &side.known);
         left_from.difference(came_from).chain(came_to.difference(left_to)).copied().collect()
+    }
+
+    /// Whether more than is remembered is shown of what tells the addresses and the ports of a host.
+    pub(super) fn is_cut(&self, known: Known, said: &Said) -> bool {
+        let answers = self.answered.is_cut || self.asked_is_cut;
+        let addresses = match known {
+            Known::Said => false,
+            Known::Direction => self.came.iter().chain(&self.left).any(|side| side.is_cut),
+            Known::Listened => self.listened.is_cut,
+            Known::Answered => answers,
+            Known::Targets => self.destinations_are_cut,
+        };
+        addresses || self.senders.is_cut || (said.listen.is_empty() && answers)
     }
 
     /// Where most packets go, with other places that have so many: a flood may be for several addresses.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use flood_userspace::control::protocol::{Sources, Status};
 use floodgate_tests::{
     flood::Flood,
-    lab::{Role, eventually},
+    lab::{Role, eventually, eventually_within},
     needs_root,
     packet::{ATTACKER, Build, from},
     programs::Sources as FloodSources,
@@ -90,7 +90,6 @@ fn that_most_of_what_arrives_is_not_judged_is_said() -> Result<()> {
     // MPLS
     during(&guarded, &from(ATTACKER).syn(80).tag(0x8847), || {
         // It is looked at each ten seconds, for the ten seconds before.
-        std::thread::sleep(Duration::from_secs(12));
-        eventually("the operator is warned", || warned().unwrap_or(false))
+        eventually_within(Duration::from_secs(30), "the operator is warned", || warned().unwrap_or(false))
     })
 }

@@ -27,7 +27,7 @@ use floodgate_tests::{
     needs_root,
     packet::VISITOR,
     programs::Programs,
-    skip::kernel_series,
+    skip::{kernel_series, skip, test_name},
 };
 
 use super::attached::{Cables, program_on, start_error};
@@ -412,22 +412,28 @@ fn replacing_touches_no_interface_of_another_namespace() -> Result<()> {
 }
 
 #[test]
-fn what_is_taken_off_the_way_out_is_put_back() -> Result<()> {
+fn what_is_taken_off_the_way_out_is_put_back_by_tcx() -> Result<()> {
+    needs_root!();
+    if kernel_series()? < (6, 6) {
+        skip(test_name(|| {}), "needs a kernel from 6.6 on, which has tcx");
+        return Ok(());
+    }
+    let cables = Cables::new()?;
+    let daemon = Daemon::start(&cables.here, "", "eth0")?;
+    ensure!(said(&daemon, "eth0")?.answers == AnswersBy::Tcx);
+    break_links(&daemon, "tcx")?;
+    eventually("it is attached again", || said(&daemon, "eth0").is_ok_and(|i| i.reattached == 1))?;
+    ensure!(said(&daemon, "eth0")?.answers == AnswersBy::Tcx);
+    break_links(&daemon, "tcx").context("it is not there again")?;
+    let log = daemon.log();
+    ensure!(log.contains("the program on the way out of eth0 was taken off"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn what_is_taken_off_the_way_out_is_put_back_by_clsact() -> Result<()> {
     needs_root!();
     let cables = Cables::new()?;
-    if kernel_series()? >= (6, 6) {
-        let daemon = Daemon::start(&cables.here, "", "eth0")?;
-        ensure!(said(&daemon, "eth0")?.answers == AnswersBy::Tcx);
-        break_links(&daemon, "tcx")?;
-        eventually("it is attached again", || said(&daemon, "eth0").is_ok_and(|i| i.reattached == 1))?;
-        ensure!(said(&daemon, "eth0")?.answers == AnswersBy::Tcx);
-        break_links(&daemon, "tcx").context("it is not there again")?;
-        ensure!(
-            daemon.log().contains("the program on the way out of eth0 was taken off"),
-            "{}",
-            daemon.log()
-        );
-    }
     cables.here.within(|| {
         let options = FilterOptions { hook: Some(Hook::Clsact), ..FilterOptions::default() };
         let mut filter = Filter::load(&options)?;

@@ -3,13 +3,17 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use flood_userspace::control::protocol::{ListReply, Status};
+use flood_userspace::{
+    config::DEFAULT_PATH,
+    control::protocol::{ListReply, Status},
+};
 use floodgate_tests::{
     daemon::{Daemon, Said, binary, run},
     lab::{Lab, Namespace, Role, eventually},
     needs_root,
     packet::{ATTACKER, from},
     same_on_every_kernel,
+    skip::{skip, test_name},
 };
 
 use super::{
@@ -388,8 +392,9 @@ fn start(here: &Namespace, folder: &Path, config: &str) -> Result<Option<String>
 fn a_daemon_without_a_configuration_is_reloaded_and_an_interface_may_be_named_twice() -> Result<()> {
     same_on_every_kernel!();
     needs_root!();
-    if Path::new("/etc/floodgate/floodgate.toml").exists() {
-        return Ok(()); // it is that of whoever runs the tests
+    if Path::new(DEFAULT_PATH).exists() {
+        skip(test_name(|| {}), &format!("there is a {DEFAULT_PATH}, of whoever runs the tests"));
+        return Ok(());
     }
     let here = Namespace::new("plain")?;
     here.ip("link add eth0 type veth peer name eth1")?;

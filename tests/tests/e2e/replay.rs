@@ -3,11 +3,16 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Result, ensure};
+use flood_userspace::{
+    config::Config,
+    feeds::{Copies, Stamp},
+    lists::ListKind,
+};
 use floodgate_tests::{
     daemon::{binary, floodgate, run},
     needs_root,
@@ -230,6 +235,13 @@ fn what_the_host_sends_is_noted_and_not_judged() -> Result<()> {
     ensure!(count(&known["reasons"], "unsolicited") == 1, "{known}");
     let unknown = summary(&unasked.display().to_string())?;
     ensure!(count(&unknown, "pass") == 1, "nothing says who the host is, or what it has asked: {unknown}");
+    // More ports than there are sockets for.
+    let many = path(&folder, "many.pcap");
+    let questions = (10_000..15_000).map(|port| (0, from(SERVER).to(VISITOR).udp(port, 53).bytes()));
+    fs::write(&many, pcap(&questions.collect::<Vec<_>>()))?;
+    let said = summary(&format!("--local {SERVER} {}", many.display()))?;
+    ensure!(said["assumed"].to_string().contains("known in part only"), "{said}");
+    ensure!(!known["assumed"].to_string().contains("known in part only"), "{known}");
     let said = floodgate(&format!("replay --listen http {}", unasked.display()))?;
     ensure!(said.code == 2 && said.stderr.contains("write tcp/443 or udp/53"), "{said:?}");
     Ok(())
@@ -301,6 +313,38 @@ fn no_frame_stops_the_clock_for_the_others() -> Result<()> {
         let said = summary(&format!("--config {} {}", limits.display(), capture.display()))?;
         ensure!(count(&said, "pass") == 300, "{why}: {said}");
         ensure!((count(&said, "odd_times"), count(&said, "untimed")) == (odd, untimed), "{why}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_of_a_feed_is_believed_as_the_daemon_believes_it() -> Result<()> {
+    same_on_every_kernel!();
+    needs_root!();
+    let folder = folder()?;
+    let (flood, file) = (path(&folder, "flood.pcap"), path(&folder, "feed.toml"));
+    let state = folder.path().display();
+    let text = format!(
+        "state = \"{state}\"\n[[block.feed]]\nname = \"drop\"\nurl = \"http://192.0.2.9/drop.txt\"\n"
+    );
+    fs::write(&file, &text)?;
+    let config = Config::parse(&text, Path::new(""))?;
+    let feed = &config.list(ListKind::Block).feeds[0];
+    let keep = |copy: String| {
+        let stamp = Stamp::of(&feed.source);
+        Copies::within(folder.path()).store(ListKind::Block, &feed.name, copy.as_bytes(), &stamp)
+    };
+    let arguments = format!("--config {} {}", file.display(), flood.display());
+    keep(format!("{ATTACKER}\nx\n"))?;
+    let blocked = summary(&arguments)?;
+    ensure!(count(&blocked["reasons"], "blocked") == 300, "{blocked}");
+    for (why, copy) in [
+        ("most of it cannot be read", format!("{ATTACKER}\nplease\nlog in\n")),
+        ("a page", "<html>\n".to_owned()),
+    ] {
+        keep(copy)?;
+        let said = floodgate(&format!("replay {arguments}"))?;
+        ensure!(said.code == 2 && said.stderr.contains("copy of the feed drop"), "{why}: {said:?}");
     }
     Ok(())
 }

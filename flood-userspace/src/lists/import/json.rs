@@ -3,7 +3,7 @@
 //! A name is the way to a string, `prefixes.ip_prefix`, without what distinguishes address families in it. Other strings
 //! are of no interest unless they are under the same name. A document is walked through without being kept.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, iter};
 
 use ipnet::IpNet;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -57,11 +57,10 @@ struct Found {
 struct Names {
     found: BTreeMap<String, Found>,
     prefixes: usize,
-    line: u64,
 }
 
 impl Names {
-    fn string(&mut self, path: &[String], text: &str) {
+    fn string(&mut self, path: &[String], text: &str, line: u64) {
         let name: Vec<String> = path.iter().map(|name| neutral(name)).collect();
         let name = name.join(".");
         if self.found.len() >= NAMES && !self.found.contains_key(&name) {
@@ -79,7 +78,7 @@ impl Names {
                 }
             }
             Err(_) if found.others.len() < MAX_KEPT_BAD_LINES => {
-                found.others.push((self.line, text.chars().take(200).collect()));
+                found.others.push((line, text.chars().take(200).collect()));
             }
             Err(_) => found.more_others += 1,
         }
@@ -99,6 +98,15 @@ enum Kind {
 struct Walk<'a> {
     names: &'a mut Names,
     path: &'a mut Vec<String>,
+    /// The line of each string that follows, names among them. The parser does not tell it.
+    lines: &'a mut dyn Iterator<Item = u64>,
+}
+
+impl Walk<'_> {
+    /// For a value within this one.
+    fn within(&mut self) -> Walk<'_> {
+        Walk { names: self.names, path: self.path, lines: self.lines }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -117,7 +125,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Kind, E> {
-        self.names.string(self.path, text);
+        let line = self.lines.next().unwrap_or_default();
+        self.names.string(self.path, text, line);
         Ok(match parse_address(text) {
             Ok(_) => Kind::Address,
             Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => Kind::Number,
@@ -125,19 +134,20 @@ impl<'de> Visitor<'de> for Walk<'_> {
         })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Kind, A::Error> {
-        while array.next_element_seed(Walk { names: self.names, path: self.path })?.is_some() {}
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<Kind, A::Error> {
+        while array.next_element_seed(self.within())?.is_some() {}
         Ok(Kind::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Kind, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Kind, A::Error> {
         let (mut address, mut length) = (false, None);
         while let Some(name) = object.next_key::<String>()? {
+            self.lines.next();
             if self.path.is_empty() && name == "nftables" {
                 return Err(A::Error::custom("this is JSON of nft: save the set without `-j`"));
             }
             self.path.push(name);
-            let kind = object.next_value_seed(Walk { names: self.names, path: self.path })?;
+            let kind = object.next_value_seed(self.within())?;
             let name = self.path.pop().unwrap_or_default();
             match kind {
                 Kind::Address => address = true,
@@ -176,9 +186,32 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-fn walk(names: &mut Names, json: &[u8]) -> Result<(), serde_json::Error> {
+/// How many strings begin on a line of JSON. None goes on on the next line.
+fn strings(line: &[u8]) -> usize {
+    let (mut strings, mut is_within) = (0, false);
+    let mut bytes = line.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                is_within = !is_within;
+                strings += usize::from(is_within);
+            }
+            b'\\' if is_within => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+    strings
+}
+
+fn walk(
+    names: &mut Names,
+    json: &[u8],
+    lines: &mut dyn Iterator<Item = u64>,
+) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    Walk { names, path: &mut Vec::new() }.deserialize(&mut deserializer)?;
+    Walk { names, path: &mut Vec::new(), lines }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
@@ -190,11 +223,10 @@ pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<
     if by_line {
         for line in text.lines() {
             import.lines += 1;
-            names.line = line.number;
             if is_remark(&line.text()) {
                 continue;
             }
-            match walk(&mut names, line.bytes) {
+            match walk(&mut names, line.bytes, &mut iter::repeat(line.number)) {
                 Err(error) if error.is_data() => return Err(refusal(&line, error.to_string())),
                 Err(error) => import.bad(&line, LineProblem::NotJson(error.to_string())),
                 Ok(()) => {}
@@ -202,7 +234,8 @@ pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<
         }
     } else {
         import.lines += text.lines().count() as u64;
-        walk(&mut names, text.bytes()).map_err(|error| {
+        let mut lines = text.lines().flat_map(|line| iter::repeat_n(line.number, strings(line.bytes)));
+        walk(&mut names, text.bytes(), &mut lines).map_err(|error| {
             let number = error.line() as u64 + text.before();
             match text.lines().find(|line| line.number == number) {
                 Some(line) => refusal(&line, error.to_string()),
@@ -230,14 +263,12 @@ fn take(names: Names, text: &Text<'_>, import: &mut Import) -> Result<(), Refusa
     import.prefixes = prefixes;
     let mut lines = text.lines().peekable();
     for (number, other) in others {
-        // In a document they come in its order.
-        let is_on = |line: &Line<'_>| match number {
-            0 => String::from_utf8_lossy(line.bytes).contains(&other),
-            number => line.number == number,
-        };
-        while lines.next_if(|line| !is_on(line)).is_some() {}
+        // They come in the order of the lines.
+        while lines.next_if(|line| line.number < number).is_some() {}
         if let (Some(line), Err(error)) = (lines.peek(), parse_target(&other)) {
             import.bad(line, LineProblem::of(&other, error));
+        } else {
+            import.bad_lines += 1;
         }
     }
     import.bad_lines += more_others;

@@ -335,6 +335,18 @@ fn bad_lines_of_other_formats_are_reported_with_their_line() {
             [3, 2].as_slice(),
         ),
         ("a document", "[\"192.0.2.7\",\n\"x\",\n\"192.0.2.8\"]", &[2]),
+        (
+            "a document with escapes",
+            r#"{"x\"": [],
+                "ips": ["192.0.2.7", "10\/8",
+                "x", "192.0.2.8", "\u0078"]}"#,
+            &[2, 3, 3],
+        ),
+        (
+            "a document with a name like it",
+            "{\"x\": {\"list\": [\n\"192.0.2.7\",\n\"192.0.2.8\",\n\"x\"]}}",
+            &[4],
+        ),
         ("ipset", "add a 192.0.2.7\nadd a x\nadd a 192.0.2.9 what\nadd a 192.0.2.8", &[2, 3]),
         ("nft", "add element a b { 192.0.2.7,\n x,\n 192.0.2.9 what, 192.0.2.8 }", &[2, 3]),
         ("nginx", "deny 192.0.2.7;\ndeny x;\nproxy_pass y;\ndeny 192.0.2.8;", &[2, 3]),
