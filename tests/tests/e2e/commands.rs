@@ -84,7 +84,7 @@ fn lists_take_what_people_write_and_say_what_became_of_it() -> Result<()> {
         ("too long a prefix", "block add 192.0.2.0/33", 2, "", "192.0.2.0/33"),
         ("a range backwards", "block add 10.0.0.2-10.0.0.1", 2, "", "10.0.0.2-10.0.0.1"),
         ("too much at once", "block add 0.0.0.0/7", 2, "", "--force"),
-        ("too much of IPv6", "block add 2001::/15", 2, "", "--force"),
+        ("too much of IPv6", "block add 2000::/15", 2, "", "--force"),
         ("unless forced", "block add 128.0.0.0/7 --force", 0, "block list: 1 added\n", ""),
         ("no time", "block add 192.0.2.1 --ttl soon", 2, "", "soon"),
         ("allowed, and so not blocked", "block add 2001:db8::7", 0, "block list: 1 added\n", "which wins"),
