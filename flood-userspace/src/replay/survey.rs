@@ -90,6 +90,8 @@ pub struct Survey {
     /// Sources and destinations of what came and of what left, as far as the capture says which is which.
     came: [BTreeSet<IpAddr>; 2],
     left: [BTreeSet<IpAddr>; 2],
+    /// Destinations of frames for several hosts: the broadcast address of a subnet does not show by itself.
+    pub(super) groups: BTreeSet<IpAddr>,
     /// How much is for each destination.
     destinations: HashMap<IpAddr, u64>,
     /// Where services that are said to listen are asked for.
@@ -124,6 +126,9 @@ impl Survey {
         }
         let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) else { return };
         let ends: [IpAddr; 2] = [packet.source.into(), packet.destination.into()];
+        if is_group(frame.bytes) && self.groups.len() < MAX_KNOWN {
+            self.groups.insert(ends[1]);
+        }
         if self.destinations.len() < MAX_KNOWN || self.destinations.contains_key(&ends[1]) {
             *self.destinations.entry(ends[1]).or_default() += 1;
         }
@@ -179,12 +184,18 @@ impl Survey {
         /// What a target has at least, of what the busiest has: one in so many.
         const SHARE: u64 = 2;
 
-        let is_single = |(address, _): &(&IpAddr, &u64)| is_unicast(**address);
+        let is_single =
+            |(address, _): &(&IpAddr, &u64)| is_unicast(**address) && !self.groups.contains(address);
         let busiest =
             self.destinations.iter().filter(is_single).map(|(_, packets)| *packets).max().unwrap_or(0);
         let busy = self.destinations.iter().filter(|(_, packets)| **packets * SHARE >= busiest);
         busy.map(|(address, _)| *address).collect()
     }
+}
+
+/// Whether a frame is for several hosts: the lowest bit of its first octet says so (IEEE 802, 8.2).
+fn is_group(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|octet| octet & 1 == 1)
 }
 
 /// Whether it is an address of one host.
