@@ -222,7 +222,11 @@ impl Replay {
         if self.stage.is_some() && self.now_ns - self.looked_ns >= LOOK_NS {
             self.look()?;
         }
-        let direction = frame.direction.or_else(|| self.direction_by_source(frame.bytes));
+        let is_said = self.stage.as_ref().is_some_and(|stage| stage.known == Known::Said);
+        let by_source = || self.direction_by_source(frame.bytes);
+        // A capture from elsewhere, as from a router, has directions of that place.
+        let direction =
+            if is_said { by_source().or(frame.direction) } else { frame.direction.or_else(by_source) };
         // Where nothing says whether a frame left a host or came to one, it is taken for both: whoever answers it was asked.
         if self.notes && direction != Some(Direction::In) {
             let _ = self.filter.run_egress(frame.bytes)?;

@@ -141,7 +141,8 @@ fn nflog(big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
     const HEADER: usize = 4;
     const PACKET_HEADER: u16 = 1;
     const PAYLOAD: u16 = 9;
-    /// Hooks of netfilter at which a packet leaves (linux/netfilter.h).
+    /// Hooks of netfilter at which a packet comes, and at which it leaves; one that is forwarded does neither (linux/netfilter.h).
+    const COMES: [u8; 2] = [0, 1];
     const LEAVES: [u8; 2] = [3, 4];
 
     let number =
@@ -155,8 +156,11 @@ fn nflog(big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
         match kind {
             PAYLOAD => return Some(Unwrapped { header: by_version(value), rest: value, direction }),
             PACKET_HEADER => {
-                let leaves = value.get(2).is_some_and(|hook| LEAVES.contains(hook));
-                direction = Some(if leaves { Direction::Out } else { Direction::In });
+                direction = match value.get(2) {
+                    Some(hook) if COMES.contains(hook) => Some(Direction::In),
+                    Some(hook) if LEAVES.contains(hook) => Some(Direction::Out),
+                    _ => None,
+                };
             }
             _ => {}
         }

@@ -224,6 +224,7 @@ fn which_way_a_frame_went_is_read_where_a_capture_says_it() {
     let cases = [
         ("Ethernet", LITTLE, 1, vec![0; 14], None),
         ("NFLOG, input", LITTLE, 239, nflog(LITTLE, 1), came),
+        ("NFLOG, forwarded", LITTLE, 239, nflog(LITTLE, 2), None),
         ("NFLOG, output", BIG, 239, nflog(BIG, 3), left),
         ("cooked, to the host", LITTLE, 113, cooked(0), came),
         ("cooked, to another host", LITTLE, 113, cooked(3), None),

@@ -120,7 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
         said: Said {
             local: arguments.local.iter().flat_map(|prefixes| prefixes.0.clone()).collect(),
             listen: arguments.listen.clone(),
-            flood: arguments.rate.is_some() || arguments.speed.is_some() || !arguments.listen.is_empty(),
+            flood: arguments.rate.is_some() || !arguments.listen.is_empty(),
         },
         replay: Replay::new(&config)?,
         output: BufWriter::new(io::stdout().lock()),

@@ -15,7 +15,7 @@ mod rows;
 mod sniff;
 mod text;
 
-use std::{fmt, io, net::SocketAddr, path::Path};
+use std::{borrow::Cow, fmt, io, net::SocketAddr, path::Path};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -24,7 +24,7 @@ use crate::file;
 
 use self::{
     sniff::Head,
-    text::{LOOKED_AT, Line, Text, printable},
+    text::{LOOKED_AT, Line, Text, is_remark, printable},
 };
 use super::target::TargetError;
 
@@ -134,8 +134,8 @@ pub struct BadLine {
 /// Why a line could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineProblem {
-    /// There is no entry at its beginning.
-    #[error("longer than {LOOKED_AT} bytes, and no entry at its beginning")]
+    /// Only its beginning would be read.
+    #[error("longer than {LOOKED_AT} bytes: write the entries on several lines")]
     TooLong,
     /// Two addresses in two columns: a range, or something else. To take the first alone would be a guess.
     #[error("two addresses in two columns: write a range as first-last")]
@@ -218,12 +218,18 @@ pub enum Why {
     /// Two addresses on each line, and nothing says what they are.
     #[error(
         "two addresses in two columns, and nothing says whether they are a range: write first-last, or name the columns \
-         start and end"
+         start_ip and end_ip"
     )]
     TwoAddresses,
     /// More than one column with addresses.
     #[error("several columns have addresses: leave the one that is meant")]
     SeveralColumns,
+    /// Numbers beside addresses.
+    #[error(
+        "the numbers beside the addresses may be lengths of prefixes: write 192.0.2.0/24, or name the column behind the \
+         addresses prefix_length"
+    )]
+    Lengths,
     /// More than one set.
     #[error("the sets {0:?} and {1:?} in one file: save each into its own")]
     SeveralSets(String, String),
@@ -329,6 +335,36 @@ impl Import {
     fn extend(&mut self, prefixes: Vec<IpNet>) {
         let room = (MAX_PREFIXES + 1).saturating_sub(self.prefixes.len());
         self.prefixes.extend(prefixes.into_iter().take(room));
+    }
+
+    /// Counts a line. Its text if there is anything in it to read: all of it, or it is a bad line.
+    fn begin<'a>(&mut self, line: &Line<'a>) -> Option<Cow<'a, str>> {
+        self.begin_remarked(line, |text| text)
+    }
+
+    /// The same for a format with remarks at the end of lines, which `without_remarks` leaves out.
+    fn begin_remarked<'a>(
+        &mut self,
+        line: &Line<'a>,
+        without_remarks: fn(&str) -> &str,
+    ) -> Option<Cow<'a, str>> {
+        self.lines += 1;
+        let beginning = line.text();
+        if is_remark(&beginning) {
+            return None;
+        }
+        let length = without_remarks(&beginning).len();
+        if line.is_long() && length == beginning.len() {
+            self.bad(line, LineProblem::TooLong);
+            return None;
+        }
+        Some(match beginning {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..length]),
+            Cow::Owned(mut text) => {
+                text.truncate(length);
+                Cow::Owned(text)
+            }
+        })
     }
 
     /// Counts a line that cannot be read.

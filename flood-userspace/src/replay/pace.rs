@@ -1,7 +1,8 @@
 //! The clock of a replay: what the times of a capture come to.
 //!
 //! Times of captures are not to be trusted: one frame may be an hour ahead, a clock may be set back, several queues are merged
-//! a little out of order. None of it may stop the clock for the frames that follow, nor let it run away.
+//! a little out of order, or each by a clock of its own. None of it may stop the clock for the frames that follow, nor let it
+//! run away: what passes is what the frames of one clock say, and between two clocks nothing does.
 
 use crate::quantity::PacketRate;
 
@@ -11,6 +12,9 @@ const OUT_OF_ORDER_NS: u64 = 1_000_000_000;
 
 /// The longest that passes between two frames, nanoseconds: longer than any debt can last.
 pub(super) const PAUSE_NS: u64 = 600_000_000_000;
+
+/// How many clocks a capture may have at once, and so how often it may be set back far: further back nothing passes.
+const MAX_CLOCKS: usize = 16;
 
 /// How many frames with odd times are remembered.
 const MAX_ODD: usize = 1 << 20;
@@ -79,13 +83,21 @@ impl OddTimes {
     }
 }
 
+/// One of the clocks that frames have their times from.
+struct Recorder {
+    /// The latest time by it, nanoseconds since 1970.
+    latest_ns: u64,
+    /// What of the capture had passed then, nanoseconds.
+    passed_ns: u64,
+}
+
 /// A capture's clock.
 #[derive(Default)]
 pub(super) struct CaptureClock {
     pace: Pace,
     odd: OddTimes,
-    /// The latest time so far, nanoseconds since 1970.
-    latest_ns: Option<u64>,
+    /// That of the last frame, then the others.
+    recorders: Vec<Recorder>,
     /// What has passed by the capture's times, nanoseconds.
     passed_ns: u64,
     /// Frames that were judged.
@@ -105,15 +117,7 @@ impl CaptureClock {
     /// Goes on to a frame; returns the nanoseconds since the capture began.
     pub(super) fn go_on(&mut self, number: u64, time_ns: Option<u64>) -> u64 {
         if let Some(time_ns) = time_ns.filter(|_| !self.odd.is_alone(number)) {
-            match self.latest_ns {
-                None => self.latest_ns = Some(time_ns),
-                Some(latest) if time_ns >= latest => {
-                    self.passed_ns = self.passed_ns.saturating_add((time_ns - latest).min(PAUSE_NS));
-                    self.latest_ns = Some(time_ns);
-                }
-                Some(latest) if latest - time_ns > OUT_OF_ORDER_NS => self.latest_ns = Some(time_ns),
-                Some(_) => {}
-            }
+            self.see(time_ns);
         }
         match self.pace {
             #[expect(
@@ -127,6 +131,35 @@ impl CaptureClock {
                 let ns = u128::from(self.judged) * u128::from(NANOS_PER_SECOND) / u128::from(rate.max(1));
                 u64::try_from(ns).unwrap_or(u64::MAX)
             }
+        }
+    }
+
+    /// Lets pass what the clock that a time is from says.
+    fn see(&mut self, time_ns: u64) {
+        let is_after = |recorder: &Recorder| time_ns.saturating_add(OUT_OF_ORDER_NS) >= recorder.latest_ns;
+        let is_near = |recorder: &Recorder| {
+            is_after(recorder) && time_ns <= recorder.latest_ns.saturating_add(OUT_OF_ORDER_NS)
+        };
+        if !self.recorders.first().is_some_and(is_near) {
+            // Of those that it may be from, the one with the least that has passed.
+            let after = self.recorders.iter().enumerate().filter(|(_, recorder)| is_after(recorder));
+            match after.max_by_key(|(_, recorder)| recorder.latest_ns).map(|(place, _)| place) {
+                Some(place) => self.recorders.swap(0, place),
+                None if self.recorders.len() < MAX_CLOCKS => {
+                    self.recorders.insert(0, Recorder { latest_ns: time_ns, passed_ns: self.passed_ns });
+                }
+                None => return,
+            }
+        }
+        let recorder = &mut self.recorders[0];
+        let before_ns = recorder.latest_ns;
+        let step_ns = time_ns.saturating_sub(before_ns);
+        self.passed_ns = self.passed_ns.max(recorder.passed_ns.saturating_add(step_ns.min(PAUSE_NS)));
+        *recorder = Recorder { latest_ns: before_ns.max(time_ns), passed_ns: self.passed_ns };
+        // What it comes up to cannot be told from it any more.
+        let reached_ns = before_ns..before_ns.saturating_add(step_ns);
+        if step_ns <= OUT_OF_ORDER_NS {
+            self.recorders.retain(|recorder| !reached_ns.contains(&recorder.latest_ns));
         }
     }
 
@@ -160,7 +193,31 @@ mod tests {
     #[test]
     fn no_frame_stops_the_clock_or_makes_it_run_away() {
         let year = 365 * 86_400 * 10;
-        let cases: [(&str, &[u64], u64, &[u64]); 10] = [
+        let cases: [(&str, &[u64], u64, &[u64]); 14] = [
+            (
+                "two ahead, time and again",
+                &[0, 1, 36_002, 36_003, 4, 5, 36_006, 36_007, 8, 9],
+                2,
+                &[0, 1, 6_001, 6_002, 6_002, 6_003, 6_005, 6_006, 6_006, 6_007],
+            ),
+            (
+                "two clocks in turn",
+                &[0, 1, 52, 53, 2, 3, 54, 55, 4, 5],
+                2,
+                &[0, 1, 52, 53, 53, 54, 54, 55, 55, 56],
+            ),
+            (
+                "two without a time, time and again",
+                &[year, year + 1, 0, 0, year + 2, year + 3, 0, 0, year + 4],
+                2,
+                &[0, 1, 1, 1, 2, 3, 3, 3, 4],
+            ),
+            (
+                "set back, and on over where it was",
+                &[90, 92, 60, 70, 80, 90, 100, 110],
+                1,
+                &[0, 2, 2, 12, 22, 32, 42, 52],
+            ),
             ("as it should be", &[0, 1, 2, 30, 31], 0, &[0, 1, 2, 30, 31]),
             ("one ahead", &[0, 1, 36_000, 3, 4], 1, &[0, 1, 1, 3, 4]),
             ("one a year ahead", &[0, 1, year, 3, 4], 1, &[0, 1, 1, 3, 4]),

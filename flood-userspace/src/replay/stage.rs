@@ -69,7 +69,8 @@ impl Stage {
     /// The stand-in that fits what is said and what a capture shows; `None` where neither says anything about a host.
     pub fn plan(survey: &Survey, said: &Said) -> Option<Self> {
         let single = |addresses: BTreeSet<IpAddr>| -> Vec<IpNet> {
-            addresses.into_iter().filter(|address| is_unicast(*address)).map(IpNet::from).collect()
+            let is_single = |address: &IpAddr| is_unicast(*address) && !survey.groups.contains(address);
+            addresses.into_iter().filter(is_single).map(IpNet::from).collect()
         };
         let candidates = [
             (Known::Said, said.local.clone()),
@@ -248,6 +249,15 @@ mod tests {
         let flood = Stage::plan(&reflected, &Said { flood: true, ..Said::default() }).unwrap();
         assert_eq!((addresses(&flood), flood.known), (vec!["192.0.2.9".to_owned()], Known::Targets));
         assert_eq!(Stage::plan(&survey(&frames[4..], &Said::default()), &Said::default()), None);
+    }
+
+    #[test]
+    fn a_broadcast_address_is_no_host() {
+        let mut broadcast = frame(false, CLIENT, (255, 137), 0);
+        broadcast[..6].fill(0xff);
+        let frames = [(broadcast.clone(), Some(Direction::In)), (broadcast, None)];
+        let said = Said { flood: true, listen: vec![service("udp/137")], ..Said::default() };
+        assert_eq!(Stage::plan(&survey(&frames, &said), &said), None);
     }
 
     #[test]

@@ -92,6 +92,10 @@ impl<T: Ord> Remembered<T> {
         }
     }
 
+    pub(super) fn contains(&self, what: &T) -> bool {
+        self.known.contains(what)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.known.iter()
     }
@@ -119,6 +123,8 @@ pub struct Survey {
     /// Sources and destinations of what came and of what left, as far as the capture says which is which.
     came: [Remembered<IpAddr>; 2],
     left: [Remembered<IpAddr>; 2],
+    /// Destinations of frames for several hosts: the broadcast address of a subnet does not show by itself.
+    pub(super) groups: Remembered<IpAddr>,
     /// How much is for each destination.
     destinations: HashMap<IpAddr, u64>,
     destinations_are_cut: bool,
@@ -146,7 +152,7 @@ impl Survey {
             survey.senders = Remembered::default();
             each_frame(source, |frame| {
                 if let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) {
-                    survey.see_sender(frame, &packet, |address| stage.is_local(address));
+                    survey.see_sender(frame, &packet, said, |address| stage.is_local(address));
                 }
             });
         }
@@ -164,6 +170,9 @@ impl Survey {
         }
         let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) else { return };
         let ends: [IpAddr; 2] = [packet.source.into(), packet.destination.into()];
+        if is_group(frame.bytes) {
+            self.groups.add(ends[1]);
+        }
         if self.destinations.len() < MAX_KNOWN || self.destinations.contains_key(&ends[1]) {
             *self.destinations.entry(ends[1]).or_default() += 1;
         } else {
@@ -178,14 +187,22 @@ impl Survey {
             sides.iter_mut().zip(ends).for_each(|(side, address)| side.add(address));
         }
         self.see_ports(&packet, ends, said);
-        self.see_sender(frame, &packet, |_| true);
+        self.see_sender(frame, &packet, said, |_| true);
     }
 
     /// Remembers who sends UDP, if it may be the host.
-    fn see_sender(&mut self, frame: &Frame<'_>, packet: &Packet, may_be: impl Fn(IpAddr) -> bool) {
+    fn see_sender(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &Packet,
+        said: &Said,
+        may_be: impl Fn(IpAddr) -> bool,
+    ) {
         let Some(ports) = packet.ports.filter(|_| packet.protocol == protocol::UDP) else { return };
         let source = packet.source.into();
-        if frame.direction != Some(Direction::In) && may_be(source) {
+        // What is said of the host goes before the capture's own directions.
+        let came = frame.direction == Some(Direction::In) && said.local.is_empty();
+        if !came && may_be(source) {
             self.senders.add((Service { is_tcp: false, port: ports.source }, source));
         }
     }
@@ -247,12 +264,18 @@ impl Survey {
         /// What a target has at least, of what the busiest has: one in so many.
         const SHARE: u64 = 2;
 
-        let is_single = |(address, _): &(&IpAddr, &u64)| is_unicast(**address);
+        let is_single =
+            |(address, _): &(&IpAddr, &u64)| is_unicast(**address) && !self.groups.contains(address);
         let busiest =
             self.destinations.iter().filter(is_single).map(|(_, packets)| *packets).max().unwrap_or(0);
         let busy = self.destinations.iter().filter(|(_, packets)| **packets * SHARE >= busiest);
         busy.map(|(address, _)| *address).collect()
     }
+}
+
+/// Whether a frame is for several hosts: the lowest bit of its first octet says so (IEEE 802, 8.2).
+fn is_group(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|octet| octet & 1 == 1)
 }
 
 /// Whether it is an address of one host.

@@ -3,60 +3,67 @@
 use super::{
     Format, Import, LineProblem, Refusal, Why,
     sniff::Head,
-    text::{Text, is_remark, without_remarks},
+    text::{Line, Text},
 };
 use crate::lists::target::parse_target;
 
 pub(super) fn recognises(head: &Head) -> bool {
-    head.first_words().any(|word| is(word, &["deny", "allow", "require"]))
+    head.first_words().any(|word| is(word, &["deny", "allow", "permit", "require"]))
 }
 
 fn is(word: &str, names: &[&str]) -> bool {
     names.iter().any(|name| word.eq_ignore_ascii_case(name))
 }
 
+/// Neither server has other remarks, and to nginx a semicolon is the end of a directive.
+fn without_remarks(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default()
+}
+
 pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
     for line in text.lines() {
-        import.lines += 1;
-        let beginning = line.text();
-        if is_remark(&beginning) {
-            continue;
-        }
-        for directive in without_remarks(&beginning).split(';') {
+        let Some(beginning) = import.begin_remarked(&line, without_remarks) else { continue };
+        for directive in beginning.split(';') {
             let words: Vec<&str> = directive.split_whitespace().collect();
             let lower: Vec<String> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
             let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
             let negated = |what| Err(Refusal::new(Format::Deny, Why::Negated(what), Some(line)));
-            let targets = match lower[..] {
+            match lower[..] {
                 // What frames directives, and what is so without them.
                 []
                 | ["order" | "satisfy", ..]
                 | ["allow", "all"]
                 | ["allow", "from", "all"]
-                | ["require", "all", "granted"] => continue,
-                [first, ..] if first.starts_with(['<', '{', '}']) => continue,
+                | ["require", "all", "granted"] => {}
+                [first, ..] if first.starts_with(['<', '{', '}']) => {}
                 ["allow", ..] => return negated("allow"),
+                ["permit", ..] => return negated("permit"),
                 ["require", "ip" | "host" | "forward-dns" | "local", ..] => return negated("Require ip"),
-                ["deny", "from", _, ..] => &words[2..],
-                ["deny", _, ..] => &words[1..],
-                ["require", "not", "ip", _, ..] => &words[3..],
-                _ => {
-                    import.bad(&line, LineProblem::NoDeny);
-                    continue;
+                ["deny", "from", _, ..] => take(&words[2..], &line, import)?,
+                // A mask, a port, the other end of a connection: nginx has none of them.
+                ["deny", _, _, ..] => {
+                    let why = Why::NoList("the access list of a router");
+                    return Err(Refusal::new(Format::Deny, why, Some(line)));
                 }
-            };
-            for target in targets {
-                let read = match *target {
-                    "all" => {
-                        return Err(Refusal::new(
-                            Format::Deny,
-                            Why::NotAddresses("`deny all`".into()),
-                            Some(line),
-                        ));
-                    }
-                    target => parse_target(target).map_err(|error| LineProblem::of(target, error)),
-                };
-                import.take(&line, read);
+                ["deny", _] => take(&words[1..], &line, import)?,
+                ["require", "not", "ip", _, ..] => take(&words[3..], &line, import)?,
+                _ => import.bad(&line, LineProblem::NoDeny),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes all of a directive.
+fn take(targets: &[&str], line: &Line<'_>, import: &mut Import) -> Result<(), Refusal> {
+    for target in targets {
+        let refused = |why| Err(Refusal::new(Format::Deny, why, Some(*line)));
+        match *target {
+            target if is(target, &["all"]) => return refused(Why::NotAddresses("`deny all`".into())),
+            target if target.starts_with('!') => return refused(Why::Negated("!")),
+            target => {
+                let read = parse_target(target).map_err(|error| LineProblem::of(target, error));
+                import.take(line, read);
             }
         }
     }

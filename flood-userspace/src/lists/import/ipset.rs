@@ -3,13 +3,20 @@
 use super::{
     Format, Import, LineProblem, Refusal, Why,
     sniff::Head,
-    text::{Line, Text, is_remark},
+    text::{Line, Text, quoted_words},
 };
 use crate::lists::{import::json::neutral, target::parse_target};
 
 /// Options of an entry that do not change what it covers, and how many words each has.
-const OPTIONS: [(&str, usize); 6] =
-    [("timeout", 2), ("packets", 2), ("bytes", 2), ("skbmark", 2), ("skbprio", 2), ("skbqueue", 2)];
+const OPTIONS: [(&str, usize); 7] = [
+    ("timeout", 2),
+    ("packets", 2),
+    ("bytes", 2),
+    ("skbmark", 2),
+    ("skbprio", 2),
+    ("skbqueue", 2),
+    ("comment", 2),
+];
 
 pub(super) fn recognises_save(head: &Head) -> bool {
     let words: Vec<&str> = head.first().split_whitespace().collect();
@@ -25,18 +32,14 @@ pub(super) fn recognises_list(head: &Head) -> bool {
 }
 
 pub(super) fn read_save(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
-    let mut set: Option<String> = None;
+    let mut set = None;
     for line in text.lines() {
-        import.lines += 1;
-        let beginning = line.text();
-        if is_remark(&beginning) {
-            continue;
-        }
-        let words: Vec<&str> = beginning.split_whitespace().collect();
+        let Some(beginning) = import.begin(&line) else { continue };
+        let words: Vec<&str> = quoted_words(&beginning).collect();
         match words[..] {
             ["create", _, kind, ref options @ ..] => check_set(import.format, &line, kind, options)?,
             ["add", name, entry, ref options @ ..] => {
-                check_name(&mut set, name, &line, Format::IpsetSave)?;
+                check_name(&mut set, name, entry, &line, Format::IpsetSave)?;
                 read_entry(import, &line, entry, options)?;
             }
             ["del", ..] => return Err(Refusal::new(Format::IpsetSave, Why::Negated("del"), Some(line))),
@@ -50,12 +53,11 @@ pub(super) fn read_save(text: &Text<'_>, import: &mut Import) -> Result<(), Refu
 }
 
 pub(super) fn read_list(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
-    let mut set: Option<String> = None;
+    let mut set = None;
     let (mut name, mut kind) = (String::new(), String::new());
     let mut members = false;
     for line in text.lines() {
-        import.lines += 1;
-        let beginning = line.text();
+        let Some(beginning) = import.begin(&line) else { continue };
         if let Some((key, value)) =
             beginning.split_once(": ").filter(|(key, _)| !key.contains(|c: char| c.is_ascii_digit()))
         {
@@ -74,11 +76,11 @@ pub(super) fn read_list(text: &Text<'_>, import: &mut Import) -> Result<(), Refu
             members = true;
             continue;
         }
-        let mut words = beginning.split_whitespace();
+        let mut words = quoted_words(&beginning);
         match words.next() {
             None => {}
             Some(entry) if members => {
-                check_name(&mut set, &name, &line, Format::IpsetList)?;
+                check_name(&mut set, &name, entry, &line, Format::IpsetList)?;
                 read_entry(import, &line, entry, &words.collect::<Vec<_>>())?;
             }
             Some(word) => import.bad(&line, LineProblem::Option(word.to_owned())),
@@ -101,21 +103,29 @@ fn check_set(format: Format, line: &Line<'_>, kind: &str, options: &[&str]) -> R
     }
 }
 
-/// Refuses entries of a second set, unless it is the same for the other address family.
+/// The set of the entries so far.
+pub(super) struct Set {
+    name: String,
+    /// The name without the address family of its entries.
+    neutral: String,
+}
+
+/// Refuses the entry of a second set, unless it is the same for the other address family.
 pub(super) fn check_name(
-    set: &mut Option<String>,
+    set: &mut Option<Set>,
     name: &str,
+    entry: &str,
     line: &Line<'_>,
     format: Format,
 ) -> Result<(), Refusal> {
     match set {
-        Some(before) if before != name && neutral(before) != neutral(name) => {
-            let why = Why::SeveralSets(before.clone(), name.to_owned());
+        Some(before) if before.name != name && before.neutral != neutral(name, entry) => {
+            let why = Why::SeveralSets(before.name.clone(), name.to_owned());
             Err(Refusal::new(format, why, Some(*line)))
         }
         Some(_) => Ok(()),
         None => {
-            *set = Some(name.to_owned());
+            *set = Some(Set { name: name.to_owned(), neutral: neutral(name, entry) });
             Ok(())
         }
     }
@@ -124,10 +134,8 @@ pub(super) fn check_name(
 fn read_entry(import: &mut Import, line: &Line<'_>, entry: &str, options: &[&str]) -> Result<(), Refusal> {
     let mut rest = options;
     while let Some(option) = rest.first() {
-        match *option {
-            "nomatch" => return Err(Refusal::new(import.format, Why::Negated("nomatch"), Some(*line))),
-            "comment" => break, // text up to the end, or up to options of which none changes the meaning
-            _ => {}
+        if *option == "nomatch" {
+            return Err(Refusal::new(import.format, Why::Negated("nomatch"), Some(*line)));
         }
         let Some((_, words)) = OPTIONS.iter().find(|(name, _)| name == option) else {
             import.bad(line, LineProblem::Option((*option).to_owned()));

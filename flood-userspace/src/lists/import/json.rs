@@ -11,15 +11,15 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use super::{
     Format, Import, LineProblem, MAX_KEPT_BAD_LINES, MAX_PREFIXES, Refusal, Why,
     sniff::Head,
-    text::{Line, Text, is_remark},
+    text::{Line, MAX_SHOWN_CHARS, Text, is_remark, lets_in},
 };
 use crate::lists::target::{parse_address, parse_target};
 
 /// How many names are looked at: more than one with addresses is one too many.
-const NAMES: usize = 64;
+const NAMES: usize = 1024;
 
-/// What the name of a field has in it that is the length of a prefix beside an address.
-const LENGTH_NAMES: [&str; 5] = ["len", "mask", "bits", "cidr", "prefix"];
+/// What the name of a field has in it that is the length of a prefix beside an address, or how many addresses it has.
+const LENGTH_NAMES: [&str; 6] = ["len", "mask", "bits", "cidr", "prefix", "size"];
 
 pub(super) fn recognises(head: &Head) -> bool {
     let mut chars = head.first().chars();
@@ -32,13 +32,32 @@ pub(super) fn recognises(head: &Head) -> bool {
     }
 }
 
-/// A name without case and without what distinguishes address families in it.
-pub(super) fn neutral(name: &str) -> String {
+/// What the name of a field has in it that is true for addresses that are let in.
+const LETS_IN: [&str; 2] = ["whitelist", "allowlist"];
+
+/// The address families, by what is in names. What is the same in both is of either.
+const FAMILIES: [[&str; 10]; 2] = [
+    ["ipv4", "ip4", "inet4", "v4", "ipv", "inet", "ip", "_", "-", "4"],
+    ["ipv6", "ip6", "inet6", "v6", "ipv", "inet", "ip", "_", "-", "6"],
+];
+
+/// Whether text is of IPv6 rather than of IPv4.
+fn is_ipv6(text: &str) -> bool {
+    text.contains(':')
+}
+
+/// The name of what holds `entry`, without case and without the family of that in it: `bad4` and `bad6` are one, if they hold
+/// what they say.
+pub(super) fn neutral(name: &str, entry: &str) -> String {
+    without_family(name, FAMILIES[usize::from(is_ipv6(entry))])
+}
+
+fn without_family(name: &str, [parts @ .., digit]: [&str; 10]) -> String {
     let mut name = name.to_ascii_lowercase();
-    for family in ["ipv4", "ipv6", "ip4", "ip6", "inet6", "v4", "v6", "inet", "ip", "_", "-"] {
-        name = name.replace(family, "");
+    for part in parts {
+        name = name.replace(part, "");
     }
-    name.trim_end_matches(['4', '6']).to_owned()
+    name.strip_suffix(digit).map(str::to_owned).unwrap_or(name)
 }
 
 /// What is under one name.
@@ -55,33 +74,73 @@ struct Found {
 /// What has been found so far.
 #[derive(Default)]
 struct Names {
-    found: BTreeMap<String, Found>,
+    /// The number of a name, by that of the one around it and its last part.
+    numbers: BTreeMap<(usize, String), usize>,
+    /// By these numbers.
+    found: BTreeMap<usize, Found>,
     prefixes: usize,
+    /// Whether there is an array, or a document, with nothing in it.
+    has_empty: bool,
+    /// Whether there is an entry under a name that is not looked at.
+    too_many: bool,
+    /// How many documents there are, and whether one is an array with several entries.
+    documents: u64,
+    has_list: bool,
+}
+
+/// A part of the way to a value.
+struct Part {
+    /// Its beginning as it is written.
+    written: String,
+    /// The numbers of the name up to here, without what is of IPv4 and without what is of IPv6; `None` where there are too many.
+    numbers: [Option<usize>; 2],
 }
 
 impl Names {
-    fn string(&mut self, path: &[String], text: &str, line: u64) {
-        let name: Vec<String> = path.iter().map(|name| neutral(name)).collect();
-        let name = name.join(".");
-        if self.found.len() >= NAMES && !self.found.contains_key(&name) {
-            return;
-        }
-        let found = self.found.entry(name).or_default();
-        match parse_target(text) {
+    /// The part of a way behind others.
+    fn part(&mut self, path: &[Part], name: &str) -> Part {
+        let around = path.last().map_or([Some(0); 2], |part| part.numbers);
+        let numbers = [0, 1].map(|family| {
+            let name = (around[family]?, without_family(name, FAMILIES[family]));
+            let next = self.numbers.len() + 1;
+            if next > NAMES {
+                return self.numbers.get(&name).copied();
+            }
+            Some(*self.numbers.entry(name).or_insert(next))
+        });
+        Part { written: name.chars().take(MAX_SHOWN_CHARS).collect(), numbers }
+    }
+
+    /// Takes a string. Whether it is an entry.
+    fn string(&mut self, path: &[Part], text: &str, line: u64) -> bool {
+        let number = match path.last() {
+            Some(part) => part.numbers[usize::from(is_ipv6(text))],
+            None => Some(0),
+        };
+        let read = parse_target(text);
+        let Some(number) = number else {
+            self.too_many |= read.is_ok();
+            return read.is_ok();
+        };
+        let found = self.found.entry(number).or_default();
+        match read {
             Ok(prefixes) => {
                 if found.prefixes.is_empty() {
-                    found.written = path.join(".");
+                    let parts: Vec<&str> = path.iter().map(|part| part.written.as_str()).collect();
+                    found.written = parts.join(".");
                 }
                 if self.prefixes <= MAX_PREFIXES {
                     self.prefixes += prefixes.len();
                     found.prefixes.extend(prefixes);
                 }
+                return true;
             }
             Err(_) if found.others.len() < MAX_KEPT_BAD_LINES => {
                 found.others.push((line, text.chars().take(200).collect()));
             }
             Err(_) => found.more_others += 1,
         }
+        false
     }
 }
 
@@ -89,23 +148,28 @@ impl Names {
 enum Kind {
     /// An address without a length.
     Address,
+    /// A prefix or range.
+    Target,
     /// A number, or a string of digits.
     Number,
+    True,
     Other,
 }
 
 /// Walks through a value.
 struct Walk<'a> {
     names: &'a mut Names,
-    path: &'a mut Vec<String>,
+    path: &'a mut Vec<Part>,
+    /// Whether it is one of several alike: an array in it is a row of a table.
+    is_row: bool,
     /// The line of each string that follows, names among them. The parser does not tell it.
     lines: &'a mut dyn Iterator<Item = u64>,
 }
 
 impl Walk<'_> {
     /// For a value within this one.
-    fn within(&mut self) -> Walk<'_> {
-        Walk { names: self.names, path: self.path, lines: self.lines }
+    fn within(&mut self, is_row: bool) -> Walk<'_> {
+        Walk { names: self.names, path: self.path, is_row, lines: self.lines }
     }
 }
 
@@ -126,37 +190,66 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Kind, E> {
         let line = self.lines.next().unwrap_or_default();
-        self.names.string(self.path, text, line);
+        if let Some(excepted) = text.strip_prefix('!')
+            && parse_target(excepted.trim()).is_ok()
+        {
+            return Err(E::custom(Why::Negated("!")));
+        }
+        if let Some(word) = lets_in(text) {
+            return Err(E::custom(Why::Negated(word)));
+        }
+        let is_target = self.names.string(self.path, text, line);
         Ok(match parse_address(text) {
             Ok(_) => Kind::Address,
+            Err(_) if is_target => Kind::Target,
             Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => Kind::Number,
             Err(_) => Kind::Other,
         })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<Kind, A::Error> {
-        while array.next_element_seed(self.within())?.is_some() {}
+        let (mut values, mut targets) = (0_u64, 0_u64);
+        while let Some(kind) = array.next_element_seed(self.within(true))? {
+            values += 1;
+            targets += u64::from(matches!(kind, Kind::Address | Kind::Target));
+        }
+        if self.is_row && targets > 1 {
+            return Err(A::Error::custom(Why::SeveralColumns));
+        }
+        self.names.has_empty |= values == 0;
+        self.names.has_list |= self.path.is_empty() && targets > 1;
         Ok(Kind::Other)
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Kind, A::Error> {
-        let (mut address, mut length) = (false, None);
+        let (mut address, mut length, mut is_empty) = (false, None, true);
         while let Some(name) = object.next_key::<String>()? {
             self.lines.next();
+            is_empty = false;
             if self.path.is_empty() && name == "nftables" {
                 return Err(A::Error::custom("this is JSON of nft: save the set without `-j`"));
             }
-            self.path.push(name);
-            let kind = object.next_value_seed(self.within())?;
-            let name = self.path.pop().unwrap_or_default();
+            if parse_target(&name).is_ok() {
+                return Err(A::Error::custom(format!(
+                    "the address {name:?} is a name: write those that are meant as an array"
+                )));
+            }
+            let part = self.names.part(self.path, &name);
+            self.path.push(part);
+            let kind = object.next_value_seed(self.within(false))?;
+            self.path.pop();
             match kind {
                 Kind::Address => address = true,
                 Kind::Number if LENGTH_NAMES.iter().any(|part| name.to_ascii_lowercase().contains(part)) => {
                     length = Some(name);
                 }
-                Kind::Number | Kind::Other => {}
+                Kind::True if LETS_IN.iter().any(|part| name.to_ascii_lowercase().contains(part)) => {
+                    return Err(A::Error::custom(Why::Negated("whitelisted")));
+                }
+                Kind::Target | Kind::Number | Kind::True | Kind::Other => {}
             }
         }
+        self.names.has_empty |= is_empty && self.path.is_empty();
         match length {
             Some(name) if address => Err(A::Error::custom(format!(
                 "{name:?} beside an address: the length of a prefix belongs behind a slash"
@@ -165,8 +258,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_bool<E>(self, is: bool) -> Result<Kind, E> {
+        Ok(if is { Kind::True } else { Kind::Other })
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
@@ -210,8 +303,9 @@ fn walk(
     json: &[u8],
     lines: &mut dyn Iterator<Item = u64>,
 ) -> Result<(), serde_json::Error> {
+    names.documents += 1;
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    Walk { names, path: &mut Vec::new(), lines }.deserialize(&mut deserializer)?;
+    Walk { names, path: &mut Vec::new(), is_row: false, lines }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
@@ -252,10 +346,16 @@ fn refusal(line: &Line<'_>, why: String) -> Refusal {
 
 /// Takes what is under the one name with addresses.
 fn take(names: Names, text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
-    let mut found = names.found.into_values().filter(|found| !found.prefixes.is_empty());
     let refused = |why| Err(Refusal::new(Format::Json, why, None));
+    if names.too_many {
+        return refused(Why::Syntax(format!("there are addresses, and more than {NAMES} names")));
+    }
+    if names.has_list && names.documents > 1 {
+        return refused(Why::SeveralColumns);
+    }
+    let mut found = names.found.into_values().filter(|found| !found.prefixes.is_empty());
     let Some(Found { written, prefixes, others, more_others }) = found.next() else {
-        return if import.bad_lines > 0 { Ok(()) } else { refused(Why::Empty) };
+        return if import.bad_lines > 0 || names.has_empty { Ok(()) } else { refused(Why::Empty) };
     };
     if let Some(second) = found.next() {
         return refused(Why::SeveralNames(written, second.written));

@@ -2,7 +2,7 @@
 
 use super::{
     Format, Import, LineProblem, Refusal, Why,
-    ipset::check_name,
+    ipset::{Set, check_name},
     sniff::Head,
     text::{Line, Text},
 };
@@ -40,10 +40,11 @@ struct State {
     /// The set that is being described.
     name: String,
     /// The set of the entries so far.
-    set: Option<String>,
+    set: Option<Set>,
     /// The element that is being read, once in the braces of elements.
     element: Option<Vec<String>>,
-    any: bool,
+    /// Whether there is a set, with elements or without.
+    is_set: bool,
 }
 
 /// Words kept of what is before a brace: `add element inet filter name`.
@@ -59,12 +60,16 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
         import.lines += 1;
         last = Some(line);
         let beginning = String::from_utf8_lossy(line.bytes);
-        let mut rest = &*beginning;
+        // A line may go on on the next.
+        let (mut rest, goes_on) = match beginning.trim_end().strip_suffix('\\') {
+            Some(line) => (line, true),
+            None => (&*beginning, false),
+        };
         while let Some((token, behind)) = token(rest) {
             rest = behind;
             state.token(token, &line, import)?;
         }
-        if state.element.is_none() && state.before.last().is_some_and(|word| word != "=") {
+        if !goes_on && state.element.is_none() && state.before.last().is_some_and(|word| word != "=") {
             state.before.clear();
         }
     }
@@ -73,7 +78,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
         State { element: Some(_), .. } => {
             refused(Why::Syntax("the file ends within the elements of a set".into()))
         }
-        State { any: false, .. } => refused(Why::Empty),
+        State { is_set: false, .. } => refused(Why::Empty),
         State { .. } => Ok(()),
     }
 }
@@ -126,12 +131,19 @@ impl State {
                     ["delete" | "destroy", "element", ..] => {
                         return Err(Refusal::new(Format::Nft, Why::Negated("delete element"), Some(*line)));
                     }
-                    [.., "elements", "="] => self.element = Some(Vec::new()),
+                    [.., "elements", "="] => {
+                        self.element = Some(Vec::new());
+                        self.is_set = true;
+                    }
                     ["add" | "create", "element", .., name] | ["define", name, "="] => {
                         self.name = name.to_owned();
                         self.element = Some(Vec::new());
+                        self.is_set = true;
                     }
-                    [.., "set", name] => self.name = name.to_owned(),
+                    [.., "set", name] => {
+                        self.name = name.to_owned();
+                        self.is_set = true;
+                    }
                     [.., "map", name] => {
                         let why = Why::NotAddresses(format!("the map {name}"));
                         return Err(Refusal::new(Format::Nft, why, Some(*line)));
@@ -171,8 +183,7 @@ impl State {
             };
             rest = rest.get(*words..).unwrap_or_default();
         }
-        check_name(&mut self.set, &self.name, line, Format::Nft)?;
-        self.any = true;
+        check_name(&mut self.set, &self.name, target, line, Format::Nft)?;
         let target = range.as_deref().unwrap_or(target);
         let read = parse_target(target).map_err(|error| LineProblem::of(target, error));
         import.take(line, read);

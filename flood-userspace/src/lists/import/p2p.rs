@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{
     Import, LineProblem, Refusal,
     sniff::Head,
-    text::{Text, is_remark, without_remarks},
+    text::{Text, printable, without_remarks},
 };
-use crate::lists::target::{parse_address, parse_target, subnets};
+use crate::lists::target::{TargetError, parse_address, parse_target, subnets};
 
 /// The highest level of eMule whose addresses are blocked.
 const BLOCKED_LEVEL: u16 = 127;
@@ -25,15 +25,10 @@ pub(super) fn recognises(head: &Head) -> bool {
 
 pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
     for line in text.lines() {
-        import.lines += 1;
-        let beginning = line.text();
-        if is_remark(&beginning) {
-            continue;
-        }
+        let Some(beginning) = import.begin(&line) else { continue };
         let read = match range(&beginning) {
             Some((first, last)) => parse_target(&format!("{first}-{last}")),
-            // Says what is wrong with it.
-            None => parse_target(beginning.rsplit_once(':').map_or(&*beginning, |(_, range)| range)),
+            None => Err(TargetError::NotAnAddress(printable(beginning.as_bytes()))),
         };
         import.take(&line, read.map_err(LineProblem::from));
     }
@@ -59,18 +54,14 @@ fn padded(text: &str) -> Option<IpAddr> {
 }
 
 pub(super) fn recognises_filter(head: &Head) -> bool {
-    // What any list may have is not enough: an address that only this format writes.
+    // What any list may have is not enough: an address, or a comma, as only this format writes it.
     let is_padded = |line: &str| line.split(',').next().is_some_and(|range| parse_target(range).is_err());
-    head.lines.iter().any(|(_, line)| filter(line).is_some() && is_padded(line))
+    head.lines.iter().any(|(_, line)| filter(line).is_some() && (is_padded(line) || line.contains(" , ")))
 }
 
 pub(super) fn read_filter(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
     for line in text.lines() {
-        import.lines += 1;
-        let beginning = line.text();
-        if is_remark(&beginning) {
-            continue;
-        }
+        let Some(beginning) = import.begin(&line) else { continue };
         let read = match filter(&beginning) {
             Some((.., level)) if level > BLOCKED_LEVEL => Err(LineProblem::Level(level)),
             Some((first, last, _)) => subnets(first, last).map_err(LineProblem::from),

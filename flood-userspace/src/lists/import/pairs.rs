@@ -9,8 +9,11 @@ use crate::lists::target::{netmask_length, subnets};
 /// The smallest block in which two addresses alone, its first and its last, are taken for a range: four addresses.
 const TELLING_BITS: u8 = 2;
 
-/// To what the ends of ranges that are written as integers are aligned at least.
-const INTEGER_BLOCK: u128 = 8;
+/// To what both ends of a range are aligned at least that is no block, if nothing else says that it is a range.
+const ALIGNED: u128 = 64;
+
+/// The same for ranges that are written as integers: the larger ones are times, which come as they come.
+const ALIGNED_INTEGERS: u128 = 8;
 
 /// What two addresses are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,28 +87,28 @@ pub(super) fn meaning(named: Option<Meaning>, integers: bool, pairs: &mut [Pair]
     }
 }
 
-/// The first line for which pairs cannot only be ranges: these are each a whole block, or at least begin and end with one
+/// The first line for which pairs cannot only be ranges: these are each a whole block, or at least begin and end with one,
 /// and do not overlap. What has gone from one host to another looks different.
 fn not_surely_ranges(integers: bool, pairs: &mut [Pair]) -> Option<u64> {
     let bits = |pair: &Pair| if pair.first.is_ipv4() { 32 } else { 128 };
-    let is_telling =
-        |pair: &Pair| block(pair).is_some_and(|length| (1..=bits(pair) - TELLING_BITS).contains(&length));
-    if !integers && pairs.iter().all(is_telling) {
-        return None;
-    }
-    let smallest = if integers { INTEGER_BLOCK } else { 2 };
-    let is_even = |pair: &Pair| {
-        let (first, last) = (value(pair.first), value(pair.last));
-        let is_single = !integers && first == last;
-        subnets(pair.first, pair.last).is_ok()
-            && (is_single || first % smallest == 0 && last % smallest == smallest - 1)
+    let is_telling = |pair: &Pair| {
+        !integers && block(pair).is_some_and(|length| (1..=bits(pair) - TELLING_BITS).contains(&length))
     };
-    if let Some(uneven) = pairs.iter().find(|pair| !is_even(pair)) {
-        return Some(uneven.line);
+    let aligned = if integers { ALIGNED_INTEGERS } else { ALIGNED };
+    let is_aligned = |pair: &Pair| {
+        let (first, last) = (value(pair.first), value(pair.last));
+        subnets(pair.first, pair.last).is_ok() && first % aligned == 0 && last % aligned == aligned - 1
+    };
+    if let Some(odd) = pairs.iter().find(|pair| !is_telling(pair) && !is_aligned(pair)) {
+        return Some(odd.line);
     }
-    if pairs.len() < 2 || pairs.iter().all(|pair| pair.first == pair.last) {
-        return pairs.first().map(|pair| pair.line);
+    if let [alone] = pairs
+        && !is_telling(alone)
+    {
+        return Some(alone.line);
     }
-    pairs.sort_by_key(|pair| pair.first);
-    pairs.windows(2).find(|two| two[1].first <= two[0].last).map(|two| two[0].line.max(two[1].line))
+    pairs.sort_by_key(|pair| (pair.first, pair.last));
+    let is_same = |two: &[Pair]| (two[0].first, two[0].last) == (two[1].first, two[1].last);
+    let overlap = |two: &[Pair]| two[1].first <= two[0].last && !is_same(two);
+    pairs.windows(2).find(|two| overlap(two)).map(|two| two[0].line.max(two[1].line))
 }

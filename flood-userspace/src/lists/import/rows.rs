@@ -13,7 +13,7 @@ use super::{
     Format, Import, LineProblem, Refusal, Why,
     pairs::{Meaning, Pair, meaning},
     sniff::Head,
-    text::{Line, Text, fields, is_remark, visible, without_remarks, words},
+    text::{Line, Text, excepts, fields, lets_in, lets_in_as_verdict, visible, without_remarks, words},
 };
 
 /// How many columns of a table are looked at.
@@ -45,9 +45,23 @@ const ADDRESS_NAMES: [&str; 19] = [
     "startip",
 ];
 
-/// Words for the first and the last address of a range, in names of columns.
+/// Words of the names of two columns that may be a range, or where and when something has begun and ended.
 const FIRST_NAMES: [&str; 8] = ["start", "first", "from", "begin", "low", "min", "startip", "beginip"];
 const LAST_NAMES: [&str; 8] = ["end", "last", "to", "high", "max", "until", "endip", "stop"];
+
+/// What is left of such names, without [`AROUND_RANGES`], where they can only be those of a range.
+const RANGE_STARTS: [&str; 6] = ["start", "begin", "low", "min", "startip", "beginip"];
+const RANGE_ENDS: [&str; 5] = ["end", "high", "max", "stop", "endip"];
+const AROUND_RANGES: [&str; 12] = [
+    "ip", "ipv4", "ipv6", "addr", "address", "cidr", "net", "network", "netblock", "subnet", "range", "block",
+];
+
+/// Words of the name of a column that has the length of a prefix.
+const LENGTH_NAMES: [&str; 9] =
+    ["prefix", "prefixlen", "prefixlength", "plen", "mask", "netmask", "masklen", "masklength", "cidr"];
+
+/// Words of the name of a column that says what is done with an address.
+const VERDICT_NAMES: [&str; 7] = ["action", "verdict", "decision", "policy", "mode", "disposition", "target"];
 
 /// What separates columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,6 +96,16 @@ enum Place {
 }
 
 impl Place {
+    /// Whether the columns of a line are not where they are in the others, as the first is empty.
+    fn is_moved(self, line: &Line<'_>) -> bool {
+        let text = line.bytes.trim_ascii();
+        line.bytes.starts_with(b"\t")
+            && match self {
+                Self::First => text.contains(&b'\t'),
+                Self::Column(separator, _) => separator == Separator::Tab,
+            }
+    }
+
     /// The words of a line from the entry on.
     fn words(self, line: &str) -> Vec<&str> {
         match self {
@@ -102,6 +126,8 @@ enum Shape {
     Pair,
     /// Two integers.
     Integers,
+    /// An address, and the length of its prefix in the next column.
+    Length,
 }
 
 /// How the lines of a file are to be read.
@@ -112,45 +138,80 @@ struct Layout {
     header: Option<u64>,
     /// What those names say of a pair.
     named: Option<Meaning>,
+    /// Whether they say that there is a column of verdicts.
+    has_verdicts: bool,
+}
+
+/// Whether the numbers behind addresses can all be lengths of prefixes.
+#[derive(Default)]
+struct Lengths {
+    /// The first line where one is shorter than the address.
+    first: Option<u64>,
+    impossible: bool,
+}
+
+impl Lengths {
+    fn see(&mut self, words: &[&str], line: u64) {
+        let length = |prefix: IpNet| prefix.prefix_len() > 0 && prefix == prefix.trunc();
+        match words {
+            [address, number, ..] if parse_address(address).is_ok() => {
+                match prefix(address, number).filter(|prefix| length(*prefix)) {
+                    Some(prefix) if prefix.prefix_len() == prefix.max_prefix_len() => {}
+                    Some(_) => _ = self.first.get_or_insert(line),
+                    None => self.impossible = true,
+                }
+            }
+            _ => self.impossible = true,
+        }
+    }
+}
+
+/// The prefix of this length, as it is written.
+fn prefix(address: &str, length: &str) -> Option<IpNet> {
+    IpNet::new(parse_address(address).ok()?, length.parse().ok()?).ok()
 }
 
 /// Reads any text: what is no entry is a bad line.
 pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<(), Refusal> {
-    let layout = Layout::find(head).map_err(|line| head.refusal(line, Why::SeveralColumns))?;
+    let layout = Layout::find(head).map_err(|(line, why)| head.refusal(line, why))?;
     import.format = match (layout.place, layout.shape) {
         (Place::First, Shape::Target) => Format::Addresses,
-        (_, Shape::Target) => Format::Columns,
+        (_, Shape::Target | Shape::Length) => Format::Columns,
         (_, Shape::Pair) => Format::Ranges,
         (_, Shape::Integers) => Format::Integers,
     };
-    let mut pairs = Vec::new();
+    let refusal =
+        |number, format, why| Refusal::new(format, why, text.lines().find(|line| line.number == number));
+    let (mut pairs, mut lengths) = (Vec::new(), Lengths::default());
     for line in text.lines() {
-        import.lines += 1;
+        let Some(entry) = import.begin_remarked(&line, without_remarks) else { continue };
         if Some(line.number) == layout.header {
             continue;
         }
-        let beginning = line.text();
-        if is_remark(&beginning) {
+        let words = layout.place.words(&entry);
+        layout.check_whole(&line, &entry, &words)?;
+        if layout.place.is_moved(&line) {
+            import.bad(&line, LineProblem::NoColumn(1));
             continue;
         }
-        check_whole(&line, &beginning)?;
-        let entry = without_remarks(&beginning);
-        match layout.entry(entry, line.number) {
-            Ok(Some(Entry::Prefixes(prefixes))) => import.extend(prefixes),
+        match layout.entry(&entry, &words, line.number) {
+            Ok(Some(Entry::Prefixes(prefixes))) => {
+                lengths.see(&words, line.number);
+                import.extend(prefixes);
+            }
             Ok(Some(Entry::Pair(pair))) => pairs.push(pair),
             Ok(None) => {}
-            Err(_) if line.is_long() && entry.len() == beginning.len() => {
-                import.bad(&line, LineProblem::TooLong);
-            }
             Err(problem) => import.bad(&line, problem),
         }
     }
+    if let Lengths { first: Some(number), impossible: false } = lengths
+        && layout.shape == Shape::Target
+    {
+        return Err(refusal(number, import.format, Why::Lengths));
+    }
     if !pairs.is_empty() {
-        let meaning =
-            meaning(layout.named, layout.shape == Shape::Integers, &mut pairs).map_err(|number| {
-                let line = text.lines().find(|line| line.number == number);
-                Refusal::new(import.format, Why::TwoAddresses, line)
-            })?;
+        let meaning = meaning(layout.named, layout.shape == Shape::Integers, &mut pairs)
+            .map_err(|number| refusal(number, import.format, Why::TwoAddresses))?;
         if meaning == Meaning::Mask {
             import.format = Format::Netmasks;
         }
@@ -159,25 +220,37 @@ pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<
     Ok(())
 }
 
-/// Refuses a file for a line that says something about the others.
-fn check_whole(line: &Line<'_>, text: &str) -> Result<(), Refusal> {
-    let refusal = |why| Err(Refusal::new(Format::Addresses, why, Some(*line)));
+/// The word by which a line excepts an address.
+fn exception(text: &str) -> Option<&'static str> {
+    let is_address = |word: &str| {
+        parse_target(word).is_ok()
+            || word.starts_with(|c: char| c.is_ascii_digit()) && word.contains(['.', ':'])
+    };
     if let Some(excepted) = text.strip_prefix('!') {
         // Others begin remarks with it.
-        let first = words(excepted).next().unwrap_or_default();
-        let is_address = parse_target(first).is_ok()
-            || first.starts_with(|c: char| c.is_ascii_digit()) && first.contains(['.', ':']);
-        return if is_address { refusal(Why::Negated("!")) } else { Ok(()) };
+        return words(excepted).next().filter(|first| is_address(first)).map(|_| "!");
     }
-    let mut words = words(without_remarks(text));
-    let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    if second == "nomatch" {
-        return refusal(Why::Negated("nomatch"));
-    }
-    if matches!(first, "0.0.0.0" | "127.0.0.1" | "::" | "::1") && is_host_name(second) {
-        return refusal(Why::Hosts);
-    }
-    Ok(())
+    let mut before = "";
+    words(text).find_map(|word| {
+        let before = std::mem::replace(&mut before, word);
+        match word.strip_prefix('!') {
+            Some(excepted) if is_address(excepted) => Some("!"),
+            _ if word == "nomatch" => Some("nomatch"),
+            _ => excepts(before).filter(|_| parse_target(word).is_ok()),
+        }
+    })
+}
+
+/// Whether a line is of the zone of a DNS server: `4.3.2.1 IN A 127.0.0.2`.
+fn is_of_zone(words: &[&str]) -> bool {
+    const TYPES: [&str; 7] = ["A", "AAAA", "TXT", "NS", "SOA", "PTR", "CNAME"];
+
+    let behind = words.get(1..).unwrap_or_default();
+    matches!(words.first(), Some(&("$TTL" | "$ORIGIN")))
+        || behind.windows(2).any(|two| {
+            two[0] == "IN" && TYPES.contains(&two[1])
+                || two[0].eq_ignore_ascii_case("a") && two[1].starts_with("127.")
+        })
 }
 
 /// Whether that is the name of a host, and no remark.
@@ -195,13 +268,57 @@ enum Entry {
 }
 
 impl Layout {
-    /// What fits the first lines. The number of the line at which it cannot be told, otherwise.
-    fn find(head: &Head) -> Result<Self, u64> {
+    /// Refuses a file for a line that says something about the others. `words` are those from the entry on.
+    fn check_whole(&self, line: &Line<'_>, text: &str, words: &[&str]) -> Result<(), Refusal> {
+        let refusal = |why| Err(Refusal::new(Format::Addresses, why, Some(*line)));
+        if let Some(word) = exception(text).or_else(|| self.lets_in(text, words)) {
+            return refusal(Why::Negated(word));
+        }
+        let first: Vec<&str> = Place::First.words(text);
+        match first[..] {
+            ["0.0.0.0" | "127.0.0.1" | "::" | "::1", second, ..] if is_host_name(second) => {
+                refusal(Why::Hosts)
+            }
+            ["geo" | "map", ..] if text.ends_with('{') => refusal(Why::NoList("a map of nginx")),
+            _ if is_of_zone(&first) => {
+                refusal(Why::NoList("a zone of DNS, where addresses are written backwards"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The word by which a line lets in its address, where others may be kept out.
+    fn lets_in(&self, text: &str, words: &[&str]) -> Option<&'static str> {
+        if text.starts_with('!') {
+            return None;
+        }
+        let is_target = |word: &str| parse_target(word).is_ok();
+        let verdict = match *words {
+            [word, target, ..] if lets_in(word).is_some() && is_target(target) => lets_in(word),
+            // In an included map of nginx.
+            [target, "0" | "off" | "no" | "false"] if text.ends_with(';') && is_target(target) => Some("0;"),
+            [target, word, ..] if is_target(target) => lets_in_as_verdict(word),
+            _ => None,
+        };
+        let known = if self.has_verdicts { lets_in_as_verdict } else { lets_in };
+        let mut cells = fields(text, |c| matches!(c, ',' | '\t' | ';')).map(visible);
+        verdict.or_else(|| cells.find_map(known).filter(|_| text.contains([',', '\t', ';'])))
+    }
+
+    /// What fits the first lines. The line at which it cannot be told and why, otherwise.
+    fn find(head: &Head) -> Result<Self, (u64, Why)> {
         let lines: Vec<(u64, &str)> =
             head.lines.iter().map(|(number, text)| (*number, without_remarks(text))).collect();
         let at_first = lines.iter().filter(|(_, line)| begins(Place::First.words(line))).count();
         if at_first > 0 && at_first * 2 >= lines.len().saturating_sub(1) {
-            return Ok(Self::at(Place::First, &lines));
+            let layout = Self::at(Place::First, &lines)?;
+            // Blanks may be those of a remark.
+            let mut separators =
+                Separator::ALL.into_iter().filter(|separator| *separator != Separator::Blanks);
+            if separators.any(|separator| layout.leaves_out(&found(separator, &lines), 0, at_first)) {
+                return Err((lines[usize::from(layout.header.is_some())].0, Why::SeveralColumns));
+            }
+            return Ok(layout);
         }
         if let Some(layout) = Self::integers(&lines) {
             return Ok(layout);
@@ -211,35 +328,49 @@ impl Layout {
                 return Ok(layout);
             }
         }
-        Ok(Self { place: Place::First, shape: Shape::Target, header: None, named: None })
+        Ok(Self { place: Place::First, shape: Shape::Target, header: None, named: None, has_verdicts: false })
+    }
+
+    /// Whether many lines have addresses behind those that it takes from a column and the next, of `most` lines.
+    fn leaves_out(&self, found: &[usize; COLUMNS], column: usize, most: usize) -> bool {
+        let behind = if self.shape == Shape::Pair { column + 2 } else { column + 1 };
+        found[behind.min(COLUMNS)..].iter().any(|count| *count * 2 >= most)
     }
 
     /// With entries in this place of most lines.
-    fn at(place: Place, lines: &[(u64, &str)]) -> Self {
+    fn at(place: Place, lines: &[(u64, &str)]) -> Result<Self, (u64, Why)> {
         let header = lines.first().filter(|(_, line)| is_header(&place.words(line)));
-        let rows = lines.iter().map(|(_, line)| place.words(line)).filter(|words| begins(words.clone()));
-        let is_pair =
-            |words: Vec<&str>| matches!(words[..], [first, second, ..] if pair(first, second).is_some());
-        let all_pairs = rows.map(is_pair).fold(None, |all, is| Some(all.unwrap_or(true) && is));
-        let named = header.and_then(|(_, line)| meaning_of_names(&place.words(line)));
-        let shape = if all_pairs == Some(true) { Shape::Pair } else { Shape::Target };
-        Self { place, shape, header: header.map(|(number, _)| *number), named }
+        let names = header.map(|(_, line)| place.words(line)).unwrap_or_default();
+        let rows: Vec<Vec<&str>> =
+            lines.iter().map(|(_, line)| place.words(line)).filter(|words| begins(words.clone())).collect();
+        let all = |is: fn(&[&str]) -> bool| !rows.is_empty() && rows.iter().all(|words| is(words));
+        let length = names.iter().skip(1).position(|name| has_part(name, &LENGTH_NAMES));
+        let is_pair = |words: &[&str]| matches!(words, [first, second, ..] if pair(first, second).is_some());
+        let is_alone = |words: &[&str]| parse_address(words[0]).is_ok();
+        let shape = match length {
+            _ if all(is_pair) => Shape::Pair,
+            Some(0) if all(|words| words.len() > 1 && prefix(words[0], words[1]).is_some()) => Shape::Length,
+            Some(_) if all(is_alone) => return Err((header.map_or(1, |(number, _)| *number), Why::Lengths)),
+            _ => Shape::Target,
+        };
+        Ok(Self {
+            place,
+            shape,
+            header: header.map(|(number, _)| *number),
+            named: meaning_of_names(&names, false),
+            has_verdicts: names.iter().any(|name| has_part(name, &VERDICT_NAMES)),
+        })
     }
 
     /// With entries in a column that is not the first.
-    fn column(separator: Separator, lines: &[(u64, &str)]) -> Result<Option<Self>, u64> {
+    fn column(separator: Separator, lines: &[(u64, &str)]) -> Result<Option<Self>, (u64, Why)> {
         let rows: Vec<(u64, Vec<&str>)> =
             lines.iter().map(|(number, line)| (*number, separator.columns(line))).collect();
-        let mut found = [0_usize; COLUMNS];
-        for (_, row) in &rows {
-            for (column, word) in row.iter().enumerate() {
-                found[column] += usize::from(parse_target(word).is_ok());
-            }
-        }
+        let found = found(separator, lines);
         let most = found.iter().copied().max().unwrap_or(0);
         let column = found.iter().position(|count| *count == most).unwrap_or(0);
         let place = Place::Column(separator, column);
-        let mut layout = Self::at(place, lines);
+        let mut layout = Self::at(place, lines)?;
         let has_names = matches!(&rows[..], [(_, first), (_, second), ..] if first.len() == second.len() && are_names(first));
         if separator != Separator::Blanks && has_names {
             layout.header = rows.first().map(|(number, _)| *number);
@@ -262,37 +393,39 @@ impl Layout {
         if !is_table {
             return Ok(None);
         }
-        let behind = if layout.shape == Shape::Pair { column + 2 } else { column + 1 };
-        if found[behind.min(COLUMNS)..].iter().any(|count| *count * 2 >= most) {
-            return Err(rows.get(usize::from(named)).map_or(1, |(number, _)| *number));
+        if layout.leaves_out(&found, column, most) {
+            return Err((rows.get(usize::from(named)).map_or(1, |(number, _)| *number), Why::SeveralColumns));
         }
         Ok(Some(layout))
     }
 
-    /// With two integers at the beginning of each line.
+    /// With two integers at the beginning of each line, and no addresses in any.
     fn integers(lines: &[(u64, &str)]) -> Option<Self> {
+        if lines.iter().any(|(_, line)| words(line).any(|word| parse_target(word).is_ok())) {
+            return None;
+        }
         let is_row = |line: &str| matches!(Place::First.words(line)[..], [first, second, ..] if integers(first, second).is_some());
         let (number, first) = lines.first()?;
         let header = (!is_row(first) && is_header(&Place::First.words(first))).then_some(*number);
         let rows = &lines[usize::from(header.is_some())..];
-        let named = header.and_then(|_| meaning_of_names(&Place::First.words(first)));
+        let named = header.and_then(|_| meaning_of_names(&Place::First.words(first), true));
         let fits = !rows.is_empty() && rows.iter().all(|(_, line)| is_row(line));
-        fits.then_some(Self { place: Place::First, shape: Shape::Integers, header, named })
+        let shape = Shape::Integers;
+        fits.then_some(Self { place: Place::First, shape, header, named, has_verdicts: false })
     }
 
     /// The entry of a line without remarks.
-    fn entry(&self, line: &str, number: u64) -> Result<Option<Entry>, LineProblem> {
+    fn entry(&self, line: &str, words: &[&str], number: u64) -> Result<Option<Entry>, LineProblem> {
         if line.starts_with('!') {
             return Ok(None);
         }
-        let words = self.place.words(line);
         if words.is_empty() {
             return match self.place {
                 Place::First => Ok(None),
                 Place::Column(_, column) => Err(LineProblem::NoColumn(column + 1)),
             };
         }
-        let found = match (self.shape, &words[..]) {
+        let found = match (self.shape, words) {
             (Shape::Pair, [first, second, ..]) => pair(first, second),
             (Shape::Integers, [first, second, ..]) => integers(first, second),
             _ => None,
@@ -302,7 +435,12 @@ impl Layout {
             return Ok(Some(Entry::Pair(Pair { line: number, first, last, third })));
         }
         match self.shape {
-            Shape::Target => leading(words).map(|prefixes| Some(Entry::Prefixes(prefixes))),
+            Shape::Target => leading(words.to_vec()).map(|prefixes| Some(Entry::Prefixes(prefixes))),
+            Shape::Length => {
+                let target = format!("{}/{}", words[0], words.get(1).copied().unwrap_or_default());
+                let read = parse_target(&target).map_err(|error| LineProblem::of(words[0], error));
+                read.map(|prefixes| Some(Entry::Prefixes(prefixes)))
+            }
             Shape::Pair | Shape::Integers => Err(LineProblem::NoRange),
         }
     }
@@ -318,12 +456,20 @@ fn leading(words: Vec<&str>) -> Result<Vec<IpNet>, LineProblem> {
         (Some(second), _) if first.ends_with('-') || second.starts_with('-') && second.len() > 1 => {
             parse_target(&format!("{first}{second}"))
         }
+        (Some("/"), Some(length)) if is_number(length) => parse_target(&format!("{first}/{length}")),
+        (Some(second), _) if second.strip_prefix('/').is_some_and(is_number) => {
+            parse_target(&format!("{first}{second}"))
+        }
         (Some(second), _) if parse_target(first).is_ok() && parse_target(second).is_ok() => {
             return Err(LineProblem::TwoAddresses);
         }
         _ => parse_target(unbracketed(first)),
     };
     target.map_err(|error| LineProblem::of(first, error))
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Whether words begin with an entry, or with two.
@@ -355,7 +501,8 @@ fn integers(first: &str, second: &str) -> Option<(IpAddr, IpAddr)> {
 
 /// Whether words, from the place of the entry on, are names of columns.
 fn is_header(words: &[&str]) -> bool {
-    words.first().is_some_and(|first| has_part(first, &ADDRESS_NAMES)) || meaning_of_names(words).is_some()
+    words.first().is_some_and(|first| has_part(first, &ADDRESS_NAMES))
+        || matches!(words, [first, second, ..] if has_part(first, &FIRST_NAMES) && has_part(second, &LAST_NAMES))
 }
 
 /// Whether all fields of a line look like names of columns.
@@ -371,16 +518,34 @@ fn has_part(name: &str, parts: &[&str]) -> bool {
     name.split(['_', '-', ' ']).any(|part| parts.contains(&part.to_ascii_lowercase().as_str()))
 }
 
-/// What the names of two columns say.
-fn meaning_of_names(words: &[&str]) -> Option<Meaning> {
+/// What the names of two columns say for sure. Of integers they say it with a word for addresses: `start` and `end` may be times.
+fn meaning_of_names(words: &[&str], integers: bool) -> Option<Meaning> {
     let [first, second, ..] = words else { return None };
+    let names_only = |name: &str, ends: &[&str]| {
+        let parts = || name.split(['_', '-', ' ']).map(str::to_ascii_lowercase);
+        let mut rest = parts().filter(|part| !AROUND_RANGES.contains(&part.as_str()));
+        let end = rest.next().filter(|part| ends.contains(&part.as_str()));
+        let has_address = parts().count() > 1 || name.to_ascii_lowercase().ends_with("ip");
+        end.is_some() && rest.next().is_none() && (has_address || !integers)
+    };
     if has_part(second, &["mask", "netmask"]) {
         Some(Meaning::Mask)
-    } else if has_part(first, &FIRST_NAMES) && has_part(second, &LAST_NAMES) {
+    } else if names_only(first, &RANGE_STARTS) && names_only(second, &RANGE_ENDS) {
         Some(Meaning::Range)
     } else {
         None
     }
+}
+
+/// How many lines have an entry in each column.
+fn found(separator: Separator, lines: &[(u64, &str)]) -> [usize; COLUMNS] {
+    let mut found = [0; COLUMNS];
+    for (_, line) in lines {
+        for (column, word) in separator.columns(line).into_iter().enumerate() {
+            found[column] += usize::from(parse_target(word).is_ok());
+        }
+    }
+    found
 }
 
 /// Whether a word is a number, a date or a time.

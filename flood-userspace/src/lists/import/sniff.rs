@@ -24,6 +24,9 @@ const MAGIC: [(&[u8], &str); 9] = [
 /// What pages begin with.
 const PAGE: [&str; 6] = ["<!doctype", "<html", "<head", "<body", "<?xml", "<!--"];
 
+/// What whois says of a network, which may have other addresses beside it.
+const WHOIS: [&str; 6] = ["inetnum:", "inet6num:", "route:", "route6:", "netrange:", "cidr:"];
+
 /// Whether a file that begins like this is in a format.
 type Recognises = fn(&Head) -> bool;
 
@@ -60,9 +63,16 @@ impl Head {
         let magic = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, what)| *what);
         let first = self.first().get(..9.min(self.first().len())).unwrap_or_default().to_ascii_lowercase();
         let page = PAGE.iter().any(|page| first.starts_with(page)).then_some("a page of the web");
-        match (magic.or(page), self.lines.first()) {
-            (Some(what), Some((number, _))) => Err(self.refusal(*number, Why::NoList(what))),
-            _ => Ok(()),
+        if let (Some(what), Some((number, _))) = (magic.or(page), self.lines.first()) {
+            return Err(self.refusal(*number, Why::NoList(what)));
+        }
+        let is_whois = |line: &str| {
+            let first = line.split_whitespace().next().unwrap_or_default();
+            WHOIS.iter().any(|key| first.eq_ignore_ascii_case(key))
+        };
+        match self.lines.iter().find(|(_, line)| is_whois(line)) {
+            Some((number, _)) => Err(self.refusal(*number, Why::NoList("an answer of whois"))),
+            None => Ok(()),
         }
     }
 

@@ -67,7 +67,65 @@ fn lines_of_real_lists_are_read() {
 
 #[test]
 fn each_format_is_found_by_content() {
-    let cases: [(&str, Format, &str, &[&str]); 33] = [
+    let cases: [(&str, Format, &str, &[&str]); 46] = [
+        (
+            "integers before the address",
+            Format::Columns,
+            "first_seen,last_seen,ip,count\n1704067200,1704070800,192.0.2.7,5\n1704067300,1704071800,192.0.2.8,5",
+            &["192.0.2.7/32", "192.0.2.8/32"],
+        ),
+        (
+            "ports before the address",
+            Format::Columns,
+            "start_port,end_port,ip\n1024,2047,192.0.2.7",
+            &["192.0.2.7/32"],
+        ),
+        (
+            "lengths by name",
+            Format::Columns,
+            "network,prefix_length\n192.0.2.0,24\n2001:db8::,32",
+            &["192.0.2.0/24", "2001:db8::/32"],
+        ),
+        (
+            "a length behind a blank",
+            Format::Addresses,
+            "192.0.2.0 /24\n198.51.100.0 / 25",
+            &["192.0.2.0/24", "198.51.100.0/25"],
+        ),
+        ("blocks from and to", Format::Ranges, "from,to,name\n192.0.2.0,192.0.2.255,x", &["192.0.2.0/24"]),
+        (
+            "the same range twice",
+            Format::Ranges,
+            "192.0.2.0,192.0.2.255\n192.0.2.0,192.0.2.255",
+            &["192.0.2.0/24"; 2],
+        ),
+        (
+            "nft, on two lines",
+            Format::Nft,
+            "add element inet f bad { 192.0.2.7 }\nadd element inet f bad \\\n  { 192.0.2.8 }",
+            &["192.0.2.7/32", "192.0.2.8/32"],
+        ),
+        (
+            "two directives in a line",
+            Format::Deny,
+            "deny 192.0.2.7 ; deny 192.0.2.8;",
+            &["192.0.2.7/32", "192.0.2.8/32"],
+        ),
+        ("JSON without entries", Format::Json, "[]", &[]),
+        ("a document without entries", Format::Json, "{\"syncToken\": \"1\", \"prefixes\": []}", &[]),
+        (
+            "a set of nft without elements",
+            Format::Nft,
+            "table inet f {\n set bad {\n  type ipv4_addr\n }\n}",
+            &[],
+        ),
+        ("a set of ipset without entries", Format::IpsetSave, "create bad hash:net family inet", &[]),
+        (
+            "rows of JSON with one address each",
+            Format::Json,
+            "[[\"192.0.2.7\", 1], [\"192.0.2.8\", 1]]",
+            &["192.0.2.7/32", "192.0.2.8/32"],
+        ),
         ("uniq -c", Format::Columns, "  12 192.0.2.7\n   1 192.0.2.8", &["192.0.2.7/32", "192.0.2.8/32"]),
         ("date and time first", Format::Columns, "2026-01-01 10:00:00 192.0.2.7", &["192.0.2.7/32"]),
         (
@@ -102,7 +160,7 @@ fn each_format_is_found_by_content() {
         (
             "ranges by name",
             Format::Ranges,
-            "ip_from,ip_to\n192.0.2.7,192.0.2.8",
+            "start_ip,end_ip\n192.0.2.7,192.0.2.8",
             &["192.0.2.7/32", "192.0.2.8/32"],
         ),
         (
@@ -132,7 +190,7 @@ fn each_format_is_found_by_content() {
         (
             "integers of IPv6",
             Format::Integers,
-            "start,end\n42540766411282592856903984951653826560,42540766411282592856903984951653826567",
+            "start_ip,end_ip\n42540766411282592856903984951653826560,42540766411282592856903984951653826567",
             &["2001:db8::/125"],
         ),
         (
@@ -250,6 +308,197 @@ fn utf_16_is_read_in_both_orders() {
     }
 }
 
+/// Addresses that are not meant to be on a list, though a file has them: all of it is refused.
+#[test]
+fn what_is_excepted_or_something_else_is_never_on_a_list() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("behind a comma", "192.0.2.0/24, !192.0.2.7", "line 1: `!` excepts"),
+        ("in braces", "table <bad> persist { 192.0.2.0/24, !192.0.2.7 }", "line 1: `!` excepts"),
+        ("in words", "198.51.100.7\n192.0.2.0/24 except 192.0.2.7", "line 2: `except` excepts"),
+        (
+            "in words, of a service",
+            "192.0.2.0/24\nALL: 10.0.0.0/8 EXCEPT 10.1.1.1",
+            "line 2: `except` excepts",
+        ),
+        ("nomatch behind more", "192.0.2.7 x nomatch", "line 1: `nomatch` excepts"),
+        (
+            "nomatch behind a comment",
+            "add b 192.0.2.0/24\nadd b 192.0.2.7 comment \"x y\" nomatch",
+            "line 2: `nomatch` excepts",
+        ),
+        ("nomatch behind no comment", "add b 192.0.2.7 comment \"\" nomatch", "line 1: `nomatch` excepts"),
+        ("nomatch behind half a comment", "add b 192.0.2.7 comment \"x nomatch", "line 1: `nomatch` excepts"),
+        ("allow behind a blank", "deny 192.0.2.0/24 ; allow 192.0.2.7;", "line 1: `allow` excepts"),
+        ("allow in a list", "192.0.2.0/24\nx\nallow 192.0.2.7", "line 3: `allow` excepts"),
+        ("not, in deny", "deny from !192.0.2.7", "line 1: `!` excepts"),
+        ("Postfix", "192.0.2.0/24 REJECT spam\n198.51.100.7 OK", "line 2: `ok` excepts"),
+        ("a verdict", "ip,action\n192.0.2.7,block\n192.0.2.8,Allow", "line 3: `allow` excepts"),
+        ("a verdict in quotes", "ip,n,action\n192.0.2.7,1,\"pass\"", "line 2: `pass` excepts"),
+        (
+            "a verdict in any column",
+            "n,ip,x,y\n1,192.0.2.7,x,block\n2,192.0.2.8,x,whitelist",
+            "line 3: `whitelist` excepts",
+        ),
+        ("a verdict before", "verdict\tip\nblock\t192.0.2.7\naccept\t192.0.2.8", "line 3: `accept` excepts"),
+        (
+            "a map of nginx",
+            "geo $bad {\n default 0;\n 192.0.2.0/24 1;\n 192.0.2.7 0;\n}",
+            "line 1: this is a map of nginx",
+        ),
+        ("an included map of nginx", "192.0.2.0/24 1;\n192.0.2.7 0;", "line 2: `0;` excepts"),
+        ("a verdict in JSON", r#"[{"c":{"value":"192.0.2.7"},"mode":"whitelist"}]"#, "`whitelist` excepts"),
+        ("a flag in JSON", r#"[{"ip":"192.0.2.7","isWhitelisted":true}]"#, "`whitelisted` excepts"),
+        ("not, in JSON", r#"["192.0.2.0/24","!192.0.2.7"]"#, "`!` excepts"),
+        (
+            "a router's connections",
+            "deny tcp host 192.0.2.7 host 198.51.100.7 eq 80",
+            "line 1: this is the access list of a router",
+        ),
+        ("a router's wildcards", "deny 192.0.2.0 0.0.0.255", "line 1: this is the access list of a router"),
+        ("a router's exceptions", "deny 192.0.2.7\npermit any", "line 2: `permit` excepts"),
+        ("a zone of DNS", "; zone\n7.2.0.192 IN A 127.0.0.2", "line 2: this is a zone of DNS"),
+        ("a zone of DNS, shorter", "7.2.0.192 300 A 127.0.0.2", "line 1: this is a zone of DNS"),
+        (
+            "a zone of DNS by its directives",
+            "$ORIGIN bl.example.\n7.2.0.192 A x",
+            "line 1: this is a zone of DNS",
+        ),
+        (
+            "whois",
+            "inetnum:  192.0.2.0 - 192.0.2.255\nnserver: 198.51.100.7",
+            "line 1: this is an answer of whois",
+        ),
+        ("RPSL", "route:  192.0.2.0/24\ndescr: x", "line 1: this is an answer of whois"),
+        (
+            "from and to by name",
+            "from,to,bytes\n192.0.2.7,198.51.100.7,9\n192.0.2.9,198.51.100.3,9",
+            "line 2: two addresses",
+        ),
+        (
+            "from and to, within a table",
+            "time,from_ip,to_ip\n12:00,192.0.2.7,198.51.100.7",
+            "line 2: two addresses",
+        ),
+        ("first and last", "user,first_ip,last_ip\nx,192.0.2.7,198.51.100.7", "line 2: two addresses"),
+        (
+            "a range by name that falls",
+            "start,end\n192.0.2.7,192.0.2.9\n192.0.2.7,192.0.2.3",
+            "line 3: two addresses",
+        ),
+        ("even and odd", "192.0.2.2 192.0.2.77\n198.51.100.4 198.51.100.9", "line 1: two addresses"),
+        (
+            "the same, and even and odd",
+            "192.0.2.5 192.0.2.5\n198.51.100.4 198.51.100.201",
+            "line 1: two addresses",
+        ),
+        ("blocks that overlap", "192.0.2.0 192.0.2.255\n192.0.2.128 192.0.2.255", "line 2: two addresses"),
+        ("integers that are times, by name", "start,end\n1704067200,1704067263", "line 2: two addresses"),
+        ("integers of both ends", "ip_from,ip_to\n167772165,167773005", "line 2: two addresses"),
+        (
+            "two columns, the first first",
+            "src,port,dst\n192.0.2.7,1,198.51.100.7\n192.0.2.8,1,198.51.100.7",
+            "line 1: several columns",
+        ),
+        (
+            "lengths without a name",
+            "192.0.2.0\t24\t64500\n198.51.100.0\t25\t64501",
+            "line 1: the numbers beside",
+        ),
+        (
+            "lengths in another column",
+            "network,asn,prefix_length\n192.0.2.0,64500,24",
+            "line 1: the numbers beside",
+        ),
+        (
+            "rows of JSON",
+            r#"{"rows":[["192.0.2.7","198.51.100.7"],["192.0.2.8","198.51.100.7"]]}"#,
+            "several columns",
+        ),
+        (
+            "rows on lines of JSON",
+            "[\"192.0.2.7\",\"198.51.100.7\"]\n[\"192.0.2.8\",\"198.51.100.7\"]",
+            "several columns",
+        ),
+        ("fields of JSON", r#"{"field4":"192.0.2.7","field6":"198.51.100.7"}"#, "\"field4\" and \"field6\""),
+        (
+            "addresses as names",
+            r#"{"192.0.2.7":{"reporter":"198.51.100.7"}}"#,
+            "the address \"192.0.2.7\" is a name",
+        ),
+        (
+            "a version",
+            r#"{"version":"1.2.0.4","blocked":{"192.0.2.7":{}}}"#,
+            "the address \"192.0.2.7\" is a name",
+        ),
+        ("a size beside an address", r#"{"address":"192.0.2.0","size":256}"#, "\"size\" beside an address"),
+        (
+            "two sets of one family",
+            "add bad4 192.0.2.7\nadd bad6 192.0.2.8",
+            "line 2: the sets \"bad4\" and \"bad6\"",
+        ),
+    ];
+    let failures = cases.iter().filter_map(|(why, text, expected)| match parse(text.as_bytes()) {
+        Ok(import) => Some(format!("{why}: {:?}", import.prefixes)),
+        Err(refusal) if !refusal.to_string().contains(expected) => Some(format!("{why}: {refusal}")),
+        Err(_) => None,
+    });
+    assert_eq!(failures.collect::<Vec<_>>(), [""; 0]);
+    let many: String = (0..2_000).map(|n| format!("\"n{n}\":\"x\",")).collect();
+    let refusal = parse(format!("{{{many}\"ip\":\"192.0.2.7\"}}").as_bytes()).unwrap_err().to_string();
+    assert!(refusal.contains("more than 1024 names"), "{refusal}");
+}
+
+/// Lines whose address is not where those of the others are.
+#[test]
+fn a_line_without_an_entry_where_it_belongs_has_none() {
+    let moved = format!("n\tm\tip\n{}\t192.0.2.8\t192.0.2.9", "1\t2\t192.0.2.7\n".repeat(20));
+    let cases = [
+        (
+            "an empty column",
+            "src_ip,dst_ip,port\n192.0.2.7,,80\n192.0.2.8,,80\n192.0.2.9,,80\n,198.51.100.7,80",
+            3,
+        ),
+        ("an empty column, with tabs", "192.0.2.7\tx\n192.0.2.8\tx\n\t198.51.100.7\tx", 2),
+        ("an empty column before", moved.as_str(), 20),
+        ("P2P", "x:192.0.2.7-192.0.2.7\nnserver: 198.51.100.7\ny:198.51.100.7", 1),
+        ("eMule lets in", "192.0.2.7 - 192.0.2.7 , 100 , bad\n192.0.2.8 - 192.0.2.9 , 200 , good", 1),
+    ];
+    for (why, text, expected) in cases {
+        let import = parse(text.as_bytes()).unwrap_or_else(|refusal| panic!("{why}: {refusal}"));
+        assert_eq!(import.prefixes.len(), expected, "{why}: {:?}", import.prefixes);
+        assert!(import.bad_lines > 0, "{why}");
+    }
+}
+
+#[test]
+fn a_long_line_is_read_to_its_end_or_not_at_all() {
+    let addresses: Vec<String> = (0..10_000).map(|n| format!("192.0.{}.{}", n / 200, 50 + n % 200)).collect();
+    assert_eq!(read(&format!("Deny from {}", addresses[..1_000].join(" "))).1.len(), 1_000);
+    // What is looked at may end within an address.
+    for cut in 0..4 {
+        let blank = " ".repeat(cut);
+        let filler = "x".repeat(LOOKED_AT - 10 - cut);
+        let cases = [
+            ("deny", format!("deny 192.0.2.7;\nDeny from {blank}{}\n", addresses.join(" "))),
+            ("directives", format!("deny 192.0.2.7;\n{blank}deny {};\n", addresses.join(";deny "))),
+            ("P2P", format!("a:192.0.2.7-192.0.2.7\n{filler}:192.0.2.100-192.0.2.199\n")),
+            (
+                "eMule",
+                format!("192.000.002.007 - 192.000.002.007 , 0 , x\n{filler}192.0.2.1 - 192.0.2.2 , 0 , x"),
+            ),
+            ("columns", format!("name,ip\n{}\"{filler}\",192.0.2.199\n", "a,192.0.2.7\n".repeat(20))),
+            ("ipset", format!("add b 192.0.2.7\nadd b 192.0.2.0/24 comment \"{filler}\" nomatch\n")),
+            ("addresses", format!("192.0.2.7\n192.0.2.0/24 {filler}, !192.0.2.7\n")),
+        ];
+        for (why, text) in cases {
+            let mut import = parse(text.as_bytes()).unwrap_or_else(|refusal| panic!("{why}: {refusal}"));
+            import.prefixes.dedup();
+            assert_eq!(import.prefixes, ["192.0.2.7/32".parse().unwrap()], "{why}");
+            assert_eq!(import.bad[0].problem, LineProblem::TooLong, "{why}");
+        }
+    }
+}
+
 /// What would put other addresses on a list than its author has listed is refused, and the line is named.
 #[test]
 fn nothing_is_guessed() {
@@ -271,16 +520,16 @@ fn nothing_is_guessed() {
         ("cut within a set", "add element f a { 192.0.2.0/24,".into(), "ends within the elements"),
         ("JSON of nft", "{\"nftables\": [{\"set\": {\"elem\": [{\"prefix\": {\"addr\": \"192.0.2.0\", \"len\": 24}}]}}]}".into(), "JSON of nft"),
         ("a length beside an address", "{\"net\": \"192.0.2.0\", \"prefix_len\": 24}".into(), "line 1: \"prefix_len\" beside an address"),
-        ("two names in JSON", "{\"good\": [\"192.0.2.7\"],\n\"bad\": [\"192.0.2.8\"]}".into(), "\"bad\" and \"good\""),
-        ("a range in JSON", "{\"start\": \"192.0.2.7\", \"end\": \"192.0.2.9\"}".into(), "\"end\" and \"start\""),
+        ("two names in JSON", "{\"good\": [\"192.0.2.7\"],\n\"bad\": [\"192.0.2.8\"]}".into(), "\"good\" and \"bad\""),
+        ("a range in JSON", "{\"start\": \"192.0.2.7\", \"end\": \"192.0.2.9\"}".into(), "\"start\" and \"end\""),
         ("no address in JSON", "{\"error\": \"rate limited\"}".into(), "no address in it"),
         ("cut JSON", "[\"192.0.2.7\",\n\"192.0.2.8\"".into(), "line 2: EOF"),
         ("allow of nginx", "deny 192.0.2.0/24;\nallow 192.0.2.7;".into(), "line 2: `allow` excepts"),
         ("deny all of nginx", "allow all;\ndeny all;".into(), "line 2: `deny all`"),
         ("hosts", "# hosts\n192.0.2.7 server\n0.0.0.0 bad.example".into(), "line 3: this is a hosts file"),
         ("hosts of this host", "127.0.0.1 localhost\n".into(), "line 1: this is a hosts file"),
-        ("from and to", "192.0.2.8 198.51.100.3\n192.0.2.9 198.51.100.4".into(), "line 2: two addresses"),
-        ("from and to, even and odd", "192.0.2.8 198.51.100.3\n192.0.2.10 198.51.100.5".into(), "line 2: two addresses"),
+        ("from and to", "192.0.2.8 198.51.100.3\n192.0.2.9 198.51.100.4".into(), "line 1: two addresses"),
+        ("from and to, even and odd", "192.0.2.8 198.51.100.3\n192.0.2.10 198.51.100.5".into(), "line 1: two addresses"),
         ("one pair", "192.0.2.8 192.0.2.11 x\n192.0.2.13 198.51.100.5".into(), "line 2: two addresses"),
         ("two neighbours", "192.0.2.8 192.0.2.9".into(), "line 1: two addresses"),
         ("everything, or one address", "0.0.0.0 255.255.255.255".into(), "line 1: two addresses"),
@@ -380,7 +629,11 @@ fn entries_with_an_end_are_counted() {
 fn remarks_may_be_in_any_encoding() {
     let import = parse(b"192.0.2.7 # caf\xe9\n# \xff\xfe\n").unwrap();
     assert_eq!((import.prefixes.len(), import.bad_lines), (1, 0));
-    assert_eq!(read(&format!("192.0.2.7 # {}", "x".repeat(5000))).1, ["192.0.2.7/32"], "and of any length");
+    assert_eq!(
+        read(&format!("192.0.2.7 # {}", "x".repeat(2 * LOOKED_AT))).1,
+        ["192.0.2.7/32"],
+        "and of any length"
+    );
 }
 
 #[test]
@@ -413,11 +666,14 @@ fn time_is_linear_in_the_length() {
         "deny ",
         "a:192.0.2.1-192.0.2.2\n",
         "[\"192.0.2.1\",\n",
+        &format!("{{\"{}\":[", "k".repeat(BYTES / 8)),
+        &format!("{{\"{}\":{{", "k".repeat(BYTES / 8)),
     ];
     let parts = [
         "1,",
         "\"",
         "\"x\",",
+        "\"x\":\"x\",",
         ",",
         ";",
         "{",

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-/// How much of a line is looked at, bytes: entries are at its beginning, and what is behind them is remarks.
-pub(super) const LOOKED_AT: usize = 4096;
+/// How long a line may be without its remarks, bytes: room for 4000 addresses behind one `deny from`. Of a longer one nothing
+/// is taken, for an address at the end of what is looked at may go on.
+pub(super) const LOOKED_AT: usize = 1 << 16;
 
 /// How much of a line that is not understood is shown, characters.
 pub(super) const MAX_SHOWN_CHARS: usize = 60;
@@ -74,7 +75,7 @@ impl<'a> Text<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Its beginning as text, without blanks around it.
+    /// Its first [`LOOKED_AT`] bytes as text, without blanks around it.
     pub(super) fn text(&self) -> Cow<'a, str> {
         let blank = |c: char| c.is_whitespace() || INVISIBLE.contains(&c);
         match String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(LOOKED_AT)]) {
@@ -115,25 +116,83 @@ pub(super) fn without_remarks(line: &str) -> &str {
 
 /// The fields of a line between `separator`s. Quotes hold together what is between them, and are taken off.
 pub(super) fn fields(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = &str> {
+    separated(line, separator).map(|(field, _)| field)
+}
+
+/// The same, each with the separator behind it.
+fn separated(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = (&str, Option<char>)> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let text = rest?.trim_start_matches(|c: char| c.is_whitespace() && !separator(c));
-        if let Some((quoted, behind)) = text.strip_prefix('"').and_then(|text| text.split_once('"')) {
-            rest = behind.split_once(separator).map(|(_, rest)| rest);
-            return Some(quoted.trim());
-        }
-        let (field, behind) = match text.split_once(separator) {
-            Some((field, rest)) => (field, Some(rest)),
-            None => (text, None),
-        };
-        rest = behind;
-        Some(field.trim())
+        let quoted = text.strip_prefix('"').and_then(|text| text.split_once('"'));
+        let (field, behind) = quoted.unwrap_or(("", text));
+        let end = behind.find(separator).unwrap_or(behind.len());
+        let (unquoted, behind) = behind.split_at(end);
+        let mut chars = behind.chars();
+        let mark = chars.next();
+        rest = mark.map(|_| chars.as_str());
+        Some((if quoted.is_some() { field } else { unquoted }.trim(), mark))
     })
 }
 
-/// The words of a line: what is between blanks, commas and semicolons.
+/// The words of a line: what is between blanks, commas and semicolons. Nothing between two commas, or before the first, is a
+/// word that is empty.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
-    fields(line, |c| c.is_whitespace() || matches!(c, ',' | ';')).filter(|word| !word.is_empty()).map(visible)
+    let mut is_behind_comma = true;
+    separated(line, |c| c.is_whitespace() || matches!(c, ',' | ';')).filter_map(move |(word, mark)| {
+        let is_word = !word.is_empty() || is_behind_comma && mark == Some(',');
+        is_behind_comma = mark == Some(',') || is_behind_comma && word.is_empty();
+        is_word.then(|| visible(word))
+    })
+}
+
+/// The words of a line between blanks, text in quotes as one.
+pub(super) fn quoted_words(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let quoted = rest.strip_prefix('"').and_then(|text| text.find('"')).map(|end| end + 2);
+        let end = quoted.or_else(|| rest.find(char::is_whitespace)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        rest = behind;
+        (!word.is_empty()).then_some(word)
+    })
+}
+
+/// With which words tables and policies let addresses in.
+const LETS_IN: [&str; 10] = [
+    "allow",
+    "allowed",
+    "accept",
+    "accepted",
+    "permit",
+    "permitted",
+    "whitelist",
+    "whitelisted",
+    "allowlist",
+    "allowlisted",
+];
+
+/// Words that mean it only where a verdict is.
+const LETS_IN_AS_VERDICT: [&str; 3] = ["pass", "ok", "dunno"];
+
+fn one_of(word: &str, words: &[&'static str]) -> Option<&'static str> {
+    words.iter().find(|known| word.eq_ignore_ascii_case(known)).copied()
+}
+
+/// The word for letting in that this is, wherever it is.
+pub(super) fn lets_in(word: &str) -> Option<&'static str> {
+    one_of(word, &LETS_IN)
+}
+
+/// The word for letting in that this is where a verdict is.
+pub(super) fn lets_in_as_verdict(word: &str) -> Option<&'static str> {
+    lets_in(word).or_else(|| one_of(word, &LETS_IN_AS_VERDICT))
+}
+
+/// The word for an exception that this is, if an address follows.
+pub(super) fn excepts(word: &str) -> Option<&'static str> {
+    one_of(word, &["!", "except", "excluding", "exclude", "without", "not", "minus", "unless"])
 }
 
 /// A word without invisible characters around it.
