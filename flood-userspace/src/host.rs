@@ -4,6 +4,7 @@
 
 mod changed;
 mod ethtool;
+mod forwarding;
 mod lifelines;
 mod logins;
 mod nftables;
@@ -40,9 +41,6 @@ pub use vlan::Stripped;
 /// The routing table of what is delivered to this host (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
 
-/// Sysctls that say whether packets for others are passed on.
-const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
-
 /// The ports that a kernel gives to clients if nobody says otherwise (Documentation/networking/ip-sysctl.rst).
 pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
 
@@ -58,7 +56,7 @@ pub struct Facts {
     /// How it puts fragments together.
     pub reassembly: Reassembly,
     /// Whether it passes packets on that are not for it: the setting that says so.
-    pub forwarding: Option<&'static str>,
+    pub forwarding: Option<String>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
     /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their other ends send from ports that are hashes.
@@ -72,7 +70,6 @@ pub struct Facts {
 impl Facts {
     /// Asks the kernel, in the network namespace of this thread.
     pub fn read() -> io::Result<Self> {
-        let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
         let Routes { local, gateways } = Routes::read()?;
         let links = links()?;
         Ok(Self {
@@ -80,7 +77,7 @@ impl Facts {
             local,
             client_ports: client_ports(),
             reassembly: Reassembly::read(),
-            forwarding: FORWARDING.into_iter().find(forwards),
+            forwarding: forwarding::find(&links),
             translation: translation::find(),
             tunnels: tunnels::ports(&links),
             stripped: vlan::stripped(&links),
@@ -93,8 +90,8 @@ impl Facts {
         if let Some(who) = &self.translation {
             return Some(format!("addresses or ports are translated ({who})"));
         }
-        let key = self.forwarding?;
-        Some(format!("this host forwards packets (net.{})", key.replace('/', ".")))
+        let setting = self.forwarding.as_ref()?;
+        Some(format!("this host forwards packets ({setting})"))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use flood_userspace::{config::SynProof, control::protocol::Status};
+use flood_userspace::{config::SynProof, control::protocol::Status, host::setting_path};
 use floodgate_tests::{
     daemon::Daemon,
     flood::Flood,
@@ -460,6 +460,39 @@ fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Re
     site.under(&from(ATTACKER).tcp(40_000, Container::PORT, ACK), || Ok(()))?;
     ensure!(!eth0(&daemon)?.dropped.contains_key("no_connection"), "{:?}", eth0(&daemon)?);
     Ok(())
+}
+
+#[test]
+fn where_one_interface_forwards_no_socket_says_nothing() -> Result<()> {
+    needs_root!();
+    let lab = Lab::new()?;
+    let server = lab.host(Role::Server);
+    server.ip("link add behind.7 type veth peer name far")?;
+    let daemon = Daemon::start(server, "", "eth0")?;
+    let turns_to = |why: Option<&str>| {
+        eventually(&format!("absence is off for {why:?}"), || {
+            daemon.read("status").is_ok_and(|Status { proof, .. }| match (why, &proof.why_no_absence) {
+                (None, None) => proof.absence,
+                (Some(why), Some(said)) => !proof.absence && said.contains(why),
+                _ => false,
+            })
+        })
+    };
+    turns_to(None)?;
+    for (file, why) in [
+        ("ipv4/conf/eth0/forwarding", "net.ipv4.conf.eth0.forwarding"),
+        ("ipv6/conf/behind.7/forwarding", "net.ipv6.conf.behind/7.forwarding"),
+    ] {
+        let set = |value: &'static str| server.within(|| Ok(fs::write(setting_path(file), value)?));
+        set("1")?;
+        turns_to(Some(why))?;
+        set("0")?;
+        turns_to(None)?;
+    }
+    // What holds for interfaces to come holds for none that is there.
+    server.within(|| Ok(fs::write(setting_path("ipv4/conf/default/forwarding"), "1")?))?;
+    server.ip("link set behind.7 up")?;
+    turns_to(None)
 }
 
 /// What a host's own firewall may have, and whether the ACK that brings a cookie back opens a connection there.
