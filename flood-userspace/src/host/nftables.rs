@@ -2,6 +2,7 @@
 //! unless it is the old one.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::MetadataExt,
     sync::{Mutex, PoisonError},
@@ -22,8 +23,10 @@ pub(super) struct Ruleset {
     pub(super) translates: Option<String>,
     /// Asks what connection tracking says of a packet that comes to this host.
     pub(super) asks_state: Option<String>,
-    /// Looks at the TCP flags of such a packet.
+    /// Looks at the TCP flags or options of such a packet.
     pub(super) asks_flags: Option<String>,
+    /// Adds to a set by them, and a rule looks into that set.
+    pub(super) notes_flags: Option<String>,
 }
 
 /// The rules that were read last. With many rules that takes a while, and they hardly ever change.
@@ -49,7 +52,11 @@ pub(super) fn ruleset() -> io::Result<Ruleset> {
     let (rules, chains) = (dump::<Rule>()?, dump::<Chain>()?);
     let name = |chain: &str, table: &str| format!("chain {chain} of table {table}");
     let is_elsewhere = |rule: &Rule| chains.iter().any(|chain| chain.is_elsewhere() && chain.has(rule));
-    let first = |asks: fn(&Rule) -> bool| {
+    let looked_into: HashSet<&str> =
+        rules.iter().flat_map(|rule| &rule.looks_into).map(String::as_str).collect();
+    let notes_flags =
+        |rule: &Rule| rule.asks_flags && rule.adds_to.iter().any(|set| looked_into.contains(set.as_str()));
+    let first = |asks: &dyn Fn(&Rule) -> bool| {
         let rule = rules.iter().find(|rule| asks(rule) && rule.is_of_ip() && !is_elsewhere(rule))?;
         Some(name(&rule.chain, &rule.table))
     };
@@ -58,8 +65,9 @@ pub(super) fn ruleset() -> io::Result<Ruleset> {
             .iter()
             .find(|chain| chain.is_translation())
             .map(|chain| name(&chain.name, &chain.table)),
-        asks_state: first(|rule| rule.asks_state),
-        asks_flags: first(|rule| rule.asks_flags),
+        asks_state: first(&|rule| rule.asks_state),
+        asks_flags: first(&|rule| rule.asks_flags),
+        notes_flags: first(&notes_flags),
     };
     *read = Some(Read { of, ruleset: ruleset.clone() });
     Ok(ruleset)
@@ -110,8 +118,12 @@ struct Rule {
     family: u8,
     /// Whether it asks what connection tracking says of a packet.
     asks_state: bool,
-    /// Whether it looks at the flags of TCP.
+    /// Whether it looks at the flags of TCP, or at its options, as those of a SYN are others.
     asks_flags: bool,
+    /// The sets that it adds to.
+    adds_to: Vec<String>,
+    /// The sets that it looks into.
+    looks_into: Vec<String>,
 }
 
 impl Rule {
@@ -136,15 +148,22 @@ impl Rule {
         }
         let data = &data[..];
         match name.as_str() {
-            // NFTA_CT_KEY, NFT_CT_STATE
-            "ct" => self.asks_state |= number(data, 2)? == Some(0),
+            // NFTA_CT_DREG: it reads, whatever that is. To set a mark is to ask nothing.
+            "ct" => self.asks_state |= number(data, 1)?.is_some(),
             // NFTA_PAYLOAD_BASE, NFT_PAYLOAD_TRANSPORT_HEADER; NFTA_PAYLOAD_OFFSET and NFTA_PAYLOAD_LEN: the byte of the flags
             "payload" => {
                 let (base, from) = (number(data, 2)?, number(data, 3)?.unwrap_or(0));
                 let to = from.saturating_add(number(data, 4)?.unwrap_or(0));
                 self.asks_flags |= base == Some(2) && (from..to).contains(&FLAGS_AT);
             }
+            // NFTA_EXTHDR_DREG; NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT
+            "exthdr" => self.asks_flags |= number(data, 1)?.is_some() && number(data, 6)? == Some(1),
+            // NFTA_DYNSET_SET_NAME, NFTA_LOOKUP_SET
+            "dynset" => self.adds_to.extend(word(data, 1)?),
+            "lookup" => self.looks_into.extend(word(data, 1)?),
             "match" => self.read_match(data)?,
+            // NFTA_TARGET_NAME
+            "target" if word(data, 1)?.as_deref() == Some("SET") => self.adds_to.push(IPSET.to_owned()),
             _ => {}
         }
         Ok(())
@@ -154,22 +173,40 @@ impl Rule {
     fn read_match(&mut self, data: &[u8]) -> Result<(), DecodeError> {
         const NAME: u16 = 1;
         const INFO: u16 = 3;
-        /// `flg_mask` in `struct xt_tcp` (linux/netfilter/xt_tcpudp.h).
+        /// `option` and `flg_mask` in `struct xt_tcp` (linux/netfilter/xt_tcpudp.h).
+        const OPTION_AT: usize = 8;
         const MASK_AT: usize = 9;
-        let (mut name, mut mask) = (String::new(), 0);
+        /// `check_set` in `struct xt_recent_mtinfo` (linux/netfilter/xt_recent.h), and `XT_RECENT_SET` in it.
+        const RECENT_AT: usize = 8;
+        const RECENT_SET: u8 = 1 << 1;
+        let (mut name, mut info) = (String::new(), Vec::new());
         for attribute in NlasIterator::new(data) {
             let attribute = attribute?;
             match attribute.kind() {
                 NAME => name = text(attribute.value()),
-                INFO => mask = attribute.value().get(MASK_AT).copied().unwrap_or(0),
+                INFO => info = attribute.value().to_vec(),
                 _ => {}
             }
         }
-        self.asks_state |= name == "conntrack" || name == "state";
-        self.asks_flags |= name == "tcp" && mask != 0;
+        let at = |place: usize| info.get(place).copied().unwrap_or(0);
+        match name.as_str() {
+            "conntrack" | "state" | "connmark" | "connlabel" | "connbytes" | "helper" => {
+                self.asks_state = true;
+            }
+            "tcp" => self.asks_flags |= at(OPTION_AT) != 0 || at(MASK_AT) != 0,
+            "tcpmss" => self.asks_flags = true,
+            "set" => self.looks_into.push(IPSET.to_owned()),
+            "recent" if at(RECENT_AT) & RECENT_SET != 0 => self.adds_to.push(RECENT.to_owned()),
+            "recent" => self.looks_into.push(RECENT.to_owned()),
+            _ => {}
+        }
         Ok(())
     }
 }
+
+/// What the sets of ipset(8) and the lists of iptables' match `recent` are called here, each as one: which they are does not matter.
+const IPSET: &str = "a set of ipset";
+const RECENT: &str = "a list of recent";
 
 /// Where the flags are in a TCP header.
 const FLAGS_AT: u32 = 13;
@@ -316,11 +353,117 @@ fn text(value: &[u8]) -> String {
 
 /// The number that an attribute of this kind has.
 fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>, DecodeError> {
+    Ok(value(attributes, kind)?.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes))
+}
+
+/// The string that an attribute of this kind has.
+fn word(attributes: &[u8], kind: u16) -> Result<Option<String>, DecodeError> {
+    Ok(value(attributes, kind)?.map(|value| text(&value)))
+}
+
+/// What an attribute of this kind has.
+fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         if attribute.kind() == kind {
-            return Ok(attribute.value().try_into().ok().map(u32::from_be_bytes));
+            return Ok(Some(attribute.value().to_vec()));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn number(kind: u16, value: u32) -> Vec<u8> {
+        attribute(kind, &value.to_be_bytes())
+    }
+
+    /// An expression with these attributes.
+    fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
+        [attribute(1, format!("{name}\0").as_bytes()), attribute(2, &data.concat())].concat()
+    }
+
+    /// A match of iptables.
+    fn of_iptables(name: &str, info: &[(usize, u8)]) -> Vec<u8> {
+        let mut bytes = [0; 220];
+        for (place, value) in info {
+            bytes[*place] = *value;
+        }
+        expression("match", &[attribute(1, format!("{name}\0").as_bytes()), attribute(3, &bytes)])
+    }
+
+    fn read(expressions: &[Vec<u8>]) -> Rule {
+        let mut rule = Rule::default();
+        for expression in expressions {
+            rule.read(expression).unwrap();
+        }
+        rule
+    }
+
+    #[test]
+    fn whatever_is_read_of_connection_tracking_asks_it() {
+        let cases = [
+            ("ct state", expression("ct", &[number(2, 0), number(1, 1)]), true),
+            ("ct direction", expression("ct", &[number(2, 1), number(1, 1)]), true),
+            ("ct status", expression("ct", &[number(2, 2), number(1, 1)]), true),
+            ("ct mark", expression("ct", &[number(2, 3), number(1, 1)]), true),
+            ("ct mark set", expression("ct", &[number(2, 3), number(4, 1)]), false),
+            ("-m conntrack", of_iptables("conntrack", &[]), true),
+            ("-m connmark", of_iptables("connmark", &[]), true),
+            ("-m tcp", of_iptables("tcp", &[]), false),
+        ];
+        for (why, expression, expected) in cases {
+            assert_eq!(read(&[expression]).asks_state, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn flags_and_options_of_tcp_are_seen() {
+        let payload =
+            |from, length| expression("payload", &[number(2, 2), number(3, from), number(4, length)]);
+        let cases = [
+            ("tcp flags", payload(13, 1), true),
+            ("a range with the flags", payload(12, 2), true),
+            ("tcp dport", payload(2, 2), false),
+            ("tcp option maxseg exists", expression("exthdr", &[number(1, 1), number(6, 1)]), true),
+            ("tcp option maxseg size set", expression("exthdr", &[number(7, 1), number(6, 1)]), false),
+            ("exthdr frag exists", expression("exthdr", &[number(1, 1)]), false),
+            ("-p tcp --syn", of_iptables("tcp", &[(9, 0x17)]), true),
+            ("-p tcp --tcp-option 2", of_iptables("tcp", &[(8, 2)]), true),
+            ("-p tcp", of_iptables("tcp", &[]), false),
+        ];
+        for (why, expression, expected) in cases {
+            assert_eq!(read(&[expression]).asks_flags, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn sets_that_are_added_to_and_those_that_are_looked_into_are_told_apart() {
+        let set = |name| expression(name, &[attribute(1, b"known\0")]);
+        let target = expression("target", &[attribute(1, b"SET\0")]);
+        let cases = [
+            ("add @known", set("dynset"), Some("known"), None),
+            ("@known", set("lookup"), None, Some("known")),
+            ("-j SET", target, Some(IPSET), None),
+            ("-m set", of_iptables("set", &[]), None, Some(IPSET)),
+            ("-m recent --set", of_iptables("recent", &[(8, 2)]), Some(RECENT), None),
+            ("-m recent --rcheck", of_iptables("recent", &[(8, 1)]), None, Some(RECENT)),
+        ];
+        for (why, expression, adds_to, looks_into) in cases {
+            let rule = read(&[expression]);
+            assert_eq!(rule.adds_to.first().map(String::as_str), adds_to, "{why}");
+            assert_eq!(rule.looks_into.first().map(String::as_str), looks_into, "{why}");
+        }
+    }
 }

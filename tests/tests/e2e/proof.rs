@@ -496,7 +496,7 @@ fn where_one_interface_forwards_no_socket_says_nothing() -> Result<()> {
 }
 
 /// What a host's own firewall may have, and whether the ACK that brings a cookie back opens a connection there.
-const FIREWALLS: [(&str, &str, bool); 7] = [
+const FIREWALLS: [(&str, &str, bool); 12] = [
     ("states alone", "ct state established,related accept; ct state invalid drop; tcp dport 80 accept", true),
     ("flags alone", "tcp flags & (fin|syn|rst|ack) == 0 drop; accept", true),
     (
@@ -512,6 +512,19 @@ const FIREWALLS: [(&str, &str, bool); 7] = [
     ),
     ("flags in a range", "ct state established accept; @th,96,16 & 0x3f == 2 tcp dport 80 accept", false),
     ("no state", "tcp dport 80 accept", true),
+    (
+        "a mark from a SYN",
+        "tcp flags & (fin|syn|rst|ack) == syn tcp dport 80 ct mark set 1; ct mark 1 accept",
+        false,
+    ),
+    ("a mark that nobody reads", "tcp flags syn ct mark set 1; tcp dport 80 accept", true),
+    (
+        "options alone open",
+        "ct state established accept; tcp option maxseg exists tcp dport 80 accept",
+        false,
+    ),
+    ("a set of who has sent a SYN", "tcp flags syn add @known { ip saddr }; ip saddr @known accept", false),
+    ("a meter", "tcp flags syn add @known { ip saddr limit rate over 100/second } drop; accept", true),
 ];
 
 #[test]
@@ -536,7 +549,7 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
     for (name, rules, opens) in FIREWALLS {
         let proof = if opens { SynProof::Cookie } else { SynProof::Retransmission };
         nft(&format!(
-            "table inet own {{ chain in {{ type filter hook input priority 0; policy drop; iif lo accept; \
+            "table inet own {{ set known {{ type ipv4_addr; size 65535; flags dynamic; }}; chain in {{ type filter hook input priority 0; policy drop; iif lo accept; \
              meta l4proto {{ icmp, ipv6-icmp }} accept; {rules}; }}; }}"
         ))?;
         turns_to(proof, name)?;
@@ -557,10 +570,18 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
         nft(&format!("table {chain} {rules}; }}; }}"))?;
     }
     turns_to(SynProof::Cookie, "elsewhere")?;
-    nft(
-        "table inet other { chain in { type filter hook input priority 0; ct state established accept; }; }",
-    )?;
+    // Whatever is asked of connection tracking, it knows nothing of an ACK.
     site.server().within(|| Ok(fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")?))?;
-    turns_to(SynProof::Retransmission, "not loose")?;
-    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), fetch_page).context("not loose")
+    for rules in [
+        "ct state established accept",
+        "ct mark 5 accept; ct direction original tcp dport 80 accept",
+        "ct status & confirmed == confirmed accept",
+    ] {
+        nft("add table inet other; delete table inet other")?;
+        turns_to(SynProof::Cookie, "no rules")?;
+        nft(&format!("table inet other {{ chain in {{ type filter hook input priority 0; {rules}; }}; }}"))?;
+        turns_to(SynProof::Retransmission, &format!("not loose: {rules}"))?;
+        site.under(&from(ATTACKER).tcp(40_000, 80, SYN), fetch_page).context(rules)?;
+    }
+    Ok(())
 }
