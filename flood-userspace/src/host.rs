@@ -8,6 +8,7 @@ mod forwarding;
 mod lifelines;
 mod logins;
 mod nftables;
+mod tc;
 mod tracking;
 mod translation;
 mod tunnels;
@@ -78,7 +79,7 @@ impl Facts {
             client_ports: client_ports(),
             reassembly: Reassembly::read(),
             forwarding: forwarding::find(&links),
-            translation: translation::find(),
+            translation: translation::find(&links),
             tunnels: tunnels::ports(&links),
             stripped: vlan::stripped(&links),
             tracking: tracking::why_no_ack_opens(),

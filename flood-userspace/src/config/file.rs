@@ -476,7 +476,7 @@ section! {
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
         /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
         /// none speaks against a packet only if it is for an address of this host, and this host neither translates addresses
-        /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
+        /// or ports (nftables, iptables, IPVS, tc) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
         /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
         /// Packets a second that each peer may send over the limits: those of TCP connections of this host, and as many again

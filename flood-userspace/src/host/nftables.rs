@@ -19,7 +19,7 @@ use crate::netlink::{Message, exchange};
 /// What the rules of a network namespace do that matters here, each as the chain in which it is.
 #[derive(Default, Clone, Debug)]
 pub(super) struct Ruleset {
-    /// Translates addresses or ports.
+    /// Translates addresses or ports, or hands packets to others.
     pub(super) translates: Option<String>,
     /// Asks what connection tracking says of a packet that comes to this host.
     pub(super) asks_state: Option<String>,
@@ -60,11 +60,13 @@ pub(super) fn ruleset() -> io::Result<Ruleset> {
         let rule = rules.iter().find(|rule| asks(rule) && rule.is_of_ip() && !is_elsewhere(rule))?;
         Some(name(&rule.chain, &rule.table))
     };
+    let in_chain = chains.iter().find(|chain| chain.is_translation());
+    let by_rule = || rules.iter().find(|rule| rule.translates && !rule.is_of_arp() && !is_elsewhere(rule));
+    let translates = in_chain
+        .map(|chain| name(&chain.name, &chain.table))
+        .or_else(|| by_rule().map(|rule| name(&rule.chain, &rule.table)));
     let ruleset = Ruleset {
-        translates: chains
-            .iter()
-            .find(|chain| chain.is_translation())
-            .map(|chain| name(&chain.name, &chain.table)),
+        translates,
         asks_state: first(&|rule| rule.asks_state),
         asks_flags: first(&|rule| rule.asks_flags),
         notes_flags: first(&notes_flags),
@@ -105,8 +107,12 @@ impl Chain {
 
     /// Whether what comes to this host does not come through it, but what it sends or passes on.
     fn is_elsewhere(&self) -> bool {
-        // linux/netfilter.h: NF_INET_FORWARD, NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
-        matches!(self.hook, Some(2..=4))
+        match self.family {
+            // linux/netfilter.h: NFPROTO_NETDEV, NF_NETDEV_EGRESS
+            5 => self.hook == Some(1),
+            // NF_INET_FORWARD, NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
+            _ => matches!(self.hook, Some(2..=4)),
+        }
     }
 }
 
@@ -120,6 +126,8 @@ struct Rule {
     asks_state: bool,
     /// Whether it looks at the flags of TCP, or at its options, as those of a SYN are others.
     asks_flags: bool,
+    /// Whether it writes addresses or ports, or hands packets to others.
+    translates: bool,
     /// The sets that it adds to.
     adds_to: Vec<String>,
     /// The sets that it looks into.
@@ -131,6 +139,12 @@ impl Rule {
     fn is_of_ip(&self) -> bool {
         // linux/netfilter.h: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
         matches!(self.family, 1 | 2 | 10)
+    }
+
+    /// Whether it is about ARP.
+    fn is_of_arp(&self) -> bool {
+        // NFPROTO_ARP
+        self.family == 3
     }
 
     /// Reads an expression: its name and what is asked.
@@ -150,12 +164,8 @@ impl Rule {
         match name.as_str() {
             // NFTA_CT_DREG: it reads, whatever that is. To set a mark is to ask nothing.
             "ct" => self.asks_state |= number(data, 1)?.is_some(),
-            // NFTA_PAYLOAD_BASE, NFT_PAYLOAD_TRANSPORT_HEADER; NFTA_PAYLOAD_OFFSET and NFTA_PAYLOAD_LEN: the byte of the flags
-            "payload" => {
-                let (base, from) = (number(data, 2)?, number(data, 3)?.unwrap_or(0));
-                let to = from.saturating_add(number(data, 4)?.unwrap_or(0));
-                self.asks_flags |= base == Some(2) && (from..to).contains(&FLAGS_AT);
-            }
+            "payload" => self.read_payload(data)?,
+            "tproxy" | "fwd" | "dup" => self.translates = true,
             // NFTA_EXTHDR_DREG; NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT
             "exthdr" => self.asks_flags |= number(data, 1)?.is_some() && number(data, 6)? == Some(1),
             // NFTA_DYNSET_SET_NAME, NFTA_LOOKUP_SET
@@ -163,8 +173,29 @@ impl Rule {
             "lookup" => self.looks_into.extend(word(data, 1)?),
             "match" => self.read_match(data)?,
             // NFTA_TARGET_NAME
-            "target" if word(data, 1)?.as_deref() == Some("SET") => self.adds_to.push(IPSET.to_owned()),
+            "target" => match word(data, 1)?.as_deref() {
+                Some("SET") => self.adds_to.push(IPSET.to_owned()),
+                Some("TPROXY" | "TEE" | "DNPT" | "SNPT") => self.translates = true,
+                _ => {}
+            },
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Reads what looks at bytes of a packet, or writes them.
+    fn read_payload(&mut self, data: &[u8]) -> Result<(), DecodeError> {
+        /// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`.
+        const NETWORK: Option<u32> = Some(1);
+        const TRANSPORT: Option<u32> = Some(2);
+        // NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_SREG
+        let (base, from) = (number(data, 2)?, number(data, 3)?.unwrap_or(0));
+        let to = from.saturating_add(number(data, 4)?.unwrap_or(0));
+        if number(data, 5)?.is_some() {
+            // What comes before the addresses, of either version: DSCP, time to live.
+            self.translates |= base == NETWORK && to > ADDRESSES_AT || base == TRANSPORT && from < PORTS_TO;
+        } else {
+            self.asks_flags |= base == TRANSPORT && (from..to).contains(&FLAGS_AT);
         }
         Ok(())
     }
@@ -210,6 +241,12 @@ const RECENT: &str = "a list of recent";
 
 /// Where the flags are in a TCP header.
 const FLAGS_AT: u32 = 13;
+
+/// Where the ports end in a TCP or UDP header.
+const PORTS_TO: u32 = 4;
+
+/// Where the addresses begin in an IPv4 header. Those of IPv6 begin earlier and are longer.
+const ADDRESSES_AT: u32 = 12;
 
 /// The number of the rules' state.
 #[derive(Default, Clone, Debug)]
@@ -347,7 +384,7 @@ impl<T: Asked> From<Request<T>> for NetlinkPayload<Request<T>> {
 }
 
 /// A string that ends with a zero.
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
@@ -362,7 +399,7 @@ fn word(attributes: &[u8], kind: u16) -> Result<Option<String>, DecodeError> {
 }
 
 /// What an attribute of this kind has.
-fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, DecodeError> {
+pub(super) fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         if attribute.kind() == kind {
@@ -445,6 +482,37 @@ mod tests {
         ];
         for (why, expression, expected) in cases {
             assert_eq!(read(&[expression]).asks_flags, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_writes_ports_or_addresses_or_hands_packets_to_others_translates() {
+        let write = |base, from, length| {
+            expression("payload", &[number(5, 1), number(2, base), number(3, from), number(4, length)])
+        };
+        let target = |name: &str| expression("target", &[attribute(1, format!("{name}\0").as_bytes())]);
+        let look = expression("payload", &[number(1, 1), number(2, 2), number(3, 2), number(4, 2)]);
+        let cases = [
+            ("udp dport", look, false),
+            ("udp dport set", write(2, 2, 2), true),
+            ("th sport set", write(2, 0, 2), true),
+            ("tcp window set", write(2, 14, 2), false),
+            ("ip saddr set", write(1, 12, 4), true),
+            ("ip daddr set", write(1, 16, 4), true),
+            ("ip6 saddr set", write(1, 8, 16), true),
+            ("ip dscp set", write(1, 0, 2), false),
+            ("ip ttl set", write(1, 8, 2), false),
+            ("ip6 hoplimit set", write(1, 6, 2), false),
+            ("ether daddr set", write(0, 0, 6), false),
+            ("tproxy", expression("tproxy", &[number(1, 2)]), true),
+            ("fwd", expression("fwd", &[number(1, 1)]), true),
+            ("dup", expression("dup", &[number(1, 1)]), true),
+            ("-j TPROXY", target("TPROXY"), true),
+            ("-j DNPT", target("DNPT"), true),
+            ("-j LOG", target("LOG"), false),
+        ];
+        for (why, expression, expected) in cases {
+            assert_eq!(read(&[expression]).translates, expected, "{why}");
         }
     }
 
