@@ -2,7 +2,7 @@
 //! unless it is the old one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt,
     sync::{Mutex, PoisonError},
@@ -49,30 +49,82 @@ pub(super) fn ruleset() -> io::Result<Ruleset> {
     {
         return Ok(read.ruleset.clone());
     }
-    let (rules, chains) = (dump::<Rule>()?, dump::<Chain>()?);
-    let name = |chain: &str, table: &str| format!("chain {chain} of table {table}");
-    let is_elsewhere = |rule: &Rule| chains.iter().any(|chain| chain.is_elsewhere() && chain.has(rule));
-    let looked_into: HashSet<&str> =
-        rules.iter().flat_map(|rule| &rule.looks_into).map(String::as_str).collect();
-    let notes_flags =
-        |rule: &Rule| rule.asks_flags && rule.adds_to.iter().any(|set| looked_into.contains(set.as_str()));
-    let first = |asks: &dyn Fn(&Rule) -> bool| {
-        let rule = rules.iter().find(|rule| asks(rule) && rule.is_of_ip() && !is_elsewhere(rule))?;
-        Some(name(&rule.chain, &rule.table))
-    };
-    let in_chain = chains.iter().find(|chain| chain.is_translation());
-    let by_rule = || rules.iter().find(|rule| rule.translates && !rule.is_of_arp() && !is_elsewhere(rule));
-    let translates = in_chain
-        .map(|chain| name(&chain.name, &chain.table))
-        .or_else(|| by_rule().map(|rule| name(&rule.chain, &rule.table)));
-    let ruleset = Ruleset {
-        translates,
-        asks_state: first(&|rule| rule.asks_state),
-        asks_flags: first(&|rule| rule.asks_flags),
-        notes_flags: first(&notes_flags),
-    };
+    let ruleset = Ruleset::of(&dump::<Table>()?, &dump::<Chain>()?, &dump::<Rule>()?);
     *read = Some(Read { of, ruleset: ruleset.clone() });
     Ok(ruleset)
+}
+
+impl Ruleset {
+    fn of(tables: &[Table], chains: &[Chain], rules: &[Rule]) -> Self {
+        let way_in = way_in(tables, chains, rules);
+        let rules: Vec<&Rule> = rules.iter().filter(|rule| way_in.contains(&rule.place())).collect();
+        let looked_into: HashSet<&String> = rules.iter().flat_map(|rule| &rule.looks_into).collect();
+        let first = |asks: &dyn Fn(&Rule) -> bool| {
+            rules.iter().find(|rule| asks(rule)).map(|rule| name(rule.place()))
+        };
+        let translates = chains.iter().find(|chain| chain.is_translation() && !is_dormant(tables, chain));
+        Self {
+            translates: translates
+                .map(|chain| name(chain.place()))
+                .or_else(|| first(&|rule| rule.translates && !rule.is_of_arp())),
+            asks_state: first(&|rule| rule.asks_state && rule.is_of_ip()),
+            asks_flags: first(&|rule| rule.asks_flags && rule.is_of_ip()),
+            notes_flags: first(&|rule| {
+                rule.asks_flags && rule.is_of_ip() && rule.adds_to.iter().any(|set| looked_into.contains(set))
+            }),
+        }
+    }
+}
+
+/// Where a chain is: its family, its table and its name.
+type Place<'a> = (u8, &'a str, &'a str);
+
+fn name((_, table, chain): Place<'_>) -> String {
+    format!("chain {chain} of table {table}")
+}
+
+/// The chains through which comes what comes to this host: those where it begins, and those to which their rules lead. Which
+/// rules lead to a chain by way of a map is not asked: one of the same table may.
+fn way_in<'a>(tables: &[Table], chains: &'a [Chain], rules: &'a [Rule]) -> HashSet<Place<'a>> {
+    let begins = |chain: &&Chain| chain.hook.is_some() && !chain.is_elsewhere() && !is_dormant(tables, chain);
+    let mut found: HashSet<Place<'_>> = chains.iter().filter(begins).map(Chain::place).collect();
+    let begun: HashSet<(u8, &str)> = found.iter().map(|(family, table, _)| (*family, *table)).collect();
+    let mut uses: HashMap<Place<'_>, u32> = HashMap::new();
+    for rule in rules {
+        for place in rule.leads_to().chain([rule.place()]) {
+            *uses.entry(place).or_default() += 1;
+        }
+    }
+    let has_other_uses = |chain: &&Chain| chain.uses > uses.get(&chain.place()).copied().unwrap_or(0);
+    let is_begun =
+        |chain: &&Chain| chain.hook.is_none() && begun.contains(&(chain.family, chain.table.as_str()));
+    found.extend(chains.iter().filter(is_begun).filter(has_other_uses).map(Chain::place));
+    loop {
+        let before = found.len();
+        for rule in rules {
+            if found.contains(&rule.place()) {
+                found.extend(rule.leads_to());
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Whether the table of a chain is switched off.
+fn is_dormant(tables: &[Table], chain: &Chain) -> bool {
+    let is_its = |table: &&Table| table.family == chain.family && table.name == chain.table;
+    tables.iter().find(is_its).is_some_and(|table| table.is_dormant)
+}
+
+/// A table.
+#[derive(Default, Clone, Debug)]
+struct Table {
+    name: String,
+    family: u8,
+    /// Whether it is switched off.
+    is_dormant: bool,
 }
 
 /// The number of the state that the rules are in: it changes with each of them. `None` where there are none.
@@ -100,9 +152,8 @@ impl Chain {
         self.kind == "nat" && self.uses > 0
     }
 
-    /// Whether a rule is one of its.
-    fn has(&self, rule: &Rule) -> bool {
-        self.table == rule.table && self.name == rule.chain && self.family == rule.family
+    fn place(&self) -> Place<'_> {
+        (self.family, &self.table, &self.name)
     }
 
     /// Whether what comes to this host does not come through it, but what it sends or passes on.
@@ -122,6 +173,8 @@ struct Rule {
     table: String,
     chain: String,
     family: u8,
+    /// The chains that it leads to, but for those by way of a map.
+    chains: Vec<String>,
     /// Whether it asks what connection tracking says of a packet.
     asks_state: bool,
     /// Whether it looks at the flags of TCP, or at its options, as those of a SYN are others.
@@ -135,6 +188,15 @@ struct Rule {
 }
 
 impl Rule {
+    fn place(&self) -> Place<'_> {
+        (self.family, &self.table, &self.chain)
+    }
+
+    /// The chains that it leads to.
+    fn leads_to(&self) -> impl Iterator<Item = Place<'_>> {
+        self.chains.iter().map(|chain| (self.family, self.table.as_str(), chain.as_str()))
+    }
+
     /// Whether it is about IP, rather than about frames.
     fn is_of_ip(&self) -> bool {
         // linux/netfilter.h: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
@@ -166,6 +228,11 @@ impl Rule {
             "ct" => self.asks_state |= number(data, 1)?.is_some(),
             "payload" => self.read_payload(data)?,
             "tproxy" | "fwd" | "dup" => self.translates = true,
+            // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
+            "immediate" => {
+                let verdict = value(&value(data, 2)?.unwrap_or_default(), 2)?.unwrap_or_default();
+                self.chains.extend(word(&verdict, 2)?);
+            }
             // NFTA_EXTHDR_DREG; NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT
             "exthdr" => self.asks_flags |= number(data, 1)?.is_some() && number(data, 6)? == Some(1),
             // NFTA_DYNSET_SET_NAME, NFTA_LOOKUP_SET
@@ -260,6 +327,25 @@ trait Asked: Default + Clone + std::fmt::Debug {
     const MESSAGE: u16;
     /// Takes over an attribute.
     fn take(&mut self, family: u8, kind: u16, value: &[u8]) -> Result<(), DecodeError>;
+}
+
+impl Asked for Table {
+    const MESSAGE: u16 = 1;
+
+    /// `enum nft_table_attributes`.
+    fn take(&mut self, family: u8, kind: u16, value: &[u8]) -> Result<(), DecodeError> {
+        /// `NFT_TABLE_F_DORMANT`
+        const DORMANT: u32 = 1;
+        self.family = family;
+        match kind {
+            1 => self.name = text(value),
+            2 => {
+                self.is_dormant = value.try_into().is_ok_and(|flags| u32::from_be_bytes(flags) & DORMANT != 0)
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Asked for Chain {
@@ -482,6 +568,71 @@ mod tests {
         ];
         for (why, expression, expected) in cases {
             assert_eq!(read(&[expression]).asks_flags, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn only_rules_that_packets_for_this_host_come_to_are_asked() {
+        const INPUT: Option<u32> = Some(1);
+        const FORWARD: Option<u32> = Some(2);
+        let verdict =
+            |chain: &str| attribute(2, &attribute(2, &attribute(2, format!("{chain}\0").as_bytes())));
+        let rule = |chain: &str, leads_to: Option<&str>| {
+            let ask = expression("ct", &[number(1, 1)]);
+            let mut rule = match leads_to {
+                Some(chain) => read(&[expression("immediate", &[verdict(chain)])]),
+                None => read(&[ask]),
+            };
+            (rule.table, rule.chain, rule.family) = ("own".into(), chain.into(), 1);
+            rule
+        };
+        let chain = |name: &str, hook, uses| {
+            let (table, name, kind) = ("own".into(), name.into(), String::new());
+            Chain { table, name, kind, family: 1, uses, hook }
+        };
+        let cases = [
+            ("at the beginning", false, vec![chain("in", INPUT, 1)], vec![rule("in", None)], Some("in")),
+            ("in a dormant table", true, vec![chain("in", INPUT, 1)], vec![rule("in", None)], None),
+            (
+                "where nothing leads to",
+                false,
+                vec![chain("in", INPUT, 0), chain("x", None, 1)],
+                vec![rule("x", None)],
+                None,
+            ),
+            (
+                "behind two jumps",
+                false,
+                vec![chain("x", None, 2), chain("y", None, 2), chain("in", INPUT, 1)],
+                vec![rule("x", None), rule("y", Some("x")), rule("in", Some("y"))],
+                Some("x"),
+            ),
+            (
+                "behind a jump for what is passed on",
+                false,
+                vec![chain("out", FORWARD, 1), chain("in", INPUT, 0), chain("x", None, 2)],
+                vec![rule("out", Some("x")), rule("x", None)],
+                None,
+            ),
+            (
+                "by way of a map",
+                false,
+                vec![chain("in", INPUT, 1), chain("x", None, 2)],
+                vec![rule("x", None)],
+                Some("x"),
+            ),
+            (
+                "by way of a map elsewhere",
+                false,
+                vec![chain("out", FORWARD, 1), chain("x", None, 2)],
+                vec![rule("x", None)],
+                None,
+            ),
+        ];
+        for (why, is_dormant, chains, rules, expected) in cases {
+            let tables = [Table { name: "own".into(), family: 1, is_dormant }];
+            let found = Ruleset::of(&tables, &chains, &rules).asks_state;
+            assert_eq!(found, expected.map(|chain| name((1, "own", chain))), "{why}");
         }
     }
 

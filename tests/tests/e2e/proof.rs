@@ -488,7 +488,7 @@ fn where_one_interface_forwards_no_socket_says_nothing() -> Result<()> {
 
 /// What gives packets to others than those to whom they are sent, by its name and how it is brought about, and words of the reason
 /// that is shown for it.
-const TAKERS: [(&str, &[&str], &str); 9] = [
+const TAKERS: [(&str, &[&str], &str); 11] = [
     (
         "a port is written",
         &[
@@ -532,6 +532,18 @@ const TAKERS: [(&str, &[&str], &str); 9] = [
         "chain in of table own",
     ),
     (
+        "behind a jump",
+        &["nft table ip own { chain x { udp dport set 5001; }; \
+           chain in { type filter hook prerouting priority -300; udp dport 5000 notrack jump x; }; }"],
+        "chain x of table own",
+    ),
+    (
+        "behind a map",
+        &["nft table ip own { chain x { udp dport set 5001; }; \
+           chain in { type filter hook prerouting priority -300; udp dport vmap { 5000 : jump x }; }; }"],
+        "chain x of table own",
+    ),
+    (
         "tc redirects",
         &[
             "tc qdisc add dev eth0 clsact",
@@ -557,8 +569,14 @@ const TAKERS: [(&str, &[&str], &str); 9] = [
     ),
 ];
 
-/// What writes or looks at packets, and gives none to others.
-const NO_TAKERS: [&[&str]; 4] = [
+/// What writes or looks at packets, and gives none to others, or does nothing.
+const NO_TAKERS: [&[&str]; 7] = [
+    &["nft table ip own { flags dormant; \
+       chain in { type filter hook prerouting priority -300; udp dport 5000 udp dport set 5001; }; }"],
+    &["nft table ip own { chain x { udp dport 5000 udp dport set 5001; }; \
+       chain in { type filter hook prerouting priority -300; accept; }; }"],
+    &["nft table ip own { chain x { udp dport 5000 udp dport set 5001; }; \
+       chain out { type filter hook output priority -300; jump x; }; }"],
     &[
         "nft table ip own { chain in { type filter hook prerouting priority -300; ip dscp set cs1; ip ttl set 9; }; }",
     ],
