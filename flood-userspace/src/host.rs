@@ -23,13 +23,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia},
+    AddressFamily,
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType, RouteVia},
 };
 
-use crate::netlink::{exchange, links};
+use crate::netlink::{links, routes};
 
 pub use changed::{Change, Changes, Kept};
 pub use ethtool::ethtool;
@@ -39,8 +38,14 @@ pub use tunnels::USUAL as USUAL_TUNNELS;
 pub use udp::{UdpPort, udp_ports};
 pub use vlan::Stripped;
 
-/// The routing table of what is delivered to this host (linux/rtnetlink.h).
-const TABLE_LOCAL: u32 = 255;
+/// Routing tables (linux/rtnetlink.h): that of what is delivered to this host, that of the rest by default, and any.
+const TABLE_LOCAL: u8 = 255;
+const TABLE_MAIN: u8 = 254;
+const ANY_TABLE: u8 = 0;
+
+/// In so many routes, of all tables and of the main one, gateways are looked for. A table begins with its default route, and a full
+/// one of the Internet has a million routes by a few gateways.
+const MOST_ROUTES: usize = 4_096;
 
 /// The ports that a kernel gives to clients if nobody says otherwise (Documentation/networking/ip-sysctl.rst).
 pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
@@ -162,23 +167,22 @@ pub fn setting_path(key: &str) -> PathBuf {
 struct Routes {
     /// What is delivered to this host: addresses, and prefixes that somebody has routed to it whole.
     local: Vec<IpNet>,
-    /// Where packets for others go.
+    /// Where packets for others go, as far as [`MOST_ROUTES`] say.
     gateways: Vec<IpAddr>,
 }
 
 impl Routes {
     fn read() -> io::Result<Self> {
         let (mut local, mut gateways) = (Vec::new(), Vec::new());
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = RouteMessage::default();
-            request.header.address_family = family;
-            let answers = exchange(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)?;
-            for answer in answers {
-                if let RouteNetlinkMessage::NewRoute(route) = answer {
-                    local.extend(local_prefix(&route));
-                    gateways.extend(gateways_in(&route.attributes));
-                }
+        for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let like = |table, kind| RouteHeader { address_family, table, kind, ..RouteHeader::default() };
+            let delivered = routes(like(TABLE_LOCAL, RouteType::Local), usize::MAX)?;
+            local.extend(delivered.iter().filter_map(local_prefix));
+            let mut passed_on = routes(like(ANY_TABLE, RouteType::Unicast), MOST_ROUTES)?;
+            if passed_on.len() >= MOST_ROUTES {
+                passed_on.extend(routes(like(TABLE_MAIN, RouteType::Unicast), MOST_ROUTES)?);
             }
+            gateways.extend(passed_on.iter().flat_map(|route| gateways_in(&route.attributes)));
         }
         local.sort_unstable();
         local.dedup();
@@ -210,7 +214,9 @@ fn local_prefix(route: &RouteMessage) -> Option<IpNet> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    if route.header.kind != RouteType::Local || table.unwrap_or(route.header.table.into()) != TABLE_LOCAL {
+    if route.header.kind != RouteType::Local
+        || table.unwrap_or(route.header.table.into()) != u32::from(TABLE_LOCAL)
+    {
         return None;
     }
     let address = route.attributes.iter().find_map(|attribute| match attribute {
