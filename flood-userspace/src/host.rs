@@ -4,9 +4,11 @@
 
 mod changed;
 mod ethtool;
+mod forwarding;
 mod lifelines;
 mod logins;
 mod nftables;
+mod tc;
 mod tracking;
 mod translation;
 mod tunnels;
@@ -21,13 +23,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia},
+    AddressFamily,
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType, RouteVia},
 };
 
-use crate::netlink::{exchange, links};
+use crate::netlink::{links, routes};
 
 pub use changed::{Change, Changes, Kept};
 pub use ethtool::ethtool;
@@ -37,11 +38,14 @@ pub use tunnels::USUAL as USUAL_TUNNELS;
 pub use udp::{UdpPort, udp_ports};
 pub use vlan::Stripped;
 
-/// The routing table of what is delivered to this host (linux/rtnetlink.h).
-const TABLE_LOCAL: u32 = 255;
+/// Routing tables (linux/rtnetlink.h): that of what is delivered to this host, that of the rest by default, and any.
+const TABLE_LOCAL: u8 = 255;
+const TABLE_MAIN: u8 = 254;
+const ANY_TABLE: u8 = 0;
 
-/// Sysctls that say whether packets for others are passed on.
-const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+/// In so many routes, of all tables and of the main one, gateways are looked for. A table begins with its default route, and a full
+/// one of the Internet has a million routes by a few gateways.
+const MOST_ROUTES: usize = 4_096;
 
 /// The ports that a kernel gives to clients if nobody says otherwise (Documentation/networking/ip-sysctl.rst).
 pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
@@ -58,7 +62,7 @@ pub struct Facts {
     /// How it puts fragments together.
     pub reassembly: Reassembly,
     /// Whether it passes packets on that are not for it: the setting that says so.
-    pub forwarding: Option<&'static str>,
+    pub forwarding: Option<String>,
     /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
     pub translation: Option<String>,
     /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their other ends send from ports that are hashes.
@@ -72,7 +76,6 @@ pub struct Facts {
 impl Facts {
     /// Asks the kernel, in the network namespace of this thread.
     pub fn read() -> io::Result<Self> {
-        let forwards = |key: &&str| setting(key).is_some_and(|value| value != "0");
         let Routes { local, gateways } = Routes::read()?;
         let links = links()?;
         Ok(Self {
@@ -80,8 +83,8 @@ impl Facts {
             local,
             client_ports: client_ports(),
             reassembly: Reassembly::read(),
-            forwarding: FORWARDING.into_iter().find(forwards),
-            translation: translation::find(),
+            forwarding: forwarding::find(&links),
+            translation: translation::find(&links),
             tunnels: tunnels::ports(&links),
             stripped: vlan::stripped(&links),
             tracking: tracking::why_no_ack_opens(),
@@ -93,8 +96,8 @@ impl Facts {
         if let Some(who) = &self.translation {
             return Some(format!("addresses or ports are translated ({who})"));
         }
-        let key = self.forwarding?;
-        Some(format!("this host forwards packets (net.{})", key.replace('/', ".")))
+        let setting = self.forwarding.as_ref()?;
+        Some(format!("this host forwards packets ({setting})"))
     }
 }
 
@@ -164,23 +167,22 @@ pub fn setting_path(key: &str) -> PathBuf {
 struct Routes {
     /// What is delivered to this host: addresses, and prefixes that somebody has routed to it whole.
     local: Vec<IpNet>,
-    /// Where packets for others go.
+    /// Where packets for others go, as far as [`MOST_ROUTES`] say.
     gateways: Vec<IpAddr>,
 }
 
 impl Routes {
     fn read() -> io::Result<Self> {
         let (mut local, mut gateways) = (Vec::new(), Vec::new());
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = RouteMessage::default();
-            request.header.address_family = family;
-            let answers = exchange(RouteNetlinkMessage::GetRoute(request), NLM_F_REQUEST | NLM_F_DUMP)?;
-            for answer in answers {
-                if let RouteNetlinkMessage::NewRoute(route) = answer {
-                    local.extend(local_prefix(&route));
-                    gateways.extend(gateways_in(&route.attributes));
-                }
+        for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let like = |table, kind| RouteHeader { address_family, table, kind, ..RouteHeader::default() };
+            let delivered = routes(like(TABLE_LOCAL, RouteType::Local), usize::MAX)?;
+            local.extend(delivered.iter().filter_map(local_prefix));
+            let mut passed_on = routes(like(ANY_TABLE, RouteType::Unicast), MOST_ROUTES)?;
+            if passed_on.len() >= MOST_ROUTES {
+                passed_on.extend(routes(like(TABLE_MAIN, RouteType::Unicast), MOST_ROUTES)?);
             }
+            gateways.extend(passed_on.iter().flat_map(|route| gateways_in(&route.attributes)));
         }
         local.sort_unstable();
         local.dedup();
@@ -212,7 +214,9 @@ fn local_prefix(route: &RouteMessage) -> Option<IpNet> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    if route.header.kind != RouteType::Local || table.unwrap_or(route.header.table.into()) != TABLE_LOCAL {
+    if route.header.kind != RouteType::Local
+        || table.unwrap_or(route.header.table.into()) != u32::from(TABLE_LOCAL)
+    {
         return None;
     }
     let address = route.attributes.iter().find_map(|attribute| match attribute {

@@ -10,7 +10,11 @@ use netlink_packet_generic::{
     GenlFamily, GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::LinkMessage,
+    route::{RouteHeader, RouteMessage},
+};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
@@ -40,7 +44,28 @@ where
 /// Sends a request and collects what is in the answer, whose end the kernel marks: that of a dump by itself, that of any other
 /// as an acknowledgement, which is always asked for.
 pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
-    let mut socket = Socket::new(T::PROTOCOL)?;
+    collect(Socket::new(T::PROTOCOL)?, request, flags, usize::MAX)
+}
+
+/// The routes that have the family, table and type of this header, as far as it names them. The kernel picks them, so that a full
+/// table of others costs little. After `most`, more are left out.
+pub(crate) fn routes(like: RouteHeader, most: usize) -> io::Result<Vec<RouteMessage>> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    socket.set_netlink_get_strict_chk(true)?;
+    let mut request = RouteMessage::default();
+    request.header = like;
+    let request = RouteNetlinkMessage::GetRoute(request);
+    let answers = match collect(socket, request, NLM_F_REQUEST | NLM_F_DUMP, most) {
+        // There is no such table.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
+        answers => answers?,
+    };
+    let route = |answer| if let RouteNetlinkMessage::NewRoute(route) = answer { Some(route) } else { None };
+    Ok(answers.into_iter().filter_map(route).collect())
+}
+
+/// Asks over a socket, and listens until the answer ends or has `most` messages.
+fn collect<T: Message>(mut socket: Socket, request: T, flags: u16, most: usize) -> io::Result<Vec<T>> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
@@ -52,7 +77,7 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
 
     let mut answers = Vec::new();
     let mut buffer = vec![0; RECEIVE_BYTES];
-    loop {
+    while answers.len() < most {
         let received = socket.recv(&mut &mut buffer[..], 0)?;
         let mut rest = &buffer[..received];
         while !rest.is_empty() {
@@ -71,6 +96,7 @@ pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>>
             rest = rest.get(length..).unwrap_or_default();
         }
     }
+    Ok(answers)
 }
 
 /// All network interfaces, as the kernel describes them.
@@ -128,5 +154,29 @@ impl LinkChanges {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::{AddressFamily, route::RouteType};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_picks_routes_and_no_more_are_read_than_wanted() {
+        const TABLE_LOCAL: u8 = 255;
+        const NO_TABLE: u8 = 251;
+        let ask = |table, kind, most| {
+            let address_family = AddressFamily::Inet;
+            routes(RouteHeader { address_family, table, kind, ..RouteHeader::default() }, most).unwrap()
+        };
+        let local = ask(TABLE_LOCAL, RouteType::Local, usize::MAX);
+        let is_local =
+            |route: &RouteMessage| route.header.table == TABLE_LOCAL && route.header.kind == RouteType::Local;
+        // 127.0.0.0/8 and 127.0.0.1, wherever `lo` is up.
+        assert!(local.len() >= 2 && local.iter().all(is_local), "{local:?}");
+        assert!(ask(NO_TABLE, RouteType::Unicast, usize::MAX).is_empty());
+        assert!(ask(TABLE_LOCAL, RouteType::Local, 0).is_empty());
     }
 }

@@ -469,14 +469,14 @@ section! {
         /// for an address that is not this host's, and where ports are translated. `auto`: cookies, or retransmission where
         /// there are none: where the host is not the one that is guarded (`host`), where `net.ipv4.tcp_syncookies` is 0, and on
         /// the native path of a veth, which loses what it sends by itself unless its peer has an XDP program too. Neither
-        /// makes cookies where the client would not get in with one: where the host's firewall looks at the flags of TCP and at
-        /// the state of connections, or at that and `nf_conntrack_tcp_loose` is 0, or the old iptables has rules; and where the
-        /// card takes VLAN tags off.
+        /// makes cookies where the client would not get in with one: where the host's firewall looks at the flags or options of
+        /// TCP and asks connection tracking, or asks that and `nf_conntrack_tcp_loose` is 0, or notes in a set who has sent a
+        /// SYN, or the old iptables has rules; and where the card takes VLAN tags off.
         /// `floodgate status` says which, and why.
         syn: SynProof, default "auto", accepts "`\"auto\"`, `\"cookie\"`, `\"retransmission\"` or `\"off\"`";
         /// Whether the sockets of this host tell what is wanted. `auto`: a socket always speaks for its packets; that there is
         /// none speaks against a packet only if it is for an address of this host, and this host neither translates addresses
-        /// or ports (nftables, iptables, IPVS) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
+        /// or ports (nftables, iptables, IPVS, tc) nor forwards. `true`: it does even so. `false`: sockets are not asked, as on a
         /// router, or where those that matter are bound to another interface than the guarded one, a VLAN, PPPoE or bridge on it.
         host: HostSays, default "auto", accepts "`\"auto\"`, `true` or `false`";
         /// Packets a second that each peer may send over the limits: those of TCP connections of this host, and as many again

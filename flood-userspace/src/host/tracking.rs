@@ -2,7 +2,7 @@
 //!
 //! The filter answers a SYN in the driver, so the first that connection tracking sees of such a connection is an ACK. As a rule it
 //! takes that for a new one. Then it gets in where a SYN gets in, unless a rule looks at the flags of TCP as well; not at all where
-//! `nf_conntrack_tcp_loose` is 0.
+//! `nf_conntrack_tcp_loose` is 0. Nor does it get in where rules themselves note who sent a SYN.
 
 use super::{nftables, setting, translation::table_of_old_iptables};
 
@@ -19,15 +19,15 @@ fn by_nftables() -> Option<String> {
         Ok(rules) => rules,
         Err(error) => return Some(format!("the rules of nftables cannot be read: {error}")),
     };
+    if let Some(chain) = rules.notes_flags {
+        return Some(format!("{chain} adds to a set by the flags of TCP, and a rule looks into that set"));
+    }
     let state = rules.asks_state?;
     if setting(LOOSE).is_some_and(|loose| loose == "0") {
-        return Some(format!(
-            "net.{} is 0, and {state} asks for the state of connections",
-            LOOSE.replace('/', ".")
-        ));
+        return Some(format!("net.{} is 0, and {state} asks connection tracking", LOOSE.replace('/', ".")));
     }
     let flags = rules.asks_flags?;
-    Some(format!("{flags} looks at the flags of TCP, and {state} asks for the state of connections"))
+    Some(format!("{flags} looks at the flags or options of TCP, and {state} asks connection tracking"))
 }
 
 /// Tables of the old iptables, which can be read only as a whole and by its own rules, where connections are tracked.

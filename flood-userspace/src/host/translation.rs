@@ -1,5 +1,5 @@
-//! Who translates packets on this host, or gives them to sockets on other ports: rules of netfilter, by either of its interfaces,
-//! IPVS, transparent proxies, and programs that look sockets up.
+//! Who translates packets on this host, or gives them to sockets on other ports or to others: rules of netfilter, by either of its
+//! interfaces, IPVS, transparent proxies, programs that look sockets up, and filters of tc.
 
 use std::{
     fs::{self, File},
@@ -7,14 +7,22 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use super::nftables;
+use netlink_packet_route::link::LinkMessage;
+
+use super::{nftables, tc};
 
 /// The first translation that there is, in words. Where it cannot be told, there is one.
-pub(super) fn find() -> Option<String> {
-    by_nftables().or_else(by_iptables).or_else(by_ipvs).or_else(by_proxy).or_else(by_program)
+pub(super) fn find(links: &[LinkMessage]) -> Option<String> {
+    let by_tc = || by_tc(links);
+    by_nftables().or_else(by_iptables).or_else(by_ipvs).or_else(by_proxy).or_else(by_program).or_else(by_tc)
 }
 
-/// A chain of nftables for translation that has a rule.
+/// A filter of tc on the way in.
+fn by_tc(links: &[LinkMessage]) -> Option<String> {
+    tc::find(links).unwrap_or_else(|error| Some(format!("the filters of tc cannot be read: {error}")))
+}
+
+/// A chain of nftables for translation that has a rule, or another with a rule that does it.
 fn by_nftables() -> Option<String> {
     match nftables::ruleset() {
         Ok(ruleset) => Some(format!("nftables: {}", ruleset.translates?)),

@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use flood_userspace::{config::SynProof, control::protocol::Status};
+use flood_userspace::{config::SynProof, control::protocol::Status, host::setting_path};
 use floodgate_tests::{
     daemon::Daemon,
     flood::Flood,
@@ -462,8 +462,209 @@ fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Re
     Ok(())
 }
 
+#[test]
+fn where_one_interface_forwards_no_socket_says_nothing() -> Result<()> {
+    needs_root!();
+    let lab = Lab::new()?;
+    let server = lab.host(Role::Server);
+    server.ip("link add behind.7 type veth peer name far")?;
+    let daemon = Daemon::start(server, "", "eth0")?;
+    absence_says_nothing(&daemon, None)?;
+    for (file, why) in [
+        ("ipv4/conf/eth0/forwarding", "net.ipv4.conf.eth0.forwarding"),
+        ("ipv6/conf/behind.7/forwarding", "net.ipv6.conf.behind/7.forwarding"),
+    ] {
+        let set = |value: &'static str| server.within(|| Ok(fs::write(setting_path(file), value)?));
+        set("1")?;
+        absence_says_nothing(&daemon, Some(why))?;
+        set("0")?;
+        absence_says_nothing(&daemon, None)?;
+    }
+    // What holds for interfaces to come holds for none that is there.
+    server.within(|| Ok(fs::write(setting_path("ipv4/conf/default/forwarding"), "1")?))?;
+    server.ip("link set behind.7 up")?;
+    absence_says_nothing(&daemon, None)
+}
+
+/// What gives packets to others than those to whom they are sent, by its name and how it is brought about, and words of the reason
+/// that is shown for it.
+const TAKERS: [(&str, &[&str], &str); 11] = [
+    (
+        "a port is written",
+        &[
+            "nft table ip own { chain in { type filter hook prerouting priority -300; udp dport 5000 udp dport set 5001 notrack; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "the same before netfilter",
+        &[
+            "nft table netdev own { chain in { type filter hook ingress device eth0 priority 0; udp dport 5000 udp dport set 5001; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "an address is written",
+        &[
+            "nft table ip own { chain in { type filter hook prerouting priority -300; udp dport 5000 ip daddr set 192.0.2.99; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "a transparent proxy",
+        &[
+            "nft table ip own { chain in { type filter hook prerouting priority -150; udp dport 5000 tproxy to :5001; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "handed to another interface",
+        &[
+            "nft table netdev own { chain in { type filter hook ingress device eth0 priority 0; udp dport 5000 fwd to lo; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "a copy for another interface",
+        &[
+            "nft table netdev own { chain in { type filter hook ingress device eth0 priority 0; udp dport 5000 dup to lo; }; }",
+        ],
+        "chain in of table own",
+    ),
+    (
+        "behind a jump",
+        &["nft table ip own { chain x { udp dport set 5001; }; \
+           chain in { type filter hook prerouting priority -300; udp dport 5000 notrack jump x; }; }"],
+        "chain x of table own",
+    ),
+    (
+        "behind a map",
+        &["nft table ip own { chain x { udp dport set 5001; }; \
+           chain in { type filter hook prerouting priority -300; udp dport vmap { 5000 : jump x }; }; }"],
+        "chain x of table own",
+    ),
+    (
+        "tc redirects",
+        &[
+            "tc qdisc add dev eth0 clsact",
+            "tc filter add dev eth0 ingress protocol ip u32 match ip dport 5000 0xffff action mirred egress redirect dev lo",
+        ],
+        "the action mirred on the way in at eth0",
+    ),
+    (
+        "the same by the older qdisc",
+        &[
+            "tc qdisc add dev eth0 ingress",
+            "tc filter add dev eth0 parent ffff: protocol ip u32 match ip dport 5000 0xffff action mirred egress redirect dev lo",
+        ],
+        "the action mirred on the way in at eth0",
+    ),
+    (
+        "tc redirects all",
+        &[
+            "tc qdisc add dev eth0 clsact",
+            "tc filter add dev eth0 ingress matchall action mirred egress redirect dev lo",
+        ],
+        "the action mirred on the way in at eth0",
+    ),
+];
+
+/// What writes or looks at packets, and gives none to others, or does nothing.
+const NO_TAKERS: [&[&str]; 7] = [
+    &["nft table ip own { flags dormant; \
+       chain in { type filter hook prerouting priority -300; udp dport 5000 udp dport set 5001; }; }"],
+    &["nft table ip own { chain x { udp dport 5000 udp dport set 5001; }; \
+       chain in { type filter hook prerouting priority -300; accept; }; }"],
+    &["nft table ip own { chain x { udp dport 5000 udp dport set 5001; }; \
+       chain out { type filter hook output priority -300; jump x; }; }"],
+    &[
+        "nft table ip own { chain in { type filter hook prerouting priority -300; ip dscp set cs1; ip ttl set 9; }; }",
+    ],
+    &[
+        "nft table ip own { chain out { type filter hook output priority -300; udp sport 5001 udp sport set 5000; }; }",
+    ],
+    &[
+        "tc qdisc add dev eth0 clsact",
+        "tc filter add dev eth0 ingress protocol ip u32 match ip dport 5000 0xffff action drop",
+    ],
+    &[
+        "tc qdisc add dev eth0 clsact",
+        "tc filter add dev eth0 egress matchall action mirred egress redirect dev lo",
+    ],
+];
+
+#[test]
+fn where_packets_are_given_to_others_no_socket_says_nothing() -> Result<()> {
+    needs_root!();
+    let lab = Lab::new()?;
+    let server = lab.host(Role::Server);
+    // On the way out without a qdisc of its own, so that those here are the test's.
+    let daemon = Daemon::start(server, "[proof]\nsolicited = \"socket\"\n", "eth0")?;
+    let run = |line: &str| {
+        let (program, words) = line.split_once(' ').context("a command has words")?;
+        let mut command = server.command(program)?;
+        if program == "nft" {
+            command.arg(words)
+        } else {
+            command.args(words.split(' '))
+        };
+        let said = command.output().with_context(|| line.to_owned())?;
+        ensure!(said.status.success(), "{line}: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(())
+    };
+    let clear = || {
+        run("nft flush ruleset")?;
+        // There is none, or there are two ways to delete it.
+        let _ = run("tc qdisc del dev eth0 clsact").or_else(|_| run("tc qdisc del dev eth0 ingress"));
+        absence_says_nothing(&daemon, None)
+    };
+    clear()?;
+    for (name, lines, why) in TAKERS {
+        lines.iter().try_for_each(|line| run(line)).context(name)?;
+        absence_says_nothing(&daemon, Some(why)).context(name)?;
+        if lines.iter().any(|line| line.contains("udp dport set 5001")) {
+            arrives_from_a_mirror_s_port(&lab).context(name)?;
+        }
+        clear()?;
+    }
+    for lines in NO_TAKERS {
+        lines.iter().try_for_each(|line| run(line))?;
+        // What the daemon knows is of that moment or later, once it has noticed another change.
+        server.within(|| Ok(fs::write(setting_path("ipv4/conf/lo/forwarding"), "1")?))?;
+        absence_says_nothing(&daemon, Some("net.ipv4.conf.lo.forwarding"))
+            .with_context(|| format!("{lines:?}"))?;
+        server.within(|| Ok(fs::write(setting_path("ipv4/conf/lo/forwarding"), "0")?))?;
+        clear()?;
+    }
+    Ok(())
+}
+
+/// A client on the port of a service that attackers use as a mirror reaches what is behind port 5000.
+fn arrives_from_a_mirror_s_port(lab: &Lab) -> Result<()> {
+    let behind = lab.host(Role::Server).within(|| Ok(UdpSocket::bind((Role::Server.address(), 5_001))?))?;
+    behind.set_read_timeout(Some(patience()))?;
+    for port in [123, 27_015, 4_500] {
+        let client =
+            lab.host(Role::Visitor).within(|| Ok(UdpSocket::bind((Role::Visitor.address(), port))?))?;
+        client.send_to(b"hello", (Role::Server.address(), 5_000))?;
+        behind.recv(&mut [0; 8]).with_context(|| format!("from port {port}"))?;
+    }
+    Ok(())
+}
+
+/// Waits until a missing socket means nothing for this reason, or means something again.
+fn absence_says_nothing(daemon: &Daemon, why: Option<&str>) -> Result<()> {
+    eventually(&format!("absence is off for {why:?}"), || {
+        daemon.read("status").is_ok_and(|Status { proof, .. }| match (why, &proof.why_no_absence) {
+            (None, None) => proof.absence,
+            (Some(why), Some(said)) => !proof.absence && said.contains(why),
+            _ => false,
+        })
+    })
+}
+
 /// What a host's own firewall may have, and whether the ACK that brings a cookie back opens a connection there.
-const FIREWALLS: [(&str, &str, bool); 7] = [
+const FIREWALLS: [(&str, &str, bool); 12] = [
     ("states alone", "ct state established,related accept; ct state invalid drop; tcp dport 80 accept", true),
     ("flags alone", "tcp flags & (fin|syn|rst|ack) == 0 drop; accept", true),
     (
@@ -479,6 +680,19 @@ const FIREWALLS: [(&str, &str, bool); 7] = [
     ),
     ("flags in a range", "ct state established accept; @th,96,16 & 0x3f == 2 tcp dport 80 accept", false),
     ("no state", "tcp dport 80 accept", true),
+    (
+        "a mark from a SYN",
+        "tcp flags & (fin|syn|rst|ack) == syn tcp dport 80 ct mark set 1; ct mark 1 accept",
+        false,
+    ),
+    ("a mark that nobody reads", "tcp flags syn ct mark set 1; tcp dport 80 accept", true),
+    (
+        "options alone open",
+        "ct state established accept; tcp option maxseg exists tcp dport 80 accept",
+        false,
+    ),
+    ("a set of who has sent a SYN", "tcp flags syn add @known { ip saddr }; ip saddr @known accept", false),
+    ("a meter", "tcp flags syn add @known { ip saddr limit rate over 100/second } drop; accept", true),
 ];
 
 #[test]
@@ -503,7 +717,7 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
     for (name, rules, opens) in FIREWALLS {
         let proof = if opens { SynProof::Cookie } else { SynProof::Retransmission };
         nft(&format!(
-            "table inet own {{ chain in {{ type filter hook input priority 0; policy drop; iif lo accept; \
+            "table inet own {{ set known {{ type ipv4_addr; size 65535; flags dynamic; }}; chain in {{ type filter hook input priority 0; policy drop; iif lo accept; \
              meta l4proto {{ icmp, ipv6-icmp }} accept; {rules}; }}; }}"
         ))?;
         turns_to(proof, name)?;
@@ -524,10 +738,18 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
         nft(&format!("table {chain} {rules}; }}; }}"))?;
     }
     turns_to(SynProof::Cookie, "elsewhere")?;
-    nft(
-        "table inet other { chain in { type filter hook input priority 0; ct state established accept; }; }",
-    )?;
+    // Whatever is asked of connection tracking, it knows nothing of an ACK.
     site.server().within(|| Ok(fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")?))?;
-    turns_to(SynProof::Retransmission, "not loose")?;
-    site.under(&from(ATTACKER).tcp(40_000, 80, SYN), fetch_page).context("not loose")
+    for rules in [
+        "ct state established accept",
+        "ct mark 5 accept; ct direction original tcp dport 80 accept",
+        "ct status & confirmed == confirmed accept",
+    ] {
+        nft("add table inet other; delete table inet other")?;
+        turns_to(SynProof::Cookie, "no rules")?;
+        nft(&format!("table inet other {{ chain in {{ type filter hook input priority 0; {rules}; }}; }}"))?;
+        turns_to(SynProof::Retransmission, &format!("not loose: {rules}"))?;
+        site.under(&from(ATTACKER).tcp(40_000, 80, SYN), fetch_page).context(rules)?;
+    }
+    Ok(())
 }
