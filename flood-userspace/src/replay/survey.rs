@@ -152,7 +152,7 @@ impl Survey {
             survey.senders = Remembered::default();
             each_frame(source, |frame| {
                 if let Parsed::Packet(packet) = parse(Bytes(frame.bytes)) {
-                    survey.see_sender(frame, &packet, said, |address| stage.is_local(address));
+                    survey.see_sender(frame, &packet, |address| stage.is_local(address));
                 }
             });
         }
@@ -187,22 +187,14 @@ impl Survey {
             sides.iter_mut().zip(ends).for_each(|(side, address)| side.add(address));
         }
         self.see_ports(&packet, ends, said);
-        self.see_sender(frame, &packet, said, |_| true);
+        self.see_sender(frame, &packet, |_| true);
     }
 
     /// Remembers who sends UDP, if it may be the host.
-    fn see_sender(
-        &mut self,
-        frame: &Frame<'_>,
-        packet: &Packet,
-        said: &Said,
-        may_be: impl Fn(IpAddr) -> bool,
-    ) {
+    fn see_sender(&mut self, frame: &Frame<'_>, packet: &Packet, may_be: impl Fn(IpAddr) -> bool) {
         let Some(ports) = packet.ports.filter(|_| packet.protocol == protocol::UDP) else { return };
         let source = packet.source.into();
-        // What is said of the host goes before the capture's own directions.
-        let came = frame.direction == Some(Direction::In) && said.local.is_empty();
-        if !came && may_be(source) {
+        if frame.direction != Some(Direction::In) && may_be(source) {
             self.senders.add((Service { is_tcp: false, port: ports.source }, source));
         }
     }
