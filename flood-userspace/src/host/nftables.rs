@@ -340,7 +340,8 @@ impl Asked for Table {
         match kind {
             1 => self.name = text(value),
             2 => {
-                self.is_dormant = value.try_into().is_ok_and(|flags| u32::from_be_bytes(flags) & DORMANT != 0)
+                self.is_dormant =
+                    value.try_into().is_ok_and(|flags| u32::from_be_bytes(flags) & DORMANT != 0);
             }
             _ => {}
         }

@@ -174,3 +174,53 @@ fn word(bytes: &[u8], place: usize) -> u32 {
     let word = bytes.get(place..place + 4).and_then(|word| word.try_into().ok());
     word.map_or(0, u32::from_ne_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// An action, and the interface that it has to do with.
+    fn action(kind: &str, interface: u32) -> Vec<u8> {
+        let mut parameters = [0; 28];
+        parameters[24..].copy_from_slice(&interface.to_ne_bytes());
+        let options = attribute(2, &attribute(2, &parameters));
+        attribute(1, &[attribute(1, format!("{kind}\0").as_bytes()), options].concat())
+    }
+
+    #[test]
+    fn actions_that_may_lead_a_packet_to_others_are_told_from_the_rest() {
+        let mut shaper = LinkMessage::default();
+        shaper.header.index = 7;
+        shaper.attributes = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)])];
+        let cases = [
+            ("no action", "u32", attribute(1, &[0; 4]), None),
+            ("dropped", "u32", attribute(7, &action("gact", 0)), None),
+            ("redirected", "u32", attribute(7, &action("mirred", 6)), Some("the action mirred")),
+            ("redirected to an ifb", "u32", attribute(7, &action("mirred", 7)), None),
+            ("written", "flower", attribute(3, &action("pedit", 0)), Some("the action pedit")),
+            (
+                "marked and translated",
+                "matchall",
+                attribute(2, &[action("skbedit", 0), action("nat", 0)].concat()),
+                Some("the action nat"),
+            ),
+            ("a program that decides", "bpf", attribute(8, &1_u32.to_ne_bytes()), Some("a BPF program")),
+            ("a program that sorts", "bpf", attribute(8, &0_u32.to_ne_bytes()), None),
+            ("an unknown kind", "other", attribute(1, &[0; 4]), Some("a filter of the kind other")),
+            ("the head of a chain", "other", Vec::new(), None),
+        ];
+        for (why, kind, options, expected) in cases {
+            let filter = Traffic { kind: kind.to_owned(), options, ..Traffic::default() };
+            assert_eq!(filter.harm(std::slice::from_ref(&shaper)).unwrap().as_deref(), expected, "{why}");
+        }
+    }
+}

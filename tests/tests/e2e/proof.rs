@@ -563,14 +563,14 @@ const TAKERS: [(&str, &[&str], &str); 11] = [
         "tc redirects all",
         &[
             "tc qdisc add dev eth0 clsact",
-            "tc filter add dev eth0 ingress matchall action mirred egress redirect dev lo",
+            "tc filter add dev eth0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev lo",
         ],
         "the action mirred on the way in at eth0",
     ),
 ];
 
 /// What writes or looks at packets, and gives none to others, or does nothing.
-const NO_TAKERS: [&[&str]; 7] = [
+const NO_TAKERS: [&[&str]; 8] = [
     &["nft table ip own { flags dormant; \
        chain in { type filter hook prerouting priority -300; udp dport 5000 udp dport set 5001; }; }"],
     &["nft table ip own { chain x { udp dport 5000 udp dport set 5001; }; \
@@ -585,11 +585,16 @@ const NO_TAKERS: [&[&str]; 7] = [
     ],
     &[
         "tc qdisc add dev eth0 clsact",
-        "tc filter add dev eth0 ingress protocol ip u32 match ip dport 5000 0xffff action drop",
+        "tc filter add dev eth0 ingress protocol ip u32 match ip dport 5000 0xffff classid 1:1",
+    ],
+    &[
+        "ip link add shaper type ifb",
+        "tc qdisc add dev eth0 clsact",
+        "tc filter add dev eth0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev shaper",
     ],
     &[
         "tc qdisc add dev eth0 clsact",
-        "tc filter add dev eth0 egress matchall action mirred egress redirect dev lo",
+        "tc filter add dev eth0 egress protocol all u32 match u32 0 0 action mirred egress redirect dev lo",
     ],
 ];
 
