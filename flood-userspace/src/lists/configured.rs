@@ -43,7 +43,7 @@ pub enum ListError {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: NoList,
+        source: Box<NoList>,
     },
     /// A list covers too much.
     #[error(
@@ -124,7 +124,7 @@ fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, 
         problems.extend(self::problems(path, &imported));
         let Import { format, mut prefixes, bad, bad_lines, .. } = imported;
         NoList::check(prefixes.len(), bad_lines, bad.first())
-            .map_err(|source| ListError::NoList { path: path.clone(), source })?;
+            .map_err(|source| ListError::NoList { path: path.clone(), source: source.into() })?;
         prefixes.sort_unstable();
         prefixes.dedup();
         let origin = Origin::File(path.display().to_string());
