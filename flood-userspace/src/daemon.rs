@@ -39,7 +39,7 @@ use crate::{
     bpf::BpfError,
     config::Config,
     control::{
-        listener::{self, Bounds, raise_descriptors},
+        listener::{self, Bounds},
         server::Server,
     },
     host::Facts,
@@ -48,6 +48,7 @@ use crate::{
         configured::{Configured, ListError, configured},
     },
     netlink::LinkChanges,
+    process::raise_descriptors,
 };
 
 pub use engine::{Engine, Refused, Watch};

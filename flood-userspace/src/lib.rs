@@ -18,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 mod netlink;
 pub mod printable;
+pub mod process;
 pub mod quantity;
 pub mod replay;
 pub mod state;

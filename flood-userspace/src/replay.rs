@@ -10,7 +10,7 @@ mod pace;
 mod stage;
 mod survey;
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use flood_common::{
     abi::{InterfaceCounters, Settings, solicited},
@@ -34,6 +34,7 @@ use crate::{
         Edit, Entry, Guard, ListKind, Origin,
         configured::{ListError, configured},
     },
+    process::stay,
 };
 
 use self::pace::{CaptureClock, PAUSE_NS};
@@ -129,12 +130,16 @@ impl Replay {
             add_feeds(&mut filter, kind, config)?;
         }
         let counters = filter.counters.interface(SLOT)?;
+        let processor = stay().map_err(|error| BpfError::Other {
+            what: "staying on one processor",
+            cause: error.to_string(),
+        })?;
         let mut replay = Self {
             filter,
             config: config.clone(),
             notes,
             counters,
-            processor: stay()?,
+            processor,
             stage: None,
             sockets: Vec::new(),
             clock: CaptureClock::default(),
@@ -300,23 +305,6 @@ impl Replay {
         self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
         self.swept_ns = self.now_ns;
     }
-}
-
-/// Keeps this thread on the processor that it is on, and returns its number.
-fn stay() -> Result<usize, BpfError> {
-    // SAFETY: no arguments, no conditions.
-    let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
-    // SAFETY: a zeroed set is empty, `CPU_SET` ignores what is beyond it, and the call reads no more than its size.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(processor % libc::CPU_SETSIZE as usize, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
-    };
-    if result != 0 {
-        let cause = io::Error::last_os_error().to_string();
-        return Err(BpfError::Other { what: "staying on one processor", cause });
-    }
-    Ok(processor)
 }
 
 /// Adds the last good copies of its feeds to a list.

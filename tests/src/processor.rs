@@ -6,18 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use flood_userspace::process;
 
 /// Keeps this thread on a processor.
 pub fn pin(core: usize) -> Result<()> {
-    // SAFETY: a zeroed set is empty, `core` is within it, and the call reads no more than its size.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
-    };
-    ensure!(result == 0, "pinning to processor {core}: {}", io::Error::last_os_error());
-    Ok(())
+    process::pin(core).with_context(|| format!("pinning to processor {core}"))
 }
 
 /// Lets this thread run before all others, as the interrupts of a network card come before what a processor has to do

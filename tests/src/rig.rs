@@ -40,6 +40,7 @@ use flood_userspace::{
     config::{Config, Mode, PacketLimit, RateLimit},
     host::{FragmentMemory, Reassembly, USUAL_TUNNELS, udp_ports},
     lists::{Edit, Entry, ListKind, Note, Origin},
+    process::stay,
     quantity::PacketRate,
 };
 use ipnet::IpNet;
@@ -48,7 +49,6 @@ use crate::{
     lab::{command, slowness},
     packet::{SERVER, SERVER6, describe},
     peer::Peer,
-    processor::pin,
 };
 
 /// Test runs come in on the loopback interface, which the rig gives the first slot.
@@ -220,9 +220,7 @@ impl Rig {
 
     /// Stays on one processor from now on, so that the leases of totals are those of one.
     fn stay(&self) {
-        // SAFETY: no arguments, no conditions.
-        let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
-        pin(processor).unwrap_or_else(|error| panic!("{error}"));
+        stay().unwrap_or_else(|error| panic!("staying on a processor: {error}"));
     }
 
     /// Sets all limits: those of a configuration (TOML), and of the default ones those that it does not change.

@@ -6,7 +6,6 @@
 //! process's descriptors, or keep others from being answered by waiting.
 
 use std::{
-    io,
     os::fd::{AsFd, AsRawFd, RawFd},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -81,19 +80,6 @@ impl Bounds {
 
 fn places(descriptors: u64) -> usize {
     usize::try_from((descriptors / SHARE).clamp(1, MOST_PLACES)).unwrap_or(1)
-}
-
-/// Lets this process have as many descriptors as it may; returns how many.
-pub fn raise_descriptors() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a whole rlimit, which the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: the pointer is to a whole rlimit, which the call reads.
-    let is_raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const most) } == 0;
-    Ok(if is_raised { most.rlim_cur } else { limit.rlim_cur })
 }
 
 /// How far a connection is.

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
-    control::listener::raise_descriptors,
     host::{UdpPort, setting_path},
+    process::raise_descriptors,
 };
 
 use super::survey::{Endpoint, Said, Service, Survey, is_unicast};

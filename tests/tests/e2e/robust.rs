@@ -15,9 +15,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use flood_userspace::control::{
-    listener::raise_descriptors,
-    protocol::{Feeds, Status},
+use flood_userspace::{
+    control::protocol::{Feeds, Status},
+    process::raise_descriptors,
 };
 use floodgate_tests::{
     daemon::{Daemon, Said, binary, run},
