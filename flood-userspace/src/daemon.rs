@@ -58,6 +58,7 @@ pub use reload::{PENDING, Reloader};
 pub use signals::Signals;
 
 use socket::ControlSocket;
+use syncookies::SharedSyncookies;
 
 /// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
 const TICK: Duration = Duration::from_millis(100);
@@ -186,7 +187,7 @@ pub async fn run(
         }
     };
     tokio::spawn(look_when_told(changes, Arc::clone(&engine)));
-    tokio::spawn(raise_syncookies(Arc::clone(&engine)));
+    tokio::spawn(raise_syncookies(locked(&engine).syncookies()));
 
     let ended = Arc::new(Notify::new());
     let reloader = Arc::new(Reloader::new(written, Arc::clone(&engine), Arc::clone(&feeds)));
@@ -300,19 +301,11 @@ async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
 
 /// Has the kernel make SYN cookies while SYNs exceed a limit. Never ends. What is written for that waits for a disk, and so goes
 /// on beside everything else.
-async fn raise_syncookies(engine: Arc<Mutex<Engine>>) {
-    let syncookies = locked(&engine).syncookies();
+async fn raise_syncookies(syncookies: Arc<SharedSyncookies>) {
     let mut tick = every(TICK);
     loop {
         tick.tick().await;
-        let look = || -> Result<(), BpfError> {
-            let syns = locked(&engine).syns_over_limits()?;
-            syncookies.look(syns, Instant::now());
-            Ok(())
-        };
-        if tokio::task::block_in_place(look).is_err() {
-            tokio::time::sleep(LOOK).await; // `upkeep` says why
-        }
+        tokio::task::block_in_place(|| syncookies.look(Instant::now()));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod feeds;
 mod lists;
+mod withheld;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -31,7 +32,7 @@ use crate::{
     lists::{
         Book, Guard, ListKind,
         doubt::Doubt,
-        guard::{self, Withholding},
+        guard::{self, Withheld, Withholding},
     },
     log,
 };
@@ -48,7 +49,7 @@ use super::{
 
 use feeds::FeedState;
 pub(super) use feeds::{FeedError, Read};
-use lists::withheld_warning;
+use withheld::withheld_warning;
 
 /// A share of the table from which on the operator should know, percent.
 const FULL_PERCENT: u64 = 80;
@@ -104,6 +105,8 @@ pub struct Engine {
     list_guard: Guard,
     /// What is withheld of the block list, by origin; of those that are not guarded there is nothing.
     withheld: Vec<Withholding>,
+    /// What was typed into it and covers what this host needs. Whether it is still there, the list says.
+    harm: Vec<Withheld>,
     /// The keys of the configuration that wait for another start.
     pending: Vec<String>,
     guards: Guards,
@@ -176,6 +179,7 @@ impl Engine {
             feeds: Vec::new(),
             list_guard: Guard::default(),
             withheld: Vec::new(),
+            harm: Vec::new(),
             pending: Vec::new(),
             guards: Guards::none(config.attach),
             sampled: Sampled::default(),
@@ -456,6 +460,7 @@ impl Engine {
         let taken = self.filter.counters.state()?.sampled;
         self.sampled.look(sum(&counters, Reason::is_drop), taken);
         self.unjudged.look(&counters, Instant::now());
+        self.syncookies.note(sum(&counters, is_open_question));
         if self.trace.is_on() {
             let suppressed = self.filter.counters.state()?.trace_suppressed;
             self.trace.forward(self.mode == Mode::Monitor, suppressed);
@@ -466,11 +471,6 @@ impl Engine {
     /// What raises the kernel's SYN cookies, which waits for files and so is not looked at with this held.
     pub fn syncookies(&self) -> Arc<SharedSyncookies> {
         Arc::clone(&self.syncookies)
-    }
-
-    /// How many SYNs to listeners have exceeded a limit.
-    pub fn syns_over_limits(&self) -> Result<u64, BpfError> {
-        Ok(sum(&self.counters()?, is_open_question))
     }
 
     fn take_samples(&mut self) -> Result<(), BpfError> {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -36,12 +36,18 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct SharedSyncookies {
     syncookies: Mutex<Syncookies>,
     is_raised: AtomicBool,
+    /// SYNs over a limit so far.
+    syns: AtomicU64,
 }
 
 impl SharedSyncookies {
     /// See [`Syncookies::new`].
     pub(super) fn new(control: SyncookieControl, state: &Path) -> Self {
-        Self { syncookies: Mutex::new(Syncookies::new(control, state)), is_raised: AtomicBool::new(false) }
+        Self {
+            syncookies: Mutex::new(Syncookies::new(control, state)),
+            is_raised: AtomicBool::new(false),
+            syns: AtomicU64::new(0),
+        }
     }
 
     /// Whether the setting is raised at the moment.
@@ -49,10 +55,15 @@ impl SharedSyncookies {
         self.is_raised.load(Ordering::Relaxed)
     }
 
-    /// See [`Syncookies::look`].
-    pub(super) fn look(&self, syns: u64, now: Instant) {
+    /// Notes how many SYNs have exceeded a limit by now. Waits for nothing.
+    pub(super) fn note(&self, syns: u64) {
+        self.syns.store(syns, Ordering::Relaxed);
+    }
+
+    /// See [`Syncookies::look`]: by what has been noted.
+    pub(super) fn look(&self, now: Instant) {
         let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
-        syncookies.look(syns, now);
+        syncookies.look(self.syns.load(Ordering::Relaxed), now);
         self.is_raised.store(syncookies.is_raised(), Ordering::Relaxed);
     }
 
@@ -61,6 +72,7 @@ impl SharedSyncookies {
         let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
         syncookies.put_back();
         syncookies.control = SyncookieControl::Keep;
+        self.is_raised.store(false, Ordering::Relaxed);
     }
 }
 

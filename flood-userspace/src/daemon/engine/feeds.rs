@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-use super::{Engine, lists::log_withheld};
+use super::{Engine, withheld::log_withheld};
 
 /// Why a feed is as it was before.
 #[derive(Debug, thiserror::Error)]

@@ -1,14 +1,8 @@
 //! The operations on the lists.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    fmt::Write,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc, time::Duration};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use tracing::{info, warn};
 
 use crate::{
@@ -18,18 +12,17 @@ use crate::{
     control::protocol::{
         AddReply, AddRequest, ListEntry, ListReply, ReloadReply, RemoveReply, RemoveRequest,
     },
-    host::{Lifeline, Purpose},
     lists::{
-        Book, Change, Edit, Entry, Guard, ListKind, Note, Origin, TargetError, canonical,
+        Book, Change, Edit, Entry, ListKind, Note, Origin, TargetError, canonical,
         configured::NAMED,
         configured::{Configured, reloaded},
         doubt::{Coverage, Doubt, check_coverage, check_growth, check_shrinking},
-        guard::{self, Withheld, Withholding},
+        guard::{self, Withholding},
     },
     printable::Printable,
 };
 
-use super::{Engine, Refused};
+use super::{Engine, Refused, withheld::log_withheld};
 
 impl From<TargetError> for Refused {
     fn from(error: TargetError) -> Self {
@@ -102,61 +95,6 @@ impl Engine {
                     .map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })?;
             }
         }
-        Ok(())
-    }
-
-    /// Notes what is withheld of origins, in the place of what was.
-    pub(super) fn note_withheld(&mut self, all: Vec<Withholding>) {
-        for withholding in all {
-            self.forget_withheld(&withholding.origin);
-            self.withheld.push(withholding);
-        }
-    }
-
-    /// Notes that an origin is not guarded, or is no more.
-    pub(super) fn forget_withheld(&mut self, origin: &Origin) {
-        self.withheld.retain(|of| *of.origin != *origin);
-    }
-
-    /// What is withheld of an origin.
-    pub(super) fn withheld(&self, origin: &Origin) -> impl Iterator<Item = &Withheld> {
-        let of = self.withheld.iter().filter(move |of| *of.origin == *origin);
-        of.flat_map(Withholding::withheld)
-    }
-
-    /// Guards what this host needs now, in what nobody has typed.
-    pub(super) fn follow_lifelines(&mut self, lifelines: &[Lifeline]) -> Result<(), BpfError> {
-        if lifelines == self.list_guard.lifelines() {
-            return Ok(());
-        }
-        self.guard_again(Guard::new(lifelines.to_vec()))
-    }
-
-    fn guard_again(&mut self, guard: Guard) -> Result<(), BpfError> {
-        for index in 0..self.withheld.len() {
-            let before = self.withheld[index].clone();
-            let (changes, mut again) = before.again(&guard, self.list(ListKind::Block));
-            if again == before {
-                continue;
-            }
-            match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
-                // What is left of the prefixes has no room; what this host needs goes before.
-                Err(BpfError::ListFull(full)) => {
-                    self.filter.edit_list(ListKind::Block, again.give_up(&before))?;
-                    warn!(
-                        "block list: {}: nothing is left in force of what this host needs a part of: {full}",
-                        again.origin
-                    );
-                }
-                outcome => _ = outcome?,
-            }
-            let known: BTreeSet<&Withheld> = before.withheld().collect();
-            for held in again.withheld().filter(|held| !known.contains(held)) {
-                log_withheld(&format!("block list: {}", again.origin), held);
-            }
-            self.withheld[index] = again;
-        }
-        self.list_guard = guard;
         Ok(())
     }
 
@@ -249,6 +187,7 @@ impl Engine {
             }
         }
         let is_typed = *origin == Origin::Operator;
+        let harm = if is_typed && kind == ListKind::Block { self.harm_of(&prefixes) } else { Vec::new() };
         let typed = if is_typed { prefixes[..prefixes.len().min(NAMED)].to_vec() } else { Vec::new() };
         let (edit, kept) = self.adding(kind, prefixes, &entry, replace);
         let mut reply = AddReply { kept, ..self.insert(kind, edit)? };
@@ -256,13 +195,14 @@ impl Engine {
         if let Some(withheld) = withheld {
             reply.withheld = withheld.len() as u64;
             reply.notes.extend(withheld.iter().take(NAMED).map(ToString::to_string));
-            let withholding = Withholding::of(withheld, &entry);
+            let new = Withholding::of(withheld, &entry);
             let before = self.withheld.iter().find(|of| of.origin == origin && !replace).cloned();
-            let withholding = before.map_or(withholding.clone(), |before| before.and(withholding.held));
-            self.note_withheld(vec![withholding]);
+            let all = if let Some(before) = before { before.and(new.held) } else { new };
+            self.note_withheld(vec![all]);
         } else if !is_typed && kind == ListKind::Block {
             self.forget_withheld(&origin);
         }
+        self.note_harm(harm);
         info!("{} list: {}{}", kind.label(), reply.named(), said(&entry, ttl_s));
         Ok(reply)
     }
@@ -405,16 +345,6 @@ impl Engine {
         Ok(reply)
     }
 
-    /// Forgets what is withheld of these prefixes; returns what is in force of them.
-    fn give_back(&mut self, origin: &Origin, prefixes: &[IpNet]) -> Vec<IpNet> {
-        let Some(of) = self.withheld.iter_mut().find(|of| *of.origin == *origin) else {
-            return Vec::new();
-        };
-        let prefixes: HashSet<&IpNet> = prefixes.iter().collect();
-        let gone = of.held.extract_if(.., |held| prefixes.contains(&held.withheld.prefix));
-        gone.flat_map(|held| held.withheld.pieces).collect()
-    }
-
     fn no_import(&self, kind: ListKind, name: &str) -> Refused {
         let origins = self.list(kind).all().map(|(_, entry)| &*entry.note.origin);
         let names: BTreeSet<&str> = origins
@@ -442,20 +372,8 @@ impl Engine {
                 info!("{} list: {}, expired", kind.label(), ended.named());
             }
         }
-        for of in &mut self.withheld {
-            of.held.retain(|held| held.entry.expires.is_none_or(|at| now < at));
-        }
+        self.expire_withheld(now);
         Ok(())
-    }
-
-    /// What knows what must not be blocked.
-    pub fn list_guard(&self) -> &Guard {
-        &self.list_guard
-    }
-
-    /// Guards this from now on, in what comes.
-    pub fn set_list_guard(&mut self, guard: Guard) {
-        self.list_guard = guard;
     }
 
     /// Notes which keys of the configuration wait for another start.
@@ -505,44 +423,4 @@ fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
         _ = write!(text, ": {}", Printable(reason));
     }
     text
-}
-
-impl Engine {
-    /// What the operator should know about what was typed: it may cover by now what this host needs, and is in force all the
-    /// same; and it may let everything pass.
-    pub(super) fn warnings_of_typed(&self) -> Vec<String> {
-        let harmful =
-            self.list_guard.harmful(self.list(ListKind::Block), |origin| *origin == Origin::Operator);
-        let mut warnings: Vec<String> = harmful
-            .filter_map(|(prefix, _)| self.list_guard.withhold(prefix))
-            .filter(|held| held.lifeline.purpose != Purpose::Connection)
-            .take(NAMED)
-            .map(|held| format!("block list: {}, which was typed, covers {}", held.prefix, held.lifeline))
-            .collect();
-        let all = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
-        for prefix in all.into_iter().filter(|prefix| self.list(ListKind::Allow).get(*prefix).is_some()) {
-            warnings.push(format!("allow list: {prefix} lets everything pass"));
-        }
-        warnings
-    }
-}
-
-/// What the operator should know about what is withheld of an origin.
-pub(super) fn withheld_warning(of: &Withholding) -> Option<String> {
-    let mut withheld = of.withheld().filter(|held| !held.lifeline.is_of_every_host());
-    let first = withheld.next()?;
-    let more = match withheld.count() {
-        0 => String::new(),
-        more => format!("; {more} more like it"),
-    };
-    Some(format!("block list, {}: {first}{more}", of.origin))
-}
-
-/// Logs what is withheld of a list now.
-pub(super) fn log_withheld(list: &str, held: &Withheld) {
-    if held.lifeline.is_of_every_host() {
-        info!("{list}: {held}");
-    } else {
-        warn!("{list}: {held}");
-    }
 }
