@@ -1,5 +1,7 @@
 //! Requests to the kernel over netlink, what it answers, and what it says by itself.
 
+pub(crate) mod attributes;
+
 use std::io;
 
 use netlink_packet_core::{

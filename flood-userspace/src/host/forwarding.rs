@@ -2,6 +2,8 @@
 
 use netlink_packet_route::link::{AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkMessage};
 
+use crate::netlink::attributes::link_name;
+
 use super::setting;
 
 /// The settings that hold for all interfaces.
@@ -16,10 +18,7 @@ pub(super) fn find(links: &[LinkMessage]) -> Option<String> {
 
 /// The setting of an interface that says so.
 fn of_interface(link: &LinkMessage) -> Option<String> {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name),
-        _ => None,
-    })?;
+    let name = link_name(link)?;
     let families = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::AfSpecUnspec(families) => Some(families),
         _ => None,

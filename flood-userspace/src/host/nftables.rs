@@ -1,6 +1,8 @@
 //! The rules of nftables, as far as it matters here what they do (linux/netfilter/nf_tables.h). iptables writes such rules, too,
 //! unless it is the old one.
 
+mod rule;
+
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
@@ -14,7 +16,13 @@ use netlink_packet_core::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::netlink::{Message, exchange};
+use crate::netlink::{
+    Message,
+    attributes::{number, text},
+    exchange,
+};
+
+use self::rule::Rule;
 
 /// What the rules of a network namespace do that matters here, each as the chain in which it is.
 #[derive(Default, Clone, Debug)]
@@ -167,154 +175,6 @@ impl Chain {
     }
 }
 
-/// A rule.
-#[derive(Default, Clone, Debug)]
-struct Rule {
-    table: String,
-    chain: String,
-    family: u8,
-    /// The chains that it leads to, but for those by way of a map.
-    chains: Vec<String>,
-    /// Whether it asks what connection tracking says of a packet.
-    asks_state: bool,
-    /// Whether it looks at the flags of TCP, or at its options, as those of a SYN are others.
-    asks_flags: bool,
-    /// Whether it writes addresses or ports, or hands packets to others.
-    translates: bool,
-    /// The sets that it adds to.
-    adds_to: Vec<String>,
-    /// The sets that it looks into.
-    looks_into: Vec<String>,
-}
-
-impl Rule {
-    fn place(&self) -> Place<'_> {
-        (self.family, &self.table, &self.chain)
-    }
-
-    /// The chains that it leads to.
-    fn leads_to(&self) -> impl Iterator<Item = Place<'_>> {
-        self.chains.iter().map(|chain| (self.family, self.table.as_str(), chain.as_str()))
-    }
-
-    /// Whether it is about IP, rather than about frames.
-    fn is_of_ip(&self) -> bool {
-        // linux/netfilter.h: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
-        matches!(self.family, 1 | 2 | 10)
-    }
-
-    /// Whether it is about ARP.
-    fn is_of_arp(&self) -> bool {
-        // NFPROTO_ARP
-        self.family == 3
-    }
-
-    /// Reads an expression: its name and what is asked.
-    fn read(&mut self, expression: &[u8]) -> Result<(), DecodeError> {
-        const NAME: u16 = 1;
-        const DATA: u16 = 2;
-        let (mut name, mut data) = (String::new(), Vec::new());
-        for attribute in NlasIterator::new(expression) {
-            let attribute = attribute?;
-            match attribute.kind() {
-                NAME => name = text(attribute.value()),
-                DATA => data = attribute.value().to_vec(),
-                _ => {}
-            }
-        }
-        let data = &data[..];
-        match name.as_str() {
-            // NFTA_CT_DREG: it reads, whatever that is. To set a mark is to ask nothing.
-            "ct" => self.asks_state |= number(data, 1)?.is_some(),
-            "payload" => self.read_payload(data)?,
-            "tproxy" | "fwd" | "dup" => self.translates = true,
-            // NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
-            "immediate" => {
-                let verdict = value(&value(data, 2)?.unwrap_or_default(), 2)?.unwrap_or_default();
-                self.chains.extend(word(&verdict, 2)?);
-            }
-            // NFTA_EXTHDR_DREG; NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT
-            "exthdr" => self.asks_flags |= number(data, 1)?.is_some() && number(data, 6)? == Some(1),
-            // NFTA_DYNSET_SET_NAME, NFTA_LOOKUP_SET
-            "dynset" => self.adds_to.extend(word(data, 1)?),
-            "lookup" => self.looks_into.extend(word(data, 1)?),
-            "match" => self.read_match(data)?,
-            // NFTA_TARGET_NAME
-            "target" => match word(data, 1)?.as_deref() {
-                Some("SET") => self.adds_to.push(IPSET.to_owned()),
-                Some("TPROXY" | "TEE" | "DNPT" | "SNPT") => self.translates = true,
-                _ => {}
-            },
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Reads what looks at bytes of a packet, or writes them.
-    fn read_payload(&mut self, data: &[u8]) -> Result<(), DecodeError> {
-        /// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`.
-        const NETWORK: Option<u32> = Some(1);
-        const TRANSPORT: Option<u32> = Some(2);
-        // NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_SREG
-        let (base, from) = (number(data, 2)?, number(data, 3)?.unwrap_or(0));
-        let to = from.saturating_add(number(data, 4)?.unwrap_or(0));
-        if number(data, 5)?.is_some() {
-            // What comes before the addresses, of either version: DSCP, time to live.
-            self.translates |= base == NETWORK && to > ADDRESSES_AT || base == TRANSPORT && from < PORTS_TO;
-        } else {
-            self.asks_flags |= base == TRANSPORT && (from..to).contains(&FLAGS_AT);
-        }
-        Ok(())
-    }
-
-    /// Reads a match of iptables.
-    fn read_match(&mut self, data: &[u8]) -> Result<(), DecodeError> {
-        const NAME: u16 = 1;
-        const INFO: u16 = 3;
-        /// `option` and `flg_mask` in `struct xt_tcp` (linux/netfilter/xt_tcpudp.h).
-        const OPTION_AT: usize = 8;
-        const MASK_AT: usize = 9;
-        /// `check_set` in `struct xt_recent_mtinfo` (linux/netfilter/xt_recent.h), and `XT_RECENT_SET` in it.
-        const RECENT_AT: usize = 8;
-        const RECENT_SET: u8 = 1 << 1;
-        let (mut name, mut info) = (String::new(), Vec::new());
-        for attribute in NlasIterator::new(data) {
-            let attribute = attribute?;
-            match attribute.kind() {
-                NAME => name = text(attribute.value()),
-                INFO => info = attribute.value().to_vec(),
-                _ => {}
-            }
-        }
-        let at = |place: usize| info.get(place).copied().unwrap_or(0);
-        match name.as_str() {
-            "conntrack" | "state" | "connmark" | "connlabel" | "connbytes" | "helper" => {
-                self.asks_state = true;
-            }
-            "tcp" => self.asks_flags |= at(OPTION_AT) != 0 || at(MASK_AT) != 0,
-            "tcpmss" => self.asks_flags = true,
-            "set" => self.looks_into.push(IPSET.to_owned()),
-            "recent" if at(RECENT_AT) & RECENT_SET != 0 => self.adds_to.push(RECENT.to_owned()),
-            "recent" => self.looks_into.push(RECENT.to_owned()),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// What the sets of ipset(8) and the lists of iptables' match `recent` are called here, each as one: which they are does not matter.
-const IPSET: &str = "a set of ipset";
-const RECENT: &str = "a list of recent";
-
-/// Where the flags are in a TCP header.
-const FLAGS_AT: u32 = 13;
-
-/// Where the ports end in a TCP or UDP header.
-const PORTS_TO: u32 = 4;
-
-/// Where the addresses begin in an IPv4 header. Those of IPv6 begin earlier and are longer.
-const ADDRESSES_AT: u32 = 12;
-
 /// The number of the rules' state.
 #[derive(Default, Clone, Debug)]
 struct Generation {
@@ -361,26 +221,6 @@ impl Asked for Chain {
             7 => self.kind = text(value),
             4 => self.hook = number(value, 1)?,
             6 => self.uses = value.try_into().map_or(0, u32::from_be_bytes),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Asked for Rule {
-    const MESSAGE: u16 = 7;
-
-    /// `enum nft_rule_attributes`.
-    fn take(&mut self, family: u8, kind: u16, value: &[u8]) -> Result<(), DecodeError> {
-        self.family = family;
-        match kind {
-            1 => self.table = text(value),
-            2 => self.chain = text(value),
-            4 => {
-                for expression in NlasIterator::new(value) {
-                    self.read(expression?.value())?;
-                }
-            }
             _ => {}
         }
         Ok(())
@@ -470,107 +310,13 @@ impl<T: Asked> From<Request<T>> for NetlinkPayload<Request<T>> {
     }
 }
 
-/// A string that ends with a zero.
-pub(super) fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
-/// The number that an attribute of this kind has.
-fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>, DecodeError> {
-    Ok(value(attributes, kind)?.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes))
-}
-
-/// The string that an attribute of this kind has.
-fn word(attributes: &[u8], kind: u16) -> Result<Option<String>, DecodeError> {
-    Ok(value(attributes, kind)?.map(|value| text(&value)))
-}
-
-/// What an attribute of this kind has.
-pub(super) fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, DecodeError> {
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        if attribute.kind() == kind {
-            return Ok(Some(attribute.value().to_vec()));
-        }
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    /// An attribute as the kernel writes it.
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    fn number(kind: u16, value: u32) -> Vec<u8> {
-        attribute(kind, &value.to_be_bytes())
-    }
-
-    /// An expression with these attributes.
-    fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
-        [attribute(1, format!("{name}\0").as_bytes()), attribute(2, &data.concat())].concat()
-    }
-
-    /// A match of iptables.
-    fn of_iptables(name: &str, info: &[(usize, u8)]) -> Vec<u8> {
-        let mut bytes = [0; 220];
-        for (place, value) in info {
-            bytes[*place] = *value;
-        }
-        expression("match", &[attribute(1, format!("{name}\0").as_bytes()), attribute(3, &bytes)])
-    }
-
-    fn read(expressions: &[Vec<u8>]) -> Rule {
-        let mut rule = Rule::default();
-        for expression in expressions {
-            rule.read(expression).unwrap();
-        }
-        rule
-    }
-
-    #[test]
-    fn whatever_is_read_of_connection_tracking_asks_it() {
-        let cases = [
-            ("ct state", expression("ct", &[number(2, 0), number(1, 1)]), true),
-            ("ct direction", expression("ct", &[number(2, 1), number(1, 1)]), true),
-            ("ct status", expression("ct", &[number(2, 2), number(1, 1)]), true),
-            ("ct mark", expression("ct", &[number(2, 3), number(1, 1)]), true),
-            ("ct mark set", expression("ct", &[number(2, 3), number(4, 1)]), false),
-            ("-m conntrack", of_iptables("conntrack", &[]), true),
-            ("-m connmark", of_iptables("connmark", &[]), true),
-            ("-m tcp", of_iptables("tcp", &[]), false),
-        ];
-        for (why, expression, expected) in cases {
-            assert_eq!(read(&[expression]).asks_state, expected, "{why}");
-        }
-    }
-
-    #[test]
-    fn flags_and_options_of_tcp_are_seen() {
-        let payload =
-            |from, length| expression("payload", &[number(2, 2), number(3, from), number(4, length)]);
-        let cases = [
-            ("tcp flags", payload(13, 1), true),
-            ("a range with the flags", payload(12, 2), true),
-            ("tcp dport", payload(2, 2), false),
-            ("tcp option maxseg exists", expression("exthdr", &[number(1, 1), number(6, 1)]), true),
-            ("tcp option maxseg size set", expression("exthdr", &[number(7, 1), number(6, 1)]), false),
-            ("exthdr frag exists", expression("exthdr", &[number(1, 1)]), false),
-            ("-p tcp --syn", of_iptables("tcp", &[(9, 0x17)]), true),
-            ("-p tcp --tcp-option 2", of_iptables("tcp", &[(8, 2)]), true),
-            ("-p tcp", of_iptables("tcp", &[]), false),
-        ];
-        for (why, expression, expected) in cases {
-            assert_eq!(read(&[expression]).asks_flags, expected, "{why}");
-        }
-    }
+    use super::{
+        rule::tests::{expression, number, read},
+        *,
+    };
+    use crate::netlink::attributes::tests::attribute;
 
     #[test]
     fn only_rules_that_packets_for_this_host_come_to_are_asked() {
@@ -634,56 +380,6 @@ mod tests {
             let tables = [Table { name: "own".into(), family: 1, is_dormant }];
             let found = Ruleset::of(&tables, &chains, &rules).asks_state;
             assert_eq!(found, expected.map(|chain| name((1, "own", chain))), "{why}");
-        }
-    }
-
-    #[test]
-    fn who_writes_ports_or_addresses_or_hands_packets_to_others_translates() {
-        let write = |base, from, length| {
-            expression("payload", &[number(5, 1), number(2, base), number(3, from), number(4, length)])
-        };
-        let target = |name: &str| expression("target", &[attribute(1, format!("{name}\0").as_bytes())]);
-        let look = expression("payload", &[number(1, 1), number(2, 2), number(3, 2), number(4, 2)]);
-        let cases = [
-            ("udp dport", look, false),
-            ("udp dport set", write(2, 2, 2), true),
-            ("th sport set", write(2, 0, 2), true),
-            ("tcp window set", write(2, 14, 2), false),
-            ("ip saddr set", write(1, 12, 4), true),
-            ("ip daddr set", write(1, 16, 4), true),
-            ("ip6 saddr set", write(1, 8, 16), true),
-            ("ip dscp set", write(1, 0, 2), false),
-            ("ip ttl set", write(1, 8, 2), false),
-            ("ip6 hoplimit set", write(1, 6, 2), false),
-            ("ether daddr set", write(0, 0, 6), false),
-            ("tproxy", expression("tproxy", &[number(1, 2)]), true),
-            ("fwd", expression("fwd", &[number(1, 1)]), true),
-            ("dup", expression("dup", &[number(1, 1)]), true),
-            ("-j TPROXY", target("TPROXY"), true),
-            ("-j DNPT", target("DNPT"), true),
-            ("-j LOG", target("LOG"), false),
-        ];
-        for (why, expression, expected) in cases {
-            assert_eq!(read(&[expression]).translates, expected, "{why}");
-        }
-    }
-
-    #[test]
-    fn sets_that_are_added_to_and_those_that_are_looked_into_are_told_apart() {
-        let set = |name| expression(name, &[attribute(1, b"known\0")]);
-        let target = expression("target", &[attribute(1, b"SET\0")]);
-        let cases = [
-            ("add @known", set("dynset"), Some("known"), None),
-            ("@known", set("lookup"), None, Some("known")),
-            ("-j SET", target, Some(IPSET), None),
-            ("-m set", of_iptables("set", &[]), None, Some(IPSET)),
-            ("-m recent --set", of_iptables("recent", &[(8, 2)]), Some(RECENT), None),
-            ("-m recent --rcheck", of_iptables("recent", &[(8, 1)]), None, Some(RECENT)),
-        ];
-        for (why, expression, adds_to, looks_into) in cases {
-            let rule = read(&[expression]);
-            assert_eq!(rule.adds_to.first().map(String::as_str), adds_to, "{why}");
-            assert_eq!(rule.looks_into.first().map(String::as_str), looks_into, "{why}");
         }
     }
 }

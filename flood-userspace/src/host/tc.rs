@@ -10,9 +10,11 @@ use netlink_packet_core::{
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::netlink::{Message, exchange};
-
-use super::nftables::{text, value};
+use crate::netlink::{
+    Message,
+    attributes::{link_name, text, value},
+    exchange,
+};
 
 /// linux/rtnetlink.h
 const RTM_GETQDISC: u16 = 38;
@@ -38,7 +40,8 @@ pub(super) fn find(links: &[LinkMessage]) -> io::Result<Option<String>> {
         };
         for filter in filters {
             if let Some(what) = filter.harm(links).map_err(io::Error::other)? {
-                let name = name(links, qdisc.interface).unwrap_or("an interface");
+                let link = links.iter().find(|link| link.header.index == qdisc.interface);
+                let name = link.and_then(link_name).unwrap_or("an interface");
                 return Ok(Some(format!("tc: {what} on the way in at {name}")));
             }
         }
@@ -110,14 +113,6 @@ fn goes_to_ifb(options: &[u8], links: &[LinkMessage]) -> Result<bool, DecodeErro
     Ok(links.any(|link| link.header.index == interface && link.attributes.iter().any(is_ifb)))
 }
 
-fn name(links: &[LinkMessage], interface: u32) -> Option<&str> {
-    let link = links.iter().find(|link| link.header.index == interface)?;
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
 /// Bytes of `struct tcmsg` (linux/rtnetlink.h), which comes first: family and padding, interface, handle, parent, and what does not
 /// matter here.
 const HEADER: usize = 20;
@@ -178,15 +173,7 @@ fn word(bytes: &[u8], place: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An attribute as the kernel writes it.
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use crate::netlink::attributes::tests::attribute;
 
     /// An action, and the interface that it has to do with.
     fn action(kind: &str, interface: u32) -> Vec<u8> {

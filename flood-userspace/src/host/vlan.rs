@@ -4,6 +4,8 @@ use std::io;
 
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
+use crate::netlink::attributes::link_name;
+
 use super::ethtool::ethtool;
 
 /// An interface on which another, or one on the bridge or bond that it is a port of, takes the packets of a VLAN, without their
@@ -18,12 +20,6 @@ pub struct Stripped {
 
 /// Those among these interfaces. Where a card does not say what it does, it takes the tags off.
 pub(super) fn stripped(links: &[LinkMessage]) -> Vec<Stripped> {
-    let name = |link: &LinkMessage| {
-        link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        })
-    };
     let mut found = Vec::new();
     for vlan in links.iter().filter(|link| is_vlan(link)) {
         let below = vlan.attributes.iter().find_map(|attribute| match attribute {
@@ -31,10 +27,10 @@ pub(super) fn stripped(links: &[LinkMessage]) -> Vec<Stripped> {
             _ => None,
         });
         for link in ports(links, below) {
-            if let (Some(below), Some(vlan)) = (name(link), name(vlan))
-                && takes_tags_off(&below).unwrap_or(true)
+            if let (Some(below), Some(vlan)) = (link_name(link), link_name(vlan))
+                && takes_tags_off(below).unwrap_or(true)
             {
-                found.push(Stripped { index: link.header.index, vlan });
+                found.push(Stripped { index: link.header.index, vlan: vlan.to_owned() });
             }
         }
     }
