@@ -74,33 +74,26 @@ fn write_line(ctx: &XdpContext, reason: u32, exceeded: u32, packet: &Packet) {
     let ([from, to], source) =
         if answered { ([ports[1], ports[0]], packet.destination) } else { (ports, packet.source) };
     let (protocol, length) = (packet.protocol, packet.length);
+    macro_rules! write {
+        ($source:expr) => {
+            info!(
+                ctx,
+                "{} {} {:i} protocol {} ports {} {} length {}",
+                reason,
+                exceeded,
+                $source,
+                protocol,
+                from,
+                to,
+                length
+            )
+        };
+    }
+    // What is written of an address depends on its type.
     match source {
-        Address::V4(source) => {
-            info!(
-                ctx,
-                "{} {} {:i} protocol {} ports {} {} length {}",
-                reason,
-                exceeded,
-                source,
-                protocol,
-                from,
-                to,
-                length
-            );
-        }
+        Address::V4(source) => write!(source),
         Address::V6 { network, interface } => {
-            let source = ((u128::from(network) << 64) | u128::from(interface)).to_be_bytes();
-            info!(
-                ctx,
-                "{} {} {:i} protocol {} ports {} {} length {}",
-                reason,
-                exceeded,
-                source,
-                protocol,
-                from,
-                to,
-                length
-            );
+            write!(((u128::from(network) << 64) | u128::from(interface)).to_be_bytes());
         }
     }
 }

@@ -302,9 +302,9 @@ async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
 /// Has the kernel make SYN cookies while SYNs exceed a limit. Never ends. What is written for that waits for a disk, and so goes
 /// on beside everything else.
 async fn raise_syncookies(syncookies: Arc<SharedSyncookies>) {
-    let mut tick = every(TICK);
     loop {
-        tick.tick().await;
+        // At once when they do: until it is raised, they fill the queues of the listeners.
+        let _ = timeout(LOOK, syncookies.grown()).await;
         tokio::task::block_in_place(|| syncookies.look(Instant::now()));
     }
 }

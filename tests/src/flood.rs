@@ -1,15 +1,18 @@
 //! The generator: frames with random sources, sent by the kernel itself (live frames of a BPF test run).
 
 use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
 
 use crate::{
-    packet::Varied,
+    lab::{Lab, Namespace, Role},
+    packet::{ATTACKER, Build, Varied},
     programs::{Programs, Sources},
 };
 
@@ -44,6 +47,34 @@ pub struct Flood {
 }
 
 impl Flood {
+    /// A frame from the attacker of a lab to its server, from the attacker's own address: without a rate, for a minute.
+    pub fn of_attacker(lab: &Lab, build: &Build) -> Result<Self> {
+        let IpAddr::V4(source) = ATTACKER else { bail!("{ATTACKER} is no IPv4 address") };
+        let mut frame = build.bytes();
+        frame[..6].copy_from_slice(&Role::Server.mac());
+        Ok(Self {
+            interface: lab.host(Role::Attacker).index("eth0")?,
+            frame,
+            varied: Vec::new(),
+            sources: Sources { first: u32::from(source).into(), count: 1, adjacent: true },
+            rate: None,
+            count: u64::MAX,
+            duration: Duration::from_secs(60),
+        })
+    }
+
+    /// Sends from a host for as long as something is done. Returns what comes of that, and how many frames were sent.
+    pub fn during<T>(&self, host: &Namespace, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| host.within(|| self.run(|| done.load(Ordering::Relaxed))));
+            let outcome = work();
+            done.store(true, Ordering::Relaxed);
+            let sent = flood.join().expect("the flood does not panic");
+            Ok((outcome?, sent?))
+        })
+    }
+
     /// Sends until count or duration is reached, or `stop` says so. Returns how many frames were sent.
     pub fn run(&self, stop: impl Fn() -> bool) -> Result<u64> {
         self.send(&mut self.load()?, stop)

@@ -44,6 +44,11 @@ impl Attachment {
     pub fn is_attached(&self) -> bool {
         self.link.is_some() && !self.is_displaced
     }
+
+    /// Whether another tool has ever taken off the program on the way out.
+    pub fn has_lost_noting(&self) -> bool {
+        self.noting_pause.has_come_off()
+    }
 }
 
 /// Whether what is asked for through an interface is noted.
@@ -288,7 +293,7 @@ impl Filter {
                 egress.forget(program);
             }
             attachment.noting_pause.failed(now);
-            attachment.noting = Noting::Refused("it is taken off each time".into());
+            attachment.noting = Noting::Refused("another tool takes the program off each time".into());
         }
         if !matches!(attachment.noting, Noting::Refused(_)) || !attachment.noting_pause.is_over(now) {
             return Ok(is_lost.then_some(Found::NotingLost));

@@ -38,6 +38,11 @@ impl Pause {
         self.until = Some(now + pause);
     }
 
+    /// Whether it has come off before.
+    pub fn has_come_off(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Whether it may be attached.
     pub fn is_over(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)

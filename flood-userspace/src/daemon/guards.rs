@@ -272,7 +272,8 @@ impl Guard {
             }
             Found::NotingBack => {
                 info!("what is asked for through {name} is noted");
-                self.reattached += 1;
+                // It may also be the first time that the kernel takes it.
+                self.reattached += u64::from(attachment.has_lost_noting());
             }
             Found::Gone => {
                 self.pause = Pause::default();

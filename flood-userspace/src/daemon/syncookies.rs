@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::{
@@ -38,6 +39,7 @@ pub struct SharedSyncookies {
     is_raised: AtomicBool,
     /// SYNs over a limit so far.
     syns: AtomicU64,
+    grown: Notify,
 }
 
 impl SharedSyncookies {
@@ -47,6 +49,7 @@ impl SharedSyncookies {
             syncookies: Mutex::new(Syncookies::new(control, state)),
             is_raised: AtomicBool::new(false),
             syns: AtomicU64::new(0),
+            grown: Notify::new(),
         }
     }
 
@@ -57,7 +60,14 @@ impl SharedSyncookies {
 
     /// Notes how many SYNs have exceeded a limit by now. Waits for nothing.
     pub(super) fn note(&self, syns: u64) {
-        self.syns.store(syns, Ordering::Relaxed);
+        if self.syns.swap(syns, Ordering::Relaxed) < syns {
+            self.grown.notify_one();
+        }
+    }
+
+    /// Waits until more SYNs have exceeded a limit than were noted before.
+    pub(super) async fn grown(&self) {
+        self.grown.notified().await;
     }
 
     /// See [`Syncookies::look`]: by what has been noted.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::lists::{
-    guard::{BROADEST_LISTED_IPV4, BROADEST_LISTED_IPV6},
+    guard::broadest_listed,
     import::{self, BadLine, Format, Import, Refusal},
 };
 
@@ -83,10 +83,7 @@ impl Content {
         bad.iter().for_each(|line| describe(line));
         let read = prefixes.len();
         prefixes.retain(|prefix| {
-            let broadest = match prefix {
-                IpNet::V4(_) => BROADEST_LISTED_IPV4,
-                IpNet::V6(_) => BROADEST_LISTED_IPV6,
-            };
+            let broadest = broadest_listed(prefix);
             let is_meant = prefix.prefix_len() >= broadest;
             if !is_meant {
                 describe(&format_args!("{prefix} covers more than a /{broadest}"));

@@ -70,7 +70,7 @@ impl fmt::Display for Lifeline {
             Purpose::Gateway => "a gateway",
             Purpose::Resolver => "a resolver",
             Purpose::Login => "from where somebody is logged in",
-            Purpose::Connection => "from where SSH is connected",
+            Purpose::Connection => "from where there is a connection to SSH",
             Purpose::LinkLocal => "link-local addresses",
             Purpose::Unspecified => "the source of a host without an address",
             Purpose::Network => "a network of this host",

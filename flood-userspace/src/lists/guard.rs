@@ -32,10 +32,10 @@ const BROADEST_IPV6: u8 = 16;
 
 /// The broadest IPv4 prefix of a list that nobody has typed. Lists of countries have joined prefixes up to /6, those of
 /// addresses that nobody has been given 224.0.0.0/3.
-pub const BROADEST_LISTED_IPV4: u8 = 3;
+const BROADEST_LISTED_IPV4: u8 = 3;
 
 /// The broadest IPv6 prefix of such a list: of addresses that nobody has been given, 4000::/3 and others.
-pub const BROADEST_LISTED_IPV6: u8 = 3;
+const BROADEST_LISTED_IPV6: u8 = 3;
 
 /// An entry that is not made without `--force`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -186,16 +186,21 @@ impl Guard {
 
 /// Is this prefix as short as nobody types on purpose?
 pub fn check_typed(prefix: IpNet) -> Result<(), Refusal> {
-    check_breadth(prefix, [BROADEST_IPV4, BROADEST_IPV6])
+    let broadest = if matches!(prefix, IpNet::V4(_)) { BROADEST_IPV4 } else { BROADEST_IPV6 };
+    check_breadth(prefix, broadest)
 }
 
 /// Is this prefix as short as nobody lists?
 pub fn check_listed(prefix: IpNet) -> Result<(), Refusal> {
-    check_breadth(prefix, [BROADEST_LISTED_IPV4, BROADEST_LISTED_IPV6])
+    check_breadth(prefix, broadest_listed(&prefix))
 }
 
-fn check_breadth(prefix: IpNet, broadest: [u8; 2]) -> Result<(), Refusal> {
-    let broadest = broadest[usize::from(matches!(prefix, IpNet::V6(_)))];
+/// The length of the broadest prefix of its family that a list may have.
+pub fn broadest_listed(prefix: &IpNet) -> u8 {
+    if matches!(prefix, IpNet::V4(_)) { BROADEST_LISTED_IPV4 } else { BROADEST_LISTED_IPV6 }
+}
+
+fn check_breadth(prefix: IpNet, broadest: u8) -> Result<(), Refusal> {
     if prefix.prefix_len() < broadest { Err(Refusal::TooBroad { prefix, broadest }) } else { Ok(()) }
 }
 

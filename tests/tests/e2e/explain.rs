@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -14,7 +13,6 @@ use floodgate_tests::{
     lab::{Role, eventually, eventually_within},
     needs_root,
     packet::{ATTACKER, Build, from},
-    programs::Sources as FloodSources,
     same_on_every_kernel,
 };
 
@@ -22,25 +20,8 @@ use crate::commands::Guarded;
 
 /// Has the attacker send a frame a thousand times a second for as long as something is done.
 fn during<T>(guarded: &Guarded, frame: &Build, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let attacker = guarded.lab.host(Role::Attacker);
-    let mut frame = frame.bytes();
-    frame[..6].copy_from_slice(&Role::Server.mac());
-    let flood = Flood {
-        interface: attacker.index("eth0")?,
-        frame,
-        varied: Vec::new(),
-        sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
-        rate: Some(1_000),
-        count: 60_000,
-        duration: Duration::from_secs(60),
-    };
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| attacker.within(|| flood.run(|| done.load(Relaxed))));
-        let outcome = work();
-        done.store(true, Relaxed);
-        outcome
-    })
+    let flood = Flood { rate: Some(1_000), ..Flood::of_attacker(&guarded.lab, frame)? };
+    flood.during(guarded.lab.host(Role::Attacker), work).map(|(outcome, _)| outcome)
 }
 
 #[test]

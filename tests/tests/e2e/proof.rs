@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -99,16 +98,12 @@ impl Site {
             count: u64::MAX,
             duration: Duration::from_secs(60) * slowness(),
         };
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let flood = scope.spawn(|| attacker.within(|| flood.run(|| done.load(Ordering::Relaxed))));
+        let (result, sent) = flood.during(attacker, || {
             thread::sleep(Duration::from_millis(200) * slowness());
-            let result = work();
-            done.store(true, Ordering::Relaxed);
-            let sent = flood.join().expect("the flood does not panic")?;
-            ensure!(sent > 1_000, "{sent} frames sent");
-            result
-        })
+            work()
+        })?;
+        ensure!(sent > 1_000, "{sent} frames sent");
+        Ok(result)
     }
 
     fn syncookies(&self) -> Result<String> {

@@ -18,7 +18,6 @@ use floodgate_tests::{
     lab::{Lab, Role, eventually, fetch, send_frames, serve_http, slowness},
     needs_root,
     packet::{ATTACKER, ATTACKER6, Build, from},
-    programs::Sources as FloodSources,
     same_on_every_kernel, skip,
 };
 use serde::Deserialize;
@@ -139,16 +138,11 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
     let config = format!("[limit.source]\npackets = \"{LIMIT}/s\"\npackets_burst = \"{BURST}\"\n");
     let daemon = site.guard(&config)?;
     let attacker = site.lab.host(Role::Attacker);
-    let mut frame = from(ATTACKER).udp(40_000, 9).payload(18).bytes();
-    frame[..6].copy_from_slice(&Role::Server.mac());
     let flood = Flood {
-        interface: attacker.index("eth0")?,
-        frame,
-        varied: Vec::new(),
-        sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
         rate: Some(100_000 / u64::from(slowness())),
         count: 1_000_000,
         duration: Duration::from_secs(3),
+        ..Flood::of_attacker(&site.lab, &from(ATTACKER).udp(40_000, 9).payload(18))?
     };
     let begin = Instant::now();
     let (sent, pages) = std::thread::scope(|scope| -> Result<(u64, u32)> {
@@ -190,23 +184,14 @@ fn a_source_in_debt_is_named_with_its_rate() -> Result<()> {
     let site = Site::new()?;
     let daemon = site.guard("[limit.source]\npackets = \"1k/s\"\n")?;
     let attacker = site.lab.host(Role::Attacker);
-    let mut frame = from(ATTACKER).udp(40_000, 9).payload(18).bytes();
-    frame[..6].copy_from_slice(&Role::Server.mac());
     let flood = Flood {
-        interface: attacker.index("eth0")?,
-        frame,
-        varied: Vec::new(),
-        sources: FloodSources { first: 0xc633_6442, count: 1, adjacent: true },
         rate: Some(10_000),
         count: 100_000,
         duration: Duration::from_secs(5),
+        ..Flood::of_attacker(&site.lab, &from(ATTACKER).udp(40_000, 9).payload(18))?
     };
-    let enough = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| -> Result<()> {
-        use std::sync::atomic::Ordering::Relaxed;
-
-        scope.spawn(|| attacker.within(|| flood.run(|| enough.load(Relaxed))));
-        let named = eventually("the attacker is the busiest, at its limit", || {
+    let named = || {
+        eventually("the attacker is the busiest, at its limit", || {
             let sources: Result<Sources> = daemon.read("sources");
             sources.is_ok_and(|sources| {
                 sources.busiest.first().is_some_and(|busy| {
@@ -215,10 +200,9 @@ fn a_source_in_debt_is_named_with_its_rate() -> Result<()> {
                         && busy.packets_per_s.is_some_and(|rate| rate > 900.0)
                 })
             })
-        });
-        enough.store(true, Relaxed);
-        named
-    })
+        })
+    };
+    flood.during(attacker, named).map(|_| ())
 }
 
 /// Whatever a source wraps its packets in, frames of the right length for a real interface.
