@@ -162,8 +162,10 @@ pub mod next {
     pub const PROVE: u32 = 1;
     /// Looks whether there is memory for a fragment.
     pub const REASSEMBLE: u32 = 2;
+    /// Judges what is not [ordinary](crate::ordinary).
+    pub const LONG: u32 = 3;
     /// Number of programs.
-    pub const PROGRAMS: u32 = 3;
+    pub const PROGRAMS: u32 = 4;
 }
 
 /// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.

@@ -57,6 +57,17 @@ pub trait Tables: Accounts {
     fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64);
     /// What sockets say to a datagram of the flow, which is for an address of this host.
     fn receiver(&self, flow: &Flow) -> Receiver;
+    /// The cells of the limits.
+    fn cells(&self) -> &impl Cells;
+
+    /// See [`limit`].
+    fn limit(&self, load: &Load, settings: &Settings, now_ns: u64) -> Reason {
+        limit(load, settings, now_ns, self.cells())
+    }
+}
+
+/// The cells of the limits: who owes how much.
+pub trait Cells {
     /// Whether a packet exceeds a cell that counts by address; `network` is the [network](Address::network) by which it
     /// counts. Nothing is charged.
     fn exceeds_network(
@@ -208,15 +219,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         defect => defect,
     };
     let defect = forget(settings, defect.map_or(0, |defect| defect.number().into()));
-    let family = match packet.source {
-        Address::V4(_) => list::V4,
-        Address::V6 { .. } => list::V6,
-    };
-    let listed = if settings.lists & family == 0 {
-        Listed::Nothing
-    } else {
-        tables.look_up(settings, packet.source, now_ns)
-    };
+    let listed = listed(packet.source, settings, now_ns, tables);
     if listed == Listed::Allowed {
         return Reason::Allowed.into();
     }
@@ -273,15 +276,15 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     let kind = forget(settings, kind);
     let class = kind % CLASS_SLOTS as u64;
     // A fragment [is charged](crate::reassembly::judge) when there is memory for it.
-    let has_memory = settings.reassembly[usize::from(family == list::V6)].is_set();
+    let has_memory = settings.reassembly[usize::from(packet.source.version() == 6)].is_set();
     // VERIFIER: without a branch on the part, of which nothing is to be known in what comes.
     let is_whole = 1 - part.div_ceil(2);
-    let charged = forget(settings, (is_whole | u64::from(!has_memory)) * u64::from(CHARGED)) as u8;
+    let charged = forget(settings, is_whole | u64::from(!has_memory));
     let reason = match kind {
         kind::UNWANTED => Reason::Unsolicited,
         kind::ASKED => Reason::Solicited,
         kind::OF_DROPPED => Reason::FragmentOfDropped,
-        _ => limit(packet, source, class as usize, charged, settings, now_ns, tables),
+        _ => limit(&Load::new(packet, source, class, charged), settings, now_ns, tables.cells()),
     };
     let reason = forget(settings, reason.number().into()) as u32;
     let may_speak = settings.proof != 0
@@ -290,7 +293,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             speech::NONE => false,
             speech::CONNECTION => true,
             speech::QUOTE => class == Class::IcmpError as u64,
-            _ => proof::is_of_many(reason) || tables.may_have_peer(flow.local_port, now_ns),
+            _ => may_be_of_socket(reason, flow.local_port, now_ns, tables),
         };
     // What may prove its origin yet has no verdict so far.
     if part == Part::First as u64 && !may_speak {
@@ -331,6 +334,40 @@ pub(crate) fn source_of(packet: &Packet, settings: &Settings) -> Network {
     Network { version, bits: forget(settings, bits) }
 }
 
+/// What the lists say about a source.
+#[inline(always)]
+pub(crate) fn listed<T: Tables>(source: Address, settings: &Settings, now_ns: u64, tables: &T) -> Listed {
+    let family = match source {
+        Address::V4(_) => list::V4,
+        Address::V6 { .. } => list::V6,
+    };
+    if settings.lists & family == 0 { Listed::Nothing } else { tables.look_up(settings, source, now_ns) }
+}
+
+/// Whether UDP from this port may be a mirror's answer, and that makes a difference.
+#[inline(always)]
+pub(crate) fn may_be_reflected<T: Tables>(port: u16, settings: &Settings, tables: &T) -> bool {
+    settings.reflectors | settings.solicited != 0 && tables.is_reflector(port)
+}
+
+/// Whether UDP is to a port of this host at which, as far as its daemon knows, nobody listens.
+#[inline(always)]
+pub(crate) fn is_to_closed_port<T: Tables>(
+    packet: &Packet,
+    port: u16,
+    settings: &Settings,
+    now_ns: u64,
+    tables: &T,
+) -> bool {
+    settings.absence != 0 && tables.is_closed(port, now_ns) && tables.is_local(settings, packet.destination)
+}
+
+/// Whether UDP to this port, over a limit for the reason with this number, may be of a socket that speaks for it.
+#[inline(always)]
+pub(crate) fn may_be_of_socket<T: Tables>(reason: u32, port: u16, now_ns: u64, tables: &T) -> bool {
+    proof::is_of_many(reason) || tables.may_have_peer(port, now_ns)
+}
+
 /// The kind of UDP.
 #[inline(always)]
 fn udp_kind<T: Tables>(
@@ -341,14 +378,10 @@ fn udp_kind<T: Tables>(
     now_ns: u64,
     tables: &T,
 ) -> u64 {
-    let asks = settings.reflectors | settings.solicited != 0;
-    let is_reflected = asks && tables.is_reflector(flow.remote_port);
+    let is_reflected = may_be_reflected(flow.remote_port, settings, tables);
     let has_notes = settings.solicited & solicited::NOTED != 0;
     let has_sockets = settings.solicited & solicited::SOCKETS != 0;
-    if settings.absence != 0
-        && tables.is_closed(flow.local_port, now_ns)
-        && tables.is_local(settings, packet.destination)
-    {
+    if is_to_closed_port(packet, flow.local_port, settings, now_ns, tables) {
         // The look at the ports may be a second old, and a question may have left where nobody sees it. So the sockets are
         // asked, as what is unsolicited is dropped whatever its rate.
         if !is_reflected || !has_sockets {
@@ -440,59 +473,75 @@ fn is_within_proven<T: Tables>(
 
 /// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.
 #[inline(always)]
-fn forget(settings: &Settings, value: u64) -> u64 {
+pub(crate) fn forget(settings: &Settings, value: u64) -> u64 {
     opaque(value, settings.seeds.v6[0])
 }
 
-/// That a packet is charged to its cells: all bits of their numbers.
-pub(crate) const CHARGED: u8 = u8::MAX;
+/// What a packet is charged by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// What its source counts by.
+    pub source: Network,
+    /// What its destination counts by; of the same version.
+    pub destination: u64,
+    /// The number of its [`Class`].
+    pub class: u64,
+    /// Its length, bytes.
+    pub length: u32,
+    /// 1 where it is charged, 0 where the cells are only looked at. VERIFIER: a number, which takes no branch.
+    pub charged: u64,
+}
+
+impl Load {
+    /// That of a packet of a class.
+    #[inline(always)]
+    pub(crate) fn new(packet: &Packet, source: Network, class: u64, charged: u64) -> Self {
+        let destination = packet.destination.network().bits;
+        Self { source, destination, class, length: packet.length, charged }
+    }
+}
 
 /// Charges a packet to each cell that its class has, or to none: the first that it exceeds, the narrow scopes first, is its
-/// reason, and nobody pays for what is dropped. Where it is not [CHARGED], the cells are only looked at.
+/// reason, and nobody pays for what is dropped.
 ///
 /// Another processor may take the last of a limit between the two looks. Then the packet is dropped, and what it has been
 /// charged to by then keeps its trace: no more than one packet for each race.
 #[inline(always)]
-pub(crate) fn limit<T: Tables>(
-    packet: &Packet,
-    source: Network,
-    class: usize,
-    charged: u8,
-    settings: &Settings,
-    now_ns: u64,
-    tables: &T,
-) -> Reason {
+pub fn limit<T: Cells>(load: &Load, settings: &Settings, now_ns: u64, cells: &T) -> Reason {
+    let Load { source, length, .. } = *load;
+    let class = load.class as usize % CLASS_SLOTS;
+    // All bits of the number of a cell, or none. VERIFIER: what is spared has an empty plan, and is no way of its own.
+    let charged = 0_u8.wrapping_sub(load.charged as u8);
     // VERIFIER: as above.
-    let bits = forget(settings, packet.destination.network().bits);
+    let bits = forget(settings, load.destination);
     let destination = Network { version: source.version, bits };
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
     let plan = &settings.plan[Settings::plan_of(source.version, class)];
     // One cell alone is looked at when it is charged, if it is.
     let looks = if plan[1] | !charged == 0 { 0 } else { MAX_CELLS };
     for &entry in &plan[..looks] {
-        let Some((cell, price)) = price(settings, entry, packet.length) else { break };
+        let Some((cell, price)) = price(settings, entry, length) else { break };
         let exceeds = if cell.is_total() {
-            tables.exceeds_total(cell, now_ns, &price)
+            cells.exceeds_total(cell, now_ns, &price)
         } else {
-            tables.exceeds_network(settings, cell, network(cell), now_ns, &price)
+            cells.exceeds_network(settings, cell, network(cell), now_ns, &price)
         };
         if exceeds {
-            return exceeding(class, cell, price.bits, tables);
+            return exceeding(class, cell, price.bits, cells);
         }
     }
     let mut unaccounted = 0;
     for &entry in &plan[..MAX_CELLS] {
-        // VERIFIER: what is spared has an empty plan, and is no way of its own.
-        let Some((cell, price)) = price(settings, entry & charged, packet.length) else { break };
+        let Some((cell, price)) = price(settings, entry & charged, length) else { break };
         let charge = if cell.is_total() {
-            tables.charge_total(cell, now_ns, &price)
+            cells.charge_total(cell, now_ns, &price)
         } else {
-            tables.charge_network(settings, cell, network(cell), now_ns, &price)
+            cells.charge_network(settings, cell, network(cell), now_ns, &price)
         };
         match charge {
             Charge::Conforming => {}
             Charge::Unaccounted => unaccounted = 1,
-            Charge::Exceeding => return exceeding(class, cell, price.bits, tables),
+            Charge::Exceeding => return exceeding(class, cell, price.bits, cells),
         }
         unaccounted = forget(settings, unaccounted);
     }
@@ -513,7 +562,7 @@ pub(crate) fn charge_source<T: Tables>(
     for &entry in &plan[..MAX_SOURCE_CELLS] {
         match price(settings, entry, packet.length) {
             Some((cell, price)) if !cell.is_wide() => {
-                let _ = tables.charge_network(settings, cell, source, now_ns, &price);
+                let _ = tables.cells().charge_network(settings, cell, source, now_ns, &price);
             }
             _ => break,
         }
@@ -522,8 +571,8 @@ pub(crate) fn charge_source<T: Tables>(
 
 /// The reason of a packet of a class over the limit of a cell.
 #[inline(always)]
-fn exceeding<T: Tables>(class: usize, cell: Cell, bits: bool, tables: &T) -> Reason {
-    tables.note_exceeded(cell);
+pub(crate) fn exceeding<T: Cells>(class: usize, cell: Cell, bits: bool, cells: &T) -> Reason {
+    cells.note_exceeded(cell);
     if class == Class::Closed as usize && cell.is_wide() {
         Reason::NoSocket
     } else {
@@ -533,7 +582,7 @@ fn exceeding<T: Tables>(class: usize, cell: Cell, bits: bool, tables: &T) -> Rea
 
 /// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.
 #[inline(always)]
-fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
+pub(crate) fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
     // Zero, the end, becomes a number that no cell has.
     let cell = Cell::from_number(entry.wrapping_sub(1));
     Some((cell, settings.limits.get(cell.number())?.price(length)))

@@ -14,7 +14,7 @@ use crate::{
     address::{Address, Network},
     again::{self, LINE_BITS, SLICES, SynPlace},
     class::{CLASS_SLOTS, Cell},
-    decide::Tables,
+    decide::{Cells, Tables},
     evidence::{Connection, Cookie, Opening, Quote, Receiver, Request, Segment, Standing, state},
     fragments::{self, FRAGMENT_BITS, FragmentPlace},
     lists::{
@@ -375,6 +375,12 @@ impl Tables for HostTables {
         self.sockets.receiver(flow)
     }
 
+    fn cells(&self) -> &impl Cells {
+        self
+    }
+}
+
+impl Cells for HostTables {
     fn exceeds_network(
         &self,
         settings: &Settings,

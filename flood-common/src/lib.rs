@@ -29,6 +29,7 @@ pub mod link;
 pub mod lists;
 pub mod meter;
 pub mod open;
+pub mod ordinary;
 pub mod packet;
 pub mod place;
 pub mod proof;

@@ -4,8 +4,9 @@
 //! **IPv4.** The gate has four bits for each /24. Prefixes up to /24 are painted into it; longer ones are expanded
 //! into single addresses, which lie in buckets of eight words, and the gate says where it is worth looking there. In front
 //! of it is its summary, two bits for each /24, which is the answer unless one has to look closer: 4 MiB are in a cache
-//! more often than the gate's 8. A word names its address exactly: the place of an address is a permutation of it (see
-//! [`place`](crate::place)).
+//! more often than the gate's 8. And in front of that is an overview, two bits for each /16, which is the answer where all of
+//! its /24 have the same: its 16 KiB are always in the nearest cache, and most of a list is empty, or a few large networks.
+//! A word names its address exactly: the place of an address is a permutation of it (see [`place`](crate::place)).
 //!
 //! **IPv6.** See [`ipv6`].
 //!
@@ -13,6 +14,8 @@
 //! space writes, one word at a time, in an order in which no address is off a list in between.
 
 pub mod ipv6;
+
+use core::ops::Range;
 
 use crate::{
     address::Address,
@@ -38,17 +41,23 @@ pub const CELL_BITS: u32 = 4;
 pub const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
 /// A one in each cell of a word.
 pub const CELL_ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
-/// Bits of a cell in the summary of the IPv4 gate: [`ALLOWED`], [`BLOCKED`], or both of them, which stands for
-/// [`CLOSER`].
+/// Bits of a cell in the summary of the IPv4 gate and in the overview: [`ALLOWED`], [`BLOCKED`], or both of them, which stands
+/// for [`CLOSER`].
 const SUMMARY_BITS: u32 = 2;
-/// Cells in a word of the summary.
+/// Cells in a word of them.
 const SUMMARY_CELLS: u32 = u64::BITS / SUMMARY_BITS;
+/// Length of the IPv4 prefix that is a cell of the overview.
+const OVERVIEW_LENGTH: u32 = 16;
+/// Cells of the gate in a cell of the overview.
+pub const CELLS_PER_OVERVIEW: u32 = 1 << (CELL_LENGTH - OVERVIEW_LENGTH);
+/// Words of the overview (16 KiB), behind which the summary begins.
+const OVERVIEW_WORDS: u32 = (1 << OVERVIEW_LENGTH) / SUMMARY_CELLS;
 /// Words of the summary (4 MiB), behind which the IPv4 gate begins.
 const SUMMARY_WORDS: u32 = (1 << CELL_LENGTH) / SUMMARY_CELLS;
 /// Words of the IPv4 gate (8 MiB), behind which the IPv6 gate begins.
 const GATE_V4_WORDS: u32 = (1 << CELL_LENGTH) / CELLS_PER_WORD;
 /// The first word of the IPv6 gate.
-const GATE_V6: u32 = SUMMARY_WORDS + GATE_V4_WORDS;
+const GATE_V6: u32 = OVERVIEW_WORDS + SUMMARY_WORDS + GATE_V4_WORDS;
 /// Words of both gates.
 pub const GATE_WORDS: u32 = GATE_V6 + ipv6::GATE_WORDS;
 
@@ -149,13 +158,36 @@ pub fn other_home(home: Home, bucket_bits: u32) -> Home {
 /// Where a cell is in the IPv4 gate: the word, and by how much to shift it.
 #[inline(always)]
 pub fn gate_cell(cell: u32) -> (u32, u32) {
-    (SUMMARY_WORDS + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
+    (OVERVIEW_WORDS + SUMMARY_WORDS + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
 }
 
 /// Where a cell is in the summary: the word, and by how much to shift it.
 #[inline(always)]
 pub fn summary_cell(cell: u32) -> (u32, u32) {
+    (OVERVIEW_WORDS + cell / SUMMARY_CELLS, cell % SUMMARY_CELLS * SUMMARY_BITS)
+}
+
+/// Where a cell is in the overview: the word, and by how much to shift it.
+#[inline(always)]
+pub fn overview_cell(cell: u32) -> (u32, u32) {
+    let cell = cell / CELLS_PER_OVERVIEW;
     (cell / SUMMARY_CELLS, cell % SUMMARY_CELLS * SUMMARY_BITS)
+}
+
+/// The words of the summary that a cell of the overview is about, by one of the cells of the gate in it.
+pub fn overviewed(cell: u32) -> Range<u32> {
+    let (first, _) = summary_cell(cell / CELLS_PER_OVERVIEW * CELLS_PER_OVERVIEW);
+    first..first + CELLS_PER_OVERVIEW / SUMMARY_CELLS
+}
+
+/// What the overview has for these words of the summary.
+pub fn overview(mut words: impl Iterator<Item = u64>) -> u64 {
+    /// A one in each cell.
+    const ONES: u64 = u64::MAX / KINDS;
+
+    let first = words.next().unwrap_or(0);
+    let kinds = first & KINDS;
+    if first == kinds * ONES && words.all(|word| word == first) { kinds } else { KINDS }
 }
 
 /// What the summary has for a word of the IPv4 gate: 32 bits.
@@ -216,8 +248,14 @@ pub fn look_up<T: ListTables>(tables: &T, seeds: &Seeds, address: Address, now_n
 #[inline(always)]
 fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64) -> u64 {
     let cell = address >> (32 - CELL_LENGTH);
-    let (word, shift) = summary_cell(cell);
-    let kinds = tables.gate(word) >> shift & KINDS;
+    let (word, shift) = overview_cell(cell);
+    let mut kinds = tables.gate(word) >> shift & KINDS;
+    if kinds == KINDS {
+        let (word, shift) = summary_cell(cell);
+        kinds = tables.gate(word) >> shift & KINDS;
+    }
+    // VERIFIER: one way for both answers.
+    kinds = opaque(kinds, now_ns);
     if kinds != KINDS {
         return kinds;
     }
@@ -286,10 +324,31 @@ mod tests {
         for cell in 0..CELLS_PER_WORD {
             for (gate, expected) in kinds {
                 let (word, shift) = summary_cell(cell);
-                assert_eq!((word, summary(gate << (cell * CELL_BITS))), (0, expected << shift), "{gate:#b}");
+                let first = summary_cell(0).0;
+                assert_eq!(
+                    (word, summary(gate << (cell * CELL_BITS))),
+                    (first, expected << shift),
+                    "{gate:#b}"
+                );
             }
         }
         assert_eq!(summary(u64::MAX / 0xf * BLOCKED), u64::from(u32::MAX) / 3 * BLOCKED);
+    }
+
+    #[test]
+    fn the_overview_has_the_answer_where_all_have_the_same() {
+        let ones = u64::MAX / KINDS;
+        let of = |words: [u64; 3]| overview(words.into_iter());
+        for kinds in [0, ALLOWED, BLOCKED, KINDS] {
+            assert_eq!(of([kinds * ones; 3]), kinds);
+        }
+        for cell in 0..SUMMARY_CELLS {
+            let other = BLOCKED << (cell * SUMMARY_BITS);
+            assert_eq!([of([other, 0, 0]), of([0, other, 0]), of([0, 0, other])], [KINDS; 3], "{cell}");
+        }
+        let last = u32::MAX >> (32 - CELL_LENGTH);
+        assert_eq!(overviewed(last), overviewed(last - 255));
+        assert_eq!(overviewed(last).end, gate_cell(0).0);
     }
 
     #[test]

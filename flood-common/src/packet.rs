@@ -142,8 +142,8 @@ pub enum Vital {
 pub const VITALS: usize = 3;
 
 /// The first 24 bits of what is sent to all hosts of a link in IPv4, and the first 16 in IPv6: see [`Vital::Link`].
-const LINK_MULTICAST_V4: u32 = 0x00e0_0000;
-const LINK_MULTICAST_V6: u64 = 0xff02;
+pub(crate) const LINK_MULTICAST_V4: u32 = 0x00e0_0000;
+pub(crate) const LINK_MULTICAST_V6: u64 = 0xff02;
 
 /// Hop limit that only a neighbour on the link can arrive with (RFC 4861 section 7.1).
 const ON_LINK_HOP_LIMIT: u8 = 255;
@@ -506,7 +506,7 @@ fn parse_transport<'a, W: Window<'a>>(
 }
 
 #[inline(always)]
-fn tcp_class(flags: u8) -> Class {
+pub(crate) fn tcp_class(flags: u8) -> Class {
     use tcp_flags::{ACK, FIN, RST, SYN};
     if flags & (RST | FIN) != 0 {
         Class::RstFin

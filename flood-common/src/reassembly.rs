@@ -23,8 +23,7 @@ use crate::{
     account::{Account, By},
     address::Address,
     answer::{checksum, words},
-    class::CLASS_SLOTS,
-    decide::{CHARGED, Tables, limit, source_of},
+    decide::{Load, Tables, limit, source_of},
     fragments::{self, FragmentPlace},
     meter::{Price, Slot, WAYS, own_or_first_to_end},
     packet::{Packet, Part},
@@ -140,7 +139,7 @@ pub fn judge<'a, T: Memory>(
     let datagram = forget(fragments::datagram_hash(packet, &settings.solicit_seeds));
     let step = Step { sum: forget(sum(packet, settings)), pages, count: come };
     let reason = if reason == Reason::Conforming.number() {
-        limit(packet, source, class as usize % CLASS_SLOTS, CHARGED, settings, now_ns, tables).number()
+        limit(&Load::new(packet, source, class, 1), settings, now_ns, tables.cells()).number()
     } else {
         reason
     };

@@ -29,11 +29,17 @@ pub trait Window<'a>: Copy {
     /// frame in several buffers is longer than what can be viewed.
     fn length(self) -> u32;
 
-    /// The same for a packet that ends at offset `end`. Where the first buffer holds all of the packet, this may
-    /// leave out what trails behind it in others, for asking the kernel costs a tenth of a verdict.
-    fn length_of_packet(self, end: usize) -> u32 {
-        let _ = end;
+    /// Length of its first buffer in bytes: what can be viewed.
+    fn first_buffer(self) -> u32 {
         self.length()
+    }
+
+    /// Length of the frame for a packet that ends at offset `end`. Where the first buffer holds all of the packet, this
+    /// leaves out what trails behind it in others, for asking the kernel costs a tenth of a verdict.
+    #[inline(always)]
+    fn length_of_packet(self, end: usize) -> u32 {
+        let first_buffer = self.first_buffer();
+        if end <= first_buffer as usize { first_buffer } else { self.length() }
     }
 }
 
@@ -237,6 +243,52 @@ header! {
         offset_more: Be16,
         /// Groups the fragments of a datagram.
         identification: [u8; 4],
+    }
+}
+
+header! {
+    /// The beginning of a frame that holds a packet right behind Ethernet.
+    Head, 20 {
+        /// MAC addresses.
+        around: [u8; 12],
+        /// EtherType, and the first six bytes of the IP header.
+        kind: [u8; 8],
+    }
+}
+
+header! {
+    /// The same of IPv4 without options, up to the first eight bytes of the transport header.
+    HeadV4, 42 {
+        /// What [`Head`] has.
+        before: [u8; 20],
+        /// Flags and offset, time to live, protocol.
+        cut: [u8; 4],
+        /// Checksum.
+        checksum: Be16,
+        /// Source address.
+        source: [u8; 4],
+        /// Destination address.
+        destination: [u8; 4],
+        /// Ports, and what follows them.
+        transport: [[u8; 4]; 2],
+    }
+}
+
+header! {
+    /// The same of IPv6 without extension headers.
+    HeadV6, 62 {
+        /// What [`Head`] has.
+        before: [u8; 20],
+        /// What follows the IP header (IANA number).
+        next_header: u8,
+        /// Hop limit.
+        hop_limit: u8,
+        /// Source address: two halves.
+        source: [[u8; 8]; 2],
+        /// Destination address: two halves.
+        destination: [[u8; 8]; 2],
+        /// Ports, and what follows them.
+        transport: [[u8; 4]; 2],
     }
 }
 

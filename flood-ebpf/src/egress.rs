@@ -29,7 +29,7 @@ fn floodgate_egress(ctx: TcContext) -> i32 {
     let kind = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
     if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
-        let settings = unsafe { settings_in_force(page) };
+        let (settings, _) = unsafe { settings_in_force(page) };
         let window = SkbWindow::new(&ctx, settings);
         if let Some(flow) = outgoing(window, kind, settings.absence == 0) {
             // SAFETY: as above.

@@ -14,7 +14,7 @@ use flood_common::{
     account::{Account, Accounts, By, charge_both, share},
     address::{Address, Network},
     class::{CLASS_SLOTS, Cell},
-    decide::Tables,
+    decide::{Cells, Load, Tables, limit},
     evidence::Receiver,
     fragments::{self, FragmentPlace},
     lists::{Listed, look_up},
@@ -24,6 +24,7 @@ use flood_common::{
     },
     open,
     place::MAX_BUCKET_BITS,
+    reason::Reason,
     reassembly::{self, Memory, Step},
     reflector::{PORT_WORDS, port_bit, port_word},
     sketch,
@@ -35,9 +36,9 @@ use crate::{
     lists::{Lists, floodgate_allowed},
     maps::{
         BEGUN, BUCKET_BITS, BUDGETS, CPU_STATE, DATAGRAMS, DEBTS, FRAGMENTING, FRAGMENTS, OPEN, REFLECTORS,
-        SKETCH, SKETCH_SHIFT, SOLICITED, WATCHED,
+        SETTINGS, SKETCH, SKETCH_SHIFT, SOLICITED, WATCHED,
     },
-    sockets,
+    settings_in, sockets,
 };
 
 /// A word in a map that every processor and user space may write.
@@ -92,12 +93,14 @@ impl sketch::Word for SketchWord {
 /// The maps of this program, and the sockets of the host that it runs on.
 pub(crate) struct MapTables<'a> {
     pub(crate) ctx: &'a XdpContext,
+    /// The slot of the settings that the packet sees.
+    slot: u64,
 }
 
 impl<'a> MapTables<'a> {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
-        Self { ctx }
+    pub(crate) fn new(ctx: &'a XdpContext, slot: u64) -> Self {
+        Self { ctx, slot }
     }
 }
 
@@ -183,6 +186,56 @@ impl Tables for MapTables<'_> {
         sockets::receiver(self.ctx, flow)
     }
 
+    #[inline(always)]
+    fn cells(&self) -> &impl Cells {
+        &CellMaps
+    }
+
+    #[inline(always)]
+    fn limit(&self, load: &Load, _: &Settings, now_ns: u64) -> Reason {
+        let Load { source, destination, class, length, charged } = *load;
+        let facts = u64::from(length)
+            | class << CLASS_SHIFT
+            | source.version << VERSION_SHIFT
+            | charged << CHARGED_SHIFT
+            | self.slot << SLOT_SHIFT;
+        let reason = floodgate_limit(source.bits, destination, facts, now_ns) as u32;
+        Reason::from_number(reason).unwrap_or(Reason::Unaccounted)
+    }
+}
+
+/// Where [`floodgate_limit`] is told things beside the length, in one number.
+const CLASS_SHIFT: u32 = 32;
+const VERSION_SHIFT: u32 = 40;
+const CHARGED_SHIFT: u32 = 44;
+const SLOT_SHIFT: u32 = 45;
+
+/// See [`limit`]: the number of the reason. `facts` are length, class, IP version, whether it is charged, and the slot of the
+/// settings that the packet sees.
+///
+/// VERIFIER: a function of the object, as [`floodgate_note`]. And what calls it has the registers for itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn floodgate_limit(source: u64, destination: u64, facts: u64, now_ns: u64) -> u64 {
+    let Some(page) = SETTINGS.get_ptr(0) else {
+        return Reason::Unaccounted.number().into(); // cannot happen: the array has one element
+    };
+    // SAFETY: array values live as long as the program; user space does not write a slot as soon as another is in force.
+    let settings = unsafe { settings_in(page, facts >> SLOT_SHIFT) };
+    let load = Load {
+        source: Network { version: facts >> VERSION_SHIFT & 0xf, bits: source },
+        destination,
+        class: facts >> CLASS_SHIFT & 0xff,
+        length: facts as u32,
+        charged: facts >> CHARGED_SHIFT & 1,
+    };
+    limit(&load, settings, now_ns, &CellMaps).number().into()
+}
+
+/// The maps of the cells.
+struct CellMaps;
+
+impl Cells for CellMaps {
     #[inline(always)]
     fn exceeds_network(
         &self,

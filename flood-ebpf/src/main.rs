@@ -27,9 +27,11 @@ mod window;
 
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_jiffies64, macros::xdp, programs::XdpContext};
 use flood_common::{
-    abi::{CpuState, Settings, SettingsPage},
+    abi::{CpuState, Settings, SettingsPage, next},
     decide::{Verdict, decide},
+    ordinary,
     packet::{Parsed, parse},
+    reason::Reason,
     wire::Window,
 };
 
@@ -43,10 +45,34 @@ fn floodgate(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS; // cannot happen: the array has one element
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force.
-    let (settings, now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
+    let ((settings, slot), now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
+    let window = window_of(&ctx, settings);
+    let short = ordinary::judge(window, settings, now_ns, &MapTables::new(&ctx, slot));
+    let (Verdict { reason, looks_again, class }, length) = short.unwrap_or_else(|| {
+        // SAFETY: on success the call does not return.
+        unsafe { maps::NEXT.tail_call(&ctx, next::LONG) };
+        // Not in its place, where the loader puts it before anything is attached.
+        (Reason::Unaccounted.into(), window.length())
+    });
+    if looks_again {
+        prove::call(&ctx, reason, class);
+    }
+    finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
+}
+
+/// The long way, of every frame that is not [ordinary].
+#[xdp(frags)]
+#[inline(always)] // as above
+fn floodgate_long(ctx: XdpContext) -> u32 {
+    let Some(page) = maps::SETTINGS.get_ptr(0) else {
+        return xdp_action::XDP_PASS; // cannot happen: the array has one element
+    };
+    // SAFETY: as above.
+    let ((settings, slot), now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = window_of(&ctx, settings);
     let parsed = parse(window);
-    let Verdict { reason, looks_again, class } = decide(&parsed, settings, now_ns, &MapTables::new(&ctx));
+    let Verdict { reason, looks_again, class } =
+        decide(&parsed, settings, now_ns, &MapTables::new(&ctx, slot));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => window.length(),
@@ -76,15 +102,27 @@ fn hand_over(ctx: &XdpContext, program: u32, write: impl FnOnce(&mut CpuState)) 
     }
 }
 
+/// The settings in force, and their slot.
+///
 /// # Safety
 /// `page` must point to a value of the settings map.
 #[inline(always)]
-unsafe fn settings_in_force<'a>(page: *const SettingsPage) -> &'a Settings {
+unsafe fn settings_in_force<'a>(page: *const SettingsPage) -> (&'a Settings, u64) {
     // SAFETY: the caller's; volatile, so that the index is read once and every field comes from one slot.
     unsafe {
-        let active = (&raw const (*page).active).read_volatile();
-        &(*page).slots[(active & 1) as usize]
+        let slot = u64::from((&raw const (*page).active).read_volatile()) & 1;
+        (settings_in(page, slot), slot)
     }
+}
+
+/// The settings in a slot that was in force when the packet came.
+///
+/// # Safety
+/// `page` must point to a value of the settings map.
+#[inline(always)]
+unsafe fn settings_in<'a>(page: *const SettingsPage, slot: u64) -> &'a Settings {
+    // SAFETY: the caller's.
+    unsafe { &(*page).slots[(slot & 1) as usize] }
 }
 
 /// # Safety

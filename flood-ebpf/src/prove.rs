@@ -50,7 +50,7 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
     // this processor's own, and nothing ran on it since `call` wrote it.
-    let (settings, now_ns, reason, class) =
+    let ((settings, slot), now_ns, reason, class) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
     let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
@@ -58,7 +58,7 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     };
     let length = packet.length;
     let (reason, pass) = if is_drop(reason) {
-        match prove(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx)) {
+        match prove(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx, slot)) {
             Proof::Verdict(reason) => (reason.number(), xdp_action::XDP_PASS),
             Proof::Nothing => (reason, xdp_action::XDP_PASS),
             Proof::Answer(_) if settings.mode != MODE_ENFORCE => {

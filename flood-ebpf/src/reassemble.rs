@@ -32,12 +32,12 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     };
     // SAFETY: array values live as long as the program; user space never writes the slot in force. The other value is
     // this processor's own, and nothing ran on it since `call` wrote it.
-    let (settings, now_ns, reason, class) =
+    let ((settings, slot), now_ns, reason, class) =
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
     let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
         return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
     };
-    let reason = judge(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx));
+    let reason = judge(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx, slot));
     finish(&ctx, settings, now_ns, packet.length, reason, xdp_action::XDP_PASS)
 }

@@ -56,7 +56,7 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
         state.trace_suppressed += 1;
     } else if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
-        let settings = unsafe { settings_in_force(page) };
+        let (settings, _) = unsafe { settings_in_force(page) };
         if let Parsed::Packet(packet) = parse(window_of(&ctx, settings)) {
             write_line(&ctx, state.reason as u32, state.exceeded as u32, &packet);
         }

@@ -55,8 +55,7 @@ impl<'a> Window<'a> for XdpWindow {
     }
 
     #[inline(always)]
-    fn length_of_packet(self, end: usize) -> u32 {
-        let first_buffer = self.end - self.start;
-        if end <= first_buffer { first_buffer as u32 } else { self.length() }
+    fn first_buffer(self) -> u32 {
+        (self.end - self.start) as u32
     }
 }

@@ -88,8 +88,8 @@ impl<'a> Window<'a> for Buffers<'a> {
         Frame(self.frame).length()
     }
 
-    fn length_of_packet(self, end: usize) -> u32 {
-        if end <= FIRST_BUFFER { self.first().length() } else { self.length() }
+    fn first_buffer(self) -> u32 {
+        self.first().length()
     }
 }
 

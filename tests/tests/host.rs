@@ -14,6 +14,8 @@ mod decide;
 mod meter;
 #[path = "host/oracle.rs"]
 mod oracle;
+#[path = "host/ordinary.rs"]
+mod ordinary;
 #[path = "host/parse.rs"]
 mod parse;
 #[path = "host/sketch.rs"]

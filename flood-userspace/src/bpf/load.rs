@@ -53,6 +53,9 @@ use super::{
 /// The program in the object.
 pub(super) const PROGRAM: &str = interface::OUR_PROGRAM;
 
+/// The program that it calls for what is out of the ordinary.
+const LONG_PROGRAM: &str = "floodgate_long";
+
 /// The program that it calls to log decisions.
 const TRACE_PROGRAM: &str = "floodgate_trace";
 
@@ -66,7 +69,8 @@ const PROVE_PROGRAM: &str = "floodgate_prove";
 const REASSEMBLE_PROGRAM: &str = "floodgate_reassemble";
 
 /// All XDP programs in the object.
-const PROGRAMS: [&str; 5] = [PROGRAM, PROVE_PROGRAM, REASSEMBLE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
+const PROGRAMS: [&str; 6] =
+    [PROGRAM, LONG_PROGRAM, PROVE_PROGRAM, REASSEMBLE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
 
 /// The object, as it was built along with this binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter"));
@@ -352,6 +356,7 @@ impl Filter {
             _reflectors: reflectors,
             attachments: Vec::new(),
         };
+        filter.load_next(LONG_PROGRAM, next::LONG)?;
         if !options.virtual_clock {
             filter.set_clock()?;
         }

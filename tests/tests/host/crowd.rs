@@ -8,7 +8,7 @@ use flood_common::{
     account::{Account, Accounts, By},
     address::Address,
     class::{CELLS, Cell, Class, Scope},
-    decide::Tables,
+    decide::Cells,
     host::HostTables,
     meter::{Charge, charge_leased},
     place::{MIN_BUCKET_BITS, Seeds},

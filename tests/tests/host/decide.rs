@@ -7,7 +7,7 @@ use flood_common::{
     account::{Account, Accounts, By, charge_both},
     address::{Address, Network},
     class::{Cell, Class},
-    decide::{Tables, decide},
+    decide::{Cells, Tables, decide},
     evidence::Receiver,
     fragments::{FragmentPlace, first},
     lists::Listed,
@@ -96,8 +96,6 @@ impl Oracle {
 }
 
 impl Tables for Oracle {
-    fn note_exceeded(&self, _: Cell) {}
-
     fn look_up(&self, _: &Settings, _: Address, _: u64) -> Listed {
         self.note("lists", self.listed)
     }
@@ -160,6 +158,14 @@ impl Tables for Oracle {
         assert_eq!((flow.remote_port, flow.local_port), (MIRROR, 9));
         self.note("sockets", self.socket.expect("the case says what is open"))
     }
+
+    fn cells(&self) -> &impl Cells {
+        self
+    }
+}
+
+impl Cells for Oracle {
+    fn note_exceeded(&self, _: Cell) {}
 
     fn exceeds_network(&self, _: &Settings, cell: Cell, network: Network, _: u64, _: &Price) -> bool {
         let by = if cell.is_by_destination() { DESTINATION } else { SOURCE };

@@ -1,19 +1,23 @@
-//! Painting the IPv4 gate, and its summary.
+//! Painting the IPv4 gate, its summary and the overview.
 
 use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use flood_common::lists::{CELL_BITS, CELL_ONES, CELLS_PER_WORD, gate_cell, summary, summary_cell};
+use flood_common::lists::{
+    ALLOWED, BLOCKED, CELL_BITS, CELL_ONES, CELLS_PER_OVERVIEW, CELLS_PER_WORD, gate_cell, overview,
+    overview_cell, overviewed, summary, summary_cell,
+};
 
 use super::store;
 
 /// Sets or clears `bit` in a range of cells, a word at a time. Nobody else writes the gate.
 ///
-/// The summary follows at once, and nobody who reads it first finds less than was there before or is there now.
+/// Summary and overview follow, and nobody who reads them first finds less than was there before or is there now.
 pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) {
     let mut cell = cells.start;
+    let mut changed = false;
     while cell < cells.end {
         let first = cell / CELLS_PER_WORD * CELLS_PER_WORD;
         let end = cells.end.min(first + CELLS_PER_WORD);
@@ -23,6 +27,13 @@ pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) 
         if let Some(painted) = change(&gates[word as usize], mask, if on { mask } else { 0 }) {
             let (word, shift) = summary_cell(first);
             change(&gates[word as usize], u64::from(u32::MAX) << shift, summary(painted) << shift);
+            changed = true;
+        }
+        if changed && (end == cells.end || end.is_multiple_of(CELLS_PER_OVERVIEW)) {
+            let words = overviewed(cell).map(|word| gates[word as usize].load(Ordering::Relaxed));
+            let (word, shift) = overview_cell(cell);
+            change(&gates[word as usize], (ALLOWED | BLOCKED) << shift, overview(words) << shift);
+            changed = false;
         }
         cell = end;
     }
