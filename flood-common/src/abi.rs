@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of this module.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 
 /// Names of maps in the object; the kernel cuts names at 15 characters.
 pub mod map {
@@ -41,7 +41,7 @@ pub mod map {
     /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
     /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Words of the gates of the lists, mmapable: the summary of that for IPv4, those of IPv4, of IPv6
+    /// Words of the gates of the lists, mmapable: for IPv4 the overview, the summary and the gate, then that for IPv6
     /// ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.

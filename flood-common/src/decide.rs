@@ -60,7 +60,7 @@ pub trait Tables: Accounts {
     /// The cells of the limits.
     fn cells(&self) -> &impl Cells;
 
-    /// See [`limit`].
+    /// See [`limit`], of a packet that is charged; by the settings that these tables were made with.
     fn limit(&self, load: &Load, settings: &Settings, now_ns: u64) -> Reason {
         limit(load, settings, now_ns, self.cells())
     }
@@ -512,7 +512,7 @@ pub fn limit<T: Cells>(load: &Load, settings: &Settings, now_ns: u64, cells: &T)
     let class = load.class as usize % CLASS_SLOTS;
     // All bits of the number of a cell, or none. VERIFIER: what is spared has an empty plan, and is no way of its own.
     let charged = 0_u8.wrapping_sub(load.charged as u8);
-    // VERIFIER: as above.
+    // VERIFIER: one way for all of them.
     let bits = forget(settings, load.destination);
     let destination = Network { version: source.version, bits };
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };

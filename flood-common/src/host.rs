@@ -244,6 +244,19 @@ impl HostTables {
         if sketched { words.get(sketch::word_of(place.bucket)) } else { None }
     }
 
+    /// Whether everybody owes what he does in these tables, to which the same should have been charged.
+    pub fn owes_as(&self, other: &Self) -> bool {
+        let words = |tables: &Self| -> Vec<u64> {
+            let budgets = tables.budgets.iter().chain(tables.debts.iter().flatten()).map(Slot::load);
+            let own = tables.processors.iter().flat_map(|processor| {
+                let sketch = processor.sketch.iter().map(|word| word.get().into());
+                processor.leases.iter().map(cell::Cell::get).chain(sketch)
+            });
+            budgets.chain(own).collect()
+        };
+        words(self) == words(other)
+    }
+
     fn exceeds_place(&self, place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) -> bool {
         let conforms_by_sketch = self
             .sketch_word(place, sketched)

@@ -5,7 +5,7 @@
 //! cannot be pure lives in `flood-ebpf`, and is little.
 //!
 //! The way of a packet through this crate: [`wire`] views headers, [`link`] opens frames, [`packet`] parses headers into a
-//! summary, [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`meter`]
+//! summary, [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`ordinary`] does both at once for what most packets are, [`meter`]
 //! keeps the limits and [`lists`] the lists that `decide` asks about, [`solicit`] knows what the host asked for, and [`abi`] is
 //! what both sides of the kernel border agree on.
 //!

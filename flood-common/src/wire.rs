@@ -252,7 +252,7 @@ header! {
         /// MAC addresses.
         around: [u8; 12],
         /// EtherType, and the first six bytes of the IP header.
-        kind: [u8; 8],
+        start: [u8; 8],
     }
 }
 
@@ -262,7 +262,7 @@ header! {
         /// What [`Head`] has.
         before: [u8; 20],
         /// Flags and offset, time to live, protocol.
-        cut: [u8; 4],
+        middle: [u8; 4],
         /// Checksum.
         checksum: Be16,
         /// Source address.

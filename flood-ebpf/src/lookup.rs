@@ -193,11 +193,10 @@ impl Tables for MapTables<'_> {
 
     #[inline(always)]
     fn limit(&self, load: &Load, _: &Settings, now_ns: u64) -> Reason {
-        let Load { source, destination, class, length, charged } = *load;
+        let Load { source, destination, class, length, .. } = *load;
         let facts = u64::from(length)
             | class << CLASS_SHIFT
             | source.version << VERSION_SHIFT
-            | charged << CHARGED_SHIFT
             | self.slot << SLOT_SHIFT;
         let reason = floodgate_limit(source.bits, destination, facts, now_ns) as u32;
         Reason::from_number(reason).unwrap_or(Reason::Unaccounted)
@@ -207,11 +206,10 @@ impl Tables for MapTables<'_> {
 /// Where [`floodgate_limit`] is told things beside the length, in one number.
 const CLASS_SHIFT: u32 = 32;
 const VERSION_SHIFT: u32 = 40;
-const CHARGED_SHIFT: u32 = 44;
-const SLOT_SHIFT: u32 = 45;
+const SLOT_SHIFT: u32 = 44;
 
-/// See [`limit`]: the number of the reason. `facts` are length, class, IP version, whether it is charged, and the slot of the
-/// settings that the packet sees.
+/// See [`limit`], of a packet that is charged: the number of the reason. `facts` are length, class, IP version, and the slot of
+/// the settings that the packet sees.
 ///
 /// VERIFIER: a function of the object, as [`floodgate_note`]. And what calls it has the registers for itself.
 #[unsafe(no_mangle)]
@@ -220,14 +218,14 @@ extern "C" fn floodgate_limit(source: u64, destination: u64, facts: u64, now_ns:
     let Some(page) = SETTINGS.get_ptr(0) else {
         return Reason::Unaccounted.number().into(); // cannot happen: the array has one element
     };
-    // SAFETY: array values live as long as the program; user space does not write a slot as soon as another is in force.
+    // SAFETY: array values live as long as the program; user space writes a slot only when all packets that saw it are through.
     let settings = unsafe { settings_in(page, facts >> SLOT_SHIFT) };
     let load = Load {
         source: Network { version: facts >> VERSION_SHIFT & 0xf, bits: source },
         destination,
         class: facts >> CLASS_SHIFT & 0xff,
         length: facts as u32,
-        charged: facts >> CHARGED_SHIFT & 1,
+        charged: 1,
     };
     limit(&load, settings, now_ns, &CellMaps).number().into()
 }

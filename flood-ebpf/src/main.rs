@@ -48,19 +48,16 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let ((settings, slot), now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = window_of(&ctx, settings);
     let short = ordinary::judge(window, settings, now_ns, &MapTables::new(&ctx, slot));
-    let (Verdict { reason, looks_again, class }, length) = short.unwrap_or_else(|| {
+    let (verdict, length) = short.unwrap_or_else(|| {
         // SAFETY: on success the call does not return.
         unsafe { maps::NEXT.tail_call(&ctx, next::LONG) };
         // Not in its place, where the loader puts it before anything is attached.
         (Reason::Unaccounted.into(), window.length())
     });
-    if looks_again {
-        prove::call(&ctx, reason, class);
-    }
-    finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
+    carry_out(&ctx, settings, now_ns, verdict, length)
 }
 
-/// The long way, of every frame that is not [ordinary].
+/// The long way, of every frame that is not [ordinary]. It looks at settings and clock anew; nothing has been charged before.
 #[xdp(frags)]
 #[inline(always)] // as above
 fn floodgate_long(ctx: XdpContext) -> u32 {
@@ -71,16 +68,22 @@ fn floodgate_long(ctx: XdpContext) -> u32 {
     let ((settings, slot), now_ns) = unsafe { (settings_in_force(page), now_ns(page)) };
     let window = window_of(&ctx, settings);
     let parsed = parse(window);
-    let Verdict { reason, looks_again, class } =
-        decide(&parsed, settings, now_ns, &MapTables::new(&ctx, slot));
+    let verdict = decide(&parsed, settings, now_ns, &MapTables::new(&ctx, slot));
     let length = match parsed {
         Parsed::Packet(packet) => packet.length,
         Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_) => window.length(),
     };
+    carry_out(&ctx, settings, now_ns, verdict, length)
+}
+
+/// Finishes with a frame of `length` bytes, or has it looked at again.
+#[inline(always)]
+fn carry_out(ctx: &XdpContext, settings: &Settings, now_ns: u64, verdict: Verdict, length: u32) -> u32 {
+    let Verdict { reason, looks_again, class } = verdict;
     if looks_again {
-        prove::call(&ctx, reason, class);
+        prove::call(ctx, reason, class);
     }
-    finish::finish(&ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
+    finish::finish(ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
 }
 
 /// What has come: a frame, or on an interface without a link layer a packet.
@@ -115,7 +118,8 @@ unsafe fn settings_in_force<'a>(page: *const SettingsPage) -> (&'a Settings, u64
     }
 }
 
-/// The settings in a slot that was in force when the packet came.
+/// The settings in a slot that was in force when the packet came: user space waits until all packets are through that may have
+/// seen it so before it writes there.
 ///
 /// # Safety
 /// `page` must point to a value of the settings map.

@@ -638,7 +638,8 @@ fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(
 
 /// Memory of the tables that other floodgates hold, bytes; `None` if none runs, or the kernel does not tell.
 pub fn tables_of_others() -> Option<u64> {
-    let is_one = |info: &ProgramInfo| info.name_as_str() == Some(PROGRAM);
+    // Each has programs that have maps of their own.
+    let is_one = |info: &ProgramInfo| info.name_as_str().is_some_and(|name| name.starts_with(PROGRAM));
     let mut maps = BTreeSet::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok).filter(is_one) {
         maps.extend(info.map_ids().ok().flatten().unwrap_or_default());

@@ -601,7 +601,7 @@ section! {
 
 section! {
     /// The memory of the lists. Its size is fixed, and both lists share it; what does not fit is refused as a whole.
-    /// IPv4 prefixes up to /24 take none of it: for them there are always 8 MiB. Files, imports and feeds of the block list may
+    /// IPv4 prefixes up to /24 take none of it: for them there are always 12 MiB. Files, imports and feeds of the block list may
     /// take fourteen sixteenths of it, and those of the allow list fifteen, so that there is always room for what is typed and
     /// for the allow list.
     ListsFile at "lists" {

@@ -10,10 +10,11 @@ use fastrand::Rng;
 use flood_common::{
     abi::{Settings, list},
     decide::decide,
-    host::{Entry, HostTables},
+    host::{Entry, HostTables, UdpSocket},
     ordinary,
     packet::{Parsed, parse},
     place::MIN_BUCKET_BITS,
+    proof::means,
     reason::Reason,
     sanity::{CHECKS, Sanity},
     wire::{BarePacket, Frame},
@@ -23,13 +24,14 @@ use floodgate_tests::packet::{Build, SERVER, from, generate};
 use ipnet::IpNet;
 
 /// Frames for each configuration.
-const FRAMES: u64 = 100_000;
+const FRAMES: u64 = 20_000;
 
 /// Configurations in which a class has no limit, one of its source, or several.
-const LIMITS: [&str; 3] = [
+const LIMITS: [&str; 4] = [
     "",
     "[limit]\nsource.packets = \"off\"\nsource.syn.packets = \"off\"",
     "[limit.source]\npackets = \"200/s\"\npackets_burst = \"40\"\n[limit.total.udp]\npackets = \"30/s\"",
+    "[limit.source]\npackets = \"20/s\"\nbits = \"40kbit/s\"\n[limit.total.closed]\npackets = \"10/s\"",
 ];
 
 fn entries(prefixes: &[&str]) -> Vec<Entry> {
@@ -62,62 +64,73 @@ fn tables() -> HostTables {
     tables.block = entries(&["198.51.100.4/30", "2001:db8:0:5::/64"]);
     tables.allow = entries(&["198.51.100.6/32", "2001:db8:0:6::/63"]);
     tables.sockets.local = vec![SERVER.into()];
-    tables.look_at_ports(1);
+    let open = |port, peer| UdpSocket { local: None, port, peer };
+    tables.sockets.udp = vec![open(9, None), open(443, Some((SERVER.into(), 1)))];
     tables
 }
 
 #[test]
 fn it_says_and_charges_what_the_long_way_does() {
-    let mut seen = BTreeMap::new();
-    let mut long = 0;
-    for (number, limits) in LIMITS.iter().enumerate() {
-        let config = Config::parse(limits, Path::new("")).expect("a right one");
-        let checks =
-            CHECKS.map(|(reason, _)| reason).into_iter().filter(|reason| *reason != Reason::BogonSource);
-        let mut settings = Settings {
-            lists: list::V4 | list::V6,
-            sanity: Sanity::new(checks, &[132]),
-            absence: (number as u32 + 1) % 2,
-            proof: number as u32 % 2,
-            masks_v4: [u32::MAX, 0xffff_ff00],
-            masks_v6: [u64::MAX, u64::MAX << 16],
-            ..Settings::default()
-        };
-        set_limits(&mut settings, &config.limits, &config.protected_limits);
-        // Each way has tables of its own, which are the same as long as the same is charged to them.
-        let (ours, theirs) = (tables(), tables());
-        let mut now_ns = 1_000_000_000;
-        for seed in 0..FRAMES {
-            let mut random = Rng::with_seed(seed);
-            now_ns += random.u64(..1_000_000);
-            let bytes = if random.bool() { generate::frame(&mut random) } else { plain(&mut random) };
-            let frame = Frame(&bytes);
-            let parsed = parse(frame);
-            let expected = decide(&parsed, &settings, now_ns, &theirs);
-            let Some((verdict, length)) = ordinary::judge(frame, &settings, now_ns, &ours) else {
-                long += 1;
-                assert_eq!(decide(&parsed, &settings, now_ns, &ours), expected);
-                continue;
-            };
-            let Parsed::Packet(packet) = parsed else { panic!("{parsed:?} is ordinary?") };
-            assert_eq!(
-                (verdict.reason, verdict.looks_again, length),
-                (expected.reason, expected.looks_again, packet.length),
-                "{packet:?}"
-            );
-            assert!(!verdict.looks_again || verdict.class == expected.class, "{packet:?}");
-            assert_eq!(ours.exceeded.get(), theirs.exceeded.get(), "{packet:?}");
-            *seen.entry(verdict.reason).or_insert(0) += 1;
+    let (mut seen, mut looked_again, mut long) = (BTreeMap::new(), 0, 0);
+    for limits in LIMITS {
+        for (absence, proof) in [(0, 0), (1, 0), (0, means::SOCKETS), (1, means::SOCKETS)] {
+            let settings = settings(limits, absence, proof);
+            // Each way has tables of its own, which are the same as long as the same is charged to them.
+            let (ours, theirs) = (tables(), tables());
+            let mut now_ns = 1_000_000_000;
+            for seed in 0..FRAMES {
+                let mut random = Rng::with_seed(seed);
+                now_ns += random.u64(..1_000_000);
+                if seed % 1_000 == 0 {
+                    [&ours, &theirs].map(|tables| tables.look_at_ports(now_ns));
+                }
+                let bytes = if random.bool() { generate::frame(&mut random) } else { plain(&mut random) };
+                let frame = Frame(&bytes);
+                let parsed = parse(frame);
+                let expected = decide(&parsed, &settings, now_ns, &theirs);
+                let Some((verdict, length)) = ordinary::judge(frame, &settings, now_ns, &ours) else {
+                    long += 1;
+                    assert_eq!(decide(&parsed, &settings, now_ns, &ours), expected);
+                    continue;
+                };
+                let Parsed::Packet(packet) = parsed else { panic!("{parsed:?} is ordinary?") };
+                assert_eq!(
+                    (verdict.reason, verdict.looks_again, length),
+                    (expected.reason, expected.looks_again, packet.length),
+                    "{packet:?}"
+                );
+                assert!(!verdict.looks_again || verdict.class == expected.class, "{packet:?}");
+                assert_eq!(ours.exceeded.get(), theirs.exceeded.get(), "{packet:?}");
+                *seen.entry(verdict.reason).or_insert(0) += 1;
+                looked_again += u64::from(verdict.looks_again);
+            }
+            assert!(ours.owes_as(&theirs), "the same was charged");
         }
     }
-    println!("{long} the long way; {seen:?}");
-    for reason in
-        [Reason::Conforming, Reason::Allowed, Reason::Blocked, Reason::SourcePackets, Reason::TotalPackets]
-    {
+    println!("{long} the long way; {looked_again} again; {seen:?}");
+    use Reason::{Allowed, Blocked, Conforming, NoSocket, SourceBits, SourcePackets, TotalPackets};
+    for reason in [Conforming, Allowed, Blocked, SourcePackets, SourceBits, TotalPackets, NoSocket] {
         assert!(seen.get(&reason).is_some_and(|count| *count > 10), "{reason:?}: {seen:?}");
     }
+    assert!(looked_again > 100, "{looked_again} looked at again");
     let short: u64 = seen.values().sum();
-    assert!(2 * short > FRAMES, "only {short} the short way");
+    assert!(4 * short > long, "only {short} the short way");
+}
+
+fn settings(limits: &str, absence: u32, proof: u32) -> Settings {
+    let config = Config::parse(limits, Path::new("")).expect("a right one");
+    let checks = CHECKS.map(|(reason, _)| reason).into_iter().filter(|reason| *reason != Reason::BogonSource);
+    let mut settings = Settings {
+        lists: list::V4 | list::V6,
+        sanity: Sanity::new(checks, &[132]),
+        absence,
+        proof,
+        masks_v4: [u32::MAX, 0xffff_ff00],
+        masks_v6: [u64::MAX, u64::MAX << 16],
+        ..Settings::default()
+    };
+    set_limits(&mut settings, &config.limits, &config.protected_limits);
+    settings
 }
 
 #[test]

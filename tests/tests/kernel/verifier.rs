@@ -39,12 +39,14 @@ fn the_verifier_needs_about_what_it_did() -> Result<()> {
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/verifier.txt");
     let golden = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    if !golden.lines().any(|line| line.starts_with(&format!("{major}.{minor}\t"))) {
+        let why = format!("nothing is recorded for Linux {major}.{minor}: `cargo xtask vm --record`");
+        skip(test_name(|| {}), &why);
+        return Ok(());
+    }
     for (name, measured) in rows {
-        let Some(row) = golden.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('\t')) else {
-            let why = format!("nothing is recorded for Linux {major}.{minor}: `cargo xtask vm --record`");
-            skip(test_name(|| {}), &why);
-            return Ok(());
-        };
+        let row = golden.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('\t'));
+        let row = row.with_context(|| format!("{name} is not recorded: `cargo xtask vm --record`"))?;
         let recorded = row.split('\t').map(str::parse).collect::<Result<Vec<u32>, _>>()?;
         ensure!(recorded.len() == measured.len(), "a row of {row:?}");
         for ((what, measured), recorded) in
