@@ -41,8 +41,8 @@ pub mod map {
     /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
     /// has sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Words of the gates of the lists, mmapable: for IPv4 the overview, the summary and the gate, then that for IPv6
-    /// ([`lists`](crate::lists)).
+    /// Words of the gates of the lists, mmapable: for IPv4 the overview, the summary and the gate, then that for IPv6, and an index
+    /// for each bucket of IPv6 nodes ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.
     pub const LISTED: &str = "LISTED";

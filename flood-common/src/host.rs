@@ -595,7 +595,7 @@ impl Host for HostTables {
 pub struct ListMemory {
     bucket_bits: u32,
     keys: [u64; 4],
-    /// Both gates.
+    /// Both gates, and an index for each bucket of IPv6 nodes.
     pub gates: Vec<AtomicU64>,
     /// Buckets of IPv4 addresses, word by word.
     pub buckets: Vec<AtomicU64>,
@@ -610,7 +610,7 @@ impl ListMemory {
         Self {
             bucket_bits,
             keys,
-            gates: words(GATE_WORDS as usize),
+            gates: words((GATE_WORDS + node_buckets) as usize),
             buckets: words(WAYS << bucket_bits),
             nodes: words(2 * WAYS * node_buckets as usize),
         }
@@ -645,7 +645,6 @@ impl ListTables for ListMemory {
         let buckets = self.nodes.as_chunks().0;
         buckets.get(buckets.len() / 2 + number as usize)
     }
-
     fn search(&self, address: [u64; 2], now_ns: u64) -> u64 {
         ipv6::search(self, &Memo::default(), address, now_ns)
     }

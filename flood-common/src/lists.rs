@@ -58,7 +58,7 @@ const SUMMARY_WORDS: u32 = (1 << CELL_LENGTH) / SUMMARY_CELLS;
 const GATE_V4_WORDS: u32 = (1 << CELL_LENGTH) / CELLS_PER_WORD;
 /// The first word of the IPv6 gate.
 const GATE_V6: u32 = OVERVIEW_WORDS + SUMMARY_WORDS + GATE_V4_WORDS;
-/// Words of both gates.
+/// Words of both gates, behind which the indices of the IPv6 buckets are.
 pub const GATE_WORDS: u32 = GATE_V6 + ipv6::GATE_WORDS;
 
 /// Bits of an end in a word.
@@ -212,7 +212,7 @@ pub trait ListTables {
 
     /// Binary logarithm of the number of buckets.
     fn bucket_bits(&self) -> u32;
-    /// A word of the gates.
+    /// A word of the gates, or an index.
     fn gate(&self, word: u32) -> u64;
     /// A bucket of IPv4 addresses.
     fn bucket(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
@@ -228,11 +228,11 @@ pub trait ListTables {
 
     /// A look of it.
     #[inline(always)]
-    fn look(&self, memo: &ipv6::Memo<Self::Note>)
+    fn look(&self, memo: &ipv6::Memo<Self::Note>, length: u64) -> u64
     where
         Self: Sized,
     {
-        ipv6::look(self, memo);
+        ipv6::look(self, memo, length)
     }
 }
 

@@ -59,8 +59,8 @@ impl ListTables for Lists {
     }
 
     #[inline(always)]
-    fn look(&self, _: &Memo<OwnWord>) {
-        floodgate_look();
+    fn look(&self, _: &Memo<OwnWord>, length: u64) -> u64 {
+        floodgate_look(length)
     }
 }
 
@@ -81,11 +81,11 @@ extern "C" fn floodgate_search(network: u64, interface: u64, now_ns: u64) -> u64
 /// VERIFIER: as above. Inlined, it is verified for each of the looks that a search may make: 200,000 instructions more.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn floodgate_look() -> u64 {
-    if let Some(memo) = SEARCH.get(0) {
-        ipv6::look(&Lists, memo);
+extern "C" fn floodgate_look(length: u64) -> u64 {
+    match SEARCH.get(0) {
+        Some(memo) => ipv6::look(&Lists, memo, length),
+        None => 0, // as above
     }
-    0
 }
 
 /// Whether an address, by its halves, is on the list of those whose packets pass over the limits by evidence.

@@ -144,9 +144,10 @@ pub(crate) static DATAGRAMS: Array<Bucket> = Array::with_max_entries(1 << FRAGME
 #[map]
 pub(crate) static FRAGMENTING: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
 
-/// Gates of both address families. Written by the daemon.
+/// Gates of both address families, and the indices of IPv6 nodes. Written by the daemon.
 #[map]
-pub(crate) static GATES: Array<Word> = Array::with_max_entries(lists::GATE_WORDS, BPF_F_MMAPABLE);
+pub(crate) static GATES: Array<Word> =
+    Array::with_max_entries(lists::GATE_WORDS + DEFAULT_NODE_BUCKETS, BPF_F_MMAPABLE);
 
 /// Listed IPv4 addresses. Written by the daemon.
 #[map]
@@ -156,7 +157,7 @@ pub(crate) static LISTED: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKET
 #[map]
 pub(crate) static NODES: Array<Bucket> = Array::with_max_entries(2 * DEFAULT_NODE_BUCKETS, BPF_F_MMAPABLE);
 
-/// What a search for an IPv6 address remembers.
+/// What the looks of a search for an IPv6 address must know.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Memo<OwnWord>> = PerCpuArray::with_max_entries(1, 0);
 

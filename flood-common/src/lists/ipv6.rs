@@ -8,6 +8,9 @@
 //! A node with at most [`LODGERS`] entries is nothing but these. They lie in its bucket, each a word with its own length
 //! and tag, so one cache line has them all. Only a node with more has a word for itself; its entries lie further on.
 //!
+//! A bucket has an *index*, a word that tells which of its words may be meant. All indices together are an eighth of the
+//! table, and more often in a cache: what is not listed is mostly told by them alone.
+//!
 //! A word says what all entries together say that cover its prefix, so no shorter one has to be looked for.
 //!
 //! The table grows and shrinks while it is read, by some buckets at a time (linear hashing, Litwin 1980). A search during
@@ -32,15 +35,14 @@ const CELL_BITS: u32 = 32;
 /// The bits of a cell.
 pub const CELL_MASK: u64 = (1 << CELL_BITS) - 1;
 const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
-/// Words of this part of the gate: the size, and the cells (256 KiB).
+/// Words of this part of the gate, but for the indices behind it: the size, and the cells (256 KiB).
 pub(super) const GATE_WORDS: u32 = 1 + (1 << CELL_LENGTH) / CELLS_PER_WORD;
 
 /// The most entries that lie in the bucket of their node.
 pub const LODGERS: usize = 5;
 
-/// Places in a bucket. Its last word, the *index*, has a [mark](Marks) of each word in them, and bits for the words that
-/// are in a later bucket.
-pub const PLACES: usize = 7;
+/// Places in a bucket.
+pub const PLACES: usize = WAYS;
 /// Buckets in which a word may be.
 pub const HOMES: u64 = 4;
 
@@ -60,7 +62,7 @@ const AHEAD_SHIFT: u32 = 5;
 pub const AHEAD: u64 = 0x3f << AHEAD_SHIFT;
 /// In the word of a node: it is none of zeros, which is a free place.
 const TAKEN: u64 = 1 << 4;
-/// In what is found: a word has changed meanwhile.
+/// In what a look finds: a word has changed meanwhile.
 const CHANGED: u64 = 1 << 12;
 /// Where the length is in the word of an entry, less one: 7 bits.
 const LENGTH_SHIFT: u32 = 4;
@@ -87,12 +89,15 @@ const MARK_BITS: u32 = 7;
 const MARK: u64 = (1 << MARK_BITS) - 1;
 /// Where they are in a node's hash: the upper ones of the common bits, as buckets have the lower ones.
 const MARK_SHIFT: u32 = ENTRY_TAG_SHIFT - MARK_BITS;
+/// The lower ones of them, which tell the entries of a node apart.
+const NIBBLE_BITS: u32 = 4;
 /// A one in each of the marks in an index.
 const MARK_ONES: u64 = ((1 << (PLACES as u32 * MARK_BITS)) - 1) / MARK;
 /// Where the bits for words in later buckets begin.
 const LATER_SHIFT: u32 = PLACES as u32 * MARK_BITS;
-/// All of those: 15.
+/// All of those: 8.
 pub const LATER: u64 = !0 << LATER_SHIFT;
+const _: () = assert!(LATER_SHIFT + (1 << (MARK_BITS - NIBBLE_BITS)) == u64::BITS);
 const _: () = assert!(MAX_BUCKET_BITS < ENTRY_TAG_SHIFT);
 
 /// An end counts in units of 2^26 ns (67 ms): 32 bits last for nine years after the host has started.
@@ -103,11 +108,9 @@ const ENDING_SHIFT: u32 = AHEAD_SHIFT + 5;
 const ENDING_BITS: u32 = 5;
 const ENDING: u64 = (1 << ENDING_BITS) - 1;
 
-/// Lengths at which one attempt of a search looks at most: ten, and two for entries of the cell that end.
-const LENGTHS: u64 = 12;
-/// Looks of all attempts of a search: what one may make if every word that it comes to is in its last home, and as much again
-/// as one ordinarily makes, and what size it is looks for.
-const LOOKS: u64 = LENGTHS * HOMES + 16;
+/// What one attempt of a search does at most: it looks at ten lengths, at two more for entries of the cell that end, and
+/// whether the size is still the same. All attempts together may do twice that.
+const STEPS: u32 = 2 * (10 + 2 + 1);
 
 /// The end of an entry ([`end`](super::end)) in the unit of this table. One too far ahead becomes none, `u32::MAX`.
 pub fn end(end: u64) -> u32 {
@@ -132,6 +135,9 @@ pub fn offsets(length: u32) -> u32 {
 pub fn next(node: u32, entry: u32) -> u32 {
     node + (1 << (entry - node).min(offsets(node)).ilog2())
 }
+
+/// No size that a table has.
+const NO_SIZE: u64 = 0;
 
 /// How many buckets the table has, and its edition: a word of the gate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,8 +231,7 @@ struct Marks([u64; 2]);
 impl Marks {
     #[inline(always)]
     fn new(hash: u64, nibble: u64) -> Self {
-        let mark = hash >> MARK_SHIFT & MARK;
-        Self([mark, mark ^ nibble])
+        Self([node_mark(hash), node_mark(hash) ^ nibble])
     }
 
     /// The places with words that may be meant, as the highest bit of their mark in the index.
@@ -239,19 +244,12 @@ impl Marks {
         });
         (of_node | of_entry) & MARK_ONES << (MARK_BITS - 1)
     }
-
-    /// What stands in an index if a word that is meant may be in a later bucket.
-    #[inline(always)]
-    fn later(self) -> u64 {
-        let [of_node, of_entry] = self.0.map(later);
-        of_node | of_entry
-    }
 }
 
-/// Which bit an index has for words with this mark that are in a later bucket: one of 15.
+/// The mark that an index has of the word of a node.
 #[inline(always)]
-fn later_bit(mark: u64) -> u64 {
-    u64::from(LATER_SHIFT) + (mark & 0xf) * 15 / 16
+fn node_mark(hash: u64) -> u64 {
+    hash >> MARK_SHIFT & MARK
 }
 
 /// The mark that an index has of the word of an entry, or of the node itself.
@@ -271,10 +269,10 @@ pub fn mark_of(index: u64, place: usize) -> u64 {
     index >> (place as u32 * MARK_BITS) & MARK
 }
 
-/// What stands in an index for words with this mark that are in a later bucket.
+/// What stands in an index for words with this mark that are in a later bucket: the same for all words of a node.
 #[inline(always)]
 pub fn later(mark: u64) -> u64 {
-    1 << later_bit(mark)
+    1 << (u64::from(LATER_SHIFT) + (mark >> NIBBLE_BITS))
 }
 
 /// The hash of the node to which a word in this bucket belongs, as far as it says in which buckets that is.
@@ -325,6 +323,13 @@ pub fn cell_at(cell: u32) -> (u32, u32) {
     (SIZE_WORD + 1 + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
 }
 
+/// Where the index of a bucket is in the gates. It has a [mark](Marks) of each word in the bucket, and bits for the words that
+/// are in a later one.
+#[inline(always)]
+pub fn index_at(bucket: u32) -> u32 {
+    super::GATE_WORDS + bucket
+}
+
 /// The lists of which an end has not come yet, of those in the other half of the table.
 #[inline(always)]
 fn kinds_in_force(ends: u64, now: u64) -> u64 {
@@ -366,7 +371,7 @@ impl Note for cell::Cell<u64> {
     }
 }
 
-/// What a search remembers from look to look.
+/// What a search remembers from look to look, and a look within itself.
 ///
 /// VERIFIER: a program and what it calls have 512 bytes of stack together, and a search may have a fifth. In the kernel this is
 /// in a map; nor does the verifier know what is read from there, so that the ways to it are one.
@@ -379,31 +384,16 @@ pub struct Memo<N> {
     now: N,
     /// The size of the table as it was when this attempt began.
     size: N,
-    /// What has been found.
-    kinds: N,
-    /// The length of the last node.
-    node: N,
-    /// Where to look ([`todo`]).
-    todo: N,
-    /// Of the present look: length and home, the hash, the bucket, and what the index has for words in later buckets.
-    length: N,
-    home: N,
+    /// Of the present look: the hash, the bucket, and what has been found.
     hash: N,
     bucket: N,
-    later: N,
+    found: N,
 }
 
 impl<N: Note> Memo<N> {
     #[inline(always)]
     fn address(&self) -> [u64; 2] {
         [self.network.load(), self.interface.load()]
-    }
-
-    /// As before the first attempt.
-    #[inline(always)]
-    fn begin_anew(&self) {
-        self.size.store(0); // no size
-        self.todo.store(0);
     }
 }
 
@@ -418,107 +408,97 @@ pub fn search<T: ListTables>(
     memo.network.store(network);
     memo.interface.store(interface);
     memo.now.store(now_ns >> END_SHIFT);
-    memo.kinds.store(0);
-    memo.begin_anew();
-    for _ in 0..LOOKS {
-        if memo.todo.load() != 0 {
-            tables.look(memo);
+    let (mut kinds, mut node, mut todo) = begin(tables, memo);
+    for _ in 0..STEPS {
+        // VERIFIER: so that the ways to the next step are one.
+        let unknown = memo.size.load();
+        (kinds, node, todo) = (opaque(kinds, unknown), opaque(node, unknown), opaque(todo, unknown));
+        if todo == 0 {
+            if tables.gate(SIZE_WORD) == memo.size.load() {
+                break;
+            }
+            (kinds, node, todo) = begin(tables, memo);
             continue;
         }
-        let size = tables.gate(SIZE_WORD);
-        if size == memo.size.load() {
+        let (length, done) = todo::first(todo, node);
+        todo -= done;
+        let found = tables.look(memo, length);
+        kinds |= found & KINDS;
+        if found & CHANGED != 0 {
+            memo.size.store(NO_SIZE);
+            todo = 0;
+        } else if length <= CELL_LENGTH.into() {
+            // Nothing leads on from an entry of the cell.
+        } else if found & TAKEN != 0 {
+            (node, todo) = (length, (found & AHEAD) >> AHEAD_SHIFT);
+        } else if found & LODGER != 0 {
+            todo = 0;
+        }
+    }
+    kinds
+}
+
+/// Begins an attempt: what its cell says, its length, and where to look then.
+#[inline(always)]
+fn begin<T: ListTables>(tables: &T, memo: &Memo<T::Note>) -> (u64, u64, u64) {
+    memo.size.store(tables.gate(SIZE_WORD));
+    let cell = cell_of(tables, memo.network.load());
+    (cell & KINDS, CELL_LENGTH.into(), todo::of_cell(cell))
+}
+
+/// Looks for the node of this length in which the address is, and for entries that lodge with it.
+///
+/// What it finds is all that the words say together that are about the address.
+#[inline(always)]
+pub fn look<T: ListTables>(tables: &T, memo: &Memo<T::Note>, length: u64) -> u64 {
+    // VERIFIER: it need not tell lengths apart.
+    let length = opaque(length, memo.network.load()) as u32;
+    let hash = prefix_hash(|number| tables.key(number), memo.address(), length);
+    memo.hash.store(hash);
+    memo.found.store(0);
+    let marks = Marks::new(hash, nibble(memo.address(), length));
+    let mut number = Size(memo.size.load()).bucket(hash);
+    for home in 0..HOMES {
+        let mut index = tables.gate(index_at(number));
+        let places = marks.places(index);
+        if places != 0 {
+            memo.bucket.store(number.into());
+            examine(tables, memo, places);
+            // A word that has left this bucket meanwhile is in a later one.
+            index = tables.gate(index_at(memo.bucket.load() as u32));
+        }
+        let hash = memo.hash.load();
+        if index & later(node_mark(hash)) == 0 {
             break;
         }
-        memo.size.store(size);
-        let cell = cell_of(tables, memo.network.load());
-        memo.kinds.store(cell & KINDS);
-        memo.node.store(CELL_LENGTH.into());
-        memo.todo.store(todo::of_cell(cell));
+        number = Size(memo.size.load()).bucket(home_hash(hash, home + 1));
     }
-    memo.kinds.load()
+    memo.found.load()
 }
 
-/// Looks where a search has to look next.
-#[inline(always)]
-pub fn look<T: ListTables>(tables: &T, memo: &Memo<T::Note>) {
-    let todo = memo.todo.load();
-    let (length, home, done) = todo::first(todo, memo.node.load());
-    memo.todo.store(todo - done);
-    memo.home.store(home);
-    let address = memo.address();
-    // VERIFIER: it need not tell lengths apart.
-    let length = opaque(length, address[0]);
-    memo.length.store(length);
-    let hash = prefix_hash(|number| tables.key(number), address, length as u32);
-    memo.hash.store(hash);
-    let marks = Marks::new(hash, nibble(address, length as u32));
-    let number = Size(memo.size.load()).bucket(if home == 0 { hash } else { home_hash(hash, home) });
-    memo.bucket.store(number.into());
-    let Some(bucket) = tables.nodes(number) else { return memo.todo.store(0) };
-    let index = bucket[PLACES].load();
-    let later = marks.later();
-    memo.later.store(later);
-    let places = marks.places(index);
-    if places == 0 && index & later == 0 {
-        return;
-    }
-    if places != 0 {
-        let found = examine(tables, memo, bucket, places);
-        let kinds = memo.kinds.load() | found & KINDS;
-        memo.kinds.store(kinds);
-        if found & CHANGED != 0 {
-            return memo.begin_anew();
-        }
-        // Nothing leads on from an entry, be it a cell's or a node's.
-        if found & TAKEN != 0 && memo.length.load() > CELL_LENGTH.into() {
-            memo.node.store(memo.length.load());
-            memo.todo.store((found & AHEAD) >> AHEAD_SHIFT);
-        } else if found & LODGER != 0 && memo.home.load() == 0 {
-            memo.todo.store(0);
-        }
-    }
-    // The index once more: a word that has left this bucket meanwhile is in a later one.
-    let home = memo.home.load();
-    if bucket[PLACES].load() & memo.later.load() != 0 && home < HOMES - 1 {
-        memo.todo.store(memo.todo.load() | todo::again(memo.length.load(), home + 1));
-    }
-}
-
-/// Where a search has still to look: offsets from a node; before them lengths of entries of the cell that end; and before
-/// all a further home of a node.
+/// Where a search has still to look: offsets from a node, and before them lengths of entries of the cell that end.
 mod todo {
-    use super::{AHEAD_SHIFT, CELL_LENGTH, ENDING, ENDING_BITS, ENDING_SHIFT, HOMES};
+    use super::{AHEAD_SHIFT, CELL_LENGTH, ENDING, ENDING_BITS, ENDING_SHIFT};
 
     /// Where the two lengths begin, each plus one.
     const ALLOWING: u32 = 6;
     const BLOCKING: u32 = ALLOWING + ENDING_BITS;
-    /// Where the length of a node begins, and the number of its home.
-    const AGAIN: u32 = BLOCKING + ENDING_BITS;
 
     #[inline(always)]
     pub(super) fn of_cell(cell: u64) -> u64 {
         cell >> AHEAD_SHIFT & (2 * CELL_LENGTH as u64 - 1) | cell >> ENDING_SHIFT << ALLOWING
     }
 
+    /// The length to look at, and what is done then.
     #[inline(always)]
-    pub(super) fn again(length: u64, home: u64) -> u64 {
-        ((length * HOMES) | home) << AGAIN
-    }
-
-    /// The length to look at, the home, and what is done then.
-    #[inline(always)]
-    pub(super) fn first(todo: u64, node: u64) -> (u64, u64, u64) {
+    pub(super) fn first(todo: u64, node: u64) -> (u64, u64) {
         if todo >> ALLOWING != 0 {
-            let again = todo >> AGAIN;
-            if again != 0 {
-                return (again / HOMES, again % HOMES, again << AGAIN);
-            }
             let allowing = todo >> ALLOWING & ENDING;
             let blocking = todo >> BLOCKING;
             return if allowing != 0 {
-                (allowing - 1, 0, allowing << ALLOWING)
+                (allowing - 1, allowing << ALLOWING)
             } else {
-                (blocking - 1, 0, blocking << BLOCKING)
+                (blocking - 1, blocking << BLOCKING)
             };
         }
         // By comparisons, the outcome of which a processor foretells: it looks there before it knows what is to be done.
@@ -530,7 +510,7 @@ mod todo {
             2.. => 2,
             _ => 1,
         };
-        (node + offset, 0, offset)
+        (node + offset, offset)
     }
 }
 
@@ -538,53 +518,50 @@ mod todo {
 #[inline(always)]
 fn first_place(places: u64) -> usize {
     /// For each place its number, in three bits that the product with the highest bit of its mark has at the top.
-    const NUMBERS: u64 = 1 << 48 | 2 << 41 | 3 << 34 | 4 << 27 | 5 << 20 | 6 << 13;
+    const NUMBERS: u64 = 1 << 48 | 2 << 41 | 3 << 34 | 4 << 27 | 5 << 20 | 6 << 13 | 7 << 6;
 
     let first = places & places.wrapping_neg();
     (first.wrapping_mul(NUMBERS) >> (u64::BITS - 3)) as usize % WAYS
 }
 
-/// What some words of a bucket say, if they are of the node at which a search looks, or of entries that cover its address.
+/// Finds what some words of a bucket say, if they are of the node at which a search looks, or of entries that cover its address.
 #[inline(always)]
-fn examine<T: ListTables>(
-    tables: &T,
-    memo: &Memo<T::Note>,
-    bucket: &[T::Word; WAYS],
-    mut places: u64,
-) -> u64 {
-    let mut found = 0;
+fn examine<T: ListTables>(tables: &T, memo: &Memo<T::Note>, mut places: u64) {
+    let Some(bucket) = tables.nodes(memo.bucket.load() as u32) else { return };
     for _ in 0..PLACES {
         let hash = memo.hash.load();
         // VERIFIER: as above.
-        (found, places) = (opaque(found, hash), opaque(places, hash));
+        places = opaque(places, hash);
         if places == 0 {
             break;
         }
         let place = first_place(places);
         places &= places - 1;
         let word = bucket[place].load();
+        let mut found = word & KINDS;
         if word & LODGER == 0 {
             if (word ^ hash) & TAG != 0 {
                 continue;
             }
-            found |= word & (KINDS | AHEAD | TAKEN);
+            found |= word & (AHEAD | TAKEN);
         } else {
             // Whichever node it lodges with, an entry that covers the address does.
             let length = (word >> LENGTH_SHIFT & LENGTH) as u32 + 1;
             if (word ^ prefix_hash(|number| tables.key(number), memo.address(), length)) & ENTRY_TAG != 0 {
                 continue;
             }
-            found |= word & (KINDS | LODGER);
+            found |= LODGER;
         }
+        memo.found.store(memo.found.load() | found);
         if word & ENDS != 0
             && let Some(ends) = tables.ends(memo.bucket.load() as u32)
         {
-            found |= kinds_in_force(ends[place].load(), memo.now.load());
+            let mut found = kinds_in_force(ends[place].load(), memo.now.load());
             // The end may be that of another, which has come into this place.
             if bucket[place].load() != word {
                 found |= CHANGED;
             }
+            memo.found.store(memo.found.load() | found);
         }
     }
-    found
 }

@@ -22,11 +22,11 @@ pub struct ListMaps {
 impl ListMaps {
     pub(super) fn new(layout: &Layout, gates: Map, buckets: Map, nodes: Map) -> Result<Self, BpfError> {
         let word = size_of::<u64>();
-        let node_bytes = 2 * layout.node_buckets as usize * WAYS * word;
+        let node_buckets = layout.node_buckets as usize;
         Ok(Self {
-            gates: MappedArray::new(abi::map::GATES, gates, GATE_WORDS as usize * word)?,
+            gates: MappedArray::new(abi::map::GATES, gates, (GATE_WORDS as usize + node_buckets) * word)?,
             buckets: MappedArray::new(abi::map::LISTED, buckets, (WAYS * word) << layout.bucket_bits)?,
-            nodes: MappedArray::new(abi::map::NODES, nodes, node_bytes)?,
+            nodes: MappedArray::new(abi::map::NODES, nodes, 2 * node_buckets * WAYS * word)?,
         })
     }
 }

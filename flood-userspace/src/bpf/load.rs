@@ -17,6 +17,7 @@ use flood_common::{
     abi::{self, FIELDS, Field, Sample, Settings, list, next, solicited},
     account::ACCOUNTS,
     address::Translators,
+    lists::GATE_WORDS,
     meter::{Limit, WAYS},
     place::{MAX_BUCKET_BITS, MIN_BUCKET_BITS, Seeds},
     reflector::port_sets,
@@ -283,6 +284,7 @@ impl Filter {
             .map_max_entries(abi::map::DEBTS, abi::DEBT_TABLES << bucket_bits)
             .map_max_entries(abi::map::SKETCH, options.processors.iter().max().map_or(1, |last| last + 1))
             .map_max_entries(abi::map::LISTED, 1 << layout.bucket_bits)
+            .map_max_entries(abi::map::GATES, GATE_WORDS + layout.node_buckets)
             .map_max_entries(abi::map::NODES, 2 * layout.node_buckets)
             .load(OBJECT)
             .map_err(|error| BpfError::load(&error))?;

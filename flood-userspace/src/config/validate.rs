@@ -53,7 +53,7 @@ const IPV6_NETWORK: RangeInclusive<u8> = 16..=63;
 /// Bounds of `lists.ipv4`: the greatest fills 256 MiB.
 const LISTED_IPV4: RangeInclusive<u32> = 1..=25_165_824;
 
-/// Bounds of `lists.ipv6`: the greatest takes 96 MiB, and when it is full 180 MiB more.
+/// Bounds of `lists.ipv6`: the greatest takes 136 MiB, and when it is full 180 MiB more.
 const LISTED_IPV6: RangeInclusive<u32> = 1..=2_097_152;
 
 /// Bounds of a feed's `every`: more often than once a minute is a burden on whoever keeps the list.

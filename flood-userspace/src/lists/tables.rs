@@ -56,7 +56,7 @@ const CELL_ADDRESSES: usize = 1 << (32 - CELL_LENGTH);
 
 /// Where the tables are: in the kernel, or for tests in ordinary memory.
 pub trait Memory {
-    /// The words of both gates.
+    /// The words of both gates, and the indices of the buckets of IPv6 nodes.
     fn gates(&self) -> &[AtomicU64];
     /// The buckets of IPv4 addresses.
     fn buckets(&self) -> &[AtomicU64];
@@ -95,7 +95,8 @@ impl Layout {
     /// Memory of the tables.
     pub fn bytes(&self) -> u64 {
         let buckets = (1 << self.bucket_bits) + 2 * u64::from(self.node_buckets);
-        (u64::from(GATE_WORDS) + buckets * WAYS as u64) * size_of::<u64>() as u64
+        let gates = u64::from(GATE_WORDS + self.node_buckets);
+        (gates + buckets * WAYS as u64) * size_of::<u64>() as u64
     }
 
     /// What fits.

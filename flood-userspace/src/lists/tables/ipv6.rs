@@ -8,8 +8,8 @@
 //! 2. Searches that have begun are made to begin anew.
 //! 3. What is gone is taken out, and every word says no more than it must.
 //!
-//! So a search finds at least all of what was before, or all of what is after. A word that says no more than those that
-//! are found without it is left out: what lies within a prefix that is blocked without end costs nothing.
+//! So a search finds at least all of what was before, or all of what is after. An entry that says no more than shorter ones
+//! do is left out: what lies within a prefix that is blocked without end costs nothing.
 
 use std::{collections::BTreeMap, net::Ipv6Addr, ops::Range};
 
@@ -92,23 +92,22 @@ impl Ipv6 {
         moment: &Moment,
     ) -> Result<Plan, Full> {
         let mut plan = Plan::default();
-        let mut cells = Vec::new();
-        let (mut long, mut before) = (Vec::new(), Vec::new());
+        let (mut cells, mut long, mut before) = (Vec::new(), Vec::new(), Vec::new());
         for (prefix, entry) in changes(books.book(kind), undo) {
+            cells.push(cells_of(prefix));
             if prefix.length() > CELL_LENGTH {
-                long.push((prefix, entry.is_some()));
+                long.push(prefix);
                 before.extend(entry.map(|entry| (IpNet::V6(net(prefix)), entry.clone())));
-                cells.push(cells_of(prefix));
             } else {
                 self.plan_short(words, &mut plan, books, prefix, moment);
-                cells.push(cells_of(prefix));
             }
         }
-        let (nodes, left) = self.concerned(books, kind, &long);
         let mut book_before = Book::default();
         book_before.swap(Edit::put(before));
-        self.plan_nodes(&mut plan, &nodes, books, (kind, &book_before), moment);
-        for (length, entry) in left {
+        let before = (kind, &book_before);
+        let moves = self.concerned(&long, books, before, moment);
+        self.plan_nodes(&mut plan, &moves.nodes, books, before, moment);
+        for (length, entry) in moves.left {
             let node = Prefix::around(entry.address, length);
             if !matches!(self.population.guests(node), Guests::Lodgers(lodgers) if lodgers.contains(&entry)) {
                 plan.gone.push(self.entry_key(node, entry));
@@ -166,43 +165,52 @@ impl Ipv6 {
         }
     }
 
-    /// The nodes with words that may be different after changes of these prefixes, and entries that have left theirs.
+    /// The nodes with words that may be different after changes of these prefixes, which are sorted, and entries that have left
+    /// theirs.
     fn concerned(
         &mut self,
+        changed: &[Prefix],
         books: &Books,
-        kind: ListKind,
-        changed: &[(Prefix, bool)],
-    ) -> (Vec<Prefix>, Vec<(u32, Prefix)>) {
-        let mut kinds = ListKind::OF_EACH_PACKET;
-        kinds.sort_by_key(|other| *other != kind);
-        let [book, other] = kinds.map(|kind| books.book(kind));
-        let is_in = |book: &Book, prefix: Prefix| book.get(IpNet::V6(net(prefix))).is_some();
-        let other_has_any = other.len_ipv6() > 0;
+        before: (ListKind, &Book),
+        moment: &Moment,
+    ) -> Moves {
         let is_first = self.population.is_empty();
-        let mut moves = Moves::default();
+        let mut walks = ListKind::OF_EACH_PACKET.map(|kind| books.book(kind).walk());
+        let (mut entries, mut around) = (changed.to_vec(), Vec::new());
         let mut last: Option<Prefix> = None;
-        for (prefix, was_in) in changed {
-            let in_other = other_has_any && is_in(other, *prefix);
-            match (*was_in || in_other, in_other || is_in(book, *prefix)) {
-                (false, true) => self.population.insert(*prefix, &mut moves),
-                (true, false) => self.population.remove(*prefix, &mut moves),
-                (false, false) | (true, true) => {}
-            }
-        }
-        for (prefix, _) in changed.iter().filter(|_| !is_first) {
-            moves.nodes.push(self.population.home(*prefix));
+        for prefix in changed {
             if last.is_some_and(|last| last.contains(*prefix)) {
                 continue; // what is within it is noted
             }
             last = Some(*prefix);
-            let net = IpNet::V6(net(*prefix));
-            if [book, other].into_iter().any(|book| book.within(net).take(2).any(|(at, _)| at != net)) {
-                moves.nodes.extend(self.population.nodes_within(*prefix));
+            let first = entries.len();
+            for walk in &mut walks {
+                let mut add = |at| entries.extend(prefix_of(at).filter(|at| at != prefix));
+                walk.within(IpNet::V6(net(*prefix)), |at, _| add(at));
+            }
+            if entries.len() > first {
+                around.push(*prefix);
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        let mut moves = Moves::default();
+        for Said { prefix, shorter, after, meanwhile: _ } in said(&entries, books, before, moment) {
+            match (self.population.contains(prefix), after != shorter) {
+                (false, true) => self.population.insert(prefix, &mut moves),
+                (true, false) => self.population.remove(prefix, &mut moves),
+                (false, false) | (true, true) => {}
+            }
+        }
+        if !is_first {
+            moves.nodes.extend(changed.iter().map(|prefix| self.population.home(*prefix)));
+            for prefix in around {
+                moves.nodes.extend(self.population.nodes_within(prefix));
             }
         }
         moves.nodes.sort_unstable();
         moves.nodes.dedup();
-        (moves.nodes, moves.left)
+        moves
     }
 
     /// What the words of these nodes, which are sorted, have to say.
@@ -228,19 +236,12 @@ impl Ipv6 {
             match guests {
                 Guests::Crowd(offsets) => plan.writes.push(self.write_node(&of_node, *offsets)),
                 Guests::Lodgers(lodgers) => {
-                    let mut any = lodgers.contains(node) && of_node.after != of_node.shorter;
                     for lodger in lodgers.iter().filter(|lodger| *lodger != node) {
                         let Some(of_lodger) = said.next() else { return };
-                        let key = self.entry_key(*node, *lodger);
-                        if of_lodger.after == of_node.after {
-                            plan.gone.push(key);
-                        } else {
-                            any = true;
-                            plan.writes.push(of_lodger.write(key, 0));
-                        }
+                        plan.writes.push(of_lodger.write(self.entry_key(*node, *lodger), 0));
                     }
                     // So that who is in none of them need not look for shorter ones.
-                    if any && of_node.after != NONE {
+                    if !lodgers.is_empty() && of_node.after != NONE {
                         plan.writes.push(self.write_node(&of_node, 0));
                     } else {
                         plan.gone.push(self.node_key(*node));
@@ -346,11 +347,9 @@ impl Said {
 /// The IPv6 prefixes of an edit that makes a difference to packets, and what the book had for them before.
 fn changes<'a>(book: &'a Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
     undo.before(book, IpNet::V6(Ipv6Net::default())).filter_map(|(prefix, before)| {
-        let IpNet::V6(v6) = prefix else { return None };
         let expires = |entry: Option<&Entry>| entry.map(|entry| entry.expires);
         let differs = expires(book.get(prefix)) != expires(before);
-        let prefix = Prefix::around(v6.addr().to_bits(), v6.prefix_len().into());
-        differs.then_some((prefix, before))
+        differs.then_some((prefix_of(prefix)?, before))
     })
 }
 
@@ -382,6 +381,13 @@ fn said(prefixes: &[Prefix], books: &Books, before: (ListKind, &Book), moment: &
 
 fn end(moment: &Moment, entry: &Entry) -> u32 {
     ipv6::end(moment.end(entry.expires))
+}
+
+fn prefix_of(net: IpNet) -> Option<Prefix> {
+    match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(Prefix::around(net.addr().to_bits(), net.prefix_len().into())),
+    }
 }
 
 fn net(prefix: Prefix) -> Ipv6Net {

@@ -131,7 +131,7 @@ impl<'a> Words<'a> {
     }
 
     fn index(self, number: u32) -> &'a AtomicU64 {
-        &self.nodes[number as usize * WAYS + PLACES]
+        &self.gates[ipv6::index_at(number) as usize]
     }
 
     /// Has the index of a bucket say so of what is in `mask`.

@@ -78,7 +78,7 @@ pub(super) enum Guests {
     Crowd(u32),
 }
 
-/// All entries longer than a cell's, of both lists, and where they are.
+/// All entries longer than a cell's, of both lists, that say more than shorter ones do, and where they are.
 #[derive(Debug)]
 pub(super) struct Population {
     stays: BTreeSet<Stay>,
@@ -93,6 +93,12 @@ impl Default for Population {
 }
 
 impl Population {
+    /// Whether an entry is there.
+    pub(super) fn contains(&self, entry: Prefix) -> bool {
+        let first = next(CELL_LENGTH, entry.length());
+        self.stays.contains(&Stay { node: first as u8, entry })
+    }
+
     /// Adds an entry that is not there.
     pub(super) fn insert(&mut self, entry: Prefix, moves: &mut Moves) {
         self.settle(entry, CELL_LENGTH, moves);
