@@ -82,7 +82,7 @@ fn it_says_and_charges_what_the_long_way_does() {
                 let mut random = Rng::with_seed(seed);
                 now_ns += random.u64(..1_000_000);
                 if seed % 1_000 == 0 {
-                    [&ours, &theirs].map(|tables| tables.look_at_ports(now_ns));
+                    [&ours, &theirs].iter().for_each(|tables| tables.look_at_ports(now_ns));
                 }
                 let bytes = if random.bool() { generate::frame(&mut random) } else { plain(&mut random) };
                 let frame = Frame(&bytes);
