@@ -1,6 +1,6 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
-//! `flood` sends (a live-frames test run of it on one end of a veth pair), `switch` joins veth pairs, `pass` and
+//! `flood` sends (a live-frames test run of it on one end of a veth pair), `flood_in_bursts` likewise, `switch` joins veth pairs, `pass` and
 //! `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `count_arrivals` counts what a filter has let
 //! through, `hold_resets` makes a client one that sends no resets, `pass_one` is the filter that one wishes for, and `harness`
 //! gives each run of another program a source of its own, so that a test run of one frame exercises millions of sources.
@@ -18,7 +18,9 @@ mod window;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    helpers::generated::{
+        bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    },
     macros::{classifier, map, xdp},
     maps::{Array, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
@@ -66,6 +68,10 @@ const PLACES: usize = 4;
 /// second covers the addresses.
 #[map]
 static CHECKSUMS: Array<[u32; 3]> = Array::with_max_entries(1, 0);
+
+/// The bursts of `flood_in_bursts`: nanoseconds before each, frames of one, and the number of the next frame in its burst.
+#[map]
+static BURSTS: Array<[u64; 3]> = Array::with_max_entries(1, 0);
 
 /// Last byte of a source MAC address -> packets from there that have reached the network stack.
 #[map]
@@ -150,14 +156,51 @@ fn harness(ctx: XdpContext) -> u32 {
 /// Gives the frame a source and sends it out of the interface, with the checksums that it has to have.
 #[xdp(frags)]
 fn flood(ctx: XdpContext) -> u32 {
-    restore(&ctx);
-    let source = write_source(&ctx);
-    let rest = vary(&ctx);
+    send(&ctx)
+}
+
+/// The same, and waits before the first frame of each burst.
+#[xdp(frags)]
+fn flood_in_bursts(ctx: XdpContext) -> u32 {
+    if let Some(bursts) = BURSTS.get_ptr_mut(0) {
+        // SAFETY: a generator runs on one processor.
+        let [pause_ns, frames, number] = unsafe { &mut *bursts };
+        if *number == 0 {
+            wait(*pause_ns);
+        }
+        *number += 1;
+        if *number >= *frames {
+            *number = 0;
+        }
+    }
+    send(&ctx)
+}
+
+#[inline(always)]
+fn send(ctx: &XdpContext) -> u32 {
+    restore(ctx);
+    let source = write_source(ctx);
+    let rest = vary(ctx);
     if let Some([header, transport, covers_addresses]) = CHECKSUMS.get(0) {
-        amend(&ctx, *header, source);
-        amend(&ctx, *transport, source * covers_addresses + rest);
+        amend(ctx, *header, source);
+        amend(ctx, *transport, source * covers_addresses + rest);
     }
     xdp_action::XDP_TX
+}
+
+/// Waits so long, or somewhat less than a millisecond.
+#[inline(always)]
+fn wait(ns: u64) {
+    // VERIFIER: it follows each of them (Linux 6.18), and a look at the clock takes some 20 ns.
+    const MOST_LOOKS: u32 = 40_000;
+    // SAFETY: no arguments, no conditions.
+    let now = || unsafe { bpf_ktime_get_ns() };
+    let end = now() + ns;
+    for _ in 0..MOST_LOOKS {
+        if now() >= end {
+            break;
+        }
+    }
 }
 
 /// Sends the frame to the port that its destination is behind.

@@ -2,7 +2,7 @@
 //! them; none of this is part of the filter.
 //!
 //! They parse with Floodgate's parser and count nothing, so that what differs is the state, and what is left out is
-//! to their advantage.
+//! to their advantage. Each is in the kernel's own kind of map, used as filters of this kind use it.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -16,10 +16,12 @@ mod object;
 mod window;
 
 use aya_ebpf::{
-    bindings::xdp_action,
-    helpers::generated::bpf_ktime_get_ns,
-    macros::{map, xdp},
-    maps::{LpmTrie, LruHashMap, lpm_trie::Key},
+    Global,
+    bindings::{bpf_spin_lock as SpinLock, xdp_action},
+    btf_maps,
+    helpers::generated::{bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
+    macros::{btf_map, map, xdp},
+    maps::{LpmTrie, LruHashMap, LruPerCpuHashMap, lpm_trie::Key},
     programs::XdpContext,
 };
 use flood_common::{
@@ -36,9 +38,29 @@ const ENTRIES: u32 = 1 << 20;
 const COST_NS: u64 = 50_000;
 const TOLERANCE_NS: u64 = 2_000_000_000;
 
+/// What becomes of a packet that nothing speaks against. Where nothing behind a filter is to be measured it is dropped.
+#[unsafe(no_mangle)]
+static CONFORMING: Global<u32> = Global::new(xdp_action::XDP_PASS);
+
 /// Source (IPv4 address or IPv6 /64) -> theoretical arrival time.
 #[map]
 static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(ENTRIES, 0);
+
+/// The same, each processor for itself.
+#[map]
+static OWN_ARRIVALS: LruPerCpuHashMap<u64, u64> = LruPerCpuHashMap::with_max_entries(ENTRIES, 0);
+
+/// The same under a lock for each source. The kernel has locks in maps that evict nothing only, and finds them by the type
+/// information of the map.
+#[btf_map]
+static LOCKED_ARRIVALS: btf_maps::HashMap<u64, Locked, { ENTRIES as usize }> = btf_maps::HashMap::new();
+
+/// A theoretical arrival time and its lock.
+#[repr(C)]
+struct Locked {
+    lock: SpinLock,
+    arrival: u64,
+}
 
 /// Blocked IPv4 prefix, in network byte order.
 #[map]
@@ -47,29 +69,46 @@ static BLOCKED: LpmTrie<[u8; 4], u8> = LpmTrie::with_max_entries(ENTRIES, 0);
 /// A limit of each source, its state in the kernel's LRU map.
 #[xdp(frags)]
 fn lru_reference(ctx: XdpContext) -> u32 {
-    let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) else {
-        return xdp_action::XDP_PASS;
-    };
-    let source = match packet.source {
-        Address::V4(v4) => u64::from(v4),
-        Address::V6 { network, .. } => network,
-    };
-    // SAFETY: no arguments, no conditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
     let Some(arrival) = ARRIVALS.get_ptr_mut(source) else {
         // A map that is full makes room by itself; what else fails leaves the source without a limit.
         let _ = ARRIVALS.insert(source, now_ns + COST_NS, 0);
-        return xdp_action::XDP_PASS;
+        return CONFORMING.load();
     };
     // SAFETY: the kernel does not reuse an entry's memory for another value while the program runs. Two processors
     // may overwrite each other's charge, as they do in the filters that this stands for.
-    unsafe {
-        if *arrival > now_ns + TOLERANCE_NS {
-            return xdp_action::XDP_DROP;
-        }
-        *arrival = now_ns.max(*arrival) + COST_NS;
-    }
-    xdp_action::XDP_PASS
+    if unsafe { charge(arrival, now_ns) } { CONFORMING.load() } else { xdp_action::XDP_DROP }
+}
+
+/// The same in the kernel's LRU map for each processor: a source that comes in on several has a limit on each.
+#[xdp(frags)]
+fn percpu_lru_reference(ctx: XdpContext) -> u32 {
+    let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
+    let Some(arrival) = OWN_ARRIVALS.get_ptr_mut(source) else {
+        let _ = OWN_ARRIVALS.insert(source, now_ns + COST_NS, 0); // as above
+        return CONFORMING.load();
+    };
+    // SAFETY: as above, and nobody else writes to the values of this processor.
+    if unsafe { charge(arrival, now_ns) } { CONFORMING.load() } else { xdp_action::XDP_DROP }
+}
+
+/// The same in a hash map, under a lock, so that no charge is lost. Once it is full, new sources have no limit.
+#[xdp(frags)]
+fn spin_lock_reference(ctx: XdpContext) -> u32 {
+    let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
+    let Some(entry) = LOCKED_ARRIVALS.get_ptr_mut(source) else {
+        let entry = Locked { lock: SpinLock { val: 0 }, arrival: now_ns + COST_NS };
+        let _ = LOCKED_ARRIVALS.insert(source, &entry, 0);
+        return CONFORMING.load();
+    };
+    // SAFETY: the entry is one of the map, and nothing is called between lock and unlock.
+    let conforms = unsafe {
+        bpf_spin_lock(&raw mut (*entry).lock);
+        let conforms = charge(&raw mut (*entry).arrival, now_ns);
+        bpf_spin_unlock(&raw mut (*entry).lock);
+        conforms
+    };
+    if conforms { CONFORMING.load() } else { xdp_action::XDP_DROP }
 }
 
 /// A block list in the kernel's trie.
@@ -83,6 +122,38 @@ fn lpm_reference(ctx: XdpContext) -> u32 {
     };
     match BLOCKED.get(Key::new(u32::BITS, v4.to_be_bytes())) {
         Some(_) => xdp_action::XDP_DROP,
-        None => xdp_action::XDP_PASS,
+        None => CONFORMING.load(),
+    }
+}
+
+/// The source of a packet.
+#[inline(always)]
+fn source(ctx: &XdpContext) -> Option<u64> {
+    let Parsed::Packet(packet) = parse(XdpWindow::new(ctx)) else { return None };
+    Some(match packet.source {
+        Address::V4(v4) => u64::from(v4),
+        Address::V6 { network, .. } => network,
+    })
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments, no conditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Charges a packet, if it conforms.
+///
+/// # Safety
+/// The place can be read and written.
+#[inline(always)]
+unsafe fn charge(arrival: *mut u64, now_ns: u64) -> bool {
+    // SAFETY: the caller says so.
+    unsafe {
+        let conforms = *arrival <= now_ns + TOLERANCE_NS;
+        if conforms {
+            *arrival = now_ns.max(*arrival) + COST_NS;
+        }
+        conforms
     }
 }

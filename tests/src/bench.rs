@@ -3,7 +3,8 @@
 //! *Cases* are test runs of one frame. The `harness` program writes a random source into it and calls the program
 //! under test, so that one run exercises up to 16 million sources. The same harness calling a bare `XDP_DROP` is the
 //! floor; a figure is the median, over rounds, of program minus the floor *just before it*, in thread CPU time. On a
-//! noisy machine only such differences and their ratios mean anything.
+//! noisy machine only such differences and their ratios mean anything, and these only as far as their quartiles tell them
+//! from nothing.
 //!
 //! *End to end* ([`e2e`]) is a flood on a virtual interface; [`Part`] names what else there is. docs/bench.md says
 //! how to read all of it.
@@ -12,27 +13,28 @@
 
 use std::{fmt::Display, thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use self::{case::Subject, measure::runs_within};
 pub use self::{
-    case::Case,
+    case::{Case, Reach},
     family::Family,
     guard::Guard,
     hosts::{HostCell, HostRow},
     lists::ListRow,
     measure::quantile,
-    ratio::{Bound, TARGETS, ratios},
-    report::{EndToEnd, Figure, Report, Visitor},
+    nic::{Card, guard_card},
+    ratio::{Bound, Ratio, TARGETS, Unit},
+    report::{Core, EndToEnd, Figure, Measured, Report, Visit},
+    scaling::TableMemory,
+    spread::Spread,
     tool::TOOLS,
     vectors::VectorRow,
-};
-use self::{
-    case::Subject,
-    measure::{quartiles, runs_within},
 };
 
 mod attack;
 mod block_list;
+mod capacity;
 mod case;
 mod e2e;
 mod family;
@@ -41,12 +43,16 @@ mod host;
 mod hosts;
 mod lists;
 mod measure;
+mod nic;
 pub mod plot;
 mod profile;
 mod ratio;
+mod record;
 mod reference;
 mod report;
+mod scaling;
 mod site;
+mod spread;
 mod tool;
 mod vector;
 mod vectors;
@@ -54,26 +60,29 @@ mod vectors;
 /// What is measured besides the cases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// A flood and a visitor, with each filter in turn.
+    /// What a core takes in of a flood, and a visitor, with each filter in turn.
     EndToEnd,
     /// Floods of each kind.
     Vectors,
     /// How long it takes to change long lists.
     Lists,
+    /// What more cores would come to, and memory.
+    Scaling,
     /// Floods of each kind at a host with services and clients.
     Hosts,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::EndToEnd, Self::Vectors, Self::Lists, Self::Hosts];
+    pub const ALL: [Self; 5] = [Self::EndToEnd, Self::Vectors, Self::Lists, Self::Scaling, Self::Hosts];
 
     /// The word for it on the command line.
-    pub fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::EndToEnd => "e2e",
             Self::Vectors => "vectors",
             Self::Lists => "lists",
+            Self::Scaling => "scaling",
             Self::Hosts => "hosts",
         }
     }
@@ -89,18 +98,19 @@ const MOST_WARM_UP_RUNS: u64 = 2_000_000;
 
 /// Runs before each slice that do not count: caches that other cases have emptied fill again, with a table of some
 /// megabytes where there are many sources, and a source uses up what it has regained of its burst, 40,000 packets at most
-/// by default.
-fn runs_before_a_slice(sources: u64) -> u32 {
-    if sources > 1 { 200_000 } else { 50_000 }
+/// by default. Not longer than this: a case of a microsecond fills caches in fewer runs.
+const LONGEST_WARM_UP: Duration = Duration::from_millis(30);
+
+fn runs_before_a_slice(sources: u64, ns: f64) -> u32 {
+    let runs = if sources > 1 { 200_000 } else { 50_000 };
+    runs.min(runs_within(LONGEST_WARM_UP, ns))
 }
 
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Effort {
-    /// The cases that are measured when none is named,
-    pub cases: &'static [Case],
-    /// the families,
-    pub families: &'static [Family],
+    /// The cases that are measured in each family when none is named,
+    pub cases: &'static [(Family, &'static [Case])],
     /// and the parts when nothing is named.
     pub parts: &'static [Part],
     /// Slices of each case; odd, for the median.
@@ -109,11 +119,21 @@ pub struct Effort {
     pub slice: Duration,
     /// Numbers of sources, ascending, for the cases.
     pub sources: &'static [u64],
-    /// Floods on each filter for the throughput; odd, for the median.
+    /// The filters that are measured end to end when none is named.
+    pub guards: &'static [Guard],
+    /// Numbers of sources of the floods there.
+    pub flood_sources: &'static [u64],
+    /// Floods on each filter; odd, for the median.
     pub floods: usize,
     /// How long each lasts.
     pub flood: Duration,
-    /// Visits in each filter; odd, for the median.
+    /// During which shares of a filter's capacity a visitor comes, percent.
+    pub loads: &'static [u32],
+    /// Visits during each; odd, for the median.
+    pub load_visits: usize,
+    /// The kinds of floods,
+    pub kinds: &'static [&'static str],
+    /// and visits during each; odd, for the median.
     pub visits: usize,
     /// How long each lasts.
     pub visit: Duration,
@@ -125,46 +145,60 @@ pub struct Effort {
     pub host: Duration,
 }
 
+/// Percents of the capacity of a core that floods a server with a visitor.
+const LOADS: [u32; 4] = [0, 25, 50, 90];
+
 impl Effort {
-    /// Under a minute: the cases behind the ratios.
+    /// Under a minute: what is behind the ratios.
     pub const QUICK: Self = Self {
         cases: &[
-            Case::Floor,
-            Case::Blocked,
-            Case::BlockList(0),
-            Case::BLOCK_LIST_1M,
-            Case::Exceeding,
-            Case::SourceLimit,
-            Case::Default,
-            Case::LruReference,
-            Case::LPM_REFERENCE_1M,
+            (
+                Family::Ipv4,
+                &[
+                    Case::Blocked,
+                    Case::BLOCK_LIST_1K,
+                    Case::BLOCK_LIST_1M,
+                    Case::Exceeding,
+                    Case::SourceLimit,
+                    Case::Default,
+                    Case::LruReference,
+                    Case::LPM_REFERENCE_1M,
+                ],
+            ),
+            (Family::Ipv6, &[Case::BLOCK_LIST_100K, Case::EveryLength(Reach::Within)]),
         ],
-        families: &[Family::Ipv4],
-        parts: &[Part::EndToEnd],
+        parts: &[Part::EndToEnd, Part::Vectors],
         rounds: 5,
         slice: Duration::from_millis(8),
         sources: &[1, 1 << 24],
-        floods: 3,
-        flood: Duration::from_millis(150),
+        guards: &[Guard::Floodgate, Guard::XdpDrop, Guard::XdpFilter, Guard::NftMeter],
+        flood_sources: &[1 << 24],
+        floods: 5,
+        flood: Duration::from_millis(80),
+        loads: &[],
+        load_visits: 0,
+        kinds: &["SYN", "ACK", "UDP, closed port", "later fragments"],
         visits: 1,
-        visit: Duration::from_millis(500),
-        listed: 1_000_000,
-        changes: 1,
-        host: Duration::from_millis(1_500),
+        visit: Duration::from_millis(300),
+        ..Self::FULL
     };
 
-    /// About ten minutes; hosts, which are as many again, have to be named.
+    /// Less than ten minutes; hosts, which are more, have to be named.
     pub const FULL: Self = Self {
-        cases: &Case::ALL,
-        families: &Family::ALL,
-        parts: &[Part::EndToEnd, Part::Vectors, Part::Lists],
+        cases: &[(Family::Ipv4, &Case::ALL), (Family::Ipv6, &Case::ALL)],
+        parts: &[Part::EndToEnd, Part::Vectors, Part::Lists, Part::Scaling],
         rounds: 5,
-        slice: Duration::from_millis(15),
+        slice: Duration::from_millis(10),
         sources: &[1, 1 << 16, 1 << 20, 1 << 24],
+        guards: &Guard::ALL,
+        flood_sources: &[1, 1 << 24],
         floods: 5,
-        flood: Duration::from_millis(500),
+        flood: Duration::from_millis(200),
+        loads: &LOADS,
+        load_visits: 3,
+        kinds: &vectors::KINDS,
         visits: 3,
-        visit: Duration::from_secs(1),
+        visit: Duration::from_millis(600),
         listed: 1_000_000,
         changes: 3,
         host: Duration::from_secs(3),
@@ -174,9 +208,9 @@ impl Effort {
 /// What is measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
-    cases: Vec<Case>,
-    families: Vec<Family>,
+    cases: Vec<(Family, Vec<Case>)>,
     parts: Vec<Part>,
+    filters: Vec<&'static str>,
     floods: Vec<String>,
 }
 
@@ -194,27 +228,57 @@ impl Selection {
             let [cases, families, parts] = labels.map(|labels| labels.join(", "));
             bail!("{word} is neither a case ({cases}) nor a family ({families}) nor a part ({parts})");
         }
-        let mut cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
-        let mut families: Vec<Family> =
-            Family::ALL.into_iter().filter(|family| named(family.label())).collect();
+        let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| named(case.label())).collect();
+        let families: Vec<Family> = Family::ALL.into_iter().filter(|family| named(family.label())).collect();
         let mut parts: Vec<Part> = Part::ALL.into_iter().filter(|part| named(part.label())).collect();
         let parts_alone = cases.is_empty() && families.is_empty() && !parts.is_empty();
         if words.is_empty() {
             parts = effort.parts.to_vec();
         }
-        if cases.is_empty() && !parts_alone {
-            cases = effort.cases.to_vec();
+        let mut selected = Vec::new();
+        if !cases.is_empty() {
+            let all = if families.is_empty() { Family::ALL.to_vec() } else { families };
+            selected = all.into_iter().map(|family| (family, cases.clone())).collect();
+        } else if !parts_alone {
+            let is_wanted = |family| families.is_empty() || families.contains(&family);
+            let wanted = effort.cases.iter().filter(|(family, _)| is_wanted(*family));
+            selected = wanted.map(|(family, cases)| (*family, cases.to_vec())).collect();
+        } else if parts.contains(&Part::Scaling) {
+            selected = vec![(Family::Ipv4, scaling::CASES.to_vec())];
         }
-        if families.is_empty() {
-            families = effort.families.to_vec();
+        // What is not in a family is no difference.
+        for (family, cases) in &mut selected {
+            cases.retain(|case| case.exists_in(*family));
         }
-        Ok(Self { cases, families, parts, floods: Vec::new() })
+        selected.retain(|(_, cases)| !cases.is_empty());
+        let mut filters = Vec::new();
+        if parts.contains(&Part::Scaling) && !parts.contains(&Part::EndToEnd) {
+            parts.push(Part::EndToEnd);
+            filters = scaling::GUARDS.map(Guard::label).to_vec();
+        }
+        Ok(Self { cases: selected, parts, filters, floods: Vec::new() })
     }
 
     /// At hosts only these floods, where any is named.
     pub fn with_floods(self, floods: Vec<String>) -> Self {
         Self { floods, ..self }
     }
+
+    /// End to end only these filters, where any is named.
+    pub fn with_filters(self, names: &[String]) -> Result<Self> {
+        let filters = filters(names)?;
+        Ok(if filters.is_empty() { self } else { Self { filters, ..self } })
+    }
+}
+
+/// The labels of filters that are named.
+fn filters(names: &[String]) -> Result<Vec<&'static str>> {
+    let all = Guard::ALL.map(Guard::label);
+    let label = |name: &String| {
+        let label = all.into_iter().find(|label| label == name);
+        label.with_context(|| format!("{name} is none of the filters: {}", all.join(", ")))
+    };
+    names.iter().map(label).collect()
 }
 
 /// Measures what is selected. `progress` is told each figure as it is there, and ends the run with an error.
@@ -223,98 +287,108 @@ pub fn run(
     selection: &Selection,
     mut progress: impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Report> {
-    let mut figures = Vec::new();
-    for &family in &selection.families {
-        figures.extend(measure_family(effort, family, &selection.cases, &mut progress)?);
+    let Selection { cases, parts, filters, floods } = selection;
+    let has = |part| parts.contains(&part);
+    let mut measured = Measured::default();
+    for (family, cases) in cases {
+        measured.cases.extend(measure_family(effort, *family, cases, &mut progress)?);
     }
-    let has = |part| selection.parts.contains(&part);
-    let rows = if has(Part::EndToEnd) { e2e::measure(effort, &mut progress)? } else { Vec::new() };
-    let vectors = if has(Part::Vectors) { vectors::measure(effort, &mut progress)? } else { Vec::new() };
-    let lists = if has(Part::Lists) { lists::measure(effort, &mut progress)? } else { Vec::new() };
-    let hosts =
-        if has(Part::Hosts) { hosts::measure(effort, &selection.floods, &mut progress)? } else { Vec::new() };
-    Report::new(figures, rows, vectors, lists, hosts)
+    if has(Part::EndToEnd) {
+        measured.e2e = e2e::measure(effort, filters, &mut progress)?;
+    }
+    if has(Part::Vectors) {
+        measured.vectors = vectors::measure(effort, &mut progress)?;
+    }
+    if has(Part::Lists) {
+        measured.lists = lists::measure(effort, &mut progress)?;
+    }
+    if has(Part::Scaling) {
+        measured.memory = scaling::memory()?;
+    }
+    if has(Part::Hosts) {
+        measured.hosts = hosts::measure(effort, floods, &mut progress)?;
+    }
+    Report::new(measured)
 }
 
-fn measure_family(
-    effort: Effort,
-    family: Family,
-    cases: &[Case],
-    progress: &mut impl FnMut(&dyn Display) -> Result<()>,
-) -> Result<Vec<Figure>> {
-    let cases = cases.iter().filter(|case| case.exists_in(family));
-    let mut subjects = cases.map(|&case| Subject::new(case, family)).collect::<Result<Vec<_>>>()?;
-    let mut floor = Subject::new(Case::Floor, family)?;
-    let mut figures = Vec::new();
-    for &sources in effort.sources {
-        if subjects.is_empty() {
-            break;
-        }
-        for figure in measure(effort, family, sources, &mut floor, &mut subjects)? {
-            progress(&figure)?;
-            figures.push(figure);
-        }
-    }
-    Ok(figures)
-}
-
-/// What was measured of one case on so many cores.
+/// What was measured of one case with so many sources on so many cores.
 #[derive(Default)]
 struct Rounds {
     floors: Vec<f64>,
     differences: Vec<f64>,
 }
 
-/// Measures the cases with one set of sources, round by round, each slice just after one of the floor.
-fn measure(
+/// A case, and what was measured of it with each number of sources.
+struct Measuring {
+    subject: Subject,
+    by_sources: Vec<BySources>,
+}
+
+/// With one number of sources: how long a run takes, nanoseconds, and the rounds on one core and on two.
+#[derive(Default)]
+struct BySources {
+    run_ns: f64,
+    by_cores: Vec<Rounds>,
+}
+
+/// Measures the cases round by round, each slice just after one of the floor: in a round each case has its turn with each number
+/// of sources, on one core and on two.
+fn measure_family(
     effort: Effort,
     family: Family,
-    sources: u64,
-    floor: &mut Subject,
-    subjects: &mut [Subject],
+    cases: &[Case],
+    progress: &mut impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Vec<Figure>> {
     let most_cores = thread::available_parallelism()?.get().min(2);
-    let begin = |subject: &mut Subject| -> Result<u32> {
-        subject.set_sources(family, sources)?;
-        let for_sources =
-            if subject.case.remembers_sources() { sources * WARM_UP_RUNS_FOR_A_SOURCE } else { 0 };
-        let runs = for_sources.clamp(WARM_UP_RUNS, MOST_WARM_UP_RUNS) / most_cores as u64;
-        let ns = subject.warm_up(most_cores, runs as u32)?;
-        Ok(runs_within(effort.slice, ns))
-    };
-    let floor_runs = begin(floor)?;
-    let mut measured = Vec::new();
-    for subject in &mut *subjects {
-        let rounds: Vec<Rounds> = (0..most_cores).map(|_| Rounds::default()).collect();
-        measured.push((begin(subject)?, rounds));
+    let mut floor = Subject::new(Case::Floor, family)?;
+    let mut all = Vec::new();
+    for &case in cases {
+        let by_sources = effort.sources.iter().map(|_| BySources::default()).collect();
+        all.push(Measuring { subject: Subject::new(case, family)?, by_sources });
     }
-    for _ in 0..effort.rounds {
-        for (subject, (runs, rounds)) in subjects.iter_mut().zip(&mut measured) {
-            for (cores, Rounds { floors, differences }) in (1..).zip(rounds) {
-                subject.warm_up(cores, runs_before_a_slice(sources))?;
-                let floor_ns = floor.slice(cores, floor_runs)?;
-                floors.push(floor_ns);
-                differences.push(subject.slice(cores, *runs)? - floor_ns);
+    for round in 1..=effort.rounds {
+        for (index, &sources) in effort.sources.iter().enumerate() {
+            floor.set_sources(family, sources)?;
+            let floor_runs = runs_within(effort.slice, floor.warm_up(1, runs_before_a_slice(sources, 0.0))?);
+            for Measuring { subject, by_sources } in &mut all {
+                subject.set_sources(family, sources)?;
+                let BySources { run_ns, by_cores } = &mut by_sources[index];
+                if by_cores.is_empty() {
+                    *run_ns = fill(subject, sources, most_cores)?;
+                    by_cores.resize_with(most_cores, Rounds::default);
+                }
+                let runs = runs_within(effort.slice, *run_ns);
+                for (cores, Rounds { floors, differences }) in (1..).zip(by_cores) {
+                    subject.warm_up(cores, runs_before_a_slice(sources, *run_ns))?;
+                    let floor_ns = floor.slice(cores, floor_runs)?;
+                    floors.push(floor_ns);
+                    differences.push(subject.slice(cores, runs)? - floor_ns);
+                }
+            }
+        }
+        progress(&format!("round {round} of {}, {} cases of {}", effort.rounds, all.len(), family.label()))?;
+    }
+    let mut figures = Vec::new();
+    for Measuring { mut subject, by_sources } in all {
+        for (&sources, BySources { run_ns, by_cores }) in effort.sources.iter().zip(by_sources) {
+            subject.set_sources(family, sources)?;
+            subject.warm_up(1, runs_before_a_slice(sources, run_ns))?;
+            subject.check()?;
+            for (cores, Rounds { floors, differences }) in (1..).zip(by_cores) {
+                let [ns, floor_ns] = [differences, floors].map(Spread::of);
+                let case = subject.case.label();
+                let figure = Figure { case, family: family.label(), sources, cores, ns, floor_ns };
+                progress(&figure)?;
+                figures.push(figure);
             }
         }
     }
-    let mut figures = Vec::new();
-    for (subject, (_, rounds)) in subjects.iter_mut().zip(measured) {
-        subject.warm_up(1, runs_before_a_slice(sources))?;
-        subject.check()?;
-        for (cores, Rounds { floors, differences }) in (1..).zip(rounds) {
-            let [low, ns, high] = quartiles(&differences);
-            let [_, floor_ns, _] = quartiles(&floors);
-            figures.push(Figure {
-                case: subject.case.label(),
-                family: family.label(),
-                sources,
-                cores,
-                ns,
-                floor_ns,
-                ns_quartiles: [low, high],
-            });
-        }
-    }
     Ok(figures)
+}
+
+/// Runs a case until its tables and the caches are as with so many sources; returns how long a run takes, nanoseconds.
+fn fill(subject: &mut Subject, sources: u64, cores: usize) -> Result<f64> {
+    let for_sources = if subject.case.remembers_sources() { sources * WARM_UP_RUNS_FOR_A_SOURCE } else { 0 };
+    let runs = for_sources.clamp(WARM_UP_RUNS, MOST_WARM_UP_RUNS) / cores as u64;
+    subject.warm_up(cores, runs as u32)
 }

@@ -1,6 +1,7 @@
 //! The generator: frames with random sources, sent by the kernel itself (live frames of a BPF test run).
 
 use std::{
+    hint,
     net::IpAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -21,6 +22,16 @@ const FRAMES_PER_CALL: u32 = 65_536;
 
 /// Frames that the kernel prepares at once.
 const BATCH: u32 = 64;
+
+/// The same of a flood that another processor takes in: as many as a cable has room for, and the most that the kernel allows. It
+/// keeps memory for as many (`pool_size`, net/bpf/test_run.c, Linux 6.18), so that what comes back is used again. With fewer, the
+/// other processor frees pages, and reads frames while their neighbours are written: at 64 a bare `XDP_DROP` takes 143 ns there and
+/// a program that reads one address 249, at 256 they take 54 and 69. On one and the same processor it makes no difference.
+const FAR_BATCH: u32 = 256;
+
+/// The program that sends in bursts, and those of a call into the kernel.
+const IN_BURSTS: &str = "flood_in_bursts";
+const BURSTS_PER_CALL: u32 = 64;
 
 /// Between two calls of a flood of a fixed rate, so that it comes evenly: at 200,000 frames a second, a hundred at once. Longer
 /// pauses would leave the filter's limits time to fill up in between, a tick of the clock or more, and would lose what a cable
@@ -89,10 +100,18 @@ impl Flood {
         Ok(programs)
     }
 
+    /// The same, also for [`send_in_bursts`](Self::send_in_bursts).
+    pub fn load_with_bursts(&self) -> Result<Programs> {
+        let mut programs = self.load()?;
+        programs.attach_nowhere(IN_BURSTS)?;
+        Ok(programs)
+    }
+
     /// [`run`](Self::run), with what [`load`](Self::load) gave.
     pub fn send(&self, programs: &mut Programs, stop: impl Fn() -> bool) -> Result<u64> {
         ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
         let program = programs.program("flood")?;
+        let batch = if self.rate.is_none() { FAR_BATCH } else { BATCH };
         let begin = Instant::now();
         let mut sent = 0;
         while sent < self.count && begin.elapsed() < self.duration && !stop() {
@@ -103,7 +122,7 @@ impl Flood {
                 frames = frames.min(due.saturating_sub(sent));
             }
             if frames > 0 {
-                run_live(program, self.interface, &self.frame, u32::try_from(frames)?)?;
+                run_live(program, self.interface, &self.frame, u32::try_from(frames)?, batch)?;
             }
             sent += frames;
         }
@@ -111,7 +130,64 @@ impl Flood {
     }
 }
 
-fn run_live(program: &aya::programs::Xdp, interface: u32, frame: &[u8], repeat: u32) -> Result<()> {
+impl Flood {
+    /// The same for so long.
+    pub fn duration_of(&self, duration: Duration) -> Self {
+        Self { duration, ..self.clone() }
+    }
+
+    /// [`send`](Self::send) at a rate, so many frames at once, on a processor that nobody else needs: it does not sleep. What
+    /// falls behind is not sent later, all at once.
+    pub fn send_evenly(&self, programs: &mut Programs, at_once: u64, stop: impl Fn() -> bool) -> Result<u64> {
+        ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
+        let rate = self.rate.context("a flood of a fixed rate")?;
+        let program = programs.program("flood")?;
+        let begin = Instant::now();
+        let (mut sent, mut left_out) = (0, 0);
+        while begin.elapsed() < self.duration && !stop() {
+            let due = (begin.elapsed().as_secs_f64() * rate as f64) as u64 - left_out;
+            let behind = due.saturating_sub(sent);
+            if behind < at_once {
+                hint::spin_loop();
+                continue;
+            }
+            left_out += behind.saturating_sub(2 * at_once);
+            run_live(program, self.interface, &self.frame, u32::try_from(at_once)?, BATCH)?;
+            sent += at_once;
+        }
+        Ok(sent)
+    }
+}
+
+impl Flood {
+    /// [`send`](Self::send) in bursts, each as many as a cable has room for, and a pause before each: long enough for another
+    /// processor to have taken the last one in, every burst finds the same.
+    pub fn send_in_bursts(&self, programs: &mut Programs, pause: Duration) -> Result<u64> {
+        ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
+        programs.set_bursts(u64::try_from(pause.as_nanos())?, FAR_BATCH)?;
+        let program = programs.program(IN_BURSTS)?;
+        let begin = Instant::now();
+        let mut sent = 0;
+        while begin.elapsed() < self.duration {
+            run_live(program, self.interface, &self.frame, BURSTS_PER_CALL * FAR_BATCH, FAR_BATCH)?;
+            sent += u64::from(BURSTS_PER_CALL * FAR_BATCH);
+        }
+        Ok(sent)
+    }
+
+    /// Frames of such a burst.
+    pub fn burst() -> u32 {
+        FAR_BATCH
+    }
+}
+
+fn run_live(
+    program: &aya::programs::Xdp,
+    interface: u32,
+    frame: &[u8],
+    repeat: u32,
+    batch: u32,
+) -> Result<()> {
     // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let length = u32::try_from(frame.len())?;
     let context: Vec<u8> = [0, length, 0, interface, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
@@ -119,7 +195,7 @@ fn run_live(program: &aya::programs::Xdp, interface: u32, frame: &[u8], repeat: 
         data_in: Some(frame),
         ctx_in: Some(&context),
         repeat,
-        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        attrs: TestRunAttrs::new().xdp_live_frames(batch),
         ..TestRunOptions::default()
     };
     program.test_run(options).context("sending live frames")?;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs::{self, File},
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
@@ -63,6 +63,7 @@ pub fn eventually_within(limit: Duration, what: &str, mut answer: impl FnMut() -
 /// A network namespace.
 #[derive(Debug)]
 pub struct Namespace {
+    /// Empty for the one that this process is in.
     name: String,
 }
 
@@ -79,6 +80,11 @@ impl Namespace {
         namespace.within(|| Ok(fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?))?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// The one that this process is in, which stays.
+    pub fn here() -> Self {
+        Self { name: String::new() }
     }
 
     /// Its name, as `ip netns` shows it.
@@ -124,7 +130,11 @@ impl Namespace {
     }
 
     fn open(&self) -> Result<File> {
-        let path = format!("/run/netns/{}", self.name);
+        let path = if self.name.is_empty() {
+            "/proc/self/ns/net".into()
+        } else {
+            format!("/run/netns/{}", self.name)
+        };
         File::open(&path).with_context(|| path.clone())
     }
 
@@ -163,6 +173,11 @@ impl Namespace {
         self.packets(interface, 1) // after the bytes
     }
 
+    /// How many packets an interface in it had no room for, as far as its driver tells.
+    pub fn packets_missed(&self, interface: &str) -> Result<u64> {
+        self.packets(interface, 4) // after bytes, packets, errors and those that were dropped
+    }
+
     /// How many packets an interface in it has sent.
     pub fn packets_sent(&self, interface: &str) -> Result<u64> {
         self.packets(interface, 9) // behind all that is about receiving, and the bytes
@@ -178,8 +193,13 @@ impl Namespace {
 
     /// Index of an interface in it.
     pub fn index(&self, interface: &str) -> Result<u32> {
-        let text = self.ip(&format!("-o link show dev {interface}"))?;
-        text.split(':').next().and_then(|number| number.trim().parse().ok()).context("ip shows no index")
+        let name = CString::new(interface)?;
+        self.within(|| {
+            // SAFETY: a string that ends with a NUL.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            ensure!(index != 0, "{interface}: {}", io::Error::last_os_error());
+            Ok(index)
+        })
     }
 }
 
@@ -191,7 +211,9 @@ fn enter(namespace: &File) -> io::Result<()> {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = command(&format!("ip netns del {}", self.name)); // whoever deleted it was faster
+        if !self.name.is_empty() {
+            let _ = command(&format!("ip netns del {}", self.name)); // whoever deleted it was faster
+        }
     }
 }
 

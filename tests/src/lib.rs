@@ -8,6 +8,7 @@ pub mod dns;
 pub mod flood;
 pub mod jitter;
 pub mod lab;
+pub mod napi;
 pub mod packet;
 pub mod peer;
 pub mod prefixes;

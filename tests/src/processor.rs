@@ -1,12 +1,12 @@
 //! Where and when a thread runs.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use flood_userspace::process;
 
 /// Keeps this thread on a processor.
@@ -14,13 +14,83 @@ pub fn pin(core: usize) -> Result<()> {
     process::pin(core).with_context(|| format!("pinning to processor {core}"))
 }
 
+/// Keeps another thread on a processor: those of the kernel, too, by their number.
+pub fn pin_thread(thread: u32, core: usize) -> Result<()> {
+    let thread = libc::pid_t::try_from(thread)?;
+    // SAFETY: a zeroed set is empty, `CPU_SET` checks that the number is within it, and the call reads no more than its size.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(thread, size_of_val(&set), &raw const set)
+    };
+    ensure!(result == 0, "pinning {thread} to processor {core}: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// How long a thread has run so far.
+pub fn cpu_time(thread: u32) -> Result<Duration> {
+    let path = format!("/proc/{thread}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    parse_schedstat(&text).with_context(|| format!("{path}: {text:?}"))
+}
+
+/// How long a thread has run, from its `schedstat` (Documentation/scheduler/sched-stats.rst): nanoseconds on a processor, others
+/// waiting for one, turns.
+pub fn parse_schedstat(text: &str) -> Option<Duration> {
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The kernel's thread of this name.
+pub fn kernel_thread(name: &str) -> Result<u32> {
+    for entry in fs::read_dir("/proc")? {
+        let file_name = entry?.file_name();
+        let Some(number) = file_name.to_str().and_then(|number| number.parse().ok()) else { continue };
+        // Whoever has ended meanwhile has no name.
+        let named = fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
+        if named.trim_end() == name {
+            return Ok(number);
+        }
+    }
+    bail!("no thread {name}")
+}
+
 /// Lets this thread run before all others, as the interrupts of a network card come before what a processor has to do
 /// otherwise. It must not have much to do.
 pub fn go_first() -> Result<()> {
-    let lowest_of_these = libc::sched_param { sched_priority: 1 };
+    set_policy(0, Policy::First)
+}
+
+/// When a thread has its turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// Before all others.
+    First,
+    /// As usual.
+    Usual,
+}
+
+/// Says when a thread has its turn; 0 is this one.
+pub fn set_policy(thread: u32, policy: Policy) -> Result<()> {
+    let (policy, priority) = match policy {
+        Policy::First => (libc::SCHED_FIFO, 1), // the lowest of these
+        Policy::Usual => (libc::SCHED_OTHER, 0),
+    };
+    let parameter = libc::sched_param { sched_priority: priority };
     // SAFETY: the kernel reads the parameter, and no more than its length.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest_of_these) };
-    ensure!(result == 0, "going first: {}", io::Error::last_os_error());
+    let result =
+        unsafe { libc::sched_setscheduler(libc::pid_t::try_from(thread)?, policy, &raw const parameter) };
+    ensure!(result == 0, "setting the turn of a thread: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Gives a thread, and those that it starts from now on, as much of a processor as the kernel gives to anything but who
+/// [goes first](go_first); 0 is this one. Those who are given the same share what there is.
+pub fn favour(thread: u32) -> Result<()> {
+    const MOST: libc::c_int = -20;
+
+    // SAFETY: no pointers.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, MOST) };
+    ensure!(result == 0, "favouring a thread: {}", io::Error::last_os_error());
     Ok(())
 }
 

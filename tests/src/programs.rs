@@ -28,8 +28,8 @@ pub struct Programs {
     ebpf: Ebpf,
     /// Which bit of the upper 64 of an IPv6 address the numbers of sources begin at.
     lowest_bit: u32,
-    /// The namespace of [`attach_nowhere`](Self::attach_nowhere).
-    nowhere: Option<File>,
+    /// The namespaces of [`attach_nowhere`](Self::attach_nowhere).
+    nowhere: Vec<File>,
 }
 
 /// A source is a /48, if nothing else is said.
@@ -52,7 +52,7 @@ impl Programs {
         let ebpf = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
             .context("loading the laboratory (needs root)")?;
-        Ok(Self { ebpf, lowest_bit: LOWEST_BIT, nowhere: None })
+        Ok(Self { ebpf, lowest_bit: LOWEST_BIT, nowhere: Vec::new() })
     }
 
     /// The program of this name.
@@ -86,7 +86,7 @@ impl Programs {
             });
             attaching.join().unwrap_or_else(|_| bail!("a thread panicked"))
         })?;
-        self.nowhere = Some(namespace);
+        self.nowhere.push(namespace);
         Ok(())
     }
 
@@ -167,6 +167,13 @@ impl Programs {
         let mut map: Array<_, [u32; 3]> =
             self.ebpf.map_mut("CHECKSUMS").context("no map CHECKSUMS")?.try_into()?;
         map.set(0, checksums(frame), 0)?;
+        Ok(())
+    }
+
+    /// Says how long `flood_in_bursts` waits before each burst, nanoseconds, and how many frames one has.
+    pub fn set_bursts(&mut self, pause_ns: u64, frames: u32) -> Result<()> {
+        let mut map: Array<_, [u64; 3]> = self.ebpf.map_mut("BURSTS").context("no map BURSTS")?.try_into()?;
+        map.set(0, [pause_ns, frames.into(), 0], 0)?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The cases: what is set up, and what must come of it for the figure to count.
 
-use std::{ops::RangeInclusive, path::Path};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use flood_common::{
@@ -33,7 +33,7 @@ use super::{
     family::{Family, Region, UNUSED_PORT},
     measure::{share_of_action, slice},
     profile::{DNS, GAME, WEB},
-    reference::Reference,
+    reference::{Conforming, Reference, State},
 };
 
 /// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
@@ -136,6 +136,10 @@ pub enum Case {
     Everything,
     /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
     LruReference,
+    /// The same with one for each processor.
+    PerCpuLruReference,
+    /// The same with a hash map and a lock in each entry.
+    SpinLockReference,
     /// The reference with the kernel's trie of so many entries, to be compared with [`Case::BlockList`].
     LpmReference(usize),
     /// 200,000 IPv6 entries of every length in one /32, and sources within or without.
@@ -157,14 +161,14 @@ pub enum Reach {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Floor,
         Self::Parse,
         Self::Allowed,
         Self::Blocked,
         Self::BlockList(0),
-        Self::BlockList(THOUSAND),
-        Self::BlockList(HUNDRED_THOUSAND),
+        Self::BLOCK_LIST_1K,
+        Self::BLOCK_LIST_100K,
         Self::BLOCK_LIST_1M,
         Self::Conforming,
         Self::Exceeding,
@@ -181,6 +185,8 @@ impl Case {
         Self::Unsolicited,
         Self::Everything,
         Self::LruReference,
+        Self::PerCpuLruReference,
+        Self::SpinLockReference,
         Self::LpmReference(THOUSAND),
         Self::LPM_REFERENCE_1M,
         Self::EveryLength(Reach::Within),
@@ -188,6 +194,11 @@ impl Case {
         Self::LongLengths,
         Self::Nested,
     ];
+
+    /// Shorter block lists.
+    pub const BLOCK_LIST_1K: Self = Self::BlockList(THOUSAND);
+    /// The same.
+    pub const BLOCK_LIST_100K: Self = Self::BlockList(HUNDRED_THOUSAND);
 
     /// The longest block list.
     pub const BLOCK_LIST_1M: Self = Self::BlockList(MILLION);
@@ -219,6 +230,8 @@ impl Case {
             Self::Unsolicited => "unsolicited",
             Self::Everything => "everything",
             Self::LruReference => "lru reference",
+            Self::PerCpuLruReference => "per-cpu lru reference",
+            Self::SpinLockReference => "spin lock reference",
             Self::LPM_REFERENCE_1M => "lpm reference 1M",
             Self::LpmReference(_) => "lpm reference 1k",
             Self::EveryLength(Reach::Within) => "every length",
@@ -256,7 +269,9 @@ impl Case {
             | Self::Example(..)
             | Self::Everything
             | Self::FirstSyn
-            | Self::LruReference => true,
+            | Self::LruReference
+            | Self::PerCpuLruReference
+            | Self::SpinLockReference => true,
             Self::Floor
             | Self::Parse
             | Self::Allowed
@@ -336,6 +351,8 @@ impl Case {
             | Self::Unchecked
             | Self::Unsolicited
             | Self::LruReference
+            | Self::PerCpuLruReference
+            | Self::SpinLockReference
             | Self::LpmReference(_)
             | Self::EveryLength(_)
             | Self::LongLengths
@@ -398,6 +415,16 @@ impl Case {
         frame.bytes()
     }
 
+    /// The reference that it is, which passes what conforms.
+    fn reference(self, list: &BlockList) -> Result<Reference> {
+        match self {
+            Self::PerCpuLruReference => Reference::load(State::PerCpuLru, Conforming::Passes),
+            Self::SpinLockReference => Reference::load(State::SpinLock, Conforming::Passes),
+            Self::LpmReference(_) => Reference::lpm(list, Conforming::Passes),
+            _ => Reference::load(State::Lru, Conforming::Passes),
+        }
+    }
+
     /// What must become of the packets.
     fn claim(self, list: &BlockList, sources: u64) -> Option<Claim> {
         let all = 0.999..=1.0;
@@ -429,19 +456,25 @@ impl Case {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
             // Single runs are so slow that some come within the limit.
-            Self::LruReference if sources == 1 => Some(Claim::Dropped(0.3..=1.0)),
+            Self::LruReference | Self::PerCpuLruReference | Self::SpinLockReference if sources == 1 => {
+                Some(Claim::Dropped(0.3..=1.0))
+            }
             Self::LpmReference(_) => Some(Claim::Dropped(about(list.share(sources)))),
             Self::SourceLimit if sources >= RARE => {
                 Some(Claim::Reasons(&[Reason::Conforming, Reason::Unaccounted], all))
             }
-            Self::LruReference if sources >= RARE => Some(Claim::Dropped(0.0..=0.0)),
+            Self::LruReference | Self::PerCpuLruReference | Self::SpinLockReference if sources >= RARE => {
+                Some(Claim::Dropped(0.0..=0.0))
+            }
             // Between, who exceeds depends on how fast the machine is.
             Self::Exceeding
             | Self::SourceLimit
             | Self::Default
             | Self::Example(..)
             | Self::Everything
-            | Self::LruReference => None,
+            | Self::LruReference
+            | Self::PerCpuLruReference
+            | Self::SpinLockReference => None,
         }
     }
 }
@@ -474,8 +507,8 @@ pub(super) struct Subject {
     list: BlockList,
     frame: Vec<u8>,
     sources: Sources,
-    /// What the filter counted in slices that count, packets by number of reason.
-    counted: Vec<u64>,
+    /// What the filter counted in slices that count, by number of sources: packets by number of reason.
+    counted: BTreeMap<u64, Vec<u64>>,
 }
 
 enum Called {
@@ -495,9 +528,11 @@ impl Subject {
         let (fd, called) = match case {
             Case::Floor => (harness.program("drop")?.fd()?.try_clone()?, Called::Laboratory),
             Case::Parse => (harness.program("parse_only")?.fd()?.try_clone()?, Called::Laboratory),
-            Case::LruReference | Case::LpmReference(_) => {
-                let reference =
-                    if case == Case::LruReference { Reference::lru()? } else { Reference::lpm(&list)? };
+            Case::LruReference
+            | Case::PerCpuLruReference
+            | Case::SpinLockReference
+            | Case::LpmReference(_) => {
+                let reference = case.reference(&list)?;
                 (reference.fd()?, Called::Reference(reference))
             }
             _ => {
@@ -508,13 +543,12 @@ impl Subject {
         harness.set_target(&fd)?;
         harness.program("harness")?; // loaded now rather than in the first slice
         let sources = region.sources(1);
-        Ok(Self { case, harness, called, list, frame: case.frame(family), sources, counted: Vec::new() })
+        Ok(Self { case, harness, called, list, frame: case.frame(family), sources, counted: BTreeMap::new() })
     }
 
-    /// Begins anew with so many sources.
+    /// Goes on with so many sources.
     pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
         self.sources = self.case.region(family).sources(count);
-        self.counted = vec![0; REASON_SLOTS];
         self.harness.set_sources(self.sources)
     }
 
@@ -530,7 +564,8 @@ impl Subject {
         let before = self.counts()?;
         let ns = slice(&mut self.harness, &self.frame, cores, runs)?;
         let after = self.counts()?;
-        for (sum, (after, before)) in self.counted.iter_mut().zip(after.iter().zip(before)) {
+        let counted = self.counted.entry(self.sources.count).or_insert_with(|| vec![0; REASON_SLOTS]);
+        for (sum, (after, before)) in counted.iter_mut().zip(after.iter().zip(before)) {
             *sum += after - before;
         }
         Ok(ns)
@@ -553,7 +588,7 @@ impl Subject {
         Ok(counters.done.iter().map(|count| count.packets).collect())
     }
 
-    /// A figure counts only if the packets came to what the case says.
+    /// A figure counts only if the packets came to what the case says, with the present number of sources.
     pub(super) fn check(&mut self) -> Result<()> {
         let (what, share, range) = match self.case.claim(&self.list, self.sources.count) {
             None => return Ok(()),
@@ -562,8 +597,9 @@ impl Subject {
                 ("dropped".into(), share, range)
             }
             Some(Claim::Reasons(reasons, range)) => {
-                let total: u64 = self.counted.iter().sum();
-                let so: u64 = reasons.iter().map(|reason| self.counted[reason.number() as usize]).sum();
+                let counted = self.counted.get(&self.sources.count).context("no slice has been measured")?;
+                let total: u64 = counted.iter().sum();
+                let so: u64 = reasons.iter().map(|reason| counted[reason.number() as usize]).sum();
                 (format!("{reasons:?}"), so as f64 / total.max(1) as f64, range)
             }
         };

@@ -1,8 +1,8 @@
 //! End to end: a flood on a virtual interface, with each filter in turn, and a visitor behind it.
 //!
 //! Each filter guards a server in a laboratory of its own, set up before the first round. The flood comes in on the
-//! server's cable itself; the visitor's packets take the way through the switch. Throughput is measured with as many
-//! packets as one core can send and the same core take in; the visitor with a flood of one rate for all.
+//! server's cable itself; the visitor's packets take the way through the switch. First it is measured [what a core takes
+//! in](super::capacity), then what the visitor gets while a share of that comes.
 //!
 //! Every filter knows the attackers' network and drops it, so that all is dropped and no network stack is part of the
 //! comparison; those with a limit of each source have it, too.
@@ -11,94 +11,201 @@ use std::fmt::Display;
 
 use anyhow::Result;
 
-use crate::visitor::Visits;
+use crate::{programs::Programs, visitor::Visits};
 
 use super::{
     Effort, Guard,
-    measure::{quantile, quartiles},
-    report::{EndToEnd, Visitor},
+    capacity::{Capacity, RECEIVING_CORE, Visited},
+    measure::quantile,
+    report::{Core, EndToEnd, Visit},
     site::{Site, dropped},
+    spread::Spread,
     tool::Tool,
 };
 
-/// Numbers of sources.
-const SOURCES: [u64; 2] = [1, 1 << 24];
+/// Sources of the flood that a visitor is visited by.
+const MANY: u64 = 1 << 24;
 
-/// The flood that the visitor is visited by: less than the slowest filter takes in on one core of the machines that
-/// we know, so that all filters have the same.
+/// The flood of each kind of the part `vectors`, which two cores send and take in: less than the slowest filter takes in on the
+/// machines that we know.
 pub(super) const FLOOD_PER_S: u64 = 400_000;
 
 /// What was measured of one filter with so many sources.
 #[derive(Default)]
 struct Rounds {
-    mpps: Vec<f64>,
-    visits: Vec<Visits>,
-    flood_mpps: Vec<f64>,
+    capacities: Vec<Capacity>,
+    shared_ns: Vec<f64>,
 }
 
-/// Measures every filter whose program is there, round by round; the others are named and skipped.
+/// Measures the filters of these names, or all of the effort, round by round; those whose program or kernel module is not there
+/// are named and skipped.
 pub(super) fn measure(
     effort: Effort,
+    filters: &[&str],
     progress: &mut impl FnMut(&dyn Display) -> Result<()>,
 ) -> Result<Vec<EndToEnd>> {
     let mut sites = Vec::new();
-    for guard in Guard::ALL {
-        match guard.tool().filter(|tool| !tool.is_installed()) {
-            None => sites.push(Site::with_pages(guard)?),
-            Some(Tool { program, package }) => progress(&format!(
-                "skipping {}: no {program} here (`--setup` installs {package})",
-                guard.label()
-            ))?,
+    let chosen = Guard::ALL.into_iter().filter(|guard| match filters {
+        [] => effort.guards.contains(guard),
+        _ => filters.contains(&guard.label()),
+    });
+    for guard in chosen {
+        match set_up(guard) {
+            Ok(site) => sites.push(site),
+            Err(Unusable::Skipped(reason)) => progress(&format!("skipping {}: {reason}", guard.label()))?,
+            Err(Unusable::Failed(error)) => return Err(error),
         }
     }
-    let mut measured: Vec<[Rounds; SOURCES.len()]> = sites.iter().map(|_| Default::default()).collect();
-    for _ in 0..effort.floods {
+    let Some(first) = sites.first() else { return Ok(Vec::new()) };
+    let has_core = match cannot_take_in_alone(first) {
+        None => true,
+        Some(reason) => {
+            progress(&format!("skipping the capacity of a core and the visitor: {reason}"))?;
+            false
+        }
+    };
+    let mut generators = effort
+        .flood_sources
+        .iter()
+        .map(|sources| Ok((*sources, first.flood(&dropped(), *sources, None)?.load_with_bursts()?)))
+        .collect::<Result<Vec<(u64, Programs)>>>()?;
+    let mut measured: Vec<Vec<Rounds>> =
+        sites.iter().map(|_| generators.iter().map(|_| Rounds::default()).collect()).collect();
+    for round in 1..=effort.floods {
         for (site, by_sources) in sites.iter().zip(&mut measured) {
-            for (sources, rounds) in SOURCES.into_iter().zip(by_sources) {
-                rounds.mpps.push(site.throughput(sources, effort.flood)?);
+            for ((sources, generator), rounds) in generators.iter_mut().zip(by_sources) {
+                if has_core {
+                    rounds.capacities.push(site.capacity(generator, *sources, effort.flood)?);
+                }
+                rounds.shared_ns.push(site.shared_core(generator, *sources, effort.flood)?);
             }
         }
-        progress(&format!("a round of {} filters, end to end", sites.len()))?;
-    }
-    for _ in 0..effort.visits {
-        for (site, by_sources) in
-            sites.iter().zip(&mut measured).filter(|(site, _)| site.guard().admits_visitor())
-        {
-            for (sources, rounds) in SOURCES.into_iter().zip(by_sources) {
-                let flood = site.flood(&dropped(), sources, Some(FLOOD_PER_S))?;
-                let (visits, flood_mpps) = site.visit(&[flood], effort.visit)?;
-                rounds.visits.push(visits);
-                rounds.flood_mpps.push(flood_mpps);
-            }
-        }
-        progress(&"a round of visits")?;
+        progress(&format!("round {round} of {}, {} filters end to end", effort.floods, sites.len()))?;
     }
     let mut rows = Vec::new();
-    for (site, by_sources) in sites.iter().zip(&measured) {
-        for (sources, rounds) in SOURCES.into_iter().zip(by_sources) {
-            let row = rounds.sum_up(site.guard(), sources);
+    for (site, by_sources) in sites.iter().zip(measured) {
+        for ((sources, _), rounds) in generators.iter().zip(by_sources) {
+            let row = rounds.sum_up(site.guard(), *sources);
             progress(&row)?;
             rows.push(row);
         }
     }
+    if let Some((_, generator)) = generators.iter_mut().find(|(sources, _)| *sources == MANY) {
+        measure_visits(effort, &sites, generator, &mut rows, progress)?;
+    }
     Ok(rows)
 }
 
+/// Why a filter is not measured.
+pub(super) enum Unusable {
+    /// It is not here: a program, or what the kernel has to have for it.
+    Skipped(String),
+    /// It should have been.
+    Failed(anyhow::Error),
+}
+
+/// Names the program that a filter lacks, if it lacks any.
+pub(super) fn missing_tool(guard: Guard) -> Option<String> {
+    let Tool { program, package } = guard.tools().iter().find(|tool| !tool.is_installed())?;
+    Some(format!("no {program} here (`--setup` installs {package})"))
+}
+
+fn set_up(guard: Guard) -> Result<Site, Unusable> {
+    if let Some(reason) = missing_tool(guard) {
+        return Err(Unusable::Skipped(reason));
+    }
+    Site::with_pages_from(guard, RECEIVING_CORE).map_err(|error| {
+        // What others' programs need of the kernel is not there everywhere.
+        if guard.tools().is_empty() {
+            Unusable::Failed(error)
+        } else {
+            Unusable::Skipped(format!("{error:#}"))
+        }
+    })
+}
+
+/// Why no core can be left alone with taking packets in, if none can.
+fn cannot_take_in_alone(site: &Site) -> Option<String> {
+    match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() > RECEIVING_CORE => site.receiver().err().map(|error| format!("{error:#}")),
+        Ok(_) => Some("this machine has one processor".into()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Measures visitors, filters and shares of their capacity in turns, and adds them to the rows.
+fn measure_visits(
+    effort: Effort,
+    sites: &[Site],
+    generator: &mut Programs,
+    rows: &mut [EndToEnd],
+    progress: &mut impl FnMut(&dyn Display) -> Result<()>,
+) -> Result<()> {
+    let mut all = Vec::new();
+    for site in sites.iter().filter(|site| site.guard().admits_visitor()) {
+        let is_his = |row: &EndToEnd| row.filter == site.guard().label() && row.sources == MANY;
+        let Some(row) = rows.iter().position(is_his) else { continue };
+        let Some(Core { mpps, .. }) = rows[row].core else { continue };
+        all.push(Visiting { site, row, mpps, by_load: effort.loads.iter().map(|_| Vec::new()).collect() });
+    }
+    for round in 1..=effort.load_visits {
+        for Visiting { site, mpps, by_load, .. } in &mut all {
+            for (load, visits) in effort.loads.iter().zip(by_load) {
+                let capacity = *mpps * 1e6;
+                let rate = (capacity * f64::from(*load) / 100.0) as u64;
+                visits.push(site.visit_during(generator, MANY, (rate, capacity), effort.visit)?);
+            }
+        }
+        progress(&format!("round {round} of {} of visits", effort.load_visits))?;
+    }
+    for Visiting { row, by_load, .. } in all {
+        let rounds = effort.loads.iter().zip(by_load).filter(|(_, rounds)| !rounds.is_empty());
+        rows[row].visits = rounds.map(|(load, rounds)| sum_up_visits(*load, &rounds)).collect();
+        for visit in &rows[row].visits {
+            progress(&format!("{:<22} {visit}", rows[row].filter))?;
+        }
+    }
+    Ok(())
+}
+
+/// A filter before which a visitor comes, the row that is about it, the capacity of its core, and the visits by load.
+struct Visiting<'a> {
+    site: &'a Site,
+    row: usize,
+    mpps: f64,
+    by_load: Vec<Vec<Visited>>,
+}
+
 impl Rounds {
-    fn sum_up(&self, guard: Guard, sources: u64) -> EndToEnd {
-        let Self { mpps, visits, flood_mpps } = self;
-        let [low, mpps, high] = quartiles(mpps);
-        let rates: Vec<f64> = visits.iter().map(Visits::rate).collect();
-        let latencies_ms: Vec<f64> = visits
-            .iter()
-            .flat_map(|visits| &visits.latencies)
-            .map(|latency| latency.as_secs_f64() * 1e3)
-            .collect();
-        let visitor = (!visits.is_empty()).then(|| Visitor {
-            flood_mpps: quantile(flood_mpps.clone(), 0.5),
-            requests_per_second: quantile(rates, 0.5),
-            p99_ms: quantile(latencies_ms, 0.99),
+    fn sum_up(self, guard: Guard, sources: u64) -> EndToEnd {
+        let Self { capacities, shared_ns } = self;
+        let median = |of: fn(&Capacity) -> f64| quantile(capacities.iter().map(of).collect(), 0.5);
+        let core = (!capacities.is_empty()).then(|| {
+            let ns = Spread::of(capacities.iter().map(|capacity| capacity.ns).collect());
+            Core {
+                mpps: 1e3 / ns.median,
+                ns,
+                offered_mpps: median(|capacity| capacity.offered_mpps),
+                received_mpps: median(|capacity| capacity.received_mpps),
+            }
         });
-        EndToEnd { filter: guard.label(), sources, mpps, mpps_quartiles: [low, high], visitor }
+        let shared_core_ns = Some(Spread::of(shared_ns));
+        EndToEnd { filter: guard.label(), sources, core, shared_core_ns, visits: Vec::new() }
+    }
+}
+
+fn sum_up_visits(load_percent: u32, rounds: &[Visited]) -> Visit {
+    let of_each = |of: fn(&Visited) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
+    let latencies = rounds.iter().flat_map(|round| &round.visits.latencies);
+    let latencies_ms: Vec<f64> = latencies.map(|latency| latency.as_secs_f64() * 1e3).collect();
+    let failed = |Visits { latencies, pages, .. }: &Visits| latencies.len() as u64 - pages;
+    Visit {
+        load_percent,
+        offered_mpps: quantile(of_each(|round| round.offered_mpps), 0.5),
+        received_mpps: quantile(of_each(|round| round.received_mpps), 0.5),
+        pages_per_second: Spread::of(of_each(|round| round.visits.rate())),
+        median_ms: quantile(latencies_ms.clone(), 0.5),
+        p99_ms: quantile(latencies_ms, 0.99),
+        failed: rounds.iter().map(|round| failed(&round.visits)).sum(),
     }
 }

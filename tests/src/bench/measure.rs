@@ -72,8 +72,3 @@ pub fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     let rank = (values.len() as f64 * share).ceil() as usize;
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
-
-/// Lower quartile, median, upper quartile.
-pub(super) fn quartiles(values: &[f64]) -> [f64; 3] {
-    [0.25, 0.5, 0.75].map(|share| quantile(values.to_vec(), share))
-}

@@ -46,7 +46,7 @@ struct Line {
 pub fn render_svg(report: &Report) -> Option<String> {
     let lines: Vec<Line> = LINES
         .into_iter()
-        .filter_map(|(case, colour, dashes)| line(&report.cases, case, colour, dashes))
+        .filter_map(|(case, colour, dashes)| line(&report.measured.cases, case, colour, dashes))
         .collect();
     let points = || lines.iter().flat_map(|line| line.points.iter().copied());
     let most_sources = points().map(|(sources, _)| sources).max()?;
@@ -84,7 +84,7 @@ fn line(cases: &[Figure], case: Case, colour: &'static str, dashes: &'static str
     let figures = cases.iter().filter(|figure| {
         (figure.case, figure.family, figure.cores) == (case.label(), Family::Ipv4.label(), 1)
     });
-    let mut points: Vec<(u64, f64)> = figures.map(|figure| (figure.sources, figure.ns)).collect();
+    let mut points: Vec<(u64, f64)> = figures.map(|figure| (figure.sources, figure.ns.median)).collect();
     points.sort_unstable_by_key(|(sources, _)| *sources);
     (!points.is_empty()).then(|| Line { label: case.label(), colour, dashes, points })
 }

@@ -1,12 +1,16 @@
-//! The ratios that the project promises, computed from a report's own figures.
+//! The ratios and differences that the project promises, computed from a report's own figures, round by round.
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::Serialize;
+
 use super::{
-    case::Case,
+    VectorRow,
+    case::{Case, Reach},
     family::Family,
     guard::Guard,
     report::{EndToEnd, Figure},
+    spread::Spread,
 };
 
 /// Sources of the ratios that speak of many.
@@ -15,7 +19,7 @@ const MANY: u64 = 1 << 24;
 /// How much less than the other a flood may have been for two visitors to be compared.
 const SAME_FLOOD: f64 = 0.9;
 
-/// What a ratio must be.
+/// What a figure must be.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Bound {
     /// This or less.
@@ -25,11 +29,11 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether a ratio keeps to it.
-    pub fn holds(self, ratio: f64) -> bool {
+    /// Whether a figure keeps to it.
+    pub fn holds(self, figure: f64) -> bool {
         match self {
-            Self::AtMost(bound) => ratio <= bound,
-            Self::AtLeast(bound) => ratio >= bound,
+            Self::AtMost(bound) => figure <= bound,
+            Self::AtLeast(bound) => figure >= bound,
         }
     }
 }
@@ -43,104 +47,170 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A ratio and what it must be.
+/// What is promised: how many times as much as something else, or how many nanoseconds more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// A ratio.
+    Times,
+    /// A difference, nanoseconds.
+    Nanoseconds,
+}
+
+impl Unit {
+    /// The figure of two that are the same.
+    fn same(self) -> f64 {
+        match self {
+            Self::Times => 1.0,
+            Self::Nanoseconds => 0.0,
+        }
+    }
+}
+
+/// A ratio or difference, and what it must be.
 pub struct Target {
     /// Its key in the report.
     pub key: &'static str,
     /// The promise.
     pub bound: Bound,
-    compute: fn(&Parts<'_>) -> Option<f64>,
+    /// What it is.
+    pub unit: Unit,
+    compute: fn(&Parts<'_>) -> Option<Spread>,
+}
+
+/// A ratio or difference of two figures of a run.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+pub struct Ratio {
+    /// Median of the rounds; nothing where they do not tell a difference, as half of them lie around that of two that are the same.
+    pub value: Option<f64>,
+    /// Lower and upper quartile of the rounds.
+    pub quartiles: [f64; 2],
+    /// Whether the promise is kept. Where no difference is told, by two that are the same.
+    pub reached: bool,
+}
+
+impl Ratio {
+    /// What rounds tell about a promise.
+    pub fn of(spread: &Spread, unit: Unit, bound: Bound) -> Self {
+        let value = (!spread.includes(unit.same())).then_some(spread.median);
+        let reached = bound.holds(value.unwrap_or(unit.same()));
+        Self { value, quartiles: spread.quartiles, reached }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, quartiles: [low, high], .. } = self;
+        match value {
+            Some(value) => write!(f, "{value:.2} ({low:.2} to {high:.2})"),
+            None => write!(f, "no difference told ({low:.2} to {high:.2})"),
+        }
+    }
 }
 
 /// All of them. docs/bench.md says in words what each is.
-pub const TARGETS: [Target; 7] = [
-    Target {
-        key: "growth_1_to_16m",
-        bound: Bound::AtMost(3.0),
-        compute: |parts| divide(parts.ns(Case::Default, MANY)?, parts.ns(Case::Default, 1)?),
-    },
-    Target {
-        key: "vs_lru_hash_16m",
-        bound: Bound::AtLeast(12.0),
-        compute: |parts| divide(parts.ns(Case::LruReference, MANY)?, parts.ns(Case::SourceLimit, MANY)?),
-    },
-    Target {
-        key: "vs_lpm_1m",
-        bound: Bound::AtLeast(25.0),
-        compute: |parts| {
-            divide(parts.ns(Case::LPM_REFERENCE_1M, MANY)?, parts.ns(Case::BLOCK_LIST_1M, MANY)?)
-        },
-    },
-    Target {
-        key: "e2e_vs_xdp_drop_16m",
-        bound: Bound::AtLeast(0.7),
-        compute: |parts| divide(parts.mpps(Guard::Floodgate)?, parts.mpps(Guard::XdpDrop)?),
-    },
-    Target {
-        key: "e2e_vs_nft_meter_16m",
-        bound: Bound::AtLeast(8.0),
-        compute: |parts| divide(parts.mpps(Guard::Floodgate)?, parts.mpps(Guard::NftMeter)?),
-    },
-    Target { key: "visitor_vs_xdp_drop", bound: Bound::AtLeast(0.9), compute: |parts| parts.visitor() },
-    Target { key: "two_core_scaling", bound: Bound::AtLeast(1.7), compute: |parts| parts.scaling() },
+pub const TARGETS: [Target; 15] = [
+    times("core_vs_xdp_drop_16m", Bound::AtLeast(0.8), |parts| parts.capacity_over(Guard::XdpDrop)),
+    times("core_vs_nft_meter_16m", Bound::AtLeast(10.0), |parts| parts.capacity_over(Guard::NftMeter)),
+    times("core_vs_xdp_filter_16m", Bound::AtLeast(1.3), |parts| parts.capacity_over(Guard::XdpFilter)),
+    ns("default_16m", Bound::AtMost(30.0), |parts| parts.above_floor(Case::Default)),
+    times("vs_lru_hash_16m", Bound::AtLeast(20.0), |parts| {
+        parts.above_floor(Case::LruReference)?.over(&parts.above_floor(Case::SourceLimit)?)
+    }),
+    times("vs_lpm_1m", Bound::AtLeast(25.0), |parts| {
+        parts.above_floor(Case::LPM_REFERENCE_1M)?.over(&parts.above_floor(Case::BLOCK_LIST_1M)?)
+    }),
+    times("growth_1_to_16m", Bound::AtMost(1.3), |parts| {
+        parts.above_floor(Case::Default)?.over(&parts.figure(Case::Default, Family::Ipv4, 1, 1)?.ns)
+    }),
+    ns("blocked_16m", Bound::AtMost(30.0), |parts| parts.above_floor(Case::Blocked)),
+    ns("block_list_1k_16m", Bound::AtMost(35.0), |parts| parts.above_floor(Case::BLOCK_LIST_1K)),
+    ns("block_list_1m_16m", Bound::AtMost(70.0), |parts| parts.above_floor(Case::BLOCK_LIST_1M)),
+    ns("ipv6_block_list_100k_16m", Bound::AtMost(80.0), |parts| parts.ipv6(Case::BLOCK_LIST_100K)),
+    ns("ipv6_every_length_16m", Bound::AtMost(150.0), |parts| parts.ipv6(Case::EveryLength(Reach::Within))),
+    ns("syn_answered_ns", Bound::AtMost(250.0), |parts| {
+        let row = parts.vectors.iter().find(|row| row.vector == "SYN")?;
+        Some(row.cpu_ns.as_ref()?.above(row.ideal_cpu_ns.as_ref()?))
+    }),
+    times("visitor_vs_ideal", Bound::AtLeast(0.95), visitor),
+    times("two_core_scaling", Bound::AtLeast(1.9), scaling),
 ];
 
-/// The ratios of these figures. One whose parts did not run is left out.
-pub fn ratios(cases: &[Figure], e2e: &[EndToEnd]) -> BTreeMap<&'static str, f64> {
-    let parts = Parts { cases, e2e };
-    TARGETS.iter().filter_map(|target| Some((target.key, (target.compute)(&parts)?))).collect()
+const fn times(key: &'static str, bound: Bound, compute: fn(&Parts<'_>) -> Option<Spread>) -> Target {
+    Target { key, bound, unit: Unit::Times, compute }
 }
 
-struct Parts<'a> {
-    cases: &'a [Figure],
-    e2e: &'a [EndToEnd],
+const fn ns(key: &'static str, bound: Bound, compute: fn(&Parts<'_>) -> Option<Spread>) -> Target {
+    Target { key, bound, unit: Unit::Nanoseconds, compute }
+}
+
+/// What the ratios are computed from.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) cases: &'a [Figure],
+    pub(super) e2e: &'a [EndToEnd],
+    pub(super) vectors: &'a [VectorRow],
 }
 
 impl Parts<'_> {
-    fn figure(&self, case: Case, sources: u64, cores: usize) -> Option<&Figure> {
+    /// The ratios of these figures. One whose parts did not run is left out.
+    pub(super) fn ratios(&self) -> BTreeMap<&'static str, Ratio> {
+        let ratio = |Target { key, bound, unit, compute }: &Target| {
+            Some((*key, Ratio::of(&compute(self)?, *unit, *bound)))
+        };
+        TARGETS.iter().filter_map(ratio).collect()
+    }
+
+    pub(super) fn figure(&self, case: Case, family: Family, sources: u64, cores: usize) -> Option<&Figure> {
         self.cases.iter().find(|figure| {
-            figure.family == Family::Ipv4.label()
+            figure.family == family.label()
                 && figure.case == case.label()
                 && (figure.sources, figure.cores) == (sources, cores)
         })
     }
 
-    /// Above the floor, one core.
-    fn ns(&self, case: Case, sources: u64) -> Option<f64> {
-        Some(self.figure(case, sources, 1)?.ns)
+    /// Above the floor, one core, many sources over IPv4.
+    fn above_floor(&self, case: Case) -> Option<Spread> {
+        Some(self.figure(case, Family::Ipv4, MANY, 1)?.ns.clone())
     }
 
-    fn end_to_end(&self, guard: Guard) -> Option<&EndToEnd> {
-        self.e2e.iter().find(|row| row.filter == guard.label() && row.sources == MANY)
+    fn ipv6(&self, case: Case) -> Option<Spread> {
+        Some(self.figure(case, Family::Ipv6, MANY, 1)?.ns.clone())
     }
 
-    fn mpps(&self, guard: Guard) -> Option<f64> {
-        Some(self.end_to_end(guard)?.mpps)
+    /// Time of the receiving core for a packet.
+    pub(super) fn core_ns(&self, guard: Guard, sources: u64) -> Option<&Spread> {
+        let mut rows = self.e2e.iter();
+        let row = rows.find(|row| row.filter == guard.label() && row.sources == sources)?;
+        Some(&row.core.as_ref()?.ns)
     }
 
-    fn visitor(&self) -> Option<f64> {
-        let [floodgate, ideal] =
-            [Guard::Floodgate, Guard::Ideal].map(|guard| self.end_to_end(guard)?.visitor.as_ref());
-        let (floodgate, ideal) = (floodgate?, ideal?);
-        let same = floodgate.flood_mpps >= SAME_FLOOD * ideal.flood_mpps;
-        same.then(|| divide(floodgate.requests_per_second, ideal.requests_per_second))?
+    /// How many times as much as behind another filter one core takes in behind Floodgate.
+    fn capacity_over(&self, guard: Guard) -> Option<Spread> {
+        self.core_ns(guard, MANY)?.over(self.core_ns(Guard::Floodgate, MANY)?)
     }
 
-    /// The lesser of the drop path of a limit with one source and that of the block list with many. The harness is
-    /// part of both times, as the interface's driver would be.
-    fn scaling(&self) -> Option<f64> {
-        let scaling = |case, sources| {
-            let whole_ns = |cores| {
-                let Figure { ns, floor_ns, .. } = self.figure(case, sources, cores)?;
-                Some(ns + floor_ns)
-            };
-            divide(2.0 * whole_ns(1)?, whole_ns(2)?)
+    /// Packets a second of two cores over those of one.
+    pub(super) fn scaling_of(&self, case: Case, sources: u64) -> Option<Spread> {
+        let whole_ns = |cores| {
+            let Figure { ns, floor_ns, .. } = self.figure(case, Family::Ipv4, sources, cores)?;
+            Some(ns.and(floor_ns))
         };
-        Some(scaling(Case::Exceeding, 1)?.min(scaling(Case::Blocked, MANY)?))
+        Some(whole_ns(1)?.over(&whole_ns(2)?)?.map(|ratio| 2.0 * ratio))
     }
 }
 
-/// A ratio, unless noise has made one of its parts nothing or less.
-fn divide(dividend: f64, divisor: f64) -> Option<f64> {
-    (dividend > 0.0 && divisor > 0.0).then(|| dividend / divisor)
+/// Pages behind Floodgate over those behind an ideal filter, of all rounds of all floods.
+fn visitor(parts: &Parts<'_>) -> Option<Spread> {
+    let flooded = parts.vectors.iter().filter(|row| row.flood_mpps > 0.0);
+    let same = flooded.filter(|row| row.flood_mpps >= SAME_FLOOD * row.ideal_flood_mpps);
+    let ratios = same.filter_map(|row| row.requests_per_second.over(&row.ideal_requests_per_second));
+    let ratios: Vec<f64> = ratios.flat_map(|ratio| ratio.rounds).collect();
+    (!ratios.is_empty()).then(|| Spread::of(ratios))
+}
+
+/// The lesser of the drop path of a limit with one source and that of the block list with many. The harness is part of both
+/// times, as the interface's driver would be.
+fn scaling(parts: &Parts<'_>) -> Option<Spread> {
+    let [one, other] = [parts.scaling_of(Case::Exceeding, 1)?, parts.scaling_of(Case::Blocked, MANY)?];
+    Some(if one.median <= other.median { one } else { other })
 }

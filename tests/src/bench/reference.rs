@@ -6,26 +6,67 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{LpmTrie, lpm_trie::Key},
-    programs::{ProgramFd, Xdp},
+    programs::{ProgramFd, Xdp, XdpMode},
 };
 
 use super::block_list::BlockList;
 
-/// A program of the object, and its maps for as long as this lives.
+/// How a reference keeps its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// A limit of each source, in the kernel's LRU map.
+    Lru,
+    /// The same in one for each processor.
+    PerCpuLru,
+    /// The same in a hash map, under a lock in each entry.
+    SpinLock,
+    /// An IPv4 block list, in the kernel's trie.
+    Lpm,
+}
+
+impl State {
+    const ALL: [Self; 4] = [Self::Lru, Self::PerCpuLru, Self::SpinLock, Self::Lpm];
+
+    /// The program and its map (flood-ebpf/src/reference.rs).
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Lru => ("lru_reference", "ARRIVALS"),
+            Self::PerCpuLru => ("percpu_lru_reference", "OWN_ARRIVALS"),
+            Self::SpinLock => ("spin_lock_reference", "LOCKED_ARRIVALS"),
+            Self::Lpm => ("lpm_reference", "BLOCKED"),
+        }
+    }
+}
+
+/// What becomes of a packet that nothing speaks against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Conforming {
+    /// It passes.
+    Passes,
+    /// It is dropped, too, since nothing behind the filter is to be measured.
+    IsDropped,
+}
+
+impl Conforming {
+    /// The action (linux/bpf.h).
+    fn action(self) -> u32 {
+        match self {
+            Self::IsDropped => 1,
+            Self::Passes => 2,
+        }
+    }
+}
+
+/// A program of the object, and its map for as long as this lives.
 pub(super) struct Reference {
     ebpf: Ebpf,
     program: &'static str,
 }
 
 impl Reference {
-    /// A limit of each source, in the kernel's LRU map.
-    pub(super) fn lru() -> Result<Self> {
-        Self::load("lru_reference")
-    }
-
-    /// An IPv4 block list, in the kernel's trie.
-    pub(super) fn lpm(list: &BlockList) -> Result<Self> {
-        let mut reference = Self::load("lpm_reference")?;
+    /// The trie, with a list.
+    pub(super) fn lpm(list: &BlockList, conforming: Conforming) -> Result<Self> {
+        let mut reference = Self::load(State::Lpm, conforming)?;
         let mut blocked: LpmTrie<_, [u8; 4], u8> =
             reference.ebpf.map_mut("BLOCKED").context("no map BLOCKED")?.try_into()?;
         for prefix in list.prefixes() {
@@ -36,14 +77,31 @@ impl Reference {
         Ok(reference)
     }
 
-    fn load(program: &'static str) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+    /// One of them, whose map is empty.
+    pub(super) fn load(state: State, conforming: Conforming) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        let action = conforming.action();
+        loader.override_global("CONFORMING", &action, true);
+        // The kernel makes all entries of a map at once; those of the others would be for nothing.
+        for other in State::ALL.into_iter().filter(|other| *other != state) {
+            loader.map_max_entries(other.names().1, 1);
+        }
+        let mut ebpf = loader
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/reference")))
             .context("loading the references (needs root)")?;
+        let (program, _) = state.names();
         let xdp: &mut Xdp =
             ebpf.program_mut(program).with_context(|| format!("no program {program}"))?.try_into()?;
         xdp.load().with_context(|| format!("loading {program}"))?;
         Ok(Self { ebpf, program })
+    }
+
+    /// Attaches it to an interface of this thread's namespace, for as long as this lives.
+    pub(super) fn attach(&mut self, index: u32) -> Result<()> {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(self.program).context("the program is gone")?.try_into()?;
+        program.attach_to_if_index(index, XdpMode::Driver)?;
+        Ok(())
     }
 
     pub(super) fn fd(&self) -> Result<ProgramFd> {

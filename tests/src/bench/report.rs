@@ -6,13 +6,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    HostRow, ListRow, VectorRow, hosts,
-    ratio::{TARGETS, Target, ratios},
+    HostRow, ListRow, TableMemory, VectorRow, hosts,
+    ratio::{Parts, Ratio, TARGETS, Target, Unit},
+    scaling,
+    spread::Spread,
 };
-
-/// Between these, a page has the table of hosts.
-const BEGIN: &str = "<!-- printed by `cargo xtask bench hosts --record` -->";
-const END: &str = "<!-- end -->";
 
 /// All figures of a run. The fields are the keys of `--json`.
 #[derive(Serialize, Clone, Debug)]
@@ -23,6 +21,16 @@ pub struct Report {
     pub kernel: String,
     /// Model of the processor.
     pub cpu: String,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// By key of [`TARGETS`]; one whose parts did not run is not there.
+    pub ratios: BTreeMap<&'static str, Ratio>,
+}
+
+/// What was measured, by part.
+#[derive(Serialize, Clone, Default, Debug)]
+pub struct Measured {
     /// What a packet costs.
     pub cases: Vec<Figure>,
     /// What comes through an interface.
@@ -31,10 +39,10 @@ pub struct Report {
     pub vectors: Vec<VectorRow>,
     /// How long it takes to change long lists.
     pub lists: Vec<ListRow>,
+    /// What tables take.
+    pub memory: Vec<TableMemory>,
     /// What becomes of floods at a host, and of its services.
     pub hosts: Vec<HostRow>,
-    /// By key of [`TARGETS`]; one whose parts did not run is not there.
-    pub ratios: BTreeMap<&'static str, f64>,
 }
 
 /// What a packet costs in one case.
@@ -48,12 +56,10 @@ pub struct Figure {
     pub sources: u64,
     /// Processors that ran it at once.
     pub cores: usize,
-    /// Above the floor, median of the rounds.
-    pub ns: f64,
+    /// Above the floor.
+    pub ns: Spread,
     /// Bare `XDP_DROP` in the same harness.
-    pub floor_ns: f64,
-    /// Lower and upper quartile of the rounds.
-    pub ns_quartiles: [f64; 2],
+    pub floor_ns: Spread,
 }
 
 /// What a filter makes of a flood on an interface.
@@ -63,129 +69,129 @@ pub struct EndToEnd {
     pub filter: &'static str,
     /// Random sources.
     pub sources: u64,
-    /// Million packets a second taken in and dropped, median of the rounds.
-    pub mpps: f64,
-    /// Lower and upper quartile of the rounds.
-    pub mpps_quartiles: [f64; 2],
-    /// What the visitor gets meanwhile; nothing where the filter keeps everybody out.
-    #[serde(flatten)]
-    pub visitor: Option<Visitor>,
+    /// What a core takes in that does nothing else; nothing where none can be left alone.
+    pub core: Option<Core>,
+    /// CPU time in which a packet is made and taken in by the same core; nothing where another machine sends it.
+    pub shared_core_ns: Option<Spread>,
+    /// What a visitor gets, by load.
+    pub visits: Vec<Visit>,
 }
 
-/// A visitor during a flood of a fixed rate.
+/// What a core takes in that does nothing else.
 #[derive(Serialize, Clone, Debug)]
-pub struct Visitor {
-    /// Million packets a second that the flood came to.
-    pub flood_mpps: f64,
-    /// Pages, each over a connection of its own; median of the rounds.
-    #[serde(rename = "visitor_requests_per_second")]
-    pub requests_per_second: f64,
-    /// Over all rounds; an attempt that failed counts with the time it took.
-    #[serde(rename = "visitor_p99_ms")]
-    pub p99_ms: f64,
+pub struct Core {
+    /// Its time for a packet.
+    pub ns: Spread,
+    /// Its capacity, million packets a second: what the time for a packet comes to.
+    pub mpps: f64,
+    /// Million packets a second that were sent, median of the rounds.
+    pub offered_mpps: f64,
+    /// The same of what was taken in.
+    pub received_mpps: f64,
 }
+
+/// A visitor during a flood of a share of the receiving core's capacity.
+#[derive(Serialize, Clone, Debug)]
+pub struct Visit {
+    /// That share.
+    pub load_percent: u32,
+    /// Million packets a second that were sent, median of the rounds.
+    pub offered_mpps: f64,
+    /// The same of what was taken in.
+    pub received_mpps: f64,
+    /// Pages, each over a connection of its own.
+    pub pages_per_second: Spread,
+    /// How long a page takes, over all rounds; an attempt that failed counts with the time it took.
+    pub median_ms: f64,
+    /// The same for all but one in a hundred.
+    pub p99_ms: f64,
+    /// Attempts that failed.
+    pub failed: u64,
+}
+
+/// What is above the rows of a part.
+const CASES: &str = "nanoseconds per packet above a bare XDP_DROP in the same harness: median (quartiles)
+
+family  case                   cores     sources  ns
+";
+const END_TO_END: &str = "a flood on a virtual interface: time of the receiving core for a packet, and the million packets a second that this \
+comes to;
+million a second that were offered, and taken in; and CPU time for a packet that the same core makes and takes in
+
+filter                     sources  core ns                    Mpps  offered  received  one core, ns
+";
+const VISITS: &str =
+    "a visitor during floods from 16 million sources, by percent of the receiving core's capacity
+
+filter                    %  offered  received  pages/s                   median ms   p99 ms  failed
+";
+const VECTORS: &str = "floods of each kind from 16 million addresses, beyond limits for all of them together: the share that reaches the
+network stack, after how long no more does, the CPU time in which a packet of it is made and taken in, and what
+a visitor gets; both beside the same with an ideal filter
+
+flood                 flood Mpps      passed end, ms  CPU ns   ideal requests/s  failed       ideal
+";
+const LISTS: &str = "milliseconds from the command to its end, when the lists are in force: median
+
+";
+const MEMORY: &str = "memory of the tables, MiB
+
+";
+const HOSTS: &str = "floods of each kind at a host: the share that reaches its network stack, what is left to the worst-off service of its
+visitors, and to the worst-off of its own clients, percent of the quiet host without a filter
+
+";
 
 impl Report {
-    /// Figures with their ratios, and what they were measured on.
-    pub fn new(
-        cases: Vec<Figure>,
-        e2e: Vec<EndToEnd>,
-        vectors: Vec<VectorRow>,
-        lists: Vec<ListRow>,
-        hosts: Vec<HostRow>,
-    ) -> Result<Self> {
-        let ratios = ratios(&cases, &e2e);
-        Ok(Self {
-            commit: commit(),
-            kernel: kernel()?,
-            cpu: cpu(),
-            cases,
-            e2e,
-            vectors,
-            lists,
-            hosts,
-            ratios,
-        })
+    /// What was measured, with its ratios, and what it was measured on.
+    pub fn new(measured: Measured) -> Result<Self> {
+        let ratios = measured.parts().ratios();
+        Ok(Self { commit: commit(), kernel: kernel()?, cpu: cpu(), measured, ratios })
+    }
+
+    /// What it was measured on, in words.
+    pub(super) fn machine(&self) -> String {
+        let Self { commit, kernel, cpu, .. } = self;
+        format!("{cpu}, Linux {kernel}, commit {commit}")
     }
 
     /// The figures as tables.
     pub fn table(&self) -> String {
-        let Self { commit, kernel, cpu, cases, e2e, vectors, lists, hosts, ratios } = self;
-        let mut text = format!("{cpu}, Linux {kernel}, commit {commit}\n");
-        if !cases.is_empty() {
-            text.push_str(
-                "\nnanoseconds per packet above a bare XDP_DROP in the same harness: median (quartiles)\n\n\
-                 family  case            cores     sources      ns\n",
-            );
-        }
-        for figure in cases {
-            let _ = writeln!(text, "{figure}");
-        }
-        if !e2e.is_empty() {
-            text.push_str(
-                "\na flood on a virtual interface: million packets a second taken in, as many as can be sent; and \
-                 what a visitor\ngets during a flood of a fixed rate\n\n\
-                 filter          sources    Mpps (quartiles)         requests/s   p99 ms  flood Mpps\n",
-            );
-        }
-        for row in e2e {
-            let _ = writeln!(text, "{row}");
-        }
-        if !vectors.is_empty() {
-            text.push_str(
-                "\nfloods of each kind from 16 million addresses, beyond limits for all of them together: the share that \
-                 reaches the\nnetwork stack, after how long no more does, the CPU time in which a packet of it is made and \
-                 taken in, and what\na visitor gets; both beside the same with an ideal filter\n\n\
-                 flood                 flood Mpps      passed end, ms  CPU ns   ideal requests/s  failed       ideal\n",
-            );
-        }
-        for row in vectors {
-            let _ = writeln!(text, "{row}");
-        }
-        if !lists.is_empty() {
-            text.push_str(
-                "\nmilliseconds from the command to its end, when the lists are in force: median\n\n",
-            );
-        }
-        for row in lists {
-            let _ = writeln!(text, "{row}");
-        }
+        let Measured { cases, e2e, vectors, lists, memory, hosts } = &self.measured;
+        let mut text = format!("{}\n", self.machine());
+        let visits: Vec<VisitOf<'_>> = e2e.iter().flat_map(EndToEnd::visits).collect();
+        add_part(&mut text, CASES, cases);
+        add_part(&mut text, END_TO_END, e2e);
+        add_part(&mut text, VISITS, &visits);
+        add_part(&mut text, VECTORS, vectors);
+        add_part(&mut text, LISTS, lists);
+        add_part(&mut text, MEMORY, memory);
         if !hosts.is_empty() {
-            text.push_str(
-                "\nfloods of each kind at a host: the share that reaches its network stack, what is left to the worst-off \
-                 service of its\nvisitors, and to the worst-off of its own clients, percent of the quiet host without a \
-                 filter\n\n",
-            );
-            text.push_str(&hosts::markdown(hosts));
+            let _ = write!(text, "\n{HOSTS}{}", hosts::markdown(hosts));
         }
-        if !ratios.is_empty() {
+        if let Some(scaling) = scaling::markdown(self) {
+            let _ = write!(text, "\n{scaling}");
+        }
+        if !self.ratios.is_empty() {
             text.push('\n');
         }
-        for Target { key, bound, .. } in &TARGETS {
-            if let Some(ratio) = ratios.get(key) {
-                let verdict = if bound.holds(*ratio) { "reached" } else { "missed" };
-                let _ = writeln!(text, "{key:<22}{ratio:>9.2}  {bound}: {verdict}");
+        for Target { key, bound, unit, .. } in &TARGETS {
+            if let Some(ratio) = self.ratios.get(key) {
+                let verdict = if ratio.reached { "reached" } else { "missed" };
+                let unit = if *unit == Unit::Nanoseconds { " ns" } else { "" };
+                let _ = writeln!(text, "{key:<26}{:<42}  {bound}{unit}: {verdict}", ratio.to_string());
             }
         }
         text
     }
 
-    /// Writes the table of hosts into a page, between the two marks that are there for it.
-    pub fn record(&self, page: &str) -> Result<String> {
-        let Self { commit, kernel, cpu, hosts, .. } = self;
-        let (before, rest) = page.split_once(BEGIN).with_context(|| format!("the page has no {BEGIN}"))?;
-        let (_, after) = rest.split_once(END).with_context(|| format!("the page has no {END}"))?;
-        let table = hosts::markdown(hosts);
-        Ok(format!("{before}{BEGIN}\n{cpu}, Linux {kernel}, commit {commit}.\n\n{table}{END}{after}"))
-    }
-
-    /// The ratios that miss what was promised, in words.
+    /// What misses its promise, in words.
     pub fn missed(&self) -> Vec<String> {
         let missed = TARGETS.iter().filter_map(|Target { key, bound, .. }| {
-            let ratio = self.ratios.get(key)?;
-            (!bound.holds(*ratio)).then(|| format!("{key} is {ratio:.2}, and should be {bound}"))
+            let ratio = self.ratios.get(key).filter(|ratio| !ratio.reached)?;
+            Some(format!("{key} is {ratio}, and should be {bound}"))
         });
-        missed.chain(self.hosts.iter().flat_map(HostRow::misses)).collect()
+        missed.chain(self.measured.hosts.iter().flat_map(HostRow::misses)).collect()
     }
 
     /// The keys of ratios whose parts did not run.
@@ -194,27 +200,79 @@ impl Report {
     }
 }
 
+impl Measured {
+    /// What ratios are computed from.
+    pub(super) fn parts(&self) -> Parts<'_> {
+        let Self { cases, e2e, vectors, .. } = self;
+        Parts { cases, e2e, vectors }
+    }
+}
+
+/// Adds the rows of a part below what explains them, if there are any.
+fn add_part<T: fmt::Display>(text: &mut String, above: &str, rows: &[T]) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{above}");
+    for row in rows {
+        let _ = writeln!(text, "{row}");
+    }
+}
+
+impl EndToEnd {
+    /// Its visits, with its name.
+    fn visits(&self) -> impl Iterator<Item = VisitOf<'_>> {
+        self.visits.iter().map(|visit| VisitOf { filter: self.filter, visit })
+    }
+}
+
+/// A visit in front of a filter.
+struct VisitOf<'a> {
+    filter: &'static str,
+    visit: &'a Visit,
+}
+
+impl fmt::Display for VisitOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<22} {}", self.filter, self.visit)
+    }
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { case, family, sources, cores, ns, ns_quartiles: [low, high], floor_ns } = self;
-        write!(
-            f,
-            "{family:<7} {case:<15} {cores:>5} {sources:>11}  {ns:>6.1}  ({low:.1} to {high:.1}; floor {floor_ns:.1})"
-        )
+        let Self { case, family, sources, cores, ns, floor_ns } = self;
+        let floor = floor_ns.median;
+        write!(f, "{family:<7} {case:<22} {cores:>5} {sources:>11}  {ns:.1}; floor {floor:.1}")
     }
 }
 
 impl fmt::Display for EndToEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { filter, sources, mpps, mpps_quartiles: [low, high], visitor } = self;
-        let spread = format!("({low:.2} to {high:.2})");
-        write!(f, "{filter:<12} {sources:>10}  {mpps:>6.2} {spread:<17}")?;
-        match visitor {
-            Some(Visitor { flood_mpps, requests_per_second, p99_ms }) => {
-                write!(f, "  {requests_per_second:>8.0} {p99_ms:>8.2}  {flood_mpps:>10.2}")
+        let Self { filter, sources, core, shared_core_ns, visits: _ } = self;
+        write!(f, "{filter:<22} {sources:>10}  ")?;
+        match core {
+            Some(Core { ns, mpps, offered_mpps, received_mpps }) => {
+                let ns = format!("{ns:.0}");
+                write!(f, "{ns:<22} {mpps:>8.2} {offered_mpps:>8.2} {received_mpps:>9.2}")?;
             }
-            None => write!(f, "  {:>8} {:>8}  {:>10}", "-", "-", "-"),
+            None => write!(f, "{:<22} {:>8} {:>8} {:>9}", "-", "-", "-", "-")?,
         }
+        match shared_core_ns {
+            Some(ns) => write!(f, "  {ns:.0}"),
+            None => write!(f, "  -"),
+        }
+    }
+}
+
+impl fmt::Display for Visit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { load_percent, offered_mpps, received_mpps, pages_per_second, median_ms, p99_ms, failed } =
+            self;
+        let pages = format!("{pages_per_second:.0}");
+        write!(
+            f,
+            "{load_percent:>4} {offered_mpps:>8.2} {received_mpps:>9.2}  {pages:<24} {median_ms:>10.1} {p99_ms:>8.1} {failed:>7}"
+        )
     }
 }
 

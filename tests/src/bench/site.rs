@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use flood_userspace::control::protocol::Stats;
 
 use crate::{
     flood::Flood,
     lab::{Lab, Role, serve_http},
     packet::{self, Build},
-    processor::{go_first, pin},
-    programs::Sources,
+    processor::{favour, go_first, pin},
+    programs::{Programs, Sources},
     visitor::{Visits, visit},
 };
 
@@ -42,20 +42,20 @@ pub(super) const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
 /// Processors that send a flood of a fixed rate, at most: as many as the cable has queues.
 const MOST_CORES: usize = 2;
 
-/// The processor that sends as much as it can, and takes it in.
-const FLOOD_CORE: usize = 0;
+/// The processor that sends as much as it can, and, where it shares the work with no other, takes it in.
+pub(super) const FLOOD_CORE: usize = 0;
 
-/// How long a flood lasts of which is measured when it is held, and what it costs.
+/// How long a flood lasts of which is measured when it is held,
 const SHORT_FLOOD: Duration = Duration::from_millis(500);
+
+/// and one of which is measured what it costs.
+const COSTS_FOR: Duration = Duration::from_millis(100);
 
 /// How often is looked meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A flood is not held yet while more than this share of it passes.
 const HELD: f64 = 0.01;
-
-/// Up to this share of the flood may reach the network stack of a server whose filter drops all.
-const LEAK: f64 = 0.001;
 
 /// A server behind a filter.
 pub(super) struct Site {
@@ -68,8 +68,9 @@ pub(super) struct Site {
 impl Site {
     /// Puts a filter in front of the laboratory's server.
     pub(super) fn new(lab: Lab, guard: Guard) -> Result<Self> {
-        let held =
-            guard.set_up(lab.host(Role::Server)).with_context(|| format!("setting up {}", guard.label()))?;
+        let held = guard
+            .set_up(lab.host(Role::Server), "eth0")
+            .with_context(|| format!("setting up {}", guard.label()))?;
         Ok(Self { guard, held, lab })
     }
 
@@ -80,7 +81,23 @@ impl Site {
         Self::new(lab, guard)
     }
 
-    fn pages() -> SocketAddr {
+    /// The same, whose pages one processor serves.
+    pub(super) fn with_pages_from(guard: Guard, core: usize) -> Result<Self> {
+        let lab = Lab::new()?;
+        thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                // Who serves inherits both.
+                pin(core)?;
+                favour(0)?;
+                serve_http(lab.host(Role::Server), Self::pages())
+            });
+            serving.join().unwrap_or_else(|_| bail!("the server panicked"))
+        })?;
+        Self::new(lab, guard)
+    }
+
+    /// Where they are.
+    pub(super) fn pages() -> SocketAddr {
         SocketAddr::new(Role::Server.address(), 80)
     }
 
@@ -134,51 +151,30 @@ impl Site {
         })
     }
 
-    /// Million packets a second that the server takes in, of as many as can be sent.
-    pub(super) fn throughput(&self, sources: u64, duration: Duration) -> Result<f64> {
-        let server = self.lab.host(Role::Server);
-        let flood = Flood { duration, ..self.flood(&dropped(), sources, None)? };
-        let (for_stack, before) = (server.packets_for_stack()?, server.packets_received("eth0")?);
-        let elapsed = self.lab.switch().within(|| {
-            pin(FLOOD_CORE)?;
-            let mut programs = flood.load()?;
-            let begin = Instant::now();
-            flood.send(&mut programs, || false)?;
-            Ok(begin.elapsed())
-        })?;
-        let received = server.packets_received("eth0")? - before;
-        let leaked = (server.packets_for_stack()? - for_stack) as f64 / received.max(1) as f64;
-        ensure!(received > 0, "{}: nothing of the flood arrived", self.guard.label());
-        ensure!(
-            self.guard == Guard::Nothing || leaked <= LEAK,
-            "{}: {leaked:.3} of the flood reached the network stack",
-            self.guard.label()
-        );
-        Ok(received as f64 / elapsed.as_secs_f64() / 1e6)
-    }
-
-    /// Nanoseconds of CPU time in which a packet of a flood of a fixed rate is made and taken in. `begin` is told when the first is sent.
-    pub(super) fn cost(&self, flood: &Flood, begin: impl FnOnce(Instant) + Send) -> Result<f64> {
-        let flood = Flood { duration: SHORT_FLOOD, ..flood.clone() };
+    /// Nanoseconds of CPU time in which a packet of a flood of a fixed rate is made and taken in.
+    pub(super) fn cost(&self, flood: &Flood, programs: &mut Programs) -> Result<f64> {
+        let flood = flood.duration_of(COSTS_FOR);
         self.lab.switch().within(|| {
             pin(FLOOD_CORE)?;
-            let mut programs = flood.load()?;
-            begin(Instant::now());
             let before = thread_time_ns();
-            let sent = flood.send(&mut programs, || false)?;
+            let sent = flood.send(programs, || false)?;
             Ok((thread_time_ns() - before) / sent.max(1) as f64)
         })
     }
 
-    /// When, after its first packet, the last of a flood passed but for what limits allow; and its [cost](Self::cost).
-    pub(super) fn mitigation(&self, flood: &Flood) -> Result<(Duration, f64)> {
+    /// When, after its first packet, the last of a flood passed but for what limits allow.
+    pub(super) fn mitigation(&self, flood: &Flood) -> Result<Duration> {
         let rate = flood.rate.context("a flood of a fixed rate")? as f64;
+        let flood = flood.duration_of(SHORT_FLOOD);
         let (started, starts) = mpsc::channel();
         thread::scope(|scope| {
-            // Nobody listens any more only if this function has failed.
             let flooding = scope.spawn(move || {
-                self.cost(flood, |begin| {
-                    let _ = started.send(begin);
+                self.lab.switch().within(|| {
+                    pin(FLOOD_CORE)?;
+                    let mut programs = flood.load()?;
+                    // Nobody listens any more only if this function has failed.
+                    let _ = started.send(Instant::now());
+                    flood.send(&mut programs, || false)
                 })
             });
             let begin = starts.recv_timeout(LONGEST_FLOOD)?;
@@ -191,7 +187,8 @@ impl Site {
                 }
                 (before, at) = (passed, now);
             }
-            Ok((last, flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?))
+            flooding.join().unwrap_or_else(|_| bail!("the attacker panicked"))?;
+            Ok(last)
         })
     }
 

@@ -18,6 +18,11 @@ pub(super) const XDP_FILTER: Tool = Tool { program: "xdp-filter", package: "xdp-
 /// The same.
 pub(super) const NFT: Tool = Tool { program: "nft", package: "nftables" };
 
+/// The same.
+pub(super) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables" };
+/// The same.
+pub(super) const IPSET: Tool = Tool { program: "ipset", package: "ipset" };
+
 /// What runs on the host that is flooded, and beside it.
 pub(super) const SERVICES: [Tool; 3] = [
     Tool { program: "nginx", package: "nginx-light" },
@@ -26,7 +31,7 @@ pub(super) const SERVICES: [Tool; 3] = [
 ];
 
 /// All of them.
-pub const TOOLS: [Tool; 5] = [XDP_FILTER, NFT, SERVICES[0], SERVICES[1], SERVICES[2]];
+pub const TOOLS: [Tool; 7] = [XDP_FILTER, NFT, IPTABLES, IPSET, SERVICES[0], SERVICES[1], SERVICES[2]];
 
 impl Tool {
     /// Whether it is there.

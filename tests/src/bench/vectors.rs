@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::packet::Build;
 
-use super::{Effort, Guard, e2e::FLOOD_PER_S, measure::quantile, site::Site, vector::VECTORS};
+use super::{
+    Effort, Guard, e2e::FLOOD_PER_S, measure::quantile, site::Site, spread::Spread, vector::VECTORS,
+};
 
 /// Budgets for the whole host, below what the visitor needs, so that he has to prove himself as well: with each packet. He
 /// is one address, so there is no limit for a source.
@@ -33,6 +35,9 @@ const CONFIG: &str = "
 /// Sources: a /8 of IPv4.
 const SOURCES: u64 = 1 << 24;
 
+/// How often it is measured what a packet costs; odd, for the median.
+const COSTS: usize = 5;
+
 /// What came of a flood.
 #[derive(Serialize, Clone, Debug)]
 pub struct VectorRow {
@@ -45,19 +50,21 @@ pub struct VectorRow {
     /// When the last of it came through beyond the budget, milliseconds after its beginning; only for a flood of one kind.
     pub mitigated_ms: Option<f64>,
     /// CPU time in which one of its packets is made and taken in, nanoseconds; likewise.
-    pub cpu_ns: Option<f64>,
+    pub cpu_ns: Option<Spread>,
     /// The same in front of an ideal filter.
-    pub ideal_cpu_ns: Option<f64>,
-    /// Pages, each over a connection of its own; median of the rounds.
-    pub requests_per_second: f64,
+    pub ideal_cpu_ns: Option<Spread>,
+    /// Pages, each over a connection of its own.
+    pub requests_per_second: Spread,
     /// Attempts of the visitor that failed.
     pub failed: u64,
     /// Pages behind an ideal filter.
-    pub ideal_requests_per_second: f64,
+    pub ideal_requests_per_second: Spread,
+    /// Million packets a second that the flood in front of that came to.
+    pub ideal_flood_mpps: f64,
 }
 
 /// The kinds of floods, each by its first packet.
-const KINDS: [&str; 12] = [
+pub(super) const KINDS: [&str; 12] = [
     "SYN",
     "SYN, IPv6",
     "SYN, closed port",
@@ -80,7 +87,7 @@ pub(super) fn measure(
     let guarded = Guard::Configured("floodgate, proof", CONFIG);
     let sites = [Site::with_pages(guarded)?, Site::with_pages(Guard::Ideal)?];
     let mut rows = Vec::new();
-    let kinds = VECTORS.iter().filter(|vector| KINDS.contains(&vector.label));
+    let kinds = VECTORS.iter().filter(|vector| effort.kinds.contains(&vector.label));
     let kinds: Vec<_> =
         kinds.map(|vector| (vector.label, vector.packets().into_iter().take(1).collect())).collect();
     let builds = kinds.iter().flat_map(|(_, builds): &(_, Vec<Build>)| builds.clone()).collect();
@@ -102,15 +109,21 @@ fn row(
         builds.iter().map(|build| site.flood(build, SOURCES, Some(FLOOD_PER_S))).collect()
     };
     let (ours, ideals) = (floods(guarded)?, floods(ideal)?);
-    let alone = match (ours.as_slice(), ideals.as_slice()) {
-        ([flood], [ideals]) => Some((guarded.mitigation(flood)?, ideal.cost(ideals, drop)?)),
-        _ => None,
-    };
     let duration = effort.visit * builds.len().clamp(1, 4) as u32;
     // But for what the visitor has sent.
     let through = || -> Result<i64> { Ok(guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64) };
-    let (mut rates, mut best, mut flood_mpps) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cpu_ns, mut ideal_cpu_ns, mut mitigated_ms) = (Vec::new(), Vec::new(), None);
+    let (mut rates, mut best) = (Vec::new(), Vec::new());
+    let (mut flood_mpps, mut ideal_flood_mpps) = (Vec::new(), Vec::new());
     let (mut passed, mut offered, mut failed) = (0, 0.0, 0);
+    if let ([flood], [ideal_flood]) = (ours.as_slice(), ideals.as_slice()) {
+        mitigated_ms = Some(guarded.mitigation(flood)?.as_secs_f64() * 1e3);
+        let (mut programs, mut ideal_programs) = (flood.load()?, ideal_flood.load()?);
+        for _ in 0..COSTS {
+            cpu_ns.push(guarded.cost(flood, &mut programs)?);
+            ideal_cpu_ns.push(ideal.cost(ideal_flood, &mut ideal_programs)?);
+        }
+    }
     for _ in 0..effort.visits {
         let before = through()?;
         let (visits, mpps) = guarded.visit(&ours, duration)?;
@@ -119,19 +132,23 @@ fn row(
         failed += visits.latencies.len() as u64 - visits.pages;
         rates.push(visits.rate());
         flood_mpps.push(mpps);
-        best.push(ideal.visit(&ideals, duration)?.0.rate());
+        let (visits, mpps) = ideal.visit(&ideals, duration)?;
+        best.push(visits.rate());
+        ideal_flood_mpps.push(mpps);
     }
+    let if_any = |rounds: Vec<f64>| (!rounds.is_empty()).then(|| Spread::of(rounds));
     Ok(VectorRow {
         vector,
         flood_mpps: quantile(flood_mpps, 0.5),
         // What the visitor has sent and did not pass, as it was answered, makes it a little less than it was.
         passed: if offered > 0.0 { passed.max(0) as f64 / offered } else { 0.0 },
-        mitigated_ms: alone.map(|((mitigated, _), _)| mitigated.as_secs_f64() * 1e3),
-        cpu_ns: alone.map(|((_, ns), _)| ns),
-        ideal_cpu_ns: alone.map(|(_, ns)| ns),
-        requests_per_second: quantile(rates, 0.5),
+        mitigated_ms,
+        cpu_ns: if_any(cpu_ns),
+        ideal_cpu_ns: if_any(ideal_cpu_ns),
+        requests_per_second: Spread::of(rates),
         failed,
-        ideal_requests_per_second: quantile(best, 0.5),
+        ideal_requests_per_second: Spread::of(best),
+        ideal_flood_mpps: quantile(ideal_flood_mpps, 0.5),
     })
 }
 
@@ -147,12 +164,16 @@ impl Display for VectorRow {
             requests_per_second,
             failed,
             ideal_requests_per_second,
+            ideal_flood_mpps: _,
         } = self;
-        let [mitigated_ms, cpu_ns, ideal_cpu_ns] = [mitigated_ms, cpu_ns, ideal_cpu_ns]
+        let median = |spread: &Option<Spread>| spread.as_ref().map(|spread| spread.median);
+        let [mitigated_ms, cpu_ns, ideal_cpu_ns] = [*mitigated_ms, median(cpu_ns), median(ideal_cpu_ns)]
             .map(|value| value.map_or_else(|| "-".into(), |value| format!("{value:.0}")));
+        let [pages, ideal_pages] =
+            [requests_per_second, ideal_requests_per_second].map(|spread| spread.median);
         write!(
             f,
-            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {mitigated_ms:>7} {cpu_ns:>7} {ideal_cpu_ns:>7} {requests_per_second:>10.0} {failed:>7} {ideal_requests_per_second:>11.0}",
+            "{vector:<21} {flood_mpps:>10.2} {:>9.3} % {mitigated_ms:>7} {cpu_ns:>7} {ideal_cpu_ns:>7} {pages:>10.0} {failed:>7} {ideal_pages:>11.0}",
             passed * 100.0
         )
     }

@@ -1,15 +1,19 @@
 //! `cargo xtask bench`: what a packet costs, here and in what people would use instead.
 
 use std::{
+    fmt::Display,
     fs,
     path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use floodgate_tests::bench::{Effort, Report, Selection, TOOLS, plot::render_svg, run};
+use flood_userspace::quantity::parse_duration;
+use floodgate_tests::bench::{Card, Effort, Report, Selection, TOOLS, guard_card, plot::render_svg, run};
 
 /// Measures what a packet costs in the filter, above a bare `XDP_DROP` in the same harness, and what becomes of a
 /// flood and of a visitor end to end, beside xdp-filter, nftables and references. Needs root; works in network
@@ -17,8 +21,7 @@ use floodgate_tests::bench::{Effort, Report, Selection, TOOLS, plot::render_svg,
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// The cases behind the ratios and a flood end to end, over IPv4, with one and 16 million sources only, fewer and
-    /// shorter rounds: under a minute.
+    /// What is behind the ratios, with one and 16 million sources only, in shorter rounds: under a minute.
     #[arg(long)]
     quick: bool,
     /// Prints one JSON object instead of tables.
@@ -34,9 +37,25 @@ struct Arguments {
     /// In the part `hosts` only this flood, as `ACK`, or a capture by the name of its file; can be given several times.
     #[arg(long, value_name = "NAME")]
     flood: Vec<String>,
-    /// Writes the table of `hosts` into this page.
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "docs/vectors.md")]
+    /// End to end, and on a card, only this filter, as `"xdp drop"`; can be given several times.
+    #[arg(long, value_name = "NAME", conflicts_with = "record")]
+    filter: Vec<String>,
+    /// Writes each table that was measured whole into the page that shows it (README.md, docs), below this folder.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = ".")]
     record: Option<PathBuf>,
+    /// Measures nothing but what a core takes in of a flood that another machine sends to this interface, with each filter in
+    /// turn; says what to send. Not tried on a real card yet.
+    #[arg(long, value_name = "IFACE", conflicts_with_all = ["quick", "record", "svg", "check", "flood", "only"])]
+    nic: Option<String>,
+    /// With --nic, the processor that takes its packets in [default: the last].
+    #[arg(long, value_name = "PROCESSOR", requires = "nic")]
+    core: Option<usize>,
+    /// With --nic, how long each filter is measured.
+    #[arg(long, value_name = "TIME", requires = "nic", default_value = "5s", value_parser = parse_duration)]
+    time: Duration,
+    /// With --nic, also on an interface that carries the default route or a login.
+    #[arg(long, requires = "nic")]
+    anyway: bool,
     /// Exit code 1 if a ratio misses what the project promises; names it.
     #[arg(long)]
     check: bool,
@@ -81,14 +100,8 @@ fn set_up() -> Result<()> {
 
 /// Measures and prints. Returns whether the ratios are as they should be, if that was asked.
 fn bench(arguments: &Arguments) -> Result<bool> {
-    let Arguments { quick, json, svg, flood, record, setup: _, check, only } = arguments;
-    let effort = if *quick { Effort::QUICK } else { Effort::FULL };
-    let selection = Selection::parse(only, effort)?.with_floods(flood.clone());
-    let report = run(effort, &selection, |figure| {
-        eprintln!("{figure}");
-        ensure!(!INTERRUPTED.load(Relaxed), "interrupted; nothing remains behind");
-        Ok(())
-    })?;
+    let Arguments { json, svg, record, check, .. } = arguments;
+    let report = measure(arguments)?;
     if *json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -98,12 +111,30 @@ fn bench(arguments: &Arguments) -> Result<bool> {
         let plot = render_svg(&report).context("there is nothing to plot: no figure of IPv4 was measured")?;
         fs::write(path, plot).with_context(|| format!("writing {}", path.display()))?;
     }
-    if let Some(path) = record {
-        ensure!(!report.hosts.is_empty(), "there is nothing to record: no flood at a host was measured");
-        let page = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        fs::write(path, report.record(&page)?).with_context(|| format!("writing {}", path.display()))?;
+    if let Some(folder) = record {
+        eprintln!("bench: recorded: {}", report.record(folder)?.join(", "));
     }
     Ok(!check || keeps_promises(&report))
+}
+
+fn measure(arguments: &Arguments) -> Result<Report> {
+    let Arguments { quick, flood, filter, nic, core, time, anyway, only, .. } = arguments;
+    let going_on = || {
+        ensure!(!INTERRUPTED.load(Relaxed), "interrupted; nothing remains behind");
+        Ok(())
+    };
+    let progress = |figure: &dyn Display| {
+        eprintln!("{figure}");
+        going_on()
+    };
+    if let Some(interface) = nic.clone() {
+        let last = thread::available_parallelism()?.get() - 1;
+        let card = Card { interface, core: core.unwrap_or(last), time: *time, anyway: *anyway };
+        return guard_card(&card, filter, progress, going_on);
+    }
+    let effort = if *quick { Effort::QUICK } else { Effort::FULL };
+    let selection = Selection::parse(only, effort)?.with_floods(flood.clone()).with_filters(filter)?;
+    run(effort, &selection, progress)
 }
 
 fn keeps_promises(report: &Report) -> bool {

@@ -1,0 +1,252 @@
+//! The same on a network card, for those who have one, and another machine that sends: what a core takes in with each filter in
+//! turn.
+//!
+//! The card's packets are taken in by its own kernel threads, all on one processor. Whatever this does to the interface is undone
+//! when it ends, also with an error.
+
+use std::{
+    fmt::Display,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use flood_userspace::host::{Facts, Lifeline, Purpose};
+
+use crate::{
+    lab::{Namespace, command},
+    napi::Receiver,
+};
+
+use super::{
+    Guard,
+    e2e::missing_tool,
+    filters,
+    measure::quantile,
+    report::{Core, EndToEnd, Measured, Report},
+    site::NETWORK,
+    spread::Spread,
+};
+
+/// Sources that the other machine is asked for.
+const SOURCES: u64 = 1 << 24;
+
+/// The port that it is asked to send to, where nobody is thought to listen.
+const PORT: u16 = 9;
+
+/// A flood has begun when so many packets a second come.
+const LEAST_PER_S: f64 = 10_000.0;
+
+/// How often is looked whether one has begun.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A filter guards for so long before it is measured: cards start their queues anew for it.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// Rounds of each filter.
+const ROUNDS: u32 = 5;
+
+/// What to measure.
+pub struct Card {
+    /// The interface, of this process's namespace.
+    pub interface: String,
+    /// The processor that takes its packets in.
+    pub core: usize,
+    /// How long each filter is measured.
+    pub time: Duration,
+    /// Whether it does not matter who else uses the interface.
+    pub anyway: bool,
+}
+
+/// Measures the filters of these names, or all that can be used on a card, one after the other. `progress` is told what to do and
+/// what comes of it; it and `going_on` end the run with an error.
+pub fn guard_card(
+    card: &Card,
+    names: &[String],
+    mut progress: impl FnMut(&dyn Display) -> Result<()>,
+    going_on: impl Fn() -> Result<()>,
+) -> Result<Report> {
+    // SAFETY: no arguments, no conditions.
+    ensure!(unsafe { libc::geteuid() } == 0, "guarding an interface needs root");
+    let Card { interface, anyway, .. } = card;
+    let here = Namespace::here();
+    let index = here.index(interface)?;
+    if !anyway {
+        let reasons = reasons_against(interface)?;
+        ensure!(
+            reasons.is_empty(),
+            "{interface} {}; a flood and the filters would cut that off (--anyway goes on all the same)",
+            reasons.join(", and ")
+        );
+    }
+    let chosen = filters(names)?;
+    let guards =
+        Guard::ON_CARDS.into_iter().filter(|guard| chosen.is_empty() || chosen.contains(&guard.label()));
+    progress(&instructions(&here, interface)?)?;
+    let mut rows = Vec::new();
+    for guard in guards {
+        if let Some(reason) = missing_tool(guard) {
+            progress(&format!("skipping {}: {reason}", guard.label()))?;
+            continue;
+        }
+        let held = match guard.set_up(&here, interface) {
+            Ok(held) => held,
+            Err(error) => {
+                progress(&format!("skipping {}: {error:#}", guard.label()))?;
+                continue;
+            }
+        };
+        progress(&format!("{} guards {interface}", guard.label()))?;
+        let row = measure(card, &here, index, guard, &going_on)?;
+        drop(held);
+        progress(&row)?;
+        rows.push(row);
+    }
+    Report::new(Measured { e2e: rows, ..Measured::default() })
+}
+
+/// Waits for a flood, and measures what takes it in.
+fn measure(
+    card: &Card,
+    here: &Namespace,
+    index: u32,
+    guard: Guard,
+    going_on: &impl Fn() -> Result<()>,
+) -> Result<EndToEnd> {
+    let Card { interface, core, time, .. } = card;
+    let receiver = here.within(|| Receiver::on(interface, index, *core))?;
+    sleep(SETTLING, going_on)?;
+    loop {
+        let (before, begin) = (here.packets_received(interface)?, Instant::now());
+        sleep(LOOK_EVERY, going_on)?;
+        let packets = here.packets_received(interface)? - before;
+        if packets as f64 / begin.elapsed().as_secs_f64() > LEAST_PER_S {
+            break;
+        }
+    }
+    let (mut ns, mut offered, mut received) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let ([taken_in, missed], busy, begin) = (counts(here, interface)?, receiver.busy()?, Instant::now());
+        sleep(*time / ROUNDS, going_on)?;
+        let [packets, missed] = match counts(here, interface)? {
+            [taken_in_by_now, missed_by_now] => [taken_in_by_now - taken_in, missed_by_now - missed],
+        };
+        let (busy, elapsed) = (receiver.busy()? - busy, begin.elapsed().as_secs_f64());
+        ensure!(packets > 0, "{}: the flood has ended", guard.label());
+        ns.push(busy.as_nanos() as f64 / packets as f64);
+        received.push(packets as f64 / elapsed / 1e6);
+        offered.push((packets + missed) as f64 / elapsed / 1e6);
+    }
+    let ns = Spread::of(ns);
+    let core = Core {
+        mpps: 1e3 / ns.median,
+        ns,
+        offered_mpps: quantile(offered, 0.5),
+        received_mpps: quantile(received, 0.5),
+    };
+    Ok(EndToEnd {
+        filter: guard.label(),
+        sources: SOURCES,
+        core: Some(core),
+        shared_core_ns: None,
+        visits: Vec::new(),
+    })
+}
+
+/// Sleeps for so long, unless something ends the run meanwhile.
+fn sleep(time: Duration, going_on: &impl Fn() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        going_on()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(LOOK_EVERY));
+    }
+}
+
+/// Packets of an interface so far, as its driver counts: those that it has taken in, and those that there was no room for.
+fn counts(here: &Namespace, interface: &str) -> Result<[u64; 2]> {
+    Ok([here.packets_received(interface)?, here.packets_missed(interface)?])
+}
+
+/// What an interface is needed for, in words.
+fn reasons_against(interface: &str) -> Result<Vec<String>> {
+    let mut reasons = Vec::new();
+    for family in ["-4", "-6"] {
+        let routes = command(&format!("ip {family} -o route show default"))?;
+        if routes.lines().any(|route| device(route) == Some(interface)) {
+            reasons.push(format!("carries the default route of IPv{}", &family[1..]));
+        }
+    }
+    let lifelines = Facts::read().context("asking who is logged in")?.lifelines;
+    let is_login = |purpose| matches!(purpose, Purpose::Login | Purpose::Connection);
+    for Lifeline { prefix, .. } in lifelines.iter().filter(|lifeline| is_login(lifeline.purpose)) {
+        let from = prefix.addr();
+        if route_to(from).as_deref() == Some(interface) {
+            reasons.push(format!("is the way to {from}, from where somebody is logged in"));
+        }
+    }
+    reasons.dedup();
+    Ok(reasons)
+}
+
+/// The interface by which packets to an address leave.
+fn route_to(address: IpAddr) -> Option<String> {
+    let route = command(&format!("ip -o route get {address}")).ok()?;
+    device(&route).map(str::to_owned)
+}
+
+/// The interface in a line of `ip route`.
+fn device(route: &str) -> Option<&str> {
+    let mut words = route.split_whitespace();
+    words.by_ref().find(|word| *word == "dev")?;
+    words.next()
+}
+
+/// What the other machine has to send, and how.
+fn instructions(here: &Namespace, interface: &str) -> Result<String> {
+    let link = here.within(|| command(&format!("ip -o link show dev {interface}")))?;
+    let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+    let mac = mac.with_context(|| format!("{interface} is no Ethernet interface"))?;
+    let addresses = here.within(|| command(&format!("ip -o -4 address show dev {interface}")))?;
+    let address = addresses.split_whitespace().skip_while(|word| *word != "inet").nth(1);
+    let Some(address) = address.and_then(|address| address.split('/').next()) else {
+        bail!("{interface} has no IPv4 address to send to");
+    };
+    let [first, last] = ["11.0.0.0", "11.255.255.255"];
+    Ok(format!(
+        "Have another machine that is wired to {interface} send UDP packets of 64 bytes (with the checksum of Ethernet) from\n\
+         random sources in {NETWORK} to {address}, port {PORT}, at {mac}, as many as it can, until this ends. For example:\n\
+         \n\
+         with pktgen, for each of its threads (Documentation/networking/pktgen.rst), DEVICE being its interface:\n\
+         \x20 pgset() {{ echo \"$1\" > /proc/net/pktgen/DEVICE; }}\n\
+         \x20 pgset 'count 0'; pgset 'pkt_size 60'; pgset 'clone_skb 0'; pgset 'burst 32'; pgset 'flag IPSRC_RND'\n\
+         \x20 pgset 'src_min {first}'; pgset 'src_max {last}'; pgset 'dst {address}'; pgset 'dst_mac {mac}'\n\
+         \x20 pgset 'udp_dst_min {PORT}'; pgset 'udp_dst_max {PORT}'; echo start > /proc/net/pktgen/pgctrl\n\
+         with T-Rex: a stream of 64-byte UDP packets with a random variable of four bytes, {first} to {last}, written at IP.src\n\
+         with ours, where the other end is a veth:\n\
+         \x20 cargo xtask flood DEVICE --mac {mac} --to {address} --port {PORT} --from {first} --sources {SOURCES} --duration 10m\n\
+         \n\
+         Each filter waits until packets come. Ctrl-C ends it, and takes everything off.",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_names_its_interface() {
+        for (route, expected) in [
+            ("default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.7 metric 100", Some("eth0")),
+            ("198.51.100.9 dev wg0 src 192.0.2.7 uid 0 \\    cache", Some("wg0")),
+            ("blackhole default", None),
+            ("", None),
+        ] {
+            assert_eq!(device(route), expected, "{route}");
+        }
+    }
+}

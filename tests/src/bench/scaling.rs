@@ -1,0 +1,276 @@
+//! What more cores would come to: what a packet costs by layer, what two cores cost each other, and a model of more of them;
+//! and what the tables take. docs/scaling.md says what the model assumes.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Write as _},
+    fs,
+};
+
+use anyhow::{Context, Result};
+use aya::maps::loaded_maps;
+use flood_userspace::{
+    bpf::{Filter, FilterOptions},
+    config::Config,
+};
+use serde::Serialize;
+
+use super::{Case, Family, Guard, Report, ratio::Parts, report::Figure, spread::Spread};
+
+/// The cases and the filters that this needs.
+pub(super) const CASES: [Case; 8] = [
+    Case::Parse,
+    Case::BlockList(0),
+    Case::BLOCK_LIST_1M,
+    Case::Blocked,
+    Case::Conforming,
+    Case::Exceeding,
+    Case::SourceLimit,
+    Case::Default,
+];
+pub(super) const GUARDS: [Guard; 2] = [Guard::XdpDrop, Guard::Floodgate];
+
+/// One source, and many.
+const MANY: u64 = 1 << 24;
+const SOURCES: [u64; 2] = [1, MANY];
+
+/// Links, and the million packets a second that they carry of the shortest frames: 64 bytes, and 20 between two of them.
+const LINKS: [(&str, f64); 3] = [("10 Gbit/s", 14.88), ("25 Gbit/s", 37.2), ("100 Gbit/s", 148.8)];
+
+/// No card has more queues than this.
+const MOST_CORES: u32 = 1_024;
+
+/// Tables smaller than this are not named, MiB.
+const SMALL_MIB: f64 = 1.0;
+
+/// What tables take with some settings.
+#[derive(Serialize, Clone, Debug)]
+pub struct TableMemory {
+    /// The settings.
+    pub settings: String,
+    /// The table, or all of them.
+    pub table: String,
+    /// Its memory.
+    pub mib: f64,
+}
+
+impl Display for TableMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, table, mib } = self;
+        write!(f, "{settings:<36} {table:<12} {mib:>8.1}")
+    }
+}
+
+/// Asks the kernel for the memory of the filter's tables: with the default configuration those of some size and all together, and
+/// with tables of other sizes what that changes.
+pub(super) fn memory() -> Result<Vec<TableMemory>> {
+    let default = FilterOptions::from(&Config::default());
+    let row = |settings: &str, table: &str, mib| TableMemory {
+        settings: settings.to_owned(),
+        table: table.to_owned(),
+        mib,
+    };
+    let tables = tables_of(&default)?;
+    let mut rows: Vec<TableMemory> = Vec::new();
+    for (table, mib) in tables.iter().filter(|(_, mib)| **mib >= SMALL_MIB) {
+        rows.push(row("default", table, *mib));
+    }
+    rows.push(row("default", "all", tables.values().sum()));
+    let sized = |sources: u64, listed_ipv4: u64, listed_ipv6: u64| FilterOptions {
+        sources,
+        listed_ipv4,
+        listed_ipv6,
+        ..default.clone()
+    };
+    let FilterOptions { sources, listed_ipv4, listed_ipv6, .. } = default;
+    for factor in [4, 16] {
+        let changed = [
+            ("sources.table", "DEBTS", sources, sized(factor * sources, listed_ipv4, listed_ipv6)),
+            ("lists.ipv4", "LISTED", listed_ipv4, sized(sources, factor * listed_ipv4, listed_ipv6)),
+            ("lists.ipv6", "NODES", listed_ipv6, sized(sources, listed_ipv4, factor * listed_ipv6)),
+        ];
+        for (setting, table, size, options) in changed {
+            let mib = tables_of(&options)?.get(table).copied().unwrap_or_default();
+            rows.push(row(&format!("{setting} = {}", factor * size), table, mib));
+        }
+    }
+    Ok(rows)
+}
+
+/// The memory of the tables of a filter, MiB, by name.
+fn tables_of(options: &FilterOptions) -> Result<BTreeMap<String, f64>> {
+    let before = maps_of_this_process()?;
+    let filter = Filter::load(options)?;
+    let ours = maps_of_this_process()?;
+    let mut tables = BTreeMap::new();
+    for map in loaded_maps() {
+        // Whatever ends meanwhile is not ours.
+        let Ok(map) = map else { continue };
+        if let Some(bytes) = ours.get(&map.id()).filter(|_| !before.contains_key(&map.id())) {
+            let name = map.name_as_str().unwrap_or_default().to_owned();
+            *tables.entry(name).or_default() += *bytes as f64 / f64::from(1 << 20);
+        }
+    }
+    drop(filter);
+    Ok(tables)
+}
+
+/// The maps that this process holds, by number, and the bytes of each (`/proc/PID/fdinfo`).
+fn maps_of_this_process() -> Result<BTreeMap<u32, u64>> {
+    let mut maps = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/fdinfo").context("reading /proc/self/fdinfo")? {
+        // The one by which this is read has been closed.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        maps.extend(parse_map(&text));
+    }
+    Ok(maps)
+}
+
+/// The number and the bytes of a map, if a descriptor is one.
+fn parse_map(fdinfo: &str) -> Option<(u32, u64)> {
+    let value = |key: &str| {
+        fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix(':').map(str::trim))
+    };
+    Some((value("map_id")?.parse().ok()?, value("memlock")?.parse().ok()?))
+}
+
+/// A model of cores that each have a queue of the card of their own.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Model {
+    /// Time of one core alone for a packet, nanoseconds.
+    alone_ns: f64,
+    /// How much longer it is when another core works as well.
+    shared_ns: f64,
+}
+
+impl Model {
+    /// Nanoseconds for a packet on each of so many cores. A line that another core has written last has to be fetched from there: of
+    /// two cores that is so for half of the packets, of many for nearly all.
+    fn ns(self, cores: u32) -> f64 {
+        let others = f64::from(cores - 1) / f64::from(cores);
+        self.alone_ns + 2.0 * self.shared_ns.max(0.0) * others
+    }
+
+    /// How many cores take in so many million packets a second, if there are enough.
+    fn cores_for(self, mpps: f64) -> Option<u32> {
+        (1..=MOST_CORES).find(|cores| f64::from(*cores) * 1e3 / self.ns(*cores) >= mpps)
+    }
+}
+
+/// The tables of docs/scaling.md as far as their parts have been measured; nothing without the first of them.
+pub(super) fn markdown(report: &Report) -> Option<String> {
+    let parts = report.measured.parts();
+    let mut text = layers(&parts)?;
+    let _ = write!(text, "\n{}\n{}", two_cores(&parts)?, links(&parts)?);
+    let memory = &report.measured.memory;
+    if !memory.is_empty() {
+        text.push_str("\n| Settings | Table | MiB |\n|---|---|---:|\n");
+    }
+    for TableMemory { settings, table, mib } in memory {
+        let _ = writeln!(text, "| `{settings}` | {table} | {mib:.1} |");
+    }
+    Some(text)
+}
+
+/// What a packet costs, by layer.
+fn layers(parts: &Parts<'_>) -> Option<String> {
+    let [drop, ours] = GUARDS.map(|guard| SOURCES.map(|sources| parts.core_ns(guard, sources)));
+    let ([drop_one, drop_many], [one, many]) = (drop, ours);
+    let (filter, whole) = (one?.above(drop_one?), many?.above(drop_many?));
+    let mut text = String::from("| Layer | ns for a packet (quartiles) | What it is |\n|---|---:|---|\n");
+    for (layer, ns, what) in [
+        ("driver, dispatcher, memory", drop_many?, "bare `XDP_DROP`, the receiving core's time"),
+        ("filter", &filter, "`floodgate` above it, one source"),
+        ("tables", &whole.above(&filter), "from one source to 16 million"),
+        ("all", many?, "`floodgate`, 16 million sources"),
+    ] {
+        let _ = writeln!(text, "| {layer} | {ns:.0} | {what} |");
+    }
+    text.push_str("\n| By test run, above the floor | 1 source | 16 million |\n|---|---:|---:|\n");
+    for case in CASES {
+        let [one, many] = SOURCES.map(|sources| parts.figure(case, Family::Ipv4, sources, 1));
+        let _ = writeln!(text, "| `{}` | {:.0} | {:.0} |", case.label(), one?.ns, many?.ns);
+    }
+    Some(text)
+}
+
+/// A packet's time, the harness included, with one core and with two.
+fn whole_ns(parts: &Parts<'_>, case: Case, sources: u64, cores: usize) -> Option<Spread> {
+    let Figure { ns, floor_ns, .. } = parts.figure(case, Family::Ipv4, sources, cores)?;
+    Some(ns.and(floor_ns))
+}
+
+/// What two cores cost each other.
+fn two_cores(parts: &Parts<'_>) -> Option<String> {
+    let mut text = String::from(
+        "| Case | Sources | one core, ns | each of two, ns | packets a second of two over those of one |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    for case in CASES {
+        for sources in SOURCES {
+            let [one, two] = [1, 2].map(|cores| whole_ns(parts, case, sources, cores));
+            let _ = writeln!(
+                text,
+                "| `{}` | {sources} | {:.0} | {:.0} | {:.2} |",
+                case.label(),
+                one?,
+                two?,
+                parts.scaling_of(case, sources)?
+            );
+        }
+    }
+    Some(text)
+}
+
+/// How many cores a link takes.
+fn links(parts: &Parts<'_>) -> Option<String> {
+    let [drop, ours] = GUARDS.map(|guard| parts.core_ns(guard, MANY));
+    let alone = |ns: &Spread| Model { alone_ns: ns.median, shared_ns: 0.0 };
+    let shared = [Case::Conforming, Case::SourceLimit, Case::Default].map(|case| {
+        let [one, two] = [1, 2].map(|cores| whole_ns(parts, case, MANY, cores));
+        Some(two?.above(&one?).median)
+    });
+    let shared_ns = shared.into_iter().collect::<Option<Vec<f64>>>()?.into_iter().fold(0.0, f64::max);
+    let models = [alone(drop?), alone(ours?), Model { shared_ns, ..alone(ours?) }];
+    let mut text = format!(
+        "| Link | million packets/s | cores: bare `XDP_DROP` | `floodgate` | `floodgate`, each packet's lines shared ({shared_ns:.0} ns) |\n\
+         |---|---:|---:|---:|---:|\n"
+    );
+    for (link, mpps) in LINKS {
+        let _ = write!(text, "| {link} | {mpps} |");
+        for model in models {
+            let cores = model.cores_for(mpps).map_or_else(|| "-".into(), |cores| cores.to_string());
+            let _ = write!(text, " {cores} |");
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "\nOne core alone: {:.2} million packets a second.", 1e3 / ours?.median);
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_that_share_nothing_add_up() {
+        let model = Model { alone_ns: 100.0, shared_ns: 0.0 };
+        assert_eq!(LINKS.map(|(_, mpps)| model.cores_for(mpps)), [Some(2), Some(4), Some(15)]);
+        assert_eq!(Model { alone_ns: 1e6, ..model }.cores_for(148.8), None, "no card has so many queues");
+    }
+
+    #[test]
+    fn a_shared_line_costs_at_most_twice_what_two_cores_pay() {
+        let model = Model { alone_ns: 100.0, shared_ns: 30.0 };
+        assert_eq!([1, 2].map(|cores| model.ns(cores)), [100.0, 130.0]);
+        assert!((159.0..160.0).contains(&model.ns(1_000)), "{}", model.ns(1_000));
+        assert_eq!(Model { shared_ns: -5.0, ..model }.ns(2), 100.0, "noise makes nothing faster");
+    }
+
+    #[test]
+    fn a_map_is_told_from_other_descriptors() {
+        let map = "pos:\t0\nflags:\t02000002\nmap_type:\t2\nmax_entries:\t1\nmemlock:\t4096\nmap_id:\t17\nfrozen:\t0\n";
+        assert_eq!(parse_map(map), Some((17, 4_096)));
+        assert_eq!(parse_map("pos:\t0\nflags:\t0100000\n"), None);
+    }
+}
