@@ -1,8 +1,14 @@
 //! Where and when a thread runs.
 
 use std::{
-    fs, io,
+    fs, hint, io,
     os::fd::{AsFd, AsRawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -106,5 +112,50 @@ pub fn await_input(input: &impl AsFd, patience: Duration) -> Result<()> {
     let result = unsafe { libc::ppoll(&raw mut poll, 1, &raw const patience, std::ptr::null()) };
     let error = io::Error::last_os_error();
     ensure!(result >= 0 || error.kind() == io::ErrorKind::Interrupted, "waiting for input: {error}");
+    Ok(())
+}
+
+/// Keeps a processor from falling asleep, until it is dropped: whoever wakes up there then finds caches as he left them, as on one
+/// that is never idle. What it runs gives way to everything else.
+pub struct Awake {
+    over: Arc<AtomicBool>,
+    spinning: Option<JoinHandle<()>>,
+}
+
+impl Awake {
+    /// On this processor.
+    pub fn on(core: usize) -> Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let (ends, (ready, is_ready)) = (Arc::clone(&over), mpsc::channel());
+        let spinning = thread::spawn(move || {
+            let prepared = pin(core).and_then(|()| give_way());
+            let goes_on = prepared.is_ok();
+            if ready.send(prepared).is_ok() && goes_on {
+                while !ends.load(Relaxed) {
+                    hint::spin_loop();
+                }
+            }
+        });
+        let awake = Self { over, spinning: Some(spinning) };
+        is_ready.recv()??;
+        Ok(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        if let Some(spinning) = self.spinning.take() {
+            let _ = spinning.join(); // it has nothing to say
+        }
+    }
+}
+
+/// Lets this thread run only where nobody else wants to.
+fn give_way() -> Result<()> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameter, and no more than its length.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+    ensure!(result == 0, "giving way: {}", io::Error::last_os_error());
     Ok(())
 }

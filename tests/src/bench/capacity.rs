@@ -18,7 +18,7 @@ use crate::{
     flood::Flood,
     lab::Role,
     napi::Receiver,
-    processor::{cpu_time, favour, go_first, kernel_thread, pin},
+    processor::{Awake, cpu_time, favour, go_first, kernel_thread, pin},
     programs::Programs,
     visitor::{Visits, visit},
 };
@@ -104,6 +104,7 @@ impl Site {
     ) -> Result<Capacity> {
         let receiver = self.receiver()?;
         receiver.go_first()?;
+        let _awake = Awake::on(RECEIVING_CORE)?;
         let counted = |send: &mut dyn FnMut() -> Result<u64>| -> Result<Counted> {
             let (before, busy, begin) = (self.received()?, receiver.busy()?, Instant::now());
             let sent = send()?;
