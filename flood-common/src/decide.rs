@@ -10,7 +10,7 @@ use crate::{
     abi::{MAX_CELLS, MAX_SOURCE_CELLS, MODE_MONITOR, Settings, list, solicited},
     account::{Account, Accounts, By},
     address::{Address, Network},
-    class::{CLASS_SLOTS, Cell, Class},
+    class::{CELLS, CLASS_SLOTS, Cell, Class},
     evidence::Receiver,
     fragments::{self, FragmentPlace, first},
     lists::Listed,
@@ -20,7 +20,7 @@ use crate::{
     reason::{Reason, is_drop, is_provable},
     reflector::FIRST_OF_CLIENTS,
     solicit::{Asked, Flow, SolicitPlace},
-    verifier::opaque,
+    verifier::{self, opaque},
     wire::{is_icmp_error, is_ping_answer, protocol},
 };
 
@@ -583,7 +583,11 @@ pub(crate) fn exceeding<T: Cells>(class: usize, cell: Cell, bits: bool, cells: &
 /// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.
 #[inline(always)]
 pub(crate) fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
-    // Zero, the end, becomes a number that no cell has.
-    let cell = Cell::from_number(entry.wrapping_sub(1));
-    Some((cell, settings.limits.get(cell.number())?.price(length)))
+    if entry == 0 {
+        return None;
+    }
+    let cell = Cell::from_number(entry - 1);
+    // VERIFIER: 6.1 forgets what a comparison has taught it where the compiler reads the number from the stack once more.
+    let limit = settings.limits.get(verifier::at_most::<{ CELLS as i32 - 1 }>(cell.number()))?;
+    Some((cell, limit.price(length)))
 }

@@ -67,3 +67,27 @@ pub fn unknown(value: usize) -> usize {
 pub fn here(value: u32) -> u32 {
     kept!(value)
 }
+
+/// The lesser of a number and a constant, in a form that the compiler cannot take apart.
+#[inline(always)]
+#[must_use]
+pub fn at_most<const MOST: i32>(value: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    let value = {
+        let mut value = value;
+        // SAFETY: a register, and a jump over the next instruction.
+        unsafe {
+            core::arch::asm!(
+                "if {value} <= {most} goto +1",
+                "{value} = {most}",
+                value = inout(reg) value,
+                most = const MOST,
+                options(pure, nomem, nostack)
+            );
+        }
+        value
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    let value = value.min(MOST as usize);
+    value
+}
