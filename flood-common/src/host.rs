@@ -645,6 +645,7 @@ impl ListTables for ListMemory {
         let buckets = self.nodes.as_chunks().0;
         buckets.get(buckets.len() / 2 + number as usize)
     }
+
     fn search(&self, address: [u64; 2], now_ns: u64) -> u64 {
         ipv6::search(self, &Memo::default(), address, now_ns)
     }

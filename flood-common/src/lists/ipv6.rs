@@ -109,8 +109,8 @@ const ENDING_BITS: u32 = 5;
 const ENDING: u64 = (1 << ENDING_BITS) - 1;
 
 /// What one attempt of a search does at most: it looks at ten lengths, at two more for entries of the cell that end, and
-/// whether the size is still the same. All attempts together may do twice that.
-const STEPS: u32 = 2 * (10 + 2 + 1);
+/// whether the size is still the same. All attempts together may do three times that, as an edit may change the size so often.
+const STEPS: u32 = 3 * (10 + 2 + 1);
 
 /// The end of an entry ([`end`](super::end)) in the unit of this table. One too far ahead becomes none, `u32::MAX`.
 pub fn end(end: u64) -> u32 {
@@ -384,7 +384,8 @@ pub struct Memo<N> {
     now: N,
     /// The size of the table as it was when this attempt began.
     size: N,
-    /// Of the present look: the hash, the bucket, and what has been found.
+    /// Of the present look: the length, the hash, the bucket, and what has been found.
+    length: N,
     hash: N,
     bucket: N,
     found: N,
@@ -454,6 +455,7 @@ pub fn look<T: ListTables>(tables: &T, memo: &Memo<T::Note>, length: u64) -> u64
     // VERIFIER: it need not tell lengths apart.
     let length = opaque(length, memo.network.load()) as u32;
     let hash = prefix_hash(|number| tables.key(number), memo.address(), length);
+    memo.length.store(length.into());
     memo.hash.store(hash);
     memo.found.store(0);
     let marks = Marks::new(hash, nibble(memo.address(), length));
@@ -550,7 +552,9 @@ fn examine<T: ListTables>(tables: &T, memo: &Memo<T::Note>, mut places: u64) {
             if (word ^ prefix_hash(|number| tables.key(number), memo.address(), length)) & ENTRY_TAG != 0 {
                 continue;
             }
-            found |= LODGER;
+            // But one that is shorter than the node lodges with another, and longer ones are still to be looked for. VERIFIER:
+            // the difference is negative then, which takes no branch.
+            found |= LODGER * (u64::from(length).wrapping_sub(memo.length.load()) >> 63 ^ 1);
         }
         memo.found.store(memo.found.load() | found);
         if word & ENDS != 0

@@ -294,6 +294,7 @@ fn nft(server: &Namespace, interface: &str, set: &str, rule: &str) -> Result<Hel
     let mut command = server.command("nft")?;
     let mut child = command
         .args(["-f", "-"])
+        .process_group(0) // Ctrl-C is for us
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -302,7 +303,7 @@ fn nft(server: &Namespace, interface: &str, set: &str, rule: &str) -> Result<Hel
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());
     let mut undo = server.command("nft")?;
-    undo.args(["delete", "table", "netdev", OURS]);
+    undo.args(["delete", "table", "netdev", OURS]).process_group(0);
     Ok(Held::Rules(undo))
 }
 

@@ -103,6 +103,7 @@ pub fn guard_card(
         progress(&row)?;
         rows.push(row);
     }
+    ensure!(!rows.is_empty(), "nothing was measured: no filter of these could guard {interface}");
     Report::new(Measured { e2e: rows, ..Measured::default() })
 }
 
@@ -223,12 +224,12 @@ fn instructions(here: &Namespace, interface: &str) -> Result<String> {
          \n\
          with pktgen, for each of its threads (Documentation/networking/pktgen.rst), DEVICE being its interface:\n\
          \x20 pgset() {{ echo \"$1\" > /proc/net/pktgen/DEVICE; }}\n\
-         \x20 pgset 'count 0'; pgset 'pkt_size 60'; pgset 'clone_skb 0'; pgset 'burst 32'; pgset 'flag IPSRC_RND'\n\
+         \x20 pgset 'count 0'; pgset 'pkt_size 60'; pgset 'clone_skb 0'; pgset 'flag IPSRC_RND'\n\
          \x20 pgset 'src_min {first}'; pgset 'src_max {last}'; pgset 'dst {address}'; pgset 'dst_mac {mac}'\n\
          \x20 pgset 'udp_dst_min {PORT}'; pgset 'udp_dst_max {PORT}'; echo start > /proc/net/pktgen/pgctrl\n\
          with T-Rex: a stream of 64-byte UDP packets with a random variable of four bytes, {first} to {last}, written at IP.src\n\
          with ours, where the other end is a veth:\n\
-         \x20 cargo xtask flood DEVICE --mac {mac} --to {address} --port {PORT} --from {first} --sources {SOURCES} --duration 10m\n\
+         \x20 cargo xtask flood DEVICE --mac {mac} --to {address} --port {PORT} --from {first} --sources {SOURCES} --count 100000000000 --duration 10m\n\
          \n\
          Each filter waits until packets come. Ctrl-C ends it, and takes everything off.",
     ))

@@ -84,7 +84,7 @@ pub struct Ratio {
     pub value: Option<f64>,
     /// Lower and upper quartile of the rounds.
     pub quartiles: [f64; 2],
-    /// Whether the promise is kept. Where no difference is told, by two that are the same.
+    /// Whether the promise is kept. Where no difference is told, by two that are the same and by the median.
     pub reached: bool,
 }
 
@@ -92,7 +92,8 @@ impl Ratio {
     /// What rounds tell about a promise.
     pub fn of(spread: &Spread, unit: Unit, bound: Bound) -> Self {
         let value = (!spread.includes(unit.same())).then_some(spread.median);
-        let reached = bound.holds(value.unwrap_or(unit.same()));
+        // Noise keeps no promise: the median has to, too.
+        let reached = bound.holds(value.unwrap_or(unit.same())) && bound.holds(spread.median);
         Self { value, quartiles: spread.quartiles, reached }
     }
 }

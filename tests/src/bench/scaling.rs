@@ -90,7 +90,7 @@ pub(super) fn memory() -> Result<Vec<TableMemory>> {
             ("lists.ipv6", "NODES", listed_ipv6, sized(sources, listed_ipv4, factor * listed_ipv6)),
         ];
         for (setting, table, size, options) in changed {
-            let mib = tables_of(&options)?.get(table).copied().unwrap_or_default();
+            let mib = *tables_of(&options)?.get(table).with_context(|| format!("no table {table}"))?;
             rows.push(row(&format!("{setting} = {}", factor * size), table, mib));
         }
     }

@@ -41,7 +41,8 @@ struct Arguments {
     #[arg(long, value_name = "NAME", conflicts_with = "record")]
     filter: Vec<String>,
     /// Writes each table that was measured whole into the page that shows it (README.md, docs), below this folder.
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = ".")]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = ".",
+        conflicts_with_all = ["quick", "flood"])]
     record: Option<PathBuf>,
     /// Measures nothing but what a core takes in of a flood that another machine sends to this interface, with each filter in
     /// turn; says what to send. Not tried on a real card yet.
@@ -63,7 +64,7 @@ struct Arguments {
     only: Vec<String>,
 }
 
-/// Set by Ctrl-C: the run ends at the next figure and takes its namespaces away.
+/// Set by Ctrl-C and by a terminal that is closed: the run ends at the next figure and takes its namespaces away.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
@@ -84,7 +85,7 @@ fn catch_interrupts() {
     extern "C" fn note(_: libc::c_int) {
         INTERRUPTED.store(true, Relaxed);
     }
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
         unsafe { libc::signal(signal, note as *const () as libc::sighandler_t) };
     }

@@ -121,7 +121,8 @@ fn what_the_host_itself_transfers_is_not_held_to_the_limit_of_a_source() -> Resu
         println!(
             "{why}: {speed:.0} Mbit/s, {rate:.0} packets a second arrived, {dropped} of {passed} were dropped"
         );
-        ensure!(rate > 1.1 * LIMIT, "{why}: {rate} packets a second tell nothing");
+        // What comes for data that are sent are acknowledgements, the fewer the more of them the other side takes in at once.
+        ensure!(sends == Sends::Near || rate > 1.1 * LIMIT, "{why}: {rate} packets a second tell nothing");
         // Evidence of a tunnel is that the host goes on sending; until then its peer has the limit of any source.
         ensure!(dropped * 1_000 < passed, "{why}: {dropped} of {passed} dropped");
     }

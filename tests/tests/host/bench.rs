@@ -219,6 +219,7 @@ fn a_promise_is_kept_by_what_is_told_or_by_two_that_are_the_same() {
         ("better", more, Bound::AtLeast(1.3), true),
         ("dearer", more, Bound::AtMost(1.3), false),
         ("worse", less, Bound::AtLeast(0.95), false),
+        ("too noisy to tell", [0.5, 0.7, 1.01], Bound::AtLeast(0.95), false),
     ];
     for (why, rounds, bound, reached) in cases {
         let ratio = Ratio::of(&Spread::of(rounds.to_vec()), Unit::Times, bound);
@@ -265,7 +266,14 @@ fn what_was_not_measured_whole_is_not_recorded() {
     std::fs::create_dir(folder.path().join("docs")).unwrap();
     let sections = ["e2e", "vectors", "ratios"].map(|name| format!("<!-- bench: {name} -->\n<!-- end -->\n"));
     std::fs::write(folder.path().join("docs/bench.md"), sections.concat()).unwrap();
-    assert_eq!(report(complete()).record(folder.path()).unwrap(), ["e2e", "vectors", "ratios"]);
+    assert_eq!(
+        report(complete()).record(folder.path()).unwrap(),
+        ["vectors", "ratios"],
+        "some filters are missing"
+    );
+    let mut measured = complete();
+    measured.e2e = Guard::ALL.map(|guard| row(guard, 100.0)).to_vec();
+    assert_eq!(report(measured).record(folder.path()).unwrap(), ["e2e", "vectors", "ratios"]);
     let page = std::fs::read_to_string(folder.path().join("docs/bench.md")).unwrap();
     assert!(page.contains("| floodgate | 16777216 | 100 (100 to 100) | 10.00 | 9.00 | 8.00 |"), "{page}");
     assert!(page.contains("| `two_core_scaling` | at least 1.9 | 1.60 (1.60 to 1.60) | missed |"), "{page}");

@@ -106,7 +106,7 @@ impl Ipv6 {
         book_before.swap(Edit::put(before));
         let before = (kind, &book_before);
         let moves = self.concerned(&long, books, before, moment);
-        self.plan_nodes(&mut plan, &moves.nodes, books, before, moment);
+        self.plan_nodes(words, &mut plan, &moves.nodes, books, before, moment);
         for (length, entry) in moves.left {
             let node = Prefix::around(entry.address, length);
             if !matches!(self.population.guests(node), Guests::Lodgers(lodgers) if lodgers.contains(&entry)) {
@@ -216,6 +216,7 @@ impl Ipv6 {
     /// What the words of these nodes, which are sorted, have to say.
     fn plan_nodes(
         &self,
+        words: Words<'_>,
         plan: &mut Plan,
         nodes: &[Prefix],
         books: &Books,
@@ -243,7 +244,9 @@ impl Ipv6 {
                     // So that who is in none of them need not look for shorter ones.
                     if !lodgers.is_empty() && of_node.after != NONE {
                         plan.writes.push(self.write_node(&of_node, 0));
-                    } else {
+                    } else if NodeTable::get(words, self.node_key(*node)).is_some() {
+                        // Until it is gone it says all that there is here, for whoever stops at it.
+                        plan.writes.push(self.write_node(&of_node, 0));
                         plan.gone.push(self.node_key(*node));
                     }
                 }

@@ -553,6 +553,37 @@ fn a_large_list_of_all_lengths_is_answered_as_a_scan_would_while_it_grows_shrink
 }
 
 #[test]
+fn what_lodges_with_another_node_does_not_end_a_search() {
+    // By these seeds, the bucket of the /48 that is looked for, and is no node, is that of the entry's, and a mark is the same.
+    for (blocked, allowed, address) in [
+        ("2001:16::/35", "2001:16:1400::/40", "2001:16:14f8::1"),
+        ("2001:d:8000::/35", "2001:d:8800::/40", "2001:d:8830::1"),
+        ("2001:1d:2000::/35", "2001:1d:2b00::/40", "2001:1d:2b90::1"),
+    ] {
+        let prefix = |text: &str| text.parse::<IpNet>().unwrap();
+        let mut lists = lists(LAYOUT);
+        let address: Ipv6Addr = address.parse().unwrap();
+        // So many that their /32 has a word, and leads on to where they are.
+        let crowd = (0..6).map(|number| {
+            let network = address.to_bits() >> 96 << 96 | (0xf000 + number) << 80;
+            IpNet::new(Ipv6Addr::from_bits(network).into(), 48).unwrap()
+        });
+        lists
+            .edit(
+                ListKind::Block,
+                Edit::put_alike(crowd.chain([prefix(blocked)]).collect(), &entry(None)),
+                &moment(0),
+            )
+            .unwrap();
+        lists
+            .edit(ListKind::Allow, Edit::put_alike(vec![prefix(allowed)], &entry(None)), &moment(0))
+            .unwrap();
+        let listed = look_up(lists.tables().memory(), &SEEDS, IpAddr::from(address).into(), 0);
+        assert_eq!(listed, Listed::Allowed, "{address}");
+    }
+}
+
+#[test]
 fn no_search_misses_an_entry_while_others_come_and_go_around_it() {
     let mut random = fastrand::Rng::with_seed(3);
     let staying = within(&mut random, 300, 33..=128);
