@@ -152,7 +152,7 @@ impl Flood {
                 continue;
             }
             left_out += behind.saturating_sub(2 * at_once);
-            run_live(program, self.interface, &self.frame, u32::try_from(at_once)?, FAR_BATCH)?;
+            run_live(program, self.interface, &self.frame, u32::try_from(at_once)?, BATCH)?;
             sent += at_once;
         }
         Ok(sent)

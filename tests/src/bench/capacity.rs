@@ -52,7 +52,7 @@ const WAITING: f64 = 128.0;
 /// How many packets come at once, so that no more of them wait when they are taken in at this rate meanwhile.
 fn at_once(taken_in_per_s: f64) -> u64 {
     let left = (1.0 - taken_in_per_s / SENT_PER_S).max(0.1);
-    (WAITING / left).min(Flood::burst().into()) as u64
+    (WAITING / left) as u64
 }
 
 /// What was sent and taken in, how long the threads that took it in have run, and how long it lasted.
