@@ -583,11 +583,10 @@ pub(crate) fn exceeding<T: Cells>(class: usize, cell: Cell, bits: bool, cells: &
 /// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.
 #[inline(always)]
 pub(crate) fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
-    if entry == 0 {
-        return None;
-    }
-    let cell = Cell::from_number(entry - 1);
-    // VERIFIER: 6.1 forgets what a comparison has taught it where the compiler reads the number from the stack once more.
-    let limit = settings.limits.get(verifier::at_most::<{ CELLS as i32 - 1 }>(cell.number()))?;
+    // Zero, the end, becomes a number that no cell has.
+    let cell = Cell::from_number(entry.wrapping_sub(1));
+    // VERIFIER: 6.1 forgets what a comparison has taught it where the compiler reads the number from the stack once more. One
+    // beyond the last limit, there are settings as well.
+    let limit = settings.limits.get(verifier::at_most::<{ CELLS as i32 }>(cell.number()))?;
     Some((cell, limit.price(length)))
 }

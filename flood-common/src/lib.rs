@@ -5,9 +5,9 @@
 //! cannot be pure lives in `flood-ebpf`, and is little.
 //!
 //! The way of a packet through this crate: [`wire`] views headers, [`link`] opens frames, [`packet`] parses headers into a
-//! summary, [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`ordinary`] does both at once for what most packets are, [`meter`]
-//! keeps the limits and [`lists`] the lists that `decide` asks about, [`solicit`] knows what the host asked for, and [`abi`] is
-//! what both sides of the kernel border agree on.
+//! summary, [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`ordinary`]
+//! does all of that at once for what most packets are, [`meter`] keeps the limits and [`lists`] the lists that `decide` asks about,
+//! [`solicit`] knows what the host asked for, and [`abi`] is what both sides of the kernel border agree on.
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
 #![cfg_attr(not(any(test, feature = "host")), no_std)]

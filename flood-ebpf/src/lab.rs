@@ -1,7 +1,7 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
-//! `flood` sends (a live-frames test run of it on one end of a veth pair), `flood_in_bursts` likewise, `switch` joins veth pairs, `pass` and
-//! `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `count_arrivals` counts what a filter has let
+//! `flood` sends (a live-frames test run of it on one end of a veth pair), `flood_in_bursts` likewise, `switch` joins veth pairs,
+//! `pass` and `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `count_arrivals` counts what a filter has let
 //! through, `hold_resets` makes a client one that sends no resets, `pass_one` is the filter that one wishes for, and `harness`
 //! gives each run of another program a source of its own, so that a test run of one frame exercises millions of sources.
 #![no_std]

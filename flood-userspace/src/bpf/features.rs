@@ -1,4 +1,5 @@
-//! What a driver can do with XDP, as it says itself (Documentation/netlink/specs/netdev.yaml, since Linux 6.3).
+//! What a driver can do with XDP, and who takes in what it receives, as the kernel says itself
+//! (Documentation/netlink/specs/netdev.yaml, since Linux 6.3).
 
 use std::{collections::HashMap, io};
 
@@ -14,6 +15,9 @@ const FAMILY: &str = "netdev";
 const DEV_GET: u8 = 1;
 const DEV_IFINDEX: u16 = 1;
 const DEV_XDP_FEATURES: u16 = 3;
+const NAPI_GET: u8 = 11;
+const NAPI_IFINDEX: u16 = 1;
+const NAPI_PID: u16 = 4;
 
 /// `NETDEV_XDP_ACT_BASIC`: drop, pass, and send back.
 const BASIC: u64 = 1 << 0;
@@ -31,27 +35,50 @@ pub struct XdpFeatures {
 
 /// What the drivers of all interfaces can do, by the number of each. An error where the kernel does not tell.
 pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
-    let mut request = GenlMessage::from_payload(Device { index: 0, features: None });
-    request.set_resolved_family_id(family_id(FAMILY)?);
-    let devices = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?.into_iter().map(|answer| answer.payload);
     let can = |bits| XdpFeatures { native: bits & BASIC != 0, jumbo: bits & RX_SG != 0 };
-    Ok(devices.filter_map(|device| Some((device.index, can(device.features?)))).collect())
+    let devices = ask_for_all(DEV_GET)?;
+    let known = devices.iter().filter_map(|device| {
+        Some((device.number(DEV_IFINDEX)? as u32, can(device.number(DEV_XDP_FEATURES)?)))
+    });
+    Ok(known.collect())
 }
 
-/// An interface, in the words of the family.
+/// The kernel threads that take in what comes to an interface (threaded NAPI), by number. An error where the kernel does not tell,
+/// as before Linux 6.8.
+pub fn receiving_threads(interface: u32) -> io::Result<Vec<u32>> {
+    let queues = ask_for_all(NAPI_GET)?;
+    let of_interface = queues.iter().filter(|queue| queue.number(NAPI_IFINDEX) == Some(interface.into()));
+    Ok(of_interface.filter_map(|queue| Some(queue.number(NAPI_PID)? as u32)).collect())
+}
+
+/// Asks for all that there is of something, in this thread's network namespace.
+fn ask_for_all(command: u8) -> io::Result<Vec<Described>> {
+    let mut request = GenlMessage::from_payload(Described { command, numbers: Vec::new() });
+    request.set_resolved_family_id(family_id(FAMILY)?);
+    let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+    Ok(answers.into_iter().map(|answer| answer.payload).collect())
+}
+
+/// Something in the words of the family: the attributes that are numbers.
 #[derive(Clone, Debug)]
-struct Device {
-    index: u32,
-    features: Option<u64>,
+struct Described {
+    command: u8,
+    numbers: Vec<(u16, u64)>,
 }
 
-impl GenlFamily for Device {
+impl Described {
+    fn number(&self, kind: u16) -> Option<u64> {
+        self.numbers.iter().find_map(|(of, number)| (*of == kind).then_some(*number))
+    }
+}
+
+impl GenlFamily for Described {
     fn family_name() -> &'static str {
         FAMILY
     }
 
     fn command(&self) -> u8 {
-        DEV_GET
+        self.command
     }
 
     fn version(&self) -> u8 {
@@ -60,7 +87,7 @@ impl GenlFamily for Device {
 }
 
 /// A request for all of them says nothing.
-impl Emitable for Device {
+impl Emitable for Described {
     fn buffer_len(&self) -> usize {
         0
     }
@@ -68,18 +95,18 @@ impl Emitable for Device {
     fn emit(&self, _: &mut [u8]) {}
 }
 
-impl ParseableParametrized<[u8], GenlHeader> for Device {
-    fn parse_with_param(buffer: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
-        let mut device = Self { index: 0, features: None };
+impl ParseableParametrized<[u8], GenlHeader> for Described {
+    fn parse_with_param(buffer: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
+        let mut numbers = Vec::new();
         for attribute in NlasIterator::new(buffer) {
             let attribute = attribute?;
             let value = attribute.value();
-            match (attribute.kind(), value.try_into(), value.try_into()) {
-                (DEV_IFINDEX, Ok(index), _) => device.index = u32::from_ne_bytes(index),
-                (DEV_XDP_FEATURES, _, Ok(features)) => device.features = Some(u64::from_ne_bytes(features)),
+            match (value.try_into(), value.try_into()) {
+                (Ok(number), _) => numbers.push((attribute.kind(), u32::from_ne_bytes(number).into())),
+                (_, Ok(number)) => numbers.push((attribute.kind(), u64::from_ne_bytes(number))),
                 _ => {}
             }
         }
-        Ok(device)
+        Ok(Self { command: header.cmd, numbers })
     }
 }

@@ -179,16 +179,7 @@ struct Visiting<'a> {
 impl Rounds {
     fn sum_up(self, guard: Guard, sources: u64) -> EndToEnd {
         let Self { capacities, shared_ns } = self;
-        let median = |of: fn(&Capacity) -> f64| quantile(capacities.iter().map(of).collect(), 0.5);
-        let core = (!capacities.is_empty()).then(|| {
-            let ns = Spread::of(capacities.iter().map(|capacity| capacity.ns).collect());
-            Core {
-                mpps: 1e3 / ns.median,
-                ns,
-                offered_mpps: median(|capacity| capacity.offered_mpps),
-                received_mpps: median(|capacity| capacity.received_mpps),
-            }
-        });
+        let core = (!capacities.is_empty()).then(|| Core::of(&capacities));
         let shared_core_ns = Some(Spread::of(shared_ns));
         EndToEnd { filter: guard.label(), sources, core, shared_core_ns, visits: Vec::new() }
     }

@@ -87,21 +87,6 @@ impl Guard {
         Self::LpmReference,
     ];
 
-    /// Those that can be compared on a network card, whose flood cannot be a visitor's.
-    pub(super) const ON_CARDS: [Self; 11] = [
-        Self::XdpDrop,
-        Self::Floodgate,
-        Self::XdpFilter,
-        Self::NftDrop,
-        Self::NftMeter,
-        Self::Hashlimit,
-        Self::Ipset,
-        Self::LruReference,
-        Self::PerCpuLruReference,
-        Self::SpinLockReference,
-        Self::LpmReference,
-    ];
-
     /// The word for it in reports.
     pub fn label(self) -> &'static str {
         match self {
@@ -120,6 +105,11 @@ impl Guard {
             Self::SpinLockReference => "spin lock reference",
             Self::LpmReference => "lpm reference",
         }
+    }
+
+    /// Whether it can be compared on a network card, whose flood is no visitor's.
+    pub(super) fn is_for_cards(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Ideal)
     }
 
     /// The programs that it needs.

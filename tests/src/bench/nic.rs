@@ -21,12 +21,11 @@ use crate::{
 
 use super::{
     Guard,
+    capacity::Capacity,
     e2e::missing_tool,
     filters,
-    measure::quantile,
     report::{Core, EndToEnd, Measured, Report},
     site::NETWORK,
-    spread::Spread,
 };
 
 /// Sources that the other machine is asked for.
@@ -81,8 +80,8 @@ pub fn guard_card(
         );
     }
     let chosen = filters(names)?;
-    let guards =
-        Guard::ON_CARDS.into_iter().filter(|guard| chosen.is_empty() || chosen.contains(&guard.label()));
+    let guards = Guard::ALL.into_iter().filter(|guard| guard.is_for_cards());
+    let guards = guards.filter(|guard| chosen.is_empty() || chosen.contains(&guard.label()));
     progress(&instructions(&here, interface)?)?;
     let mut rows = Vec::new();
     for guard in guards {
@@ -126,7 +125,7 @@ fn measure(
             break;
         }
     }
-    let (mut ns, mut offered, mut received) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let ([taken_in, missed], busy, begin) = (counts(here, interface)?, receiver.busy()?, Instant::now());
         sleep(*time / ROUNDS, going_on)?;
@@ -135,17 +134,13 @@ fn measure(
         };
         let (busy, elapsed) = (receiver.busy()? - busy, begin.elapsed().as_secs_f64());
         ensure!(packets > 0, "{}: the flood has ended", guard.label());
-        ns.push(busy.as_nanos() as f64 / packets as f64);
-        received.push(packets as f64 / elapsed / 1e6);
-        offered.push((packets + missed) as f64 / elapsed / 1e6);
+        rounds.push(Capacity {
+            ns: busy.as_nanos() as f64 / packets as f64,
+            offered_mpps: (packets + missed) as f64 / elapsed / 1e6,
+            received_mpps: packets as f64 / elapsed / 1e6,
+        });
     }
-    let ns = Spread::of(ns);
-    let core = Core {
-        mpps: 1e3 / ns.median,
-        ns,
-        offered_mpps: quantile(offered, 0.5),
-        received_mpps: quantile(received, 0.5),
-    };
+    let core = Core::of(&rounds);
     Ok(EndToEnd {
         filter: guard.label(),
         sources: SOURCES,

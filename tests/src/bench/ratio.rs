@@ -192,11 +192,14 @@ impl Parts<'_> {
 
     /// Packets a second of two cores over those of one.
     pub(super) fn scaling_of(&self, case: Case, sources: u64) -> Option<Spread> {
-        let whole_ns = |cores| {
-            let Figure { ns, floor_ns, .. } = self.figure(case, Family::Ipv4, sources, cores)?;
-            Some(ns.and(floor_ns))
-        };
-        Some(whole_ns(1)?.over(&whole_ns(2)?)?.map(|ratio| 2.0 * ratio))
+        let [one, two] = [1, 2].map(|cores| self.whole_ns(case, sources, cores));
+        Some(one?.over(&two?)?.map(|ratio| 2.0 * ratio))
+    }
+
+    /// A packet's time over IPv4, the harness included, with so many cores.
+    pub(super) fn whole_ns(&self, case: Case, sources: u64, cores: usize) -> Option<Spread> {
+        let Figure { ns, floor_ns, .. } = self.figure(case, Family::Ipv4, sources, cores)?;
+        Some(ns.and(floor_ns))
     }
 }
 

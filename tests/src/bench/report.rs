@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    HostRow, ListRow, TableMemory, VectorRow, hosts,
+    HostRow, ListRow, TableMemory, VectorRow,
+    capacity::Capacity,
+    hosts,
+    measure::quantile,
     ratio::{Parts, Ratio, TARGETS, Target, Unit},
     scaling,
     spread::Spread,
@@ -88,6 +91,20 @@ pub struct Core {
     pub offered_mpps: f64,
     /// The same of what was taken in.
     pub received_mpps: f64,
+}
+
+impl Core {
+    /// Of these rounds.
+    pub(super) fn of(rounds: &[Capacity]) -> Self {
+        let median = |of: fn(&Capacity) -> f64| quantile(rounds.iter().map(of).collect(), 0.5);
+        let ns = Spread::of(rounds.iter().map(|round| round.ns).collect());
+        Self {
+            mpps: 1e3 / ns.median,
+            ns,
+            offered_mpps: median(|round| round.offered_mpps),
+            received_mpps: median(|round| round.received_mpps),
+        }
+    }
 }
 
 /// A visitor during a flood of a share of the receiving core's capacity.

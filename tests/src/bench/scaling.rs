@@ -15,7 +15,7 @@ use flood_userspace::{
 };
 use serde::Serialize;
 
-use super::{Case, Family, Guard, Report, ratio::Parts, report::Figure, spread::Spread};
+use super::{Case, Family, Guard, Report, ratio::Parts, spread::Spread};
 
 /// The cases and the filters that this needs.
 pub(super) const CASES: [Case; 8] = [
@@ -194,12 +194,6 @@ fn layers(parts: &Parts<'_>) -> Option<String> {
     Some(text)
 }
 
-/// A packet's time, the harness included, with one core and with two.
-fn whole_ns(parts: &Parts<'_>, case: Case, sources: u64, cores: usize) -> Option<Spread> {
-    let Figure { ns, floor_ns, .. } = parts.figure(case, Family::Ipv4, sources, cores)?;
-    Some(ns.and(floor_ns))
-}
-
 /// What two cores cost each other.
 fn two_cores(parts: &Parts<'_>) -> Option<String> {
     let mut text = String::from(
@@ -208,7 +202,7 @@ fn two_cores(parts: &Parts<'_>) -> Option<String> {
     );
     for case in CASES {
         for sources in SOURCES {
-            let [one, two] = [1, 2].map(|cores| whole_ns(parts, case, sources, cores));
+            let [one, two] = [1, 2].map(|cores| parts.whole_ns(case, sources, cores));
             let _ = writeln!(
                 text,
                 "| `{}` | {sources} | {:.0} | {:.0} | {:.2} |",
@@ -227,7 +221,7 @@ fn links(parts: &Parts<'_>) -> Option<String> {
     let [drop, ours] = GUARDS.map(|guard| parts.core_ns(guard, MANY));
     let alone = |ns: &Spread| Model { alone_ns: ns.median, shared_ns: 0.0 };
     let shared = [Case::Conforming, Case::SourceLimit, Case::Default].map(|case| {
-        let [one, two] = [1, 2].map(|cores| whole_ns(parts, case, MANY, cores));
+        let [one, two] = [1, 2].map(|cores| parts.whole_ns(case, MANY, cores));
         Some(two?.above(&one?).median)
     });
     let shared_ns = shared.into_iter().collect::<Option<Vec<f64>>>()?.into_iter().fold(0.0, f64::max);
