@@ -117,6 +117,7 @@ fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
 #[test]
 fn tables_have_the_memory_that_their_settings_say() -> Result<()> {
     needs_root!();
+    measures!();
     let (report, said) = measure(&["scaling", "parse"])?;
     let mib = |settings: &str, table: &str| {
         let row = report.measured.memory.iter().find(|row| row.settings == settings && row.table == table);

@@ -123,8 +123,9 @@ fn what_the_host_itself_transfers_is_not_held_to_the_limit_of_a_source() -> Resu
         );
         // What comes for data that are sent are acknowledgements, the fewer the more of them the other side takes in at once.
         ensure!(sends == Sends::Near || rate > 1.1 * LIMIT, "{why}: {rate} packets a second tell nothing");
-        // Evidence of a tunnel is that the host goes on sending; until then its peer has the limit of any source.
-        ensure!(dropped * 1_000 < passed, "{why}: {dropped} of {passed} dropped");
+        // Evidence of a tunnel is that the host goes on sending; until then its peer has the limit of any source, and fifty
+        // connections in slow start may exceed it for some milliseconds: 0 to 700 packets of 475,000, as the scheduler has it.
+        ensure!(dropped * 200 < passed, "{why}: {dropped} of {passed} dropped");
     }
     Ok(())
 }
