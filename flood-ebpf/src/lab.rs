@@ -49,7 +49,8 @@ static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static PORTS: Array<u32> = Array::with_max_entries(256, 0);
 
-/// The beginning of the frame that `flood` sends: how many bytes, less one, then these.
+/// The beginning of the frame that `flood` sends: how many bytes, less one, and in the upper half whether each frame is written
+/// anew; then these.
 #[map]
 static FRAME: Array<[u64; 1 + HEADERS / 8]> = Array::with_max_entries(1, 0);
 
@@ -216,16 +217,16 @@ fn switch(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Writes the frame anew if it has been answered in place: the kernel sends the same buffers again and again.
+/// Writes the frame anew if it has been answered in place, or in any case: the kernel sends the same buffers again and again.
 #[inline(always)]
 fn restore(ctx: &XdpContext) {
     let (Some(frame), Some(ethernet)) = (FRAME.get(0), XdpWindow::new(ctx).view::<Ethernet>(0)) else {
         return;
     };
-    let [length, first, ..] = *frame;
+    let [how, first, ..] = *frame;
     let ours = first.to_ne_bytes();
-    let length = (length as u32 & (HEADERS as u32 - 1)) + 1;
-    if ethernet.destination != [ours[0], ours[1], ours[2], ours[3], ours[4], ours[5]] {
+    let length = (how as u32 & (HEADERS as u32 - 1)) + 1;
+    if how >> 32 != 0 || ethernet.destination != [ours[0], ours[1], ours[2], ours[3], ours[4], ours[5]] {
         // SAFETY: the context is the program's, and the value has room for the longest length.
         unsafe { bpf_xdp_store_bytes(ctx.ctx, 0, (&raw const frame[1]).cast_mut().cast(), length) };
     }

@@ -4,7 +4,7 @@
 //! kernel's own structures have other offsets in each kernel; so these are constants that the loader takes from the kernel's
 //! BTF. Where one is 0, the kernel does not say, and the verifier removes what would have read there.
 
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -231,7 +231,11 @@ impl Socket {
         let length = (opaque(header as u64, packet.length.into()).wrapping_sub(MIN_TCP) & 63) + MIN_TCP;
         let (at, length) = (packet.transport_at as u32, length as u32);
         // A copy, as the kernel wants all of the header at once, and the verifier a constant length in the packet.
-        let mut tcp = [0u64; (MIN_TCP as usize + 63).div_ceil(8)];
+        let mut tcp = [const { MaybeUninit::<u64>::uninit() }; (MIN_TCP as usize + 63).div_ceil(8)];
+        for word in &mut tcp {
+            // SAFETY: a place of our own; volatile, as the compiler calls a function that sets byte by byte otherwise (30 ns).
+            unsafe { word.as_mut_ptr().write_volatile(0) };
+        }
         let tcp = (&raw mut tcp).cast();
         let listener = self.0.cast();
         let result = match packet.source {

@@ -173,11 +173,6 @@ impl Namespace {
         self.packets(interface, 1) // after the bytes
     }
 
-    /// How many packets an interface in it had no room for, as far as its driver tells.
-    pub fn packets_missed(&self, interface: &str) -> Result<u64> {
-        self.packets(interface, 4) // after bytes, packets, errors and those that were dropped
-    }
-
     /// How many packets an interface in it has sent.
     pub fn packets_sent(&self, interface: &str) -> Result<u64> {
         self.packets(interface, 9) // behind all that is about receiving, and the bytes

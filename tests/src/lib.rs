@@ -18,5 +18,6 @@ pub mod programs;
 pub mod rig;
 pub mod service;
 pub mod skip;
+pub mod sysfs;
 pub mod visitor;
 pub mod wire;

@@ -33,6 +33,50 @@ pub fn pin_thread(thread: u32, core: usize) -> Result<()> {
     Ok(())
 }
 
+/// Where a thread may run, and when it has its turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    processors: libc::cpu_set_t,
+    policy: libc::c_int,
+    parameter: libc::sched_param,
+}
+
+impl Place {
+    /// Of a thread, those of the kernel, too.
+    pub fn of(thread: u32) -> Result<Self> {
+        let thread = libc::pid_t::try_from(thread)?;
+        let mut parameter = libc::sched_param { sched_priority: 0 };
+        // SAFETY: a zeroed set is empty, and the calls write no more than the sizes of what they are given.
+        unsafe {
+            let mut processors: libc::cpu_set_t = std::mem::zeroed();
+            let policy = libc::sched_getscheduler(thread);
+            let results = [
+                policy,
+                libc::sched_getparam(thread, &raw mut parameter),
+                libc::sched_getaffinity(thread, size_of_val(&processors), &raw mut processors),
+            ];
+            let are_known = results.iter().all(|result| *result >= 0);
+            ensure!(are_known, "asking where {thread} runs: {}", io::Error::last_os_error());
+            Ok(Self { processors, policy, parameter })
+        }
+    }
+
+    /// Puts a thread there.
+    pub fn take(&self, thread: u32) -> Result<()> {
+        let thread = libc::pid_t::try_from(thread)?;
+        let Self { processors, policy, parameter } = self;
+        // SAFETY: the calls read no more than the sizes of what they are given.
+        let results = unsafe {
+            [
+                libc::sched_setscheduler(thread, *policy, parameter),
+                libc::sched_setaffinity(thread, size_of_val(processors), processors),
+            ]
+        };
+        ensure!(results == [0, 0], "putting {thread} back: {}", io::Error::last_os_error());
+        Ok(())
+    }
+}
+
 /// How long a thread has run so far.
 pub fn cpu_time(thread: u32) -> Result<Duration> {
     let path = format!("/proc/{thread}/schedstat");
@@ -63,28 +107,15 @@ pub fn kernel_thread(name: &str) -> Result<u32> {
 /// Lets this thread run before all others, as the interrupts of a network card come before what a processor has to do
 /// otherwise. It must not have much to do.
 pub fn go_first() -> Result<()> {
-    set_policy(0, Policy::First)
+    let_go_first(0)
 }
 
-/// When a thread has its turn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// Before all others.
-    First,
-    /// As usual.
-    Usual,
-}
-
-/// Says when a thread has its turn; 0 is this one.
-pub fn set_policy(thread: u32, policy: Policy) -> Result<()> {
-    let (policy, priority) = match policy {
-        Policy::First => (libc::SCHED_FIFO, 1), // the lowest of these
-        Policy::Usual => (libc::SCHED_OTHER, 0),
-    };
-    let parameter = libc::sched_param { sched_priority: priority };
+/// The same for another thread; 0 is this one.
+pub fn let_go_first(thread: u32) -> Result<()> {
+    let lowest_of_these = libc::sched_param { sched_priority: 1 };
+    let thread = libc::pid_t::try_from(thread)?;
     // SAFETY: the kernel reads the parameter, and no more than its length.
-    let result =
-        unsafe { libc::sched_setscheduler(libc::pid_t::try_from(thread)?, policy, &raw const parameter) };
+    let result = unsafe { libc::sched_setscheduler(thread, libc::SCHED_FIFO, &raw const lowest_of_these) };
     ensure!(result == 0, "setting the turn of a thread: {}", io::Error::last_os_error());
     Ok(())
 }

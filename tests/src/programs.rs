@@ -170,6 +170,16 @@ impl Programs {
         Ok(())
     }
 
+    /// Has `flood` write each frame anew, not only those that have been answered, so that it costs the same whatever the filter
+    /// does.
+    pub fn write_each_anew(&mut self) -> Result<()> {
+        let mut map: Array<_, [u64; 17]> = self.ebpf.map_mut("FRAME").context("no map FRAME")?.try_into()?;
+        let mut words = map.get(&0, 0)?;
+        words[0] |= 1 << 32;
+        map.set(0, words, 0)?;
+        Ok(())
+    }
+
     /// Says how long `flood_in_bursts` waits before each burst, nanoseconds, and how many frames one has.
     pub fn set_bursts(&mut self, pause_ns: u64, frames: u32) -> Result<()> {
         let mut map: Array<_, [u64; 3]> = self.ebpf.map_mut("BURSTS").context("no map BURSTS")?.try_into()?;

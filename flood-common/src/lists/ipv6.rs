@@ -41,7 +41,7 @@ pub(super) const GATE_WORDS: u32 = 1 + (1 << CELL_LENGTH) / CELLS_PER_WORD;
 /// The most entries that lie in the bucket of their node.
 pub const LODGERS: usize = 5;
 
-/// Places in a bucket.
+/// Places in a bucket: a word each, in one line of memory.
 pub const PLACES: usize = WAYS;
 /// Buckets in which a word may be.
 pub const HOMES: u64 = 4;

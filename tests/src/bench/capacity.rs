@@ -32,7 +32,7 @@ use super::{
 pub(super) const RECEIVING_CORE: usize = 1;
 
 /// Up to this share of the flood may reach the network stack of a server whose filter drops all.
-const LEAK: f64 = 0.001;
+pub(super) const LEAK: f64 = 0.001;
 
 /// What is on its way when a flood ends is taken in within this time.
 const DRAINING: Duration = Duration::from_millis(2);
@@ -78,6 +78,14 @@ pub(super) struct Capacity {
     pub(super) offered_mpps: f64,
     /// and taken in.
     pub(super) received_mpps: f64,
+}
+
+/// What one core has made and taken in.
+pub(super) struct Made {
+    /// CPU time for each packet taken in, nanoseconds.
+    pub(super) ns: f64,
+    sent: u64,
+    received: u64,
 }
 
 /// What a visitor gets during a flood of a fixed rate.
@@ -139,20 +147,29 @@ impl Site {
         sources: u64,
         duration: Duration,
     ) -> Result<f64> {
+        let mut ns = 0.0;
+        self.take_in(sources, |flood| {
+            let made = self.make_and_take_in(generator, &flood.duration_of(duration))?;
+            ns = made.ns;
+            Ok((made.sent, made.received))
+        })?;
+        Ok(ns)
+    }
+
+    /// The same for this flood, whatever becomes of it. From the switch, on the processor that makes it.
+    pub(super) fn make_and_take_in(&self, generator: &mut Programs, flood: &Flood) -> Result<Made> {
         // The kernel has its own thread take in what has been on a processor for too long.
         let helper = kernel_thread(&format!("ksoftirqd/{FLOOD_CORE}"))?;
-        let mut ns = 0.0;
-        let (_, received) = self.take_in(sources, |flood| {
-            flood.duration_of(duration.mul_f64(LEAD)).send(generator, || false)?;
-            let (before, helped) = (thread_time_ns(), cpu_time(helper)?);
-            let counted = self.received()?;
-            let sent = flood.duration_of(duration).send(generator, || false)?;
-            ns = thread_time_ns() - before;
-            thread::sleep(DRAINING);
-            ns += (cpu_time(helper)? - helped).as_nanos() as f64;
-            Ok((sent, self.received()? - counted))
-        })?;
-        Ok(ns / received as f64)
+        flood.duration_of(flood.duration.mul_f64(LEAD)).send(generator, || false)?;
+        let (before, helped, counted) = (thread_time_ns(), cpu_time(helper)?, self.received()?);
+        let sent = flood.send(generator, || false)?;
+        let busy_ns = thread_time_ns() - before;
+        thread::sleep(DRAINING);
+        let helped = cpu_time(helper)? - helped;
+        let received = self.received()? - counted;
+        ensure!(received > 0, "nothing of the flood arrived");
+        let ns = (busy_ns + helped.as_nanos() as f64) / received as f64;
+        Ok(Made { ns, sent, received })
     }
 
     /// Sends a flood of a number of sources from one processor, as `send` does, which counts what was sent and taken in. A figure

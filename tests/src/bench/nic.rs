@@ -6,22 +6,23 @@
 
 use std::{
     fmt::Display,
-    net::IpAddr,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use flood_userspace::host::{Facts, Lifeline, Purpose};
+use serde::Deserialize;
 
 use crate::{
     lab::{Namespace, command},
     napi::Receiver,
+    sysfs::Device,
 };
 
 use super::{
     Guard,
-    capacity::Capacity,
+    capacity::{Capacity, LEAK},
     e2e::missing_tool,
     filters,
     report::{Core, EndToEnd, Measured, Report},
@@ -44,7 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// Rounds of each filter.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 9;
 
 /// What to measure.
 pub struct Card {
@@ -91,6 +92,10 @@ pub fn guard_card(
         }
         let held = match guard.set_up(&here, interface) {
             Ok(held) => held,
+            Err(error) if guard.tools().is_empty() => {
+                return Err(error.context(format!("{} cannot guard {interface}", guard.label())));
+            }
+            // What others' programs need of the kernel is not there everywhere.
             Err(error) => {
                 progress(&format!("skipping {}: {error:#}", guard.label()))?;
                 continue;
@@ -116,38 +121,37 @@ fn measure(
 ) -> Result<EndToEnd> {
     let Card { interface, core, time, .. } = card;
     let receiver = here.within(|| Receiver::on(interface, index, *core))?;
+    let counts = || Counts::of(here, interface, &receiver);
     sleep(SETTLING, going_on)?;
     loop {
-        let (before, begin) = (here.packets_received(interface)?, Instant::now());
+        let (before, begin) = (counts()?, Instant::now());
         sleep(LOOK_EVERY, going_on)?;
-        let packets = here.packets_received(interface)? - before;
-        if packets as f64 / begin.elapsed().as_secs_f64() > LEAST_PER_S {
+        if counts()?.since(&before).received as f64 / begin.elapsed().as_secs_f64() > LEAST_PER_S {
             break;
         }
     }
+    let filter = guard.label();
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let ([taken_in, missed], busy, begin) = (counts(here, interface)?, receiver.busy()?, Instant::now());
+        let (before, begin) = (counts()?, Instant::now());
         sleep(*time / ROUNDS, going_on)?;
-        let [packets, missed] = match counts(here, interface)? {
-            [taken_in_by_now, missed_by_now] => [taken_in_by_now - taken_in, missed_by_now - missed],
-        };
-        let (busy, elapsed) = (receiver.busy()? - busy, begin.elapsed().as_secs_f64());
-        ensure!(packets > 0, "{}: the flood has ended", guard.label());
+        let (Counts { received, missed, reached, busy }, elapsed) =
+            (counts()?.since(&before), begin.elapsed().as_secs_f64());
+        let per_s = |packets: u64| packets as f64 / elapsed;
+        ensure!(per_s(received) > LEAST_PER_S, "{filter}: the flood has ended");
+        let leaked = reached as f64 / received as f64;
+        ensure!(
+            guard == Guard::Nothing || leaked <= LEAK,
+            "{filter}: {leaked:.3} of the flood reached the network stack: are its sources in {NETWORK}?"
+        );
         rounds.push(Capacity {
-            ns: busy.as_nanos() as f64 / packets as f64,
-            offered_mpps: (packets + missed) as f64 / elapsed / 1e6,
-            received_mpps: packets as f64 / elapsed / 1e6,
+            ns: busy.as_nanos() as f64 / received as f64,
+            offered_mpps: per_s(received + missed) / 1e6,
+            received_mpps: per_s(received) / 1e6,
         });
     }
     let core = Core::of(&rounds);
-    Ok(EndToEnd {
-        filter: guard.label(),
-        sources: SOURCES,
-        core: Some(core),
-        shared_core_ns: None,
-        visits: Vec::new(),
-    })
+    Ok(EndToEnd { filter, sources: SOURCES, core: Some(core), shared_core_ns: None, visits: Vec::new() })
 }
 
 /// Sleeps for so long, unless something ends the run meanwhile.
@@ -163,17 +167,47 @@ fn sleep(time: Duration, going_on: &impl Fn() -> Result<()>) -> Result<()> {
     }
 }
 
-/// Packets of an interface so far, as its driver counts: those that it has taken in, and those that there was no room for.
-fn counts(here: &Namespace, interface: &str) -> Result<[u64; 2]> {
-    Ok([here.packets_received(interface)?, here.packets_missed(interface)?])
+/// What has been counted so far.
+struct Counts {
+    /// Packets that the card's driver has taken in.
+    received: u64,
+    /// Those that there was no room for.
+    missed: u64,
+    /// Datagrams that reached the network stack, and no socket.
+    reached: u64,
+    /// How long the threads that take them in have run.
+    busy: Duration,
+}
+
+impl Counts {
+    fn of(here: &Namespace, interface: &str, receiver: &Receiver) -> Result<Self> {
+        Ok(Self {
+            received: here.packets_received(interface)?,
+            missed: here.within(|| Device::here(interface)?.packets_missed())?,
+            reached: here.datagrams_without_port()?,
+            busy: receiver.busy()?,
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            received: self.received - before.received,
+            missed: self.missed - before.missed,
+            reached: self.reached - before.reached,
+            busy: self.busy.saturating_sub(before.busy),
+        }
+    }
 }
 
 /// What an interface is needed for, in words.
 fn reasons_against(interface: &str) -> Result<Vec<String>> {
+    let links: Vec<Link> =
+        serde_json::from_str(&command("ip -d -j link show")?).context("reading `ip -j`")?;
+    let goes_by = |device: &str| beneath(&links, device).contains(&interface);
     let mut reasons = Vec::new();
     for family in ["-4", "-6"] {
-        let routes = command(&format!("ip {family} -o route show default"))?;
-        if routes.lines().any(|route| device(route) == Some(interface)) {
+        let routes = command(&format!("ip {family} -o route show default table all"))?;
+        if devices(&routes).any(goes_by) {
             reasons.push(format!("carries the default route of IPv{}", &family[1..]));
         }
     }
@@ -181,7 +215,8 @@ fn reasons_against(interface: &str) -> Result<Vec<String>> {
     let is_login = |purpose| matches!(purpose, Purpose::Login | Purpose::Connection);
     for Lifeline { prefix, .. } in lifelines.iter().filter(|lifeline| is_login(lifeline.purpose)) {
         let from = prefix.addr();
-        if route_to(from).as_deref() == Some(interface) {
+        let route = command(&format!("ip -o route get {from}")).unwrap_or_default();
+        if devices(&route).any(goes_by) {
             reasons.push(format!("is the way to {from}, from where somebody is logged in"));
         }
     }
@@ -189,17 +224,39 @@ fn reasons_against(interface: &str) -> Result<Vec<String>> {
     Ok(reasons)
 }
 
-/// The interface by which packets to an address leave.
-fn route_to(address: IpAddr) -> Option<String> {
-    let route = command(&format!("ip -o route get {address}")).ok()?;
-    device(&route).map(str::to_owned)
+/// The interfaces in what `ip route` prints.
+fn devices(routes: &str) -> impl Iterator<Item = &str> {
+    let words = || routes.split_whitespace();
+    words().zip(words().skip(1)).filter(|(word, _)| *word == "dev").map(|(_, device)| device)
 }
 
-/// The interface in a line of `ip route`.
-fn device(route: &str) -> Option<&str> {
-    let mut words = route.split_whitespace();
-    words.by_ref().find(|word| *word == "dev")?;
-    words.next()
+/// An interface, as `ip -j link` has it.
+#[derive(Deserialize)]
+struct Link {
+    ifname: String,
+    /// What it is on, as a VLAN is.
+    link: Option<String>,
+    /// What it is a part of, as of a bond or a bridge.
+    master: Option<String>,
+}
+
+/// An interface and all that its packets may go through.
+fn beneath<'a>(links: &'a [Link], device: &'a str) -> Vec<&'a str> {
+    let mut found = vec![device];
+    let mut next = 0;
+    while let Some(upper) = found.get(next).copied() {
+        next += 1;
+        let is_beneath = |link: &Link, lower: &str| {
+            link.ifname == upper && link.link.as_deref() == Some(lower)
+                || link.ifname == lower && link.master.as_deref() == Some(upper)
+        };
+        for lower in links.iter().map(|link| link.ifname.as_str()) {
+            if !found.contains(&lower) && links.iter().any(|link| is_beneath(link, lower)) {
+                found.push(lower);
+            }
+        }
+    }
+    found
 }
 
 /// What the other machine has to send, and how.
@@ -235,14 +292,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_names_its_interface() {
-        for (route, expected) in [
-            ("default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.7 metric 100", Some("eth0")),
-            ("198.51.100.9 dev wg0 src 192.0.2.7 uid 0 \\    cache", Some("wg0")),
-            ("blackhole default", None),
-            ("", None),
-        ] {
-            assert_eq!(device(route), expected, "{route}");
+    fn a_route_names_its_interfaces() {
+        let cases: [(&str, &[&str]); 4] = [
+            ("default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.7 metric 100", &["eth0"]),
+            ("198.51.100.9 dev wg0 src 192.0.2.7 uid 0 \\    cache", &["wg0"]),
+            (
+                "default \\ nexthop via 192.0.2.1 dev eth0 weight 1 \\ nexthop via 192.0.2.2 dev eth1 weight 1",
+                &["eth0", "eth1"],
+            ),
+            ("blackhole default", &[]),
+        ];
+        for (route, expected) in cases {
+            assert_eq!(devices(route).collect::<Vec<_>>(), expected, "{route}");
         }
+    }
+
+    #[test]
+    fn a_vlan_on_a_bond_goes_by_its_members() {
+        let link = |ifname: &str, link: Option<&str>, master: Option<&str>| Link {
+            ifname: ifname.to_owned(),
+            link: link.map(str::to_owned),
+            master: master.map(str::to_owned),
+        };
+        let links = [
+            link("eth0", None, Some("bond0")),
+            link("eth1", None, Some("bond0")),
+            link("eth2", None, None),
+            link("bond0", None, None),
+            link("bond0.5", Some("bond0"), Some("br0")),
+            link("br0", None, None),
+        ];
+        assert_eq!(beneath(&links, "br0"), ["br0", "bond0.5", "bond0", "eth0", "eth1"]);
+        assert_eq!(beneath(&links, "eth2"), ["eth2"]);
+        assert_eq!(beneath(&links, "wg0"), ["wg0"], "one that nobody has listed");
     }
 }

@@ -80,7 +80,7 @@ pub struct Target {
 /// A ratio or difference of two figures of a run.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Ratio {
-    /// Median of the rounds; nothing where they do not tell a difference, as half of them lie around that of two that are the same.
+    /// Median of the rounds; nothing where they [do not tell](Spread::is_told_from) it from that of two that are the same.
     pub value: Option<f64>,
     /// Lower and upper quartile of the rounds.
     pub quartiles: [f64; 2],
@@ -91,7 +91,7 @@ pub struct Ratio {
 impl Ratio {
     /// What rounds tell about a promise.
     pub fn of(spread: &Spread, unit: Unit, bound: Bound) -> Self {
-        let value = (!spread.includes(unit.same())).then_some(spread.median);
+        let value = spread.is_told_from(unit.same()).then_some(spread.median);
         // Noise keeps no promise: the median has to, too.
         let reached = bound.holds(value.unwrap_or(unit.same())) && bound.holds(spread.median);
         Self { value, quartiles: spread.quartiles, reached }

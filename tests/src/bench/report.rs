@@ -131,7 +131,7 @@ const CASES: &str = "nanoseconds per packet above a bare XDP_DROP in the same ha
 
 family  case                   cores     sources  ns
 ";
-const END_TO_END: &str = "a flood on a virtual interface: time of the receiving core for a packet, and the million packets a second that this \
+const END_TO_END: &str = "a flood on one interface: time of the receiving core for a packet, and the million packets a second that this \
 comes to;
 million a second that were offered, and taken in; and CPU time for a packet that the same core makes and takes in
 

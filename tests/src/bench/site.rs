@@ -22,7 +22,7 @@ use crate::{
     visitor::{Visits, visit},
 };
 
-use super::{Guard, attack::Attack, guard::Held, measure::thread_time_ns};
+use super::{Guard, attack::Attack, guard::Held};
 
 /// The attackers' network is 11.0.0.0/8: 16 million sources fill it.
 pub(super) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
@@ -151,14 +151,12 @@ impl Site {
         })
     }
 
-    /// Nanoseconds of CPU time in which a packet of a flood of a fixed rate is made and taken in.
+    /// Nanoseconds of CPU time in which a packet of a flood is made and taken in, as many as one core can.
     pub(super) fn cost(&self, flood: &Flood, programs: &mut Programs) -> Result<f64> {
-        let flood = flood.duration_of(COSTS_FOR);
+        let flood = Flood { rate: None, duration: COSTS_FOR, ..flood.clone() };
         self.lab.switch().within(|| {
             pin(FLOOD_CORE)?;
-            let before = thread_time_ns();
-            let sent = flood.send(programs, || false)?;
-            Ok((thread_time_ns() - before) / sent.max(1) as f64)
+            Ok(self.make_and_take_in(programs, &flood)?.ns)
         })
     }
 

@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use super::measure::quantile;
 
+/// How often two figures that are the same may be told apart, as a share.
+const LUCK: f64 = 1.0 / 16.0;
+
 /// The rounds of a figure.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Spread {
@@ -52,10 +55,19 @@ impl Spread {
         Self::of(self.rounds.iter().map(|round| of_round(*round)).collect())
     }
 
-    /// Whether half of the rounds lie around a value, so that the figure does not tell itself from it.
-    pub fn includes(&self, value: f64) -> bool {
-        let [low, high] = self.quartiles;
-        low <= value && value <= high
+    /// Whether the rounds tell the figure from a value: no more of them lie at it or on its other side than of as many coins show
+    /// the rarer side once in sixteen times. Of five rounds none may, of nine one.
+    pub fn is_told_from(&self, value: f64) -> bool {
+        let below = self.rounds.iter().filter(|round| **round <= value).count();
+        let above = self.rounds.iter().filter(|round| **round >= value).count();
+        let all = self.rounds.len();
+        // Of the ways in which coins can fall those with one head, two, and so on.
+        let (mut chance, mut ways) = (0.0, 0.5f64.powi(all as i32));
+        for heads in 0..=below.min(above) {
+            chance += ways;
+            ways *= all.saturating_sub(heads) as f64 / (heads + 1) as f64;
+        }
+        2.0 * chance <= LUCK
     }
 
     fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (f64, f64)> + 'a {

@@ -119,6 +119,8 @@ fn row(
     if let ([flood], [ideal_flood]) = (ours.as_slice(), ideals.as_slice()) {
         mitigated_ms = Some(guarded.mitigation(flood)?.as_secs_f64() * 1e3);
         let (mut programs, mut ideal_programs) = (flood.load()?, ideal_flood.load()?);
+        programs.write_each_anew()?;
+        ideal_programs.write_each_anew()?;
         for _ in 0..COSTS {
             cpu_ns.push(guarded.cost(flood, &mut programs)?);
             ideal_cpu_ns.push(ideal.cost(ideal_flood, &mut ideal_programs)?);

@@ -138,6 +138,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     run(effort, &selection, progress)
 }
 
+/// Whether every ratio that was measured is as promised, and one was.
 fn keeps_promises(report: &Report) -> bool {
     for key in report.not_measured() {
         eprintln!("bench: {key} was not measured");
@@ -146,5 +147,9 @@ fn keeps_promises(report: &Report) -> bool {
     for miss in &missed {
         eprintln!("bench: {miss}");
     }
-    missed.is_empty()
+    let has_any = !report.ratios.is_empty() || !report.measured.hosts.is_empty();
+    if !has_any {
+        eprintln!("bench: there is nothing to check: no ratio was measured");
+    }
+    has_any && missed.is_empty()
 }

@@ -1,5 +1,7 @@
 //! Attaching and letting go: how it is said, and that nothing stays behind.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Context, Result, ensure};
 use aya::programs::{loaded_links, loaded_programs};
 use flood_userspace::{
@@ -50,29 +52,35 @@ pub(crate) fn program_on(namespace: &Namespace, interface: &str) -> Result<Optio
 
 /// Everything in the kernel that belongs to a floodgate which runs this program.
 struct Belongings {
-    program: u32,
+    programs: Vec<u32>,
     maps: Vec<u32>,
 }
 
 impl Belongings {
+    /// Of a filter, by the program that is attached: that, those that share maps with it, and the maps of all of them.
     fn of(program: u32) -> Result<Self> {
-        let info = loaded_programs()
-            .filter_map(std::result::Result::ok)
-            .find(|info| info.id() == program)
-            .context("no such program")?;
-        let maps = info.map_ids()?.context("no maps")?;
-        ensure!(maps.len() > 5, "floodgate has more maps than {maps:?}");
-        Ok(Self { program, maps })
+        let loaded = loaded_programs().filter_map(std::result::Result::ok);
+        let maps_of: BTreeMap<u32, Vec<u32>> =
+            loaded.filter_map(|info| Some((info.id(), info.map_ids().ok()??))).collect();
+        let of_the_first = maps_of.get(&program).context("no such program")?;
+        let is_ours = |maps: &[u32]| maps.iter().any(|map| of_the_first.contains(map));
+        let ours = || maps_of.iter().filter(|(_, maps)| is_ours(maps));
+        let programs: Vec<u32> = ours().map(|(program, _)| *program).collect();
+        let maps: BTreeSet<u32> = ours().flat_map(|(_, maps)| maps.iter().copied()).collect();
+        ensure!(programs.len() > 3 && maps.len() > 20, "floodgate has more than {programs:?}, {maps:?}");
+        Ok(Self { programs, maps: maps.into_iter().collect() })
     }
 
     /// What of it is still there.
     fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
-        if loaded_programs().any(|info| info.is_ok_and(|info| info.id() == self.program)) {
-            left.push(format!("program {}", self.program));
-        }
-        if loaded_links().any(|link| link.is_ok_and(|link| link.program_id() == self.program)) {
-            left.push(format!("a link of program {}", self.program));
+        for program in &self.programs {
+            if loaded_programs().any(|info| info.is_ok_and(|info| info.id() == *program)) {
+                left.push(format!("program {program}"));
+            }
+            if loaded_links().any(|link| link.is_ok_and(|link| link.program_id() == *program)) {
+                left.push(format!("a link of program {program}"));
+            }
         }
         left.extend(self.maps.iter().filter(|id| is_map(**id)).map(|id| format!("map {id}")));
         left

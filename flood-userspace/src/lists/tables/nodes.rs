@@ -28,7 +28,7 @@ use flood_common::{
 pub(super) const LEAST: u32 = 1 << MIN_BUCKET_BITS;
 
 /// Share of the places that is in use after the number of buckets was chosen, and above and below which it is chosen
-/// again, percent. With more, too many words are in their second bucket; with less, the table is larger than it need be.
+/// again, percent. With more, too many words are in another bucket than their first; with less, the table is larger than it need be.
 const WANTED: usize = 75;
 const MOST: usize = 85;
 const LEAST_USED: usize = 40;
