@@ -610,7 +610,7 @@ section! {
         /// power of two.
         ipv4: u32, default 1572864, accepts "`1` to `25165824`";
         /// IPv6 prefixes that can be listed, of any length. Four words are set aside for each, which is enough whatever
-        /// the lengths are, and as much again for when they end: the default is 17 MiB.
+        /// the lengths are, as much again for when they end, and a sixteenth of both for their index: the default is 17 MiB.
         ipv6: u32, default 262144, accepts "`1` to `2097152`";
     }
 }
