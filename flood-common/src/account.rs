@@ -1,12 +1,12 @@
-//! Budgets beside the limits: what passes over a limit by [evidence](crate::evidence), what is sent back, and what keeps the
-//! host reachable.
+//! Budgets beside the limits: for what passes over a limit by [evidence](crate::evidence), for what the filter
+//! sends back, and for what keeps the host reachable.
 //!
-//! Each account is charged in the tables of debts, as a limit is: to a source, or to whatever the account is kept by. What
-//! nobody can make up is charged to an account that nothing else is charged to; so whoever spoofs a victim uses up what the
-//! victim may send without evidence, and nothing more.
+//! Each account is charged in the debt tables, as a limit is: to a source, or to whatever the account is kept by.
+//! Evidence that cannot be forged is charged to an account that nothing else is charged to. So an attacker who
+//! spoofs a victim uses up only what the victim may send without evidence.
 //!
-//! Invariant: there is no way over a limit without an account, but for evidence from sources that the operator has listed for
-//! that.
+//! Invariant: nothing passes over a limit without an account, except by evidence from sources that the operator has
+//! listed for that.
 
 use crate::{
     abi::{DebtPlace, Settings},
@@ -17,39 +17,39 @@ use crate::{
     solicit::hash,
 };
 
-/// What is accounted for.
+/// The purpose of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Account {
-    /// Packets of connections, and right cookies: by source. Those of sessions: by flow.
+    /// Packets of connections, and valid cookies: by source. Packets of sessions: by flow.
     Proven = 0,
-    /// SYN-ACKs that the filter sends: by the address that they go to.
+    /// SYN-ACKs that the filter sends: by the address that they are sent to.
     Answered = 1,
-    /// The same, by the network that they go to.
+    /// The same, by the network that they are sent to.
     AnsweredNetwork = 2,
-    /// SYNs that pass because they came twice: by source.
+    /// SYNs that pass because they were retransmitted: by source.
     Again = 3,
-    /// ICMP errors about packets that this host has sent: by whom these were sent to.
+    /// ICMP errors about packets that this host sent: by the destination of those packets.
     Errors = 4,
-    /// SYNs to a listener whose queue is said to have room: by listener.
+    /// SYNs to a listener whose queue reports room: by listener.
     Room = 5,
-    /// UDP over a limit of many: by port of this host.
+    /// UDP over a shared limit: by port of this host.
     Port = 6,
     /// Neighbour discovery: by source.
     NeighbourDiscovery = 7,
     /// Path-MTU messages: by source.
     PathMtu = 8,
-    /// What is sent to all hosts of a link: by source.
+    /// Packets to all hosts of a link: by source.
     Link = 9,
     /// [Memory](crate::reassembly) for fragments: by source.
     Fragments = 10,
-    /// The same, for fragments that were asked for or are proven.
+    /// The same, for fragments that are solicited or proven.
     FragmentsProven = 11,
-    /// Packets of [sessions that sockets do not tell](crate::watch): by source.
+    /// Packets of [sessions that sockets do not show](crate::watch): by source.
     Watched = 12,
 }
 
-/// Room for accounts. With the classes of a scope, all numbers of an [owner](meter::owner).
+/// Room for accounts. Together with the classes of a scope, all numbers of an [owner](meter::owner).
 pub const ACCOUNTS: usize = 16;
 
 impl Account {
@@ -61,7 +61,7 @@ impl Account {
 }
 
 impl Vital {
-    /// The account by which no source uses up its budget for others.
+    /// Returns the account that keeps one source from using up the budget of others.
     #[inline(always)]
     pub const fn account(self) -> Account {
         match self {
@@ -72,14 +72,14 @@ impl Vital {
     }
 }
 
-/// Who is charged.
+/// The party that is charged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
     /// A source, or the network that it is in.
     Source {
-        /// What it [counts by](Address::source_network).
+        /// The address or prefix that it [counts by](Address::source_network).
         source: Network,
-        /// Whether the network is meant.
+        /// Whether the network is charged.
         network: bool,
     },
     /// A hash of whatever the account is kept by.
@@ -117,7 +117,7 @@ pub trait Accounts {
         now_ns: u64,
         price: &Price,
     ) -> bool;
-    /// Charges it.
+    /// Charges a packet to an account.
     fn charge_account(
         &self,
         settings: &Settings,
@@ -126,8 +126,8 @@ pub trait Accounts {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Charges a budget of the whole host, of which nobody gets more than a [share](meter::SHARE), by its number: to
-    /// [both](charge_both), or to none.
+    /// Charges a host-wide budget (by number), of which no owner gets more than a [share](meter::SHARE). Charges
+    /// [both](charge_both), or none.
     fn charge_shared(
         &self,
         settings: &Settings,
@@ -138,7 +138,8 @@ pub trait Accounts {
     ) -> bool;
 }
 
-/// Charges a budget, and an account for its [share](share): both, or none. `exceeds` and `charge` look at the account.
+/// Charges a budget, and an account for its [share](share): both, or none. `exceeds` and `charge` act on the
+/// account.
 #[inline(always)]
 pub fn charge_both(
     price: &Price,
@@ -150,15 +151,15 @@ pub fn charge_both(
     !exceeds(&share) && charge_budget(price) == Charge::Conforming && charge(&share) != Charge::Exceeding
 }
 
-/// What a packet costs who has a [share](meter::SHARE) of a budget.
+/// Returns what a packet costs an owner that has a [share](meter::SHARE) of a budget.
 #[inline(always)]
 pub fn share(price: &Price) -> Price {
     Price { cost_ns: price.cost_ns << meter::SHARE, ..*price }
 }
 
 impl Settings {
-    /// Where somebody is charged for an account, in tables of `2^bucket_bits` buckets. What is kept by a hash is in the table
-    /// of IPv6 sources, which finds its owners by a hash as well.
+    /// Returns where an owner is charged for an account, in tables of `2^bucket_bits` buckets. Owners given by a
+    /// hash are in the table of IPv6 sources, which finds its owners by a hash as well.
     #[inline(always)]
     pub fn account_place(&self, account: Account, by: By, bucket_bits: u32) -> DebtPlace {
         let (family, place, by_network) = match by {
@@ -180,7 +181,7 @@ impl Settings {
     }
 }
 
-/// The two ports of a packet, or zeros.
+/// Returns the two ports of a packet, or zeros.
 #[inline(always)]
 pub(crate) fn ports(ports: Option<Ports>) -> [u16; 2] {
     ports.map_or([0; 2], |ports| [ports.source, ports.destination])

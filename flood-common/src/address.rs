@@ -1,4 +1,4 @@
-//! An IP address in the form that the filter computes with.
+//! IP addresses in the form that the filter computes with.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,38 +27,38 @@ pub struct Network {
     pub bits: u64,
 }
 
-/// How many prefixes of translators there may be.
+/// The most translator prefixes.
 pub const TRANSLATORS: usize = 4;
 
-/// The prefixes of /96 behind which translators (NAT64, SIIT) put IPv4 addresses (RFC 6052 section 2.2), as
-/// [halves](Address::halves) of an address. What is not used repeats another.
+/// The /96 prefixes in which translators (NAT64, SIIT) embed IPv4 addresses (RFC 6052 section 2.2), as
+/// [halves](Address::halves) of an address. Unused entries repeat another.
 pub type Translators = [[u64; 2]; TRANSLATORS];
 
-/// The prefix of translators that everybody knows, 64:ff9b::/96 (RFC 6052 section 2.1).
+/// The well-known prefix of translators, 64:ff9b::/96 (RFC 6052 section 2.1).
 pub const WELL_KNOWN_TRANSLATOR: [u64; 2] = [0x0064_ff9b_0000_0000, 0];
 
-/// Where an IPv4 address that was translated is counted: 64:fe00::/24, which nobody has, with the address behind it. So what
-/// counts by /48 counts by the /24 of IPv4, and what counts by /56 to /64 by address.
+/// Where a translated IPv4 address is counted: the unassigned 64:fe00::/24, followed by the IPv4 address. So a
+/// limit by /48 counts by the IPv4 /24, and a limit by /56 to /64 counts by address.
 const TRANSLATED: u64 = 0x0064_fe00_0000_0000;
 
-/// The first ten bits of an address that is for one link.
+/// The first ten bits of a link-local address.
 const LINK_LOCAL: u64 = 0xfe80 >> 6;
 
 impl Address {
-    /// Reads an IPv4 address as it lies on the wire.
+    /// Reads an IPv4 address in wire format.
     #[inline(always)]
     pub fn from_v4_bytes(bytes: &[u8; 4]) -> Self {
         Self::V4(read_be32(bytes))
     }
 
-    /// Reads an IPv6 address as it lies on the wire.
+    /// Reads an IPv6 address in wire format.
     #[inline(always)]
     pub fn from_v6_bytes([network, interface]: &[[u8; 8]; 2]) -> Self {
         Self::V6 { network: read_be64(network), interface: read_be64(interface) }
     }
 
-    /// The address as two 64-bit halves, an IPv4 address in the lower one. Two addresses of one family are equal
-    /// exactly when their halves are.
+    /// Returns the address as two 64-bit halves, an IPv4 address in the lower one. Two addresses of one family are
+    /// equal exactly when their halves are.
     #[inline(always)]
     pub fn halves(self) -> [u64; 2] {
         match self {
@@ -67,8 +67,8 @@ impl Address {
         }
     }
 
-    /// What limits count by. Neighbours on a link have the same upper half (fe80::/10, RFC 4291), so of their addresses it is the
-    /// lower one.
+    /// Returns the part that limits count by. Neighbours on a link share the upper half (fe80::/10, RFC 4291), so
+    /// for their addresses it is the lower one.
     #[inline(always)]
     pub fn network(self) -> Network {
         let bits = match self {
@@ -79,13 +79,13 @@ impl Address {
         Network { version: self.version().into(), bits }
     }
 
-    /// The same of a source: all who come through a [translator](Translators) have the same upper half, so of theirs it is the IPv4
-    /// address.
+    /// Returns the part that limits count by for a source. All sources behind a [translator](Translators) share the
+    /// upper half, so for them it is the IPv4 address.
     #[inline(always)]
     pub fn source_network(self, translators: &Translators) -> Network {
         let counted = self.network();
         let Self::V6 { network, interface } = self else { return counted };
-        // VERIFIER: without a branch, so that it is one way through the program.
+        // VERIFIER: without a branch, so that there is one path through the program.
         let found = translators.iter().fold(0, |found, [upper, lower]| {
             let difference = (network ^ upper) | (interface ^ lower) >> 32;
             found | !(difference | difference.wrapping_neg())
@@ -104,7 +104,7 @@ impl Address {
         }
     }
 
-    /// The address of the given version (4 or 6) whose [`halves`](Self::halves) these are.
+    /// Returns the address of the given version (4 or 6) with these [`halves`](Self::halves).
     pub fn from_halves(version: u8, halves: [u64; 2]) -> Option<Self> {
         let [network, interface] = halves;
         match version {

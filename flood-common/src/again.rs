@@ -1,32 +1,33 @@
-//! SYNs that come a second time: what a client does whose first was lost, and what it costs nobody anything to imitate.
+//! Recognizes retransmitted SYNs. A client whose first SYN was lost sends it again; imitating that costs an
+//! attacker nothing.
 //!
-//! A SYN sets three bits in a Bloom filter (Bloom 1970; all of them in one line, Putze et al. 2007). There is one for each
-//! quarter of a second, sixteen in all, which take turns; a SYN has come before when its bits are in one that is old enough.
-//! It takes them out then, so each noting lets one copy pass. So a flood of SYNs that never come again fills no table: it makes
-//! some of its own packets look as if they had come before (one in 400 of 100,000 a second, one in 70 of 300,000), and keeps at
-//! most one client in twenty from being recognised.
+//! A SYN sets three bits in a Bloom filter (Bloom 1970; all bits in one line, Putze et al. 2007). There is one
+//! filter for each quarter of a second, sixteen in all, which take turns. A SYN counts as a retransmission when its
+//! bits are set in a filter that is old enough. It then clears them, so each noting lets one copy pass. So a flood
+//! of SYNs without retransmissions fills no table: it makes some of its own packets look like retransmissions (one
+//! in 400 of 100,000 a second, one in 70 of 300,000), and keeps at most one client in twenty from being recognised.
 //!
-//! The bits are those of addresses, ports and sequence number, by a hash with secret keys.
+//! The bits are a hash of addresses, ports and sequence number with secret keys.
 
 use crate::{meter::Slot, packet::Packet, solicit::SolicitSeeds, solicit::hash};
 
 /// Binary logarithm of the number of lines: 8 MiB.
 pub const LINE_BITS: u32 = 16;
 
-/// Filters in a line, a word each.
+/// Filters in a line, one word each.
 pub const SLICES: usize = 16;
 
-/// Nanoseconds for which a filter takes SYNs are two to this power: 0.27 seconds.
+/// Nanoseconds for which a filter takes SYNs, as a binary logarithm: 0.27 seconds.
 const SLICE_SHIFT: u32 = 28;
 
-/// A client sends its SYN again after a second (RFC 6298), then after two more. Filters that are younger than three turns
-/// (0.54 seconds at least) hold what comes too soon for that; the oldest is 4 seconds old.
+/// A client retransmits its SYN after a second (RFC 6298), then after two more. A copy in a filter younger than
+/// three turns (0.54 seconds at least) arrives too soon for that; the oldest filter is 4 seconds old.
 const SOONEST: u64 = 3;
 
-/// Bits of a filter in a word; above them is by how many rounds it is old.
+/// Bits of a filter in a word; above them is the round that it belongs to.
 const BITS: u32 = 56;
 
-/// Where a SYN is noted.
+/// The place where a SYN is noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SynPlace {
     /// Number of the line.
@@ -35,23 +36,23 @@ pub struct SynPlace {
     pub bits: u64,
 }
 
-/// Where a SYN with this sequence number is noted.
+/// Returns where a SYN with this sequence number is noted.
 #[inline(always)]
 pub fn place(packet: &Packet, sequence: u32, seeds: &SolicitSeeds) -> SynPlace {
     let ports = packet.ports.map_or(0, |ports| u64::from(ports.source) << 16 | u64::from(ports.destination));
     let x = hash(seeds, [packet.source, packet.destination], ports << 32 | u64::from(sequence));
-    // Three numbers below 56 out of six bits each.
+    // Three numbers below 56, from six bits each.
     let bit = |shift: u32| 1 << (((x >> shift & 63) * u64::from(BITS)) >> 6);
     SynPlace { line: (x >> (64 - LINE_BITS)) as u32, bits: bit(0) | bit(6) | bit(12) }
 }
 
-/// The word and the round of a slice.
+/// Returns the word and the round of a slice.
 #[inline(always)]
 fn word_and_round(slice: u64) -> (usize, u64) {
     (slice as usize % SLICES, (slice / SLICES as u64) & 0xff)
 }
 
-/// Whether a SYN has come before, as long ago as a client waits. If not, it is noted.
+/// Whether a SYN arrived before, as long ago as a client waits. If not, notes it.
 #[inline(always)]
 pub fn came_again<S: Slot>(line: &[S; SLICES], bits: u64, now_ns: u64) -> bool {
     let now = now_ns >> SLICE_SHIFT;
@@ -59,7 +60,7 @@ pub fn came_again<S: Slot>(line: &[S; SLICES], bits: u64, now_ns: u64) -> bool {
         let (word, round) = word_and_round(now.wrapping_sub(age));
         let found = line[word].load();
         if found >> BITS == round && found & bits == bits {
-            // A copy on another processor, which was faster, has it.
+            // If a copy on another processor was faster, that one passes.
             return line[word].compare_swap(found, found & !bits) == found;
         }
     }
@@ -67,7 +68,7 @@ pub fn came_again<S: Slot>(line: &[S; SLICES], bits: u64, now_ns: u64) -> bool {
     let found = line[word].load();
     let noted = (if found >> BITS == round { found } else { round << BITS }) | bits;
     if noted != found {
-        // Lost to another SYN's: the next copy is the first then.
+        // If another SYN wins the race, the next copy counts as the first.
         line[word].compare_swap(found, noted);
     }
     false
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_syn_comes_again_after_as_long_as_a_client_waits() {
-        // Wherever in a slice the first comes, before and after the rounds wrap (18 minutes).
+        // Wherever in a slice the first SYN arrives, before and after the rounds wrap (18 minutes).
         for start in (0..20).map(|n| 1_000 * SECOND + n * 37 * MS).chain([(1 << 40) - 500 * MS]) {
             for (after, expected) in [
                 (0, false),
@@ -112,12 +113,13 @@ mod tests {
         let line = line();
         let start = 1_000 * SECOND;
         let passed = (0..10_000).filter(|n| came_again(&line, 0b1110, start + n * MS)).count();
-        // Ten seconds have 37 filters; in each of them it is noted once, however often it comes.
+        // Ten seconds have 37 filters; the SYN is noted once in each, however often it arrives.
         assert!((30..=37).contains(&passed), "{passed}");
         assert!(!came_again(&line, 0b1_0110, start + 10 * SECOND), "another SYN");
     }
 
-    /// A flood in which no SYN comes twice: how many of it look as if they did, and who is recognised meanwhile.
+    /// A flood without retransmissions: how much of it looks retransmitted, and how many clients are recognised
+    /// meanwhile.
     #[test]
     fn a_flood_keeps_at_most_one_client_in_twenty_from_being_recognised() {
         for (rate, most) in [(100_000_u64, 0.003), (300_000, 0.017), (1_000_000, 0.12)] {
@@ -138,7 +140,7 @@ mod tests {
                 let (line, bits) = place(hash());
                 let again = came_again(&lines[line], bits, now_ns);
                 looked_so += u64::from(again && n > 5 * rate);
-                // A thousand clients a second, each of which comes again after one.
+                // A thousand clients a second, each of which retransmits after one second.
                 if n % (rate / 1_000) == 0 {
                     let (line, bits) = place(hash());
                     clients.push((now_ns + SECOND, line, bits, came_again(&lines[line], bits, now_ns)));

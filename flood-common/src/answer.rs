@@ -1,7 +1,7 @@
-//! The SYN-ACK with which a SYN is answered in place.
+//! The SYN-ACK that answers a SYN in place.
 //!
-//! It has one option, the segment size. Window scale, SACK and timestamps would have to survive in the cookie, and the
-//! kernel accepts those only from its own timestamps.
+//! It has one option, the segment size. Window scale, SACK and timestamps would have to survive in the cookie, and
+//! the kernel accepts those only from its own timestamps.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -11,7 +11,7 @@ use crate::{
     wire::{Be16, Ipv4, Ipv6, Tcp, protocol},
 };
 
-/// What Linux announces without window scale: 44 segments of 1460 bytes.
+/// The window that Linux announces without window scale: 44 segments of 1460 bytes.
 const WINDOW: u16 = 64_240;
 
 /// Time to live, hop limit.
@@ -19,7 +19,7 @@ const TTL: u8 = 64;
 
 const SYN_ACK: u8 = 0x12;
 
-/// A TCP header with the option of the segment size (RFC 9293 section 3.2).
+/// A TCP header with the segment size option (RFC 9293 section 3.2).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Segment {
@@ -50,7 +50,7 @@ pub struct AnswerV6 {
 impl Segment {
     #[inline(always)]
     fn answering(syn: Ports, cookie: &Cookie, mtu: u16, headers: u16) -> Self {
-        // A path may carry less than this host's link; the client's own size has been through it.
+        // A path may carry less than this host's link; the client's own size has passed it.
         let size = cookie.segment.min(mtu.saturating_sub(headers + size_of::<Tcp>() as u16));
         Self {
             tcp: Tcp {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A packet with a right checksum adds up to ones.
+    /// The words of a packet with a valid checksum add up to ones.
     fn adds_up(sum: u32) -> bool {
         checksum(sum) == 0
     }

@@ -1,16 +1,16 @@
-//! What limits are about: classes of packets, and the scopes in which they are counted.
+//! The subjects of limits: classes of packets, and the scopes in which they are counted.
 //!
 //! A limit is a [`Cell`]: one class in one scope. A packet belongs to exactly one class, and in each scope it is
 //! charged to at most two cells: that of its class, and the one for all classes together.
 
-/// The class of a packet. A first fragment has that of what it carries; later ones have that of their first, where it is
-/// [known](crate::fragments).
+/// The class of a packet. A first fragment has the class of its content; later fragments have the class of their
+/// first, where it is [known](crate::fragments).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Class {
-    /// TCP with SYN alone: somebody wants to connect.
+    /// TCP with SYN alone: a client wants to connect.
     Syn = 0,
-    /// TCP with SYN and ACK: an answer to a SYN of ours, or of somebody who uses our address.
+    /// TCP with SYN and ACK: the answer to a SYN of this host, or of an attacker who spoofs its address.
     SynAck = 1,
     /// TCP with RST or FIN.
     RstFin = 2,
@@ -18,22 +18,24 @@ pub enum Class {
     Tcp = 3,
     /// UDP.
     Udp = 4,
-    /// UDP from a port of a service that attackers use as a mirror ([`crate::reflector`]).
+    /// UDP from a port of a service that attackers use as a reflector ([`crate::reflector`]).
     Amplification = 5,
-    /// UDP to a port on which nobody here listens, where that can be told ([`crate::open`]).
+    /// UDP to a port on which no socket of this host listens, where that is known ([`crate::open`]).
     Closed = 6,
-    /// ICMP and ICMPv6, but for errors.
+    /// ICMP and ICMPv6, except errors.
     Icmp = 7,
     /// ICMP and ICMPv6 about a packet that could not be delivered.
     IcmpError = 8,
-    /// A later part of a datagram whose first is not known, or a first one without the header that it should have.
+    /// A later part of a datagram whose first part is not known, or a first part without the header that it should
+    /// have.
     Fragment = 9,
     /// Any other protocol.
     Other = 10,
     /// All classes together. No packet has it; limits do.
     Any = 11,
-    /// UDP from the port of a mirror that clients are given, too, in a flow in which this host has answered: it counts with UDP for
-    /// its source, and with what mirrors send for all others. Packets have it; no limit does.
+    /// UDP from a reflector port that is also an ephemeral port of clients, in a flow in which this host has
+    /// answered. It counts as UDP for its source, and as reflector traffic in all wider scopes. Packets have this
+    /// class; no limit does.
     Answered = 12,
 }
 
@@ -76,11 +78,11 @@ impl Class {
         }
     }
 
-    /// The class whose limit holds for this one where it has none of its own, so that a limit on TCP cannot be
-    /// walked around by setting flags.
+    /// Returns the class whose limit applies to this one if it has none of its own, so that a limit on TCP cannot
+    /// be evaded by setting flags.
     ///
-    /// What nobody here listens for takes nothing from those who are listened to, so only what one source sends counts
-    /// together.
+    /// Traffic that nothing here listens for takes nothing from ports on which a socket listens, so it counts
+    /// together with other UDP only in the scopes of one source.
     #[must_use]
     pub fn parent(self, scope: Scope) -> Option<Self> {
         match self {
@@ -94,8 +96,8 @@ impl Class {
     }
 }
 
-/// What the packets of a cell have in common. The order is that in which cells are charged: the narrow ones first,
-/// so that what one source sends too much of is not charged to all.
+/// What the packets of a cell have in common. The order is that in which cells are charged: narrow ones first, so
+/// that the excess of one source is not charged to all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Scope {
@@ -171,7 +173,7 @@ impl Cell {
         self.scope_number() == Scope::Total as u32
     }
 
-    /// Whether others than the source have a part in it.
+    /// Whether sources share it.
     #[inline(always)]
     pub const fn is_wide(self) -> bool {
         self.scope_number() >= Scope::Destination as u32

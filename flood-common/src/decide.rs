@@ -1,10 +1,11 @@
-//! The verdict: from the facts about a packet to the reason why it passes or is dropped.
+//! Verdicts: turns the facts about a packet into the reason why it passes or is dropped.
 //!
-//! The order is the policy. The allow list comes first, which wins over everything that has a source; then what keeps the host
-//! reachable, within budgets of its own and, but for neighbour discovery, unless it is blocked; then defects, the block list, for
-//! answers whether they were asked for, and the limits.
+//! The order is the policy. The allow list comes first and wins over everything that has a source. Next is traffic
+//! that keeps the host reachable: it passes within budgets of its own and, except for neighbour discovery, only if
+//! its source is not blocked. Then come defects, the block list, for replies whether they were solicited, and the
+//! limits.
 //!
-//! Lookups are lazy, since each costs: [`Tables`] is asked only for what the packet has come to.
+//! Lookups are lazy because each has a cost: [`Tables`] is queried only when the decision for a packet requires it.
 
 use crate::{
     abi::{MAX_CELLS, MAX_SOURCE_CELLS, MODE_MONITOR, Settings, list, solicited},
@@ -26,50 +27,49 @@ use crate::{
 
 /// The tables behind a verdict: BPF maps in the kernel, ordinary memory on a host.
 pub trait Tables: Accounts {
-    /// What the unexpired entries of both lists say about the address.
+    /// Returns what the unexpired entries of both lists say about the address.
     fn look_up(&self, settings: &Settings, address: Address, now_ns: u64) -> Listed;
-    /// Whether UDP from this port may be a mirror's answer.
+    /// Whether UDP from this port may be a reply from a reflector.
     fn is_reflector(&self, port: u16) -> bool;
-    /// What the host has asked for in a flow. A packet that is an answer uses it up.
+    /// Returns what the host has solicited in a flow. A packet that is a reply uses it up.
     fn asked(&self, flow: SolicitPlace, now_ns: u64) -> Asked;
-    /// Marks a flow that the other side has begun.
+    /// Marks a flow that the remote side began.
     fn mark_begun(&self, flow: SolicitPlace, now_ns: u64);
-    /// Whether it is known that no socket of this host is open on a UDP port.
+    /// Whether it is known that this host has no open socket on a UDP port.
     fn is_closed(&self, port: u16, now_ns: u64) -> bool;
-    /// Whether a socket on this UDP port may be connected to somebody.
+    /// Whether a socket on this UDP port may be connected to a peer.
     fn may_have_peer(&self, port: u16, now_ns: u64) -> bool;
-    /// Whether a socket on this UDP port is the end of a tunnel, which answers nobody but its peers.
+    /// Whether a socket on this UDP port is the end of a tunnel, which answers only its peers.
     fn is_tunnel(&self, port: u16) -> bool;
-    /// Whether this host has answered in a flow that the other side has begun.
+    /// Whether this host has replied in a flow that the remote side began.
     fn is_answered(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Whether there is a [session](crate::watch) in a flow.
+    /// Whether a flow has a [session](crate::watch).
     fn is_session(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Marks that a source is [watched](crate::watch).
+    /// Marks a source as [watched](crate::watch).
     fn watch(&self, source: SolicitPlace, now_ns: u64);
-    /// Whether it is a unicast address of this host.
+    /// Whether the address is a unicast address of this host.
     fn is_local(&self, settings: &Settings, address: Address) -> bool;
     /// Whether packets of this source that give evidence pass over all limits.
     fn is_allowed_by_evidence(&self, settings: &Settings, source: Address, now_ns: u64) -> bool;
-    /// What became of the first fragment of a datagram: a number of
-    /// [`first`].
+    /// Returns what happened to the first fragment of a datagram: a number of [`first`].
     fn first_fragment(&self, datagram: FragmentPlace, now_ns: u64) -> u64;
-    /// Notes what became of a first fragment.
+    /// Notes what happened to a first fragment.
     fn note_first_fragment(&self, datagram: FragmentPlace, first: u64, now_ns: u64);
-    /// What sockets say to a datagram of the flow, which is for an address of this host.
+    /// Returns what the sockets say about a datagram of the flow, which is addressed to this host.
     fn receiver(&self, flow: &Flow) -> Receiver;
     /// The cells of the limits.
     fn cells(&self) -> &impl Cells;
 
-    /// See [`limit`], of a packet that is charged; by the settings that these tables were made with.
+    /// Applies [`limit`] to a packet that is charged, with the settings that these tables were made with.
     fn limit(&self, load: &Load, settings: &Settings, now_ns: u64) -> Reason {
         limit(load, settings, now_ns, self.cells())
     }
 }
 
-/// The cells of the limits: who owes how much.
+/// The cells of the limits: the debts of sources and destinations.
 pub trait Cells {
-    /// Whether a packet exceeds a cell that counts by address; `network` is the [network](Address::network) by which it
-    /// counts. Nothing is charged.
+    /// Whether a packet exceeds a cell that counts by address; `network` is the [network](Address::network) that it
+    /// counts by. Charges nothing.
     fn exceeds_network(
         &self,
         settings: &Settings,
@@ -78,7 +78,7 @@ pub trait Cells {
         now_ns: u64,
         price: &Price,
     ) -> bool;
-    /// Charges it.
+    /// Charges a packet to such a cell.
     fn charge_network(
         &self,
         settings: &Settings,
@@ -87,24 +87,24 @@ pub trait Cells {
         now_ns: u64,
         price: &Price,
     ) -> Charge;
-    /// Whether a packet exceeds a cell that counts all packets together. Nothing is charged.
+    /// Whether a packet exceeds a cell that counts all packets together. Charges nothing.
     fn exceeds_total(&self, cell: Cell, now_ns: u64, price: &Price) -> bool;
-    /// Charges it.
+    /// Charges a packet to such a cell.
     fn charge_total(&self, cell: Cell, now_ns: u64, price: &Price) -> Charge;
-    /// Notes, for whoever explains the packet, which cell it exceeds.
+    /// Notes which cell the packet exceeds, so that the drop can be explained.
     fn note_exceeded(&self, cell: Cell);
 }
 
-/// What becomes of a frame.
+/// The outcome for a frame.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// Why it passes or is dropped.
+    /// Why the frame passes or is dropped.
     pub reason: Reason,
-    /// Whether it is looked at again: it is over a limit and may [say something for itself](crate::proof), or is a
+    /// Whether the packet gets a second look: it is over a limit and may [give evidence](crate::proof), or it is a
     /// [fragment](crate::reassembly) that passes so far.
     pub looks_again: bool,
-    /// The number of its [`Class`], if it is looked at again.
+    /// The number of its [`Class`], if it gets a second look.
     pub class: u64,
 }
 
@@ -126,10 +126,11 @@ pub fn decide<T: Tables>(parsed: &Parsed, settings: &Settings, now_ns: u64, tabl
     }
 }
 
-/// What the parser has found of a packet: its class, part and [`speech`], and its numbers.
+/// What the parser found out about a packet: its class, part and [`speech`], and its numbers.
 ///
-/// VERIFIER: these are constants on each way through the parser, and none of the ways is to be followed on its own through all that
-/// comes now. In two words, as each of them takes two instructions to forget, and a place on the stack.
+/// VERIFIER: these are constants on each path through the parser, and the verifier must not follow each path
+/// separately through all the code that comes next. They are packed into two words because forgetting a value takes
+/// two instructions and a stack slot.
 struct Found {
     kinds: u64,
     numbers: u64,
@@ -180,15 +181,15 @@ impl Found {
     }
 }
 
-/// What a packet may be able to say for itself.
+/// What kind of evidence a packet may be able to give.
 mod speech {
-    /// Nothing.
+    /// None.
     pub(super) const NONE: u64 = 0;
-    /// That it is of a connection.
+    /// That it belongs to a connection.
     pub(super) const CONNECTION: u64 = 1;
     /// That there is a socket for it.
     pub(super) const SOCKET: u64 = 2;
-    /// If it is an error, that this host has sent what it quotes.
+    /// For an ICMP error: that this host sent the packet that it quotes.
     pub(super) const QUOTE: u64 = 3;
 }
 
@@ -223,8 +224,8 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     if listed == Listed::Allowed {
         return Reason::Allowed.into();
     }
-    // No router forwards neighbour discovery, so it is from a neighbour, blocked or not. What is sent to all hosts of a link need
-    // not be.
+    // Routers do not forward neighbour discovery, so it comes from a neighbour, blocked or not. Packets to all
+    // hosts of a link need not come from one.
     if let Some(vital) = packet.vital
         && (listed != Listed::Blocked || vital == Vital::NeighbourDiscovery)
         && (defect == 0 || vital != Vital::Link)
@@ -272,12 +273,12 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
     } else {
         class
     };
-    // VERIFIER: there are many ways to a kind, and to a reason, and one from each.
+    // VERIFIER: many paths lead to a kind, and many to a reason; only one continues from each.
     let kind = forget(settings, kind);
     let class = kind % CLASS_SLOTS as u64;
     // A fragment [is charged](crate::reassembly::judge) when there is memory for it.
     let has_memory = settings.reassembly[usize::from(packet.source.version() == 6)].is_set();
-    // VERIFIER: without a branch on the part, of which nothing is to be known in what comes.
+    // VERIFIER: no branch on the part, because the code that follows must not know anything about it.
     let is_whole = 1 - part.div_ceil(2);
     let charged = forget(settings, is_whole | u64::from(!has_memory));
     let reason = match kind {
@@ -295,7 +296,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
             speech::QUOTE => class == Class::IcmpError as u64,
             _ => may_be_of_socket(reason, flow.local_port, now_ns, tables),
         };
-    // What may prove its origin yet has no verdict so far.
+    // A packet that may still prove its origin has no verdict yet.
     if part == Part::First as u64 && !may_speak {
         let first = match kind {
             _ if is_drop(reason) => first::DROPPED,
@@ -304,7 +305,7 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
         };
         tables.note_first_fragment(datagram, first, now_ns);
     }
-    // What gets to a service of ours may be answered, and the answer is no question.
+    // A packet that reaches a service of this host may be answered, and the answer is no question.
     if kind >= kind::BEGUN && (!is_drop(reason) || settings.mode == MODE_MONITOR) {
         tables.mark_begun(flow.place_begun(&settings.solicit_seeds), now_ns);
     }
@@ -316,25 +317,25 @@ fn decide_packet<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, t
 mod kind {
     use crate::class::CLASS_SLOTS;
 
-    /// Nobody here wants it.
+    /// Nothing on this host wants it.
     pub(super) const UNWANTED: u64 = CLASS_SLOTS as u64;
-    /// This host has asked for it.
+    /// This host solicited it.
     pub(super) const ASKED: u64 = UNWANTED + 1;
-    /// Part of a datagram whose first was dropped.
+    /// Part of a datagram whose first fragment was dropped.
     pub(super) const OF_DROPPED: u64 = ASKED + 1;
-    /// To a service that may answer it: the class is the rest when it is divided.
+    /// To a service that may answer it: the class is the remainder after division.
     pub(super) const BEGUN: u64 = 2 * CLASS_SLOTS as u64;
 }
 
-/// What the source of a packet counts by.
+/// Returns the address or prefix that the source of a packet is counted by.
 #[inline(always)]
 pub(crate) fn source_of(packet: &Packet, settings: &Settings) -> Network {
     let Network { version, bits } = settings.source(packet.source);
-    // VERIFIER: one way for all sources of a family.
+    // VERIFIER: one path for all sources of a family.
     Network { version, bits: forget(settings, bits) }
 }
 
-/// What the lists say about a source.
+/// Returns what the lists say about a source.
 #[inline(always)]
 pub(crate) fn listed<T: Tables>(source: Address, settings: &Settings, now_ns: u64, tables: &T) -> Listed {
     let family = match source {
@@ -344,13 +345,13 @@ pub(crate) fn listed<T: Tables>(source: Address, settings: &Settings, now_ns: u6
     if settings.lists & family == 0 { Listed::Nothing } else { tables.look_up(settings, source, now_ns) }
 }
 
-/// Whether UDP from this port may be a mirror's answer, and that makes a difference.
+/// Whether UDP from this port may be a reply from a reflector, where the settings make use of that.
 #[inline(always)]
 pub(crate) fn may_be_reflected<T: Tables>(port: u16, settings: &Settings, tables: &T) -> bool {
     settings.reflectors | settings.solicited != 0 && tables.is_reflector(port)
 }
 
-/// Whether UDP is to a port of this host at which, as far as its daemon knows, nobody listens.
+/// Whether UDP goes to a port of this host on which, as far as the daemon knows, no socket listens.
 #[inline(always)]
 pub(crate) fn is_to_closed_port<T: Tables>(
     packet: &Packet,
@@ -362,13 +363,14 @@ pub(crate) fn is_to_closed_port<T: Tables>(
     settings.absence != 0 && tables.is_closed(port, now_ns) && tables.is_local(settings, packet.destination)
 }
 
-/// Whether UDP to this port, over a limit for the reason with this number, may be of a socket that speaks for it.
+/// Whether UDP to this port, over a limit for the reason with this number, may belong to a socket that gives
+/// evidence for it.
 #[inline(always)]
 pub(crate) fn may_be_of_socket<T: Tables>(reason: u32, port: u16, now_ns: u64, tables: &T) -> bool {
     proof::is_of_many(reason) || tables.may_have_peer(port, now_ns)
 }
 
-/// The kind of UDP.
+/// Returns the kind of a UDP packet.
 #[inline(always)]
 fn udp_kind<T: Tables>(
     packet: &Packet,
@@ -382,8 +384,8 @@ fn udp_kind<T: Tables>(
     let has_notes = settings.solicited & solicited::NOTED != 0;
     let has_sockets = settings.solicited & solicited::SOCKETS != 0;
     if is_to_closed_port(packet, flow.local_port, settings, now_ns, tables) {
-        // The look at the ports may be a second old, and a question may have left where nobody sees it. So the sockets are
-        // asked, as what is unsolicited is dropped whatever its rate.
+        // The list of open ports may be a second old, and a question may have left without being seen. So check the
+        // sockets, because unsolicited packets are dropped whatever their rate.
         if !is_reflected || !has_sockets {
             return Class::Closed as u64;
         }
@@ -395,9 +397,10 @@ fn udp_kind<T: Tables>(
     if is_answer(asked, packet, flow, settings, now_ns, tables) {
         return kind::ASKED;
     }
-    // Of what this host has asked for there may be too much, but the other side has not begun it.
+    // There may be too many replies to what this host sent, but the remote side did not begin such a flow.
     let may_begin = has_notes && asked == Asked::Nothing;
-    // Some mirrors have ports that clients are given, too. So has the other end of a tunnel, and whom this host answers.
+    // Some reflector ports are also ephemeral ports of clients. The same holds for the remote end of a tunnel, and
+    // for remote sides that this host answers.
     let class = if flow.remote_port < FIRST_OF_CLIENTS {
         Class::Amplification
     } else if tables.is_tunnel(flow.local_port) {
@@ -407,7 +410,7 @@ fn udp_kind<T: Tables>(
     } else {
         Class::Amplification
     };
-    // VERIFIER: one way, as there are many from here.
+    // VERIFIER: merge into one path, because many start here.
     let class = forget(settings, class as u64);
     let by_source = By::source(source);
     if has_sockets && tables.is_local(settings, packet.destination) {
@@ -420,11 +423,12 @@ fn udp_kind<T: Tables>(
             Receiver::NoSocket | Receiver::Connected | Receiver::Anybodys => {}
         }
     }
-    // Who may answer what the other side begins: a service. Of a port that clients are given this is known by its socket alone.
+    // Only a service answers flows that the remote side began. On a port in the ephemeral range only a socket shows
+    // a service.
     if may_begin && !settings.is_of_clients(flow.local_port) { kind::BEGUN + class } else { class }
 }
 
-/// What this host has asked for in a flow, as far as that is noted.
+/// Returns what this host has solicited in a flow, as far as that is recorded.
 #[inline(always)]
 fn asked<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -> Asked {
     if settings.solicited & solicited::NOTED == 0 {
@@ -433,8 +437,8 @@ fn asked<T: Tables>(flow: &Flow, settings: &Settings, now_ns: u64, tables: &T) -
     tables.asked(flow.place(&settings.solicit_seeds), now_ns)
 }
 
-/// Whether a packet is one that this host has asked for. Sessions have accounts of their own: whoever knows the ports of one can
-/// spoof it, and takes nothing from what else comes from that source.
+/// Whether this host solicited the packet. Sessions have accounts of their own: an attacker who knows the ports of
+/// a session can spoof it, but then uses up nothing of what else that source may send.
 #[inline(always)]
 fn is_answer<T: Tables>(
     asked: Asked,
@@ -451,13 +455,15 @@ fn is_answer<T: Tables>(
     }
 }
 
-/// A flow as who is charged. Later fragments have no ports, and those between two addresses are one flow.
+/// Returns a flow as the party to charge. Later fragments have no ports, so those between two addresses count as
+/// one flow.
 #[inline(always)]
 fn by_flow(flow: &Flow, settings: &Settings) -> By {
     By::Hash(flow.hash(&settings.solicit_seeds))
 }
 
-/// Whether what comes by evidence is not yet as much as may, to which this is added; or is of a source on the list allow-proven.
+/// Charges a packet to what may pass by evidence. Returns whether it is within that, or its source is on the list
+/// allow-proven.
 #[inline(always)]
 fn is_within_proven<T: Tables>(
     packet: &Packet,
@@ -471,29 +477,29 @@ fn is_within_proven<T: Tables>(
         || tables.is_allowed_by_evidence(settings, packet.source, now_ns)
 }
 
-/// [`opaque`], by a secret: 64 bits of which the verifier knows nothing.
+/// [`opaque`], with a secret: 64 bits of which the verifier knows nothing.
 #[inline(always)]
 pub(crate) fn forget(settings: &Settings, value: u64) -> u64 {
     opaque(value, settings.seeds.v6[0])
 }
 
-/// What a packet is charged by.
+/// The facts by which a packet is charged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// What its source counts by.
+    /// The prefix that its source is counted by.
     pub source: Network,
-    /// What its destination counts by; of the same version.
+    /// The prefix that its destination is counted by; same IP version.
     pub destination: u64,
     /// The number of its [`Class`].
     pub class: u64,
     /// Its length, bytes.
     pub length: u32,
-    /// 1 where it is charged, 0 where the cells are only looked at. VERIFIER: a number, which takes no branch.
+    /// 1 to charge the packet, 0 to only check the cells. VERIFIER: a number, which needs no branch.
     pub charged: u64,
 }
 
 impl Load {
-    /// That of a packet of a class.
+    /// The load of a packet of a class.
     #[inline(always)]
     pub(crate) fn new(packet: &Packet, source: Network, class: u64, charged: u64) -> Self {
         let destination = packet.destination.network().bits;
@@ -501,23 +507,24 @@ impl Load {
     }
 }
 
-/// Charges a packet to each cell that its class has, or to none: the first that it exceeds, the narrow scopes first, is its
-/// reason, and nobody pays for what is dropped.
+/// Charges a packet to every cell that its class has, or to none. Narrow scopes come first; the first cell that it
+/// exceeds is its reason. A dropped packet is charged to no cell.
 ///
-/// Another processor may take the last of a limit between the two looks. Then the packet is dropped, and what it has been
-/// charged to by then keeps its trace: no more than one packet for each race.
+/// Another processor may use up the rest of a limit between the check and the charge. The packet is then dropped,
+/// and the cells charged so far keep the charge: at most one packet for each race.
 #[inline(always)]
 pub fn limit<T: Cells>(load: &Load, settings: &Settings, now_ns: u64, cells: &T) -> Reason {
     let Load { source, length, .. } = *load;
     let class = load.class as usize % CLASS_SLOTS;
-    // All bits of the number of a cell, or none. VERIFIER: what is spared has an empty plan, and is no way of its own.
+    // All bits of the number of a cell, or none. VERIFIER: a packet that is not charged has an empty plan and no
+    // path of its own.
     let charged = 0_u8.wrapping_sub(load.charged as u8);
-    // VERIFIER: one way for all of them.
+    // VERIFIER: one path for all destinations.
     let bits = forget(settings, load.destination);
     let destination = Network { version: source.version, bits };
     let network = |cell: Cell| if cell.is_by_destination() { destination } else { source };
     let plan = &settings.plan[Settings::plan_of(source.version, class)];
-    // One cell alone is looked at when it is charged, if it is.
+    // A single cell is checked when it is charged, if it is.
     let looks = if plan[1] | !charged == 0 { 0 } else { MAX_CELLS };
     for &entry in &plan[..looks] {
         let Some((cell, price)) = price(settings, entry, length) else { break };
@@ -548,7 +555,8 @@ pub fn limit<T: Cells>(load: &Load, settings: &Settings, now_ns: u64, cells: &T)
     if unaccounted == 0 { Reason::Conforming } else { Reason::Unaccounted }
 }
 
-/// Charges a packet that is over a limit of many, and passes for another reason, to what its source has of the limits of a class.
+/// Charges a packet that is over a shared limit, but passes for another reason, to the limits that its source has
+/// in a class.
 #[inline(always)]
 pub(crate) fn charge_source<T: Tables>(
     packet: &Packet,
@@ -569,7 +577,7 @@ pub(crate) fn charge_source<T: Tables>(
     }
 }
 
-/// The reason of a packet of a class over the limit of a cell.
+/// Returns the reason for a packet of a class that is over the limit of a cell.
 #[inline(always)]
 pub(crate) fn exceeding<T: Cells>(class: usize, cell: Cell, bits: bool, cells: &T) -> Reason {
     cells.note_exceeded(cell);
@@ -580,13 +588,13 @@ pub(crate) fn exceeding<T: Cells>(class: usize, cell: Cell, bits: bool, cells: &
     }
 }
 
-/// The cell of an entry of a plan, and what a packet costs there; `None` at the end of the plan.
+/// Returns the cell of a plan entry and what a packet costs there; `None` at the end of the plan.
 #[inline(always)]
 pub(crate) fn price(settings: &Settings, entry: u8, length: u32) -> Option<(Cell, Price)> {
     // Zero, the end, becomes a number that no cell has.
     let cell = Cell::from_number(entry.wrapping_sub(1));
-    // VERIFIER: 6.1 forgets what a comparison has taught it where the compiler reads the number from the stack once more. One
-    // beyond the last limit, there are settings as well.
+    // VERIFIER: 6.1 forgets the result of a comparison where the compiler reads the number from the stack again.
+    // One past the last limit there are still settings.
     let limit = settings.limits.get(verifier::at_most::<{ CELLS as i32 }>(cell.number()))?;
     Some((cell, limit.price(length)))
 }

@@ -1,8 +1,8 @@
 //! What the host can say for a packet: its sockets, as values.
 //!
-//! What each finding proves is in ARCHITECTURE.md ("What may pass over a limit"). The rule: a packet proves itself when it
-//! shows that its sender has received something from this host, and that is a number which nobody else can know. The existence
-//! of a socket alone proves nothing about a packet, as anybody can send to it.
+//! ARCHITECTURE.md ("What may pass over a limit") explains what each finding proves. The rule: a packet proves
+//! itself by showing that its sender received something from this host: a number that nobody else can know. The
+//! mere existence of a socket proves nothing about a packet, because anybody can send to it.
 
 use crate::{
     address::Address,
@@ -17,20 +17,21 @@ pub mod state {
     pub const ESTABLISHED: u32 = 1;
     /// This host has sent a SYN.
     pub const SYN_SENT: u32 = 2;
-    /// Both have, or the first data came with it.
+    /// Both sides have sent a SYN, or the first data came with it.
     pub const SYN_RECV: u32 = 3;
-    /// Over, but for what is still under way.
+    /// Closed, except for segments still in flight.
     pub const TIME_WAIT: u32 = 6;
     /// Not in use.
     pub const CLOSE: u32 = 7;
     /// A listener.
     pub const LISTEN: u32 = 10;
-    /// A request: a SYN has come, and its answer has not been acknowledged.
+    /// A request: a SYN arrived, and its SYN-ACK has not been acknowledged.
     pub const NEW_SYN_RECV: u32 = 12;
 }
 
-/// How far behind what has been acknowledged a segment may still be: a MiB, more than most connections have under way. Whoever
-/// guesses both numbers is right with a probability of 2^-23 where the window is as large, and of 2^-21 where it is 6 MiB.
+/// How far behind the acknowledged data a segment may be: 1 MiB, more than most connections have in flight. A guess
+/// of both numbers is valid with a probability of 2^-23 where the window is as large, and of 2^-21 where it is 6
+/// MiB.
 const BEHIND: u32 = 1 << 20;
 
 /// The numbers of a TCP segment.
@@ -45,7 +46,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads them, where the packet has a TCP header.
+    /// Reads the numbers, if the packet has a TCP header.
     #[inline(always)]
     pub fn read<'a>(packet: &Packet, window: impl Window<'a>) -> Option<Self> {
         let tcp = window.view::<Tcp>(packet.transport_at)?;
@@ -62,47 +63,47 @@ impl Segment {
     }
 }
 
-/// What a TCP socket knows of its connection (struct tcp_sock).
+/// What a TCP socket knows about its connection (struct tcp_sock).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Connection {
     /// One of [`state`].
     pub state: u32,
     /// The first byte sent that is not acknowledged.
     pub unacknowledged: u32,
-    /// The end of what it was given to send (`write_seq`). What has been sent (`snd_nxt`) is noted by the kernel only after a
-    /// segment has left, and on a short link its acknowledgement is faster.
+    /// The end of the data that it was given to send (`write_seq`). The kernel updates `snd_nxt`, the end of what
+    /// was sent, only after a segment has left, and on a short link the acknowledgement arrives sooner.
     pub next: u32,
-    /// The next byte that is expected.
+    /// The next byte expected.
     pub expected: u32,
-    /// How many may come from there on.
+    /// How many bytes may arrive from there on.
     pub window: u32,
 }
 
-/// Whether `number` is at `from`, or up to `length` behind it, as sequence numbers go round.
+/// Whether `number` equals `from` or follows it by at most `length`, in sequence number arithmetic.
 #[inline(always)]
 fn is_within(number: u32, from: u32, length: u32) -> bool {
     number.wrapping_sub(from) <= length
 }
 
-/// The window of a connection of which is left only what waits for the last segments (TIME_WAIT, and FIN_WAIT2 without an
-/// owner): the largest without window scale.
+/// The window of a connection of which only the wait for the last segments is left (TIME_WAIT, and FIN_WAIT2
+/// without an owner): the largest without window scale.
 const LAST_WINDOW: u32 = 65_535;
 
 impl Connection {
-    /// What is left of one that has sent all, and expects nothing but the last segments.
+    /// Returns the remains of a connection that has sent everything and expects only the last segments.
     #[inline(always)]
     pub fn remains(sent: u32, expected: u32) -> Self {
         Self { state: state::TIME_WAIT, unacknowledged: sent, next: sent, expected, window: LAST_WINDOW }
     }
 
-    /// Whether a segment fits the connection: it acknowledges what has been sent, and is where data may be
-    /// (RFC 9293 section 3.10.7.4, RFC 5961).
+    /// Whether a segment fits the connection: it acknowledges data that was sent, and lies where data may be (RFC
+    /// 9293 section 3.10.7.4, RFC 5961).
     #[inline(always)]
     pub fn fits(&self, segment: &Segment) -> bool {
         let acknowledges = segment.has(tcp_flags::ACK);
         let outstanding = self.next.wrapping_sub(self.unacknowledged);
         if self.state == state::SYN_SENT || self.state == state::SYN_RECV {
-            // Nothing but the SYN, or what came with it, can be acknowledged yet.
+            // Only the SYN, or data sent with it, can be acknowledged yet.
             return acknowledges
                 && segment.acknowledgement != self.unacknowledged
                 && is_within(segment.acknowledgement, self.unacknowledged, outstanding);
@@ -120,13 +121,15 @@ impl Connection {
         if acknowledges {
             is_near && is_acknowledged
         } else {
-            // Only a RST may come without, and the kernel takes it at the very byte that it expects (RFC 5961 section 3.2).
+            // Only a RST may lack an ACK, and the kernel accepts it only at exactly the byte that it expects (RFC
+            // 5961 section 3.2).
             segment.has(tcp_flags::RST) && segment.sequence == self.expected
         }
     }
 
-    /// Whether a segment with this sequence number may be under way. Of an error about anything else the kernel takes no notice
-    /// (`OutOfWindowIcmps`; net/ipv4/tcp_ipv4.c, `tcp_v4_err`), and each number more is one to be guessed.
+    /// Whether a segment with this sequence number may be in flight. The kernel ignores an error about any other
+    /// (`OutOfWindowIcmps`; net/ipv4/tcp_ipv4.c, `tcp_v4_err`), and each additional number would make guessing
+    /// easier.
     #[inline(always)]
     pub fn has_sent(&self, sequence: u32) -> bool {
         is_within(sequence, self.unacknowledged, self.next.wrapping_sub(self.unacknowledged))
@@ -138,12 +141,13 @@ impl Connection {
 pub struct Request {
     /// The sequence number of the SYN-ACK.
     pub sent: u32,
-    /// The next byte that is expected.
+    /// The next byte expected.
     pub expected: u32,
 }
 
 impl Request {
-    /// Whether a segment shows that its sender has received the SYN-ACK. A RST may come from who has not asked for it.
+    /// Whether a segment shows that its sender received the SYN-ACK. A host that got an unsolicited SYN-ACK may
+    /// send a RST.
     #[inline(always)]
     pub fn is_acknowledged(&self, segment: &Segment) -> bool {
         if segment.has(tcp_flags::ACK) {
@@ -154,61 +158,61 @@ impl Request {
     }
 }
 
-/// What sockets say to a TCP segment that is not a SYN.
+/// What the sockets say about a TCP segment that is not a SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// There is none.
+    /// There is no socket.
     NoSocket,
-    /// It fits a connection, or acknowledges the answer to a SYN, or brings a right cookie back.
+    /// It fits a connection, acknowledges the answer to a SYN, or returns a valid cookie.
     Proven,
-    /// There is a connection, or a request, or what is left of one, and it does not.
+    /// There is a connection, a request, or the remains of one, and the segment does not fit it.
     Unproven,
-    /// There is a listener, and it brings no right cookie.
+    /// There is a listener, and the segment has no valid cookie.
     WrongCookie,
-    /// There is a request, and on this kernel it cannot be told what it has sent.
+    /// There is a request, but on this kernel it is not known what the request has sent.
     Unknown,
 }
 
 /// What becomes of a SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opening {
-    /// Nobody listens.
+    /// No socket listens.
     NoSocket,
-    /// There is a connection between these ports, or what is left of one.
+    /// There is a connection between these ports, or the remains of one.
     Connection,
-    /// The listener's queue is said to have room for it, so that the kernel makes no cookies.
+    /// The listener's queue reports room for it, so the kernel makes no cookies.
     Room,
-    /// The listener has more connections waiting than it takes: the kernel drops the SYN.
+    /// The listener has more connections waiting than it accepts: the kernel drops the SYN.
     Full,
     /// The listener's cookie.
     Cookie(Cookie),
-    /// No cookie can be made for it.
+    /// No cookie can be made for this SYN.
     Unable,
 }
 
 /// A SYN cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cookie {
-    /// The sequence number that it is.
+    /// The sequence number that is the cookie.
     pub sequence: u32,
     /// The client's sequence number.
     pub clients: u32,
-    /// The segment size in it, bytes.
+    /// The segment size encoded in it, bytes.
     pub segment: u16,
 }
 
-/// What sockets say to a UDP datagram for an address of this host.
+/// What the sockets say about a UDP datagram to an address of this host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receiver {
-    /// There is none.
+    /// There is no socket.
     NoSocket,
-    /// One that takes datagrams from anywhere.
+    /// A socket that accepts datagrams from anywhere.
     Anybodys,
-    /// One that is connected to the sender.
+    /// A socket that is connected to the sender.
     Connected,
 }
 
-/// What an ICMP error quotes: the beginning of a packet that this host is said to have sent.
+/// What an ICMP error quotes: the beginning of a packet that this host supposedly sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quote {
     /// TCP or UDP.
@@ -219,12 +223,12 @@ pub struct Quote {
     pub destination: Address,
     /// Source and destination port.
     pub ports: [u16; 2],
-    /// The sequence number, of TCP.
+    /// The sequence number, for TCP.
     pub sequence: u32,
 }
 
 impl Quote {
-    /// The flow of what is quoted, whose answer would go the other way.
+    /// Returns the flow of the quoted packet, whose reply would go the other way.
     #[inline(always)]
     pub fn flow(&self) -> Flow {
         let [local_port, remote_port] = self.ports;
@@ -237,8 +241,8 @@ impl Quote {
         }
     }
 
-    /// Reads the quote of an ICMP or ICMPv6 error (RFC 792, RFC 4443); `None` for any other message, and for a quote
-    /// of anything but TCP and UDP right behind an IP header without options.
+    /// Reads the quote of an ICMP or ICMPv6 error (RFC 792, RFC 4443). Returns `None` for any other message, and
+    /// for a quote of anything but TCP or UDP directly behind an IP header without options.
     #[inline(always)]
     pub fn read<'a>(packet: &Packet, window: impl Window<'a>) -> Option<Self> {
         const HEADER: usize = 8;
@@ -383,7 +387,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the connection: who guesses is right once in millions of times, and no packet of the other side is refused.
+        /// For any connection, a guess is valid once in millions of times, and no packet of the remote side is
+        /// refused.
         #[test]
         fn numbers_out_of_the_air_do_not_fit(
             unacknowledged: u32, outstanding in 0_u32..4_000_000, expected: u32, window in 0_u32..6_000_000,

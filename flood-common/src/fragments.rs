@@ -1,11 +1,12 @@
-//! What became of the first fragment of a datagram, for those that come after it: only the first has ports.
+//! Records what happened to the first fragment of a datagram, for later fragments: only the first has ports.
 //!
-//! A note is a word, `tag:44 | first:4 | end:16`, in a table of buckets like that of debts; the place of a datagram in it is
-//! a hash with secret keys. `first` says that the first fragment was dropped, or of which class it was. A note lasts for two
-//! seconds: the fragments of a datagram leave their sender together.
+//! A note is a word, `tag:44 | first:4 | end:16`, in a table of buckets like the debt table; the place of a
+//! datagram in it is a hash with secret keys. `first` says that the first fragment was dropped, or gives its class.
+//! A note lasts for two seconds: the fragments of a datagram leave their sender together.
 //!
-//! Invariant: a note decides about nothing but its own datagram, and without one a fragment is judged by the limits of its
-//! class. So a table that is full, which whoever sends many first fragments can achieve, harms nobody beyond those limits.
+//! Invariant: a note affects only its own datagram, and without one a fragment is judged by the limits of its
+//! class. So a full table, which anyone who sends many first fragments can cause, does no harm except through those
+//! limits.
 
 use crate::{
     meter::{Slot, WAYS, own_or_first_to_end},
@@ -17,21 +18,21 @@ use crate::{
 /// Binary logarithm of the number of buckets: 131,072 datagrams in 1 MiB.
 pub const FRAGMENT_BITS: u32 = 14;
 
-/// Nanoseconds in a unit of time are two to this power: 0.13 seconds.
+/// Nanoseconds in a unit of time, as a binary logarithm: 0.13 seconds.
 const UNIT_SHIFT: u32 = 27;
 
-/// Units for which a note lasts: 2 seconds. A host waits longer for what is missing (30 seconds in Linux), but a link that
-/// keeps the pieces of a datagram apart for seconds is none over which it arrives.
+/// Units for which a note lasts: 2 seconds. A host waits longer for missing fragments (30 seconds in Linux), but a
+/// datagram does not arrive over a link that keeps its fragments apart for seconds.
 const LIFETIME: u64 = 15;
 
 const TAG_SHIFT: u32 = 20;
 const FIRST_SHIFT: u32 = 16;
 
-/// What became of a first fragment, as a number in a word; any other is its class, plus one.
+/// What happened to a first fragment, as a number in a word; any other number is its class, plus one.
 pub mod first {
-    /// Nobody knows.
+    /// Not known.
     pub const UNKNOWN: u64 = 0;
-    /// The host has asked for it.
+    /// The host solicited it.
     pub const ASKED: u64 = 14;
     /// It was dropped.
     pub const DROPPED: u64 = 15;
@@ -42,31 +43,31 @@ pub mod first {
 pub struct FragmentPlace {
     /// Number of the bucket.
     pub bucket: u32,
-    /// Tells the datagrams in a bucket apart.
+    /// Distinguishes the datagrams in a bucket.
     pub tag: u64,
 }
 
 impl FragmentPlace {
-    /// That of a [hash](datagram_hash).
+    /// The place for a [hash](datagram_hash).
     #[inline(always)]
     pub fn of(hash: u64) -> Self {
         Self { bucket: (hash >> (64 - FRAGMENT_BITS)) as u32, tag: (hash << FRAGMENT_BITS) >> TAG_SHIFT }
     }
 }
 
-/// A hash of the datagram that a packet is a part of.
+/// Returns a hash of the datagram that a packet is part of.
 #[inline(always)]
 pub fn datagram_hash(packet: &Packet, seeds: &SolicitSeeds) -> u64 {
     hash(seeds, [packet.source, packet.destination], packet.datagram)
 }
 
-/// Where the datagram is noted that a packet is a part of.
+/// Returns where the datagram that a packet is part of is noted.
 #[inline(always)]
 pub fn place(packet: &Packet, seeds: &SolicitSeeds) -> FragmentPlace {
     FragmentPlace::of(datagram_hash(packet, seeds))
 }
 
-/// Units for which a word lasts; more than [`LIFETIME`] once it has ended.
+/// Returns the units for which a word still lasts; more than [`LIFETIME`] once it has expired.
 #[inline(always)]
 fn left(word: u64, now_ns: u64) -> u64 {
     word.wrapping_sub(now_ns >> UNIT_SHIFT) & 0xffff
@@ -78,10 +79,11 @@ fn is_of(word: u64, tag: u64, now_ns: u64) -> bool {
     (word >> TAG_SHIFT == tag) & (left(word, now_ns) <= LIFETIME)
 }
 
-/// What became of the first fragment of the datagram with this tag: a number of [`first`].
+/// Returns what happened to the first fragment of the datagram with this tag: a number of [`first`].
 #[inline(always)]
 pub fn find<S: Slot>(bucket: &[S; WAYS], tag: u64, now_ns: u64) -> u64 {
-    // VERIFIER: to the end, and without a branch, so that it is one way through the program. A datagram has one note.
+    // VERIFIER: searches to the end without a branch, so that there is one path through the program. A datagram has
+    // one note.
     bucket.iter().fold(first::UNKNOWN, |first, slot| {
         let found = slot.load();
         let is_here = u64::from(is_of(found, tag, now_ns));
@@ -89,10 +91,10 @@ pub fn find<S: Slot>(bucket: &[S; WAYS], tag: u64, now_ns: u64) -> u64 {
     })
 }
 
-/// Notes what became of the first fragment of a datagram: in its own word, or in that which ends first.
+/// Notes what happened to the first fragment of a datagram: in its own word, or in the word that expires first.
 ///
-/// Of two first fragments the one that passed counts: by inventing one that is dropped nobody takes the rest of another's
-/// datagram away.
+/// Of two first fragments the one that passed counts, so nobody can suppress the rest of another sender's datagram
+/// by spoofing a first fragment that is dropped.
 #[inline(always)]
 pub fn note<S: Slot>(bucket: &[S; WAYS], tag: u64, first: u64, now_ns: u64) {
     let end = (now_ns >> UNIT_SHIFT).wrapping_add(LIFETIME) & 0xffff;
@@ -103,7 +105,7 @@ pub fn note<S: Slot>(bucket: &[S; WAYS], tag: u64, first: u64, now_ns: u64) {
     let slot = &bucket[way];
     let old = slot.load();
     if first != first::DROPPED || !is_of(old, tag, now_ns) {
-        // A lost race is another first fragment's note.
+        // If the race is lost, another first fragment's note won it.
         slot.compare_swap(old, tag << TAG_SHIFT | first << FIRST_SHIFT | end);
     }
 }

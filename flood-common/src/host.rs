@@ -1,7 +1,7 @@
-//! The tables of a verdict in ordinary memory, and a host's sockets as a model: what the kernel is compared with in tests.
+//! The tables of a verdict in ordinary memory, and a model of a host's sockets. Tests compare the kernel with them.
 //!
-//! The lists of [`HostTables`] are scanned naively, so that they can serve as the model; the debt table, and the lists
-//! of [`ListMemory`], are the real code over atomics.
+//! The lists of [`HostTables`] are scanned naively, so that they can serve as the model. The debt table, and the
+//! lists of [`ListMemory`], are the real code over atomics.
 
 use std::{
     cell,
@@ -43,12 +43,12 @@ pub struct Entry {
     pub address: Address,
     /// Length of the prefix, bits.
     pub length: u32,
-    /// When the entry ends, nanoseconds; 0 for never.
+    /// When the entry expires, nanoseconds; 0 for never.
     pub expires_ns: u64,
 }
 
 impl Entry {
-    /// Whether it covers the address and has not ended.
+    /// Whether the entry covers the address and has not expired.
     pub fn covers(&self, address: Address, now_ns: u64) -> bool {
         let bits = |address: Address| match address {
             Address::V4(v4) => u128::from(v4) << 96,
@@ -64,16 +64,16 @@ impl Entry {
 /// A UDP socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UdpSocket {
-    /// Where it listens; `None` for every address of both families.
+    /// Its local address; `None` for every address of both families.
     pub local: Option<Address>,
     /// Its port.
     pub port: u16,
-    /// Whom it is connected to.
+    /// The peer that it is connected to.
     pub peer: Option<(Address, u16)>,
 }
 
 impl UdpSocket {
-    /// Whether packets of a flow come to it.
+    /// Whether it receives packets of a flow.
     fn takes(&self, flow: &Flow) -> bool {
         self.port == flow.local_port
             && self.local.is_none_or(|local| local == flow.local)
@@ -84,45 +84,45 @@ impl UdpSocket {
 /// A TCP listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listener {
-    /// Where it listens; `None` for every address of both families.
+    /// Its local address; `None` for every address of both families.
     pub local: Option<Address>,
     /// Its port.
     pub port: u16,
-    /// What becomes of a SYN.
+    /// What happens to a SYN.
     pub opening: Opening,
 }
 
 impl Listener {
-    /// One for every address, that makes cookies.
+    /// A listener on every address that makes cookies.
     pub fn with_cookies(port: u16) -> Self {
         let cookie = Cookie { sequence: 0, clients: 0, segment: 0 };
         Self { local: None, port, opening: Opening::Cookie(cookie) }
     }
 }
 
-/// What there is between two ports.
+/// The state between two ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Between {
     /// A connection.
     Connection(Connection),
-    /// A request: a SYN has come.
+    /// A request: a SYN arrived.
     Request(Request),
 }
 
-/// What a host's sockets would say.
+/// A model of what a host's sockets say.
 #[derive(Default)]
 pub struct HostSockets {
     /// Its unicast addresses.
     pub local: Vec<Address>,
     /// Its TCP listeners.
     pub listeners: Vec<Listener>,
-    /// What there is between two TCP ports, seen from the host.
+    /// The state between two TCP ports, seen from the host.
     pub tcp: Vec<(Flow, Between)>,
-    /// The UDP ports of its tunnels, and whether their other ends send from ports that are hashes.
+    /// The UDP ports of its tunnels, and whether their remote ends send from ports that are hashes.
     pub tunnels: Vec<(u16, bool)>,
     /// Its UDP sockets.
     pub udp: Vec<UdpSocket>,
-    /// Whether segments to listeners bring a right cookie.
+    /// Whether segments to listeners carry a valid cookie.
     pub right_cookie: bool,
 }
 
@@ -150,7 +150,7 @@ impl HostSockets {
     }
 }
 
-/// What a processor keeps for itself.
+/// The state that belongs to one processor.
 #[derive(Default)]
 struct Processor {
     /// The words of its sketch, if it has one.
@@ -164,19 +164,19 @@ pub struct HostTables {
     pub allow: Vec<Entry>,
     /// The block list.
     pub block: Vec<Entry>,
-    /// Whose packets pass over the limits by evidence.
+    /// Sources whose packets pass over the limits by evidence.
     pub allow_proven: Vec<Entry>,
     /// The sockets of the host.
     pub sockets: HostSockets,
-    /// Buckets of what was asked for.
+    /// Buckets of solicited flows.
     pub solicited: Vec<[AtomicU64; WAYS]>,
-    /// Buckets of flows that the other side has begun.
+    /// Buckets of flows that the remote side began.
     begun: Vec<[AtomicU64; WAYS]>,
     /// Buckets of watched sources and sessions.
     watched: Vec<[AtomicU64; WAYS]>,
-    /// The words of the UDP ports of the host.
+    /// The words for the host's UDP ports.
     pub open: Vec<AtomicU64>,
-    /// What each processor keeps for itself, and which of them has the packet now.
+    /// The state of each processor, and which of them handles the packet now.
     processors: Vec<Processor>,
     running: cell::Cell<usize>,
     sketch_shift: u32,
@@ -188,7 +188,7 @@ pub struct HostTables {
     debts: Vec<[AtomicU64; WAYS]>,
     reflectors: [u64; 2 * PORT_WORDS],
     budgets: [AtomicU64; BUDGETS as usize],
-    /// What the last packet over a limit has exceeded.
+    /// The cell that the last packet over a limit exceeded.
     pub exceeded: cell::Cell<Option<Cell>>,
 }
 
@@ -219,8 +219,8 @@ impl HostTables {
         }
     }
 
-    /// Has this many processors, each with a sketch before the table of debts. Packets are on the first until
-    /// [`run_on`](Self::run_on) says otherwise.
+    /// Sets up this many processors, each with a sketch in front of the debt table. Packets run on the first until
+    /// [`run_on`](Self::run_on) selects another.
     pub fn sketch(&mut self, processors: u32) {
         let sketch = || vec![cell::Cell::new(0); SKETCH_WORDS];
         self.processors =
@@ -229,7 +229,7 @@ impl HostTables {
         self.run_on(0);
     }
 
-    /// Has the packets that follow on this processor.
+    /// Runs the packets that follow on this processor.
     pub fn run_on(&self, processor: usize) {
         self.running.set(processor % self.processors.len());
     }
@@ -238,13 +238,13 @@ impl HostTables {
         &self.processors[self.running.get()]
     }
 
-    /// The word of this processor's sketch for who is charged in this place, if there is one for what is charged.
+    /// Returns the word of this processor's sketch for the party charged in this place, if the charge is sketched.
     fn sketch_word(&self, place: DebtPlace, sketched: bool) -> Option<&cell::Cell<u32>> {
         let words = &self.processor().sketch;
         if sketched { words.get(sketch::word_of(place.bucket)) } else { None }
     }
 
-    /// Whether everybody owes what he does in these tables, to which the same should have been charged.
+    /// Whether all debts equal those in `other`, which should have received the same charges.
     pub fn owes_as(&self, other: &Self) -> bool {
         let words = |tables: &Self| -> Vec<u64> {
             let budgets = tables.budgets.iter().chain(tables.debts.iter().flatten()).map(Slot::load);
@@ -269,7 +269,7 @@ impl HostTables {
         if word.is_some_and(|word| sketch::admits(word, now_ns, price, self.sketch_shift)) {
             return Charge::Conforming;
         }
-        // A host test never fills a bucket by chance; 1 is a throw that does not admit.
+        // A host test never fills a bucket by chance; 1 is a random number that does not admit.
         charge(&self.debts[place.bucket as usize], place.owner, now_ns, price, || 1)
     }
 
@@ -278,12 +278,13 @@ impl HostTables {
         (&self.budgets[(BUDGET_TOTALS + class) as usize], &self.processor().leases[class as usize])
     }
 
-    /// What the egress program does with a packet that leaves the host; `connected` says whether its socket is.
+    /// Does what the egress program does with a packet that leaves the host; `connected` says whether its socket is
+    /// connected.
     pub fn send(&self, settings: &Settings, flow: &Flow, now_ns: u64, connected: bool) {
         solicit::sent(settings, flow, connected, now_ns, self);
     }
 
-    /// What the daemon does when it has looked at the sockets of the host.
+    /// Does what the daemon does after it has looked at the sockets of the host.
     pub fn look_at_ports(&self, now_ns: u64) {
         for word in &self.open {
             word.store(0, Ordering::Relaxed);
@@ -591,7 +592,7 @@ impl Host for HostTables {
     }
 }
 
-/// The tables of the lists in memory.
+/// The tables of the lists, in memory.
 pub struct ListMemory {
     bucket_bits: u32,
     keys: [u64; 4],
@@ -599,12 +600,13 @@ pub struct ListMemory {
     pub gates: Vec<AtomicU64>,
     /// Buckets of IPv4 addresses, word by word.
     pub buckets: Vec<AtomicU64>,
-    /// Buckets of IPv6 nodes, word by word, then as many of ends.
+    /// Buckets of IPv6 nodes, word by word, then as many buckets of expiry times.
     pub nodes: Vec<AtomicU64>,
 }
 
 impl ListMemory {
-    /// Makes empty tables with `2^bucket_bits` buckets of IPv4, and so many of IPv6, hashed by these keys.
+    /// Makes empty tables with `2^bucket_bits` buckets for IPv4 and `node_buckets` for IPv6, hashed with these
+    /// keys.
     pub fn new(bucket_bits: u32, node_buckets: u32, keys: [u64; 4]) -> Self {
         let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {

@@ -1,13 +1,14 @@
-//! What the filter thinks with: pure code, shared by the kernel and user space.
+//! The logic of the filter: pure code, shared by the kernel and user space.
 //!
 //! Nothing here reads a clock, touches a map or allocates; time and looked-up facts come in as values, so that
-//! every line runs unchanged on a host (unit tests, property tests, `floodgate replay`) and in the kernel. What
-//! cannot be pure lives in `flood-ebpf`, and is little.
+//! every line runs unchanged on a host (unit tests, property tests, `floodgate replay`) and in the kernel. The
+//! little that cannot be pure is in `flood-ebpf`.
 //!
-//! The way of a packet through this crate: [`wire`] views headers, [`link`] opens frames, [`packet`] parses headers into a
-//! summary, [`sanity`] knows what no packet should be, [`decide`](mod@decide) turns the summary into a [`reason`], [`ordinary`]
-//! does all of that at once for what most packets are, [`meter`] keeps the limits and [`lists`] the lists that `decide` asks about,
-//! [`solicit`] knows what the host asked for, and [`abi`] is what both sides of the kernel border agree on.
+//! The path of a packet through this crate: [`wire`] views headers, [`link`] opens frames, [`packet`] parses
+//! headers into a summary, [`sanity`] finds packets that should not exist, [`decide`](mod@decide) turns the summary
+//! into a [`reason`], [`ordinary`] does all of that at once for most packets, [`meter`] keeps the limits and
+//! [`lists`] the lists that `decide` consults, [`solicit`] records what the host solicited, and [`abi`] defines
+//! what both sides of the kernel border agree on.
 //!
 //! Invariant: this crate depends on `zerocopy` and on nothing else.
 #![cfg_attr(not(any(test, feature = "host")), no_std)]

@@ -1,8 +1,8 @@
-//! The link layer: what is around an IP packet.
+//! The link layer: what surrounds an IP packet.
 //!
-//! Looked behind is what a host, or one that it forwards to, takes off by itself: up to two VLAN tags of any kind, and in
-//! them PPPoE or LLC/SNAP. What else carries packets is named ([`Link::Encapsulated`]), not guessed: behind MPLS, nothing
-//! says what comes, and a frame of another kind may look like IP.
+//! The parser looks behind what a host, or one that it forwards to, removes by itself: up to two VLAN tags of any
+//! kind, and in them PPPoE or LLC/SNAP. Anything else that carries packets is named ([`Link::Encapsulated`]), not
+//! guessed: behind MPLS nothing says what follows, and a frame of another kind may look like IP.
 //!
 //! Invariant: a frame whose own EtherType is that of IP pays for none of this.
 
@@ -12,24 +12,24 @@ use crate::{
     wire::{Ethernet, Ipv4, Pppoe, Snap, VlanTag, Window, ethertype, ppp},
 };
 
-/// VLAN tags that are looked behind: a customer's tag inside a provider's (802.1ad). The kernel's own receive path
-/// goes no deeper either unless VLAN devices are stacked by hand.
+/// The most VLAN tags that the parser looks behind: a customer's tag inside a provider's (802.1ad). The kernel's
+/// own receive path goes no deeper either, unless VLAN devices are stacked by hand.
 pub const MAX_VLAN_TAGS: usize = 2;
 
-/// Stands for the EtherType of a frame that has a length instead, as those of spanning tree, or none at all.
+/// Stands for the EtherType of a frame that has a length instead, such as spanning tree, or none at all.
 pub const LENGTH: u16 = 0;
 
-/// What is in a frame.
+/// The content of a frame.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Link {
     /// An IP packet.
     Ip(Inner),
-    /// Neither IP nor anything that carries it; the EtherType.
+    /// Neither IP nor a carrier of IP; the EtherType.
     NotIp(u16),
-    /// Something that may carry IP and is not looked into; the EtherType.
+    /// A protocol that may carry IP and is not parsed; the EtherType.
     Encapsulated(u16),
-    /// Nothing, for this reason.
+    /// No valid content, for this reason.
     Broken(Reason),
 }
 
@@ -38,9 +38,9 @@ pub enum Link {
 pub struct Inner {
     /// Its EtherType: [`is_ip`].
     pub ethertype: u16,
-    /// Where it begins, bytes.
+    /// Its offset in the frame, bytes.
     pub offset: usize,
-    /// Where a header around it states how many bytes follow there, bytes; 0 if none does.
+    /// Offset of the field in a surrounding header that states how many bytes follow it, bytes; 0 if there is none.
     pub length_at: usize,
 }
 
@@ -50,7 +50,7 @@ pub fn is_ip(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::IPV4 | ethertype::IPV6)
 }
 
-/// Whether it is that of a VLAN tag.
+/// Whether an EtherType is that of a VLAN tag.
 #[inline(always)]
 pub fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN)
@@ -69,7 +69,7 @@ pub fn open<'a, W: Window<'a>>(window: W, kind: u16) -> Link {
     }
 }
 
-/// An IP packet with nothing around it, which says itself of which version it is.
+/// Opens an IP packet without a link-layer header; its own version field says which version it is.
 #[inline(always)]
 fn bare<'a, W: Window<'a>>(window: W) -> Link {
     let Some(ip) = window.view::<Ipv4>(0) else {
@@ -107,7 +107,8 @@ fn open_other<'a, W: Window<'a>>(window: W, mut kind: u16) -> Link {
         kind => Link::NotIp(kind),
     };
     match inner {
-        // VERIFIER: many ways lead here, each with offsets of its own. One byte is unknown: offsets are less.
+        // VERIFIER: many paths lead here, each with offsets of its own. One unknown byte is enough, because offsets
+        // are less.
         Link::Ip(Inner { ethertype, offset, length_at }) => {
             let forget = |offset: usize| opaque(offset as u64, ethernet.source[0].into()) as usize;
             Link::Ip(Inner { ethertype, offset: forget(offset), length_at: forget(length_at) })

@@ -1,56 +1,58 @@
-//! The UDP ports of this host: on which of them somebody listens, on which a socket may be connected to a peer, and which are
-//! those of tunnels.
+//! The UDP ports of this host: on which of them a socket listens, on which a socket may be connected to a peer, and
+//! which belong to tunnels.
 //!
-//! Four bits for each port. The daemon looks at the host's sockets each second, and the egress program sets what it sees being
-//! used; so a client is known before its answer can come, and a service within a second. What has closed is taken out by the
-//! daemon, which also writes when it looked: what is older than three seconds says nothing.
+//! There are four bits for each port. The daemon looks at the host's sockets each second, and the egress program
+//! sets the bits of ports that it sees in use. So a client is known before its reply can arrive, and a service
+//! within a second. The daemon also clears the bits of closed ports and writes the time of its look: after three
+//! seconds the bits no longer count.
 
 use crate::{
     meter::{CLOCK_SLACK_NS, RACES, Slot},
     reflector::{PORT_WORDS, port_bit, port_word},
 };
 
-/// Words for 64 ports, side by side: those that are open, those with a peer, those of tunnels, and of these those whose other ends
-/// send from ports that are hashes.
+/// Words for 64 ports, side by side: open ports, ports with a peer, ports of tunnels, and ports of tunnels whose
+/// remote ends send from ports that are hashes.
 const STRIDE: usize = 4;
 
-/// The word of the last look, nanoseconds, behind those of the ports.
+/// The word with the time of the last look, nanoseconds, after those of the ports.
 pub const LOOKED: usize = STRIDE * PORT_WORDS;
 
 /// Words in the map.
 pub const WORDS: usize = LOOKED + 1;
 
-/// Nanoseconds for which a look is believed.
+/// Nanoseconds for which a look is valid.
 const FRESH_NS: u64 = 3_000_000_000;
 
-/// The port of DHCP clients, which listen beside the network stack (RFC 2131). It is known to be in use by what they send.
+/// The port of DHCP clients, which listen outside the network stack (RFC 2131). What they send shows that it is in
+/// use.
 pub const DHCP_CLIENT: u16 = 68;
 
-/// The word of a port among those that are open.
+/// Returns the word of a port among the open ports.
 #[inline(always)]
 pub fn word(port: u16) -> usize {
     STRIDE * port_word(port)
 }
 
-/// The word of a port among those with a peer.
+/// Returns the word of a port among the ports with a peer.
 #[inline(always)]
 pub fn peer_word(port: u16) -> usize {
     word(port) + 1
 }
 
-/// The word of a port among those of tunnels.
+/// Returns the word of a port among the ports of tunnels.
 #[inline(always)]
 pub fn tunnel_word(port: u16) -> usize {
     word(port) + 2
 }
 
-/// The word of a port among those of tunnels whose other ends send from ports that are hashes.
+/// Returns the word of a port among those of tunnels whose remote ends send from ports that are hashes.
 #[inline(always)]
 pub fn hashing_word(port: u16) -> usize {
     word(port) + 3
 }
 
-/// Whether a look at this time is still believed.
+/// Whether a look at this time is still valid.
 #[inline(always)]
 pub fn is_fresh(looked_ns: u64, now_ns: u64) -> bool {
     // The clock of the packet may be a tick behind that of the look.

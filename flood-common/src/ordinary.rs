@@ -1,11 +1,13 @@
-//! The short way of what most packets are: TCP and UDP over IP right behind Ethernet, whole and without options.
+//! The fast path, for what most packets are: TCP and UDP over IP directly behind Ethernet, whole and without
+//! options.
 //!
-//! What is out of the ordinary in any respect goes the long way, by [`packet::parse`](crate::packet::parse) and
-//! [`decide`](crate::decide::decide); so does what takes more to decide than a look at the lists, the open ports and the limits.
-//! The short way comes to the same in half of the instructions: it knows where everything is, and what it need not ask.
+//! Any packet that is unusual in some respect takes the slow path, through [`packet::parse`](crate::packet::parse)
+//! and [`decide`](crate::decide::decide); so does any packet whose verdict needs more than a look at the lists, the
+//! open ports and the limits. The fast path reaches the same verdict in half of the instructions, because it knows
+//! where everything is and which checks it can omit.
 //!
-//! Invariant: what it says and charges is what the long way would, or nothing. The host goes the long way only, so that each test
-//! that compares verdicts of the kernel with those of the host compares the two ways.
+//! Invariant: it decides and charges what the slow path would, or nothing. The host uses only the slow path, so
+//! each test that compares verdicts of the kernel with those of the host compares the two paths.
 
 use crate::{
     abi::Settings,
@@ -22,7 +24,8 @@ use crate::{
     wire::{Ethernet, Head, HeadV4, HeadV6, Ipv4, Ipv6, Tcp, Udp, Window, protocol, read_be32, read_be64},
 };
 
-/// What an ordinary packet begins with behind its MAC addresses: the EtherType, the version, and in IPv4 the length of the header.
+/// How an ordinary packet begins behind its MAC addresses: the EtherType, the version, and in IPv4 the length of
+/// the header.
 const IPV4: u64 = 0x08_0045;
 const IPV6: u64 = 0x8_6dd6;
 
@@ -31,10 +34,10 @@ const NETWORK_AT: usize = size_of::<Ethernet>();
 const TRANSPORT_V4_AT: usize = NETWORK_AT + size_of::<Ipv4>();
 const TRANSPORT_V6_AT: usize = NETWORK_AT + size_of::<Ipv6>();
 
-/// The verdict about the packet in a frame, if it is ordinary, and the length of the frame; `None` where
-/// [`decide`](crate::decide::decide) has more to ask, before anything is charged.
+/// Returns the verdict for the packet in a frame, if it is ordinary, and the length of the frame. Returns `None`
+/// where [`decide`](crate::decide::decide) has to check more, before anything is charged.
 ///
-/// Two copies of the code: in each the family is a constant.
+/// There are two copies of the code, so that the family is a constant in each.
 #[inline(always)]
 pub fn judge<'a, W: Window<'a>, T: Tables>(
     window: W,
@@ -59,7 +62,7 @@ pub fn judge<'a, W: Window<'a>, T: Tables>(
 
 #[inline(always)]
 fn parse_ipv4<'a, W: Window<'a>>(window: W, start: u64) -> Option<Packet> {
-    /// In its second word: where it was cut, and that it is not the last piece.
+    /// In the second word of the header: the fragment offset, and the flag that more fragments follow.
     const CUT: u32 = 0x3fff_0000;
 
     let head = window.view::<HeadV4>(0)?;
@@ -95,7 +98,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, start: u64) -> Option<Packet> {
     Some(packet([source, destination], head.next_header, length, TRANSPORT_V6_AT, behind, transport))
 }
 
-/// The facts about an ordinary packet.
+/// Returns the facts about an ordinary packet.
 #[inline(always)]
 fn packet(
     [source, destination]: [Address; 2],
@@ -131,7 +134,7 @@ struct Transport {
     class: Class,
 }
 
-/// Parses the header behind that of IP, of which `head` is the beginning, and which has `behind` bytes with what follows it.
+/// Parses the header behind the IP header. `head` is its beginning; it and what follows it have `behind` bytes.
 #[inline(always)]
 fn parse_transport<'a, W: Window<'a>>(
     window: W,
@@ -175,7 +178,7 @@ fn decide<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: 
         Class::Udp if is_to_closed_port(packet, ports.destination, settings, now_ns, tables) => Class::Closed,
         class => class,
     };
-    // VERIFIER: one way for all of them.
+    // VERIFIER: one path for all of them.
     let class = forget(settings, class as u64) % CLASS_SLOTS as u64;
     let load = Load::new(packet, source_of(packet, settings), class, 1);
     let reason = limit(&load, settings, now_ns, tables);
@@ -189,8 +192,8 @@ fn decide<T: Tables>(packet: &Packet, settings: &Settings, now_ns: u64, tables: 
     Some(Verdict { reason, looks_again, class })
 }
 
-/// [`decide::limit`](crate::decide::limit), of which this is the most common part: that a packet has no limit, or one alone, of its
-/// source, which needs no look before it is charged.
+/// The most common case of [`decide::limit`](crate::decide::limit): a packet has no limit, or only one, of its
+/// source, which needs no check before it is charged.
 #[inline(always)]
 fn limit<T: Tables>(load: &Load, settings: &Settings, now_ns: u64, tables: &T) -> Reason {
     let [first, second, ..] = settings.plan[Settings::plan_of(load.source.version, load.class as usize)];

@@ -1,14 +1,14 @@
-//! Where a source has its slot in the debt table.
+//! The position of a source's slot in the debt table.
 //!
 //! A place is a bucket and a tag within it, computed with secrets that user space draws at load, so that nobody
-//! outside can aim at one bucket. For IPv4 the computation is a permutation of the 32-bit address: bucket and tag
-//! together are the address in another form, the table is exact, and user space can name every debtor by running
-//! the permutation backwards ([`Seeds::v4_address`]). An IPv6 prefix has more bits than a place; there two of them
-//! share a place with a probability of 2^-16 for each source in the same bucket.
+//! outside can target one bucket. For IPv4 the computation is a permutation of the 32-bit address: bucket and tag
+//! together are the address in another form, the table is exact, and user space can name every debtor by inverting
+//! the permutation ([`Seeds::v4_address`]). An IPv6 prefix has more bits than a place: there two prefixes share a
+//! place with a probability of 2^-16 for each source in the same bucket.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bits of a tag; what is left of a 64-bit word is the time.
+/// Bits of a tag; the rest of a 64-bit word is the time.
 pub const TAG_BITS: u32 = 16;
 
 /// The fewest bits of a bucket number: with fewer, an IPv4 address would not fit into bucket and tag.
@@ -22,7 +22,7 @@ pub const MAX_BUCKET_BITS: u32 = 22;
 pub struct Place {
     /// Number of the bucket.
     pub bucket: u32,
-    /// Tells the sources in a bucket apart.
+    /// Distinguishes the sources in a bucket.
     pub tag: u16,
 }
 
@@ -75,15 +75,16 @@ impl Seeds {
     }
 }
 
-/// The hash of the IPv6 prefix of this length in which an address is, given as its two halves. There are four keys, by number.
+/// Returns the hash of the IPv6 prefix of this length that contains an address, given as its two halves. There are
+/// four keys, by number.
 ///
-/// Over all keys, two prefixes have the same with a probability of 2^-32 at most, whatever they are (pair-multiply-shift,
-/// Dietzfelbinger 1996), and of about 2^-64 unless they differ in one bit.
+/// Over all keys, two prefixes have the same hash with a probability of 2^-32 at most, whatever they are
+/// (pair-multiply-shift, Dietzfelbinger 1996), and of about 2^-64 unless they differ in one bit.
 ///
-/// VERIFIER: each key is fetched where it is used, so that they take no stack.
+/// VERIFIER: each key is fetched where it is used, so that the keys take no stack.
 #[inline(always)]
 pub fn prefix_hash(key: impl Fn(usize) -> u64, [network, interface]: [u64; 2], length: u32) -> u64 {
-    /// So that a prefix and the same one with zeros behind it differ: 2^64 over the golden ratio.
+    /// Makes a prefix differ from the same one followed by zeros: 2^64 over the golden ratio.
     const LENGTH: u64 = 0x9e37_79b9_7f4a_7c15;
 
     let product = |bits: u64, pair: usize| {
@@ -104,9 +105,9 @@ pub fn prefix_hash(key: impl Fn(usize) -> u64, [network, interface]: [u64; 2], l
     sum ^ sum >> 32
 }
 
-/// The inverse of an odd number modulo 2^32, by Newton's iteration: each step doubles the right bits.
+/// The inverse of an odd number modulo 2^32, by Newton's iteration: each step doubles the number of correct bits.
 fn inverse(odd: u32) -> u32 {
-    let mut x = odd; // right in 3 bits, since odd * odd = 1 modulo 8
+    let mut x = odd; // correct in 3 bits, since odd * odd = 1 modulo 8
     for _ in 0..4 {
         x = x.wrapping_mul(2u32.wrapping_sub(odd.wrapping_mul(x)));
     }
@@ -136,7 +137,7 @@ mod tests {
         }
     }
 
-    /// Its name, and the address that it makes of a number.
+    /// Its name, and the address that it derives from a number.
     type Pattern = (&'static str, fn(u32) -> u32);
 
     /// What an attacker can choose without knowing the secret: neighbours, strides, one address per /8.

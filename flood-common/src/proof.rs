@@ -1,12 +1,13 @@
-//! The second look at a packet over a limit: what it can still say for itself.
+//! The second look at a packet over a limit: whether it can still give evidence.
 //!
-//! A flood from spoofed addresses exceeds the limits of destinations and totals, and with them whoever else comes; one from the
-//! address of a victim exceeds the limits of that source. So a packet that a limit would drop is looked at once more: what
-//! gives [evidence](crate::evidence) that its sender is who it says passes, and is charged to an
-//! [account](crate::account) that only such packets are charged to. A SYN gives none. It is answered with a cookie, or has to come
-//! again.
+//! A flood from spoofed addresses exceeds the limits of destinations and totals, which other sources share. A flood
+//! from the spoofed address of a victim exceeds the limits of that source. So a packet that a limit would drop gets
+//! a second look. If it gives [evidence](crate::evidence) that its source is genuine, it passes and is charged to
+//! an [account](crate::account) reserved for such packets. A SYN gives none. It is answered with a cookie, or has
+//! to be retransmitted.
 //!
-//! None of this costs anything before a limit is exceeded, and none of it drops what the limit alone would have passed.
+//! None of this costs anything before a limit is exceeded, and none of it drops what the limit alone would have
+//! passed.
 
 use crate::{
     abi::{BUDGET_PORTS, BUDGET_PORTS_REFLECTED, BUDGET_RETRANSMISSIONS, Settings, solicited},
@@ -25,52 +26,52 @@ use crate::{
     wire::{Window, protocol},
 };
 
-/// Bits of [`Settings::proof`]: what is asked.
+/// Bits of [`Settings::proof`]: which evidence is checked.
 pub mod means {
     /// SYNs are answered with cookies of the listener.
     pub const COOKIES: u32 = 1 << 0;
-    /// SYNs pass when they come a second time.
+    /// Retransmitted SYNs pass.
     pub const RETRANSMISSION: u32 = 1 << 1;
-    /// All but SYNs pass when this host has a socket that they fit.
+    /// Packets other than SYNs pass when they fit a socket of this host.
     pub const SOCKETS: u32 = 1 << 2;
 }
 
-/// What the host says of a packet over a limit.
+/// What the host knows about a packet over a limit.
 pub trait Host: Memory {
-    /// What becomes of a SYN.
+    /// Returns what happens to a SYN.
     fn open(&self, packet: &Packet) -> Opening;
-    /// What sockets say to another TCP segment.
+    /// Returns what the sockets say about any other TCP segment.
     fn stand(&self, packet: &Packet, segment: &Segment) -> Standing;
-    /// Whether a connection or a connected socket of this host has sent what an ICMP error quotes.
+    /// Whether a connection or a connected socket of this host sent what an ICMP error quotes.
     fn has_sent(&self, quote: &Quote) -> bool;
-    /// Whether a SYN [came before](again::came_again); if not, it is noted.
+    /// Whether a SYN [was sent before](again::came_again); if not, notes it.
     fn came_again(&self, place: SynPlace, now_ns: u64) -> bool;
 }
 
-/// Whether the number is of a reason of one source: that it sends more than its limit.
+/// Whether the number is of a reason about one source: it sends more than its limit.
 #[inline(always)]
 fn is_of_source(exceeded: u32) -> bool {
     exceeded <= Reason::SourceBits.number()
 }
 
-/// Whether it is of a limit of many, rather than of a source or its network.
+/// Whether the number is of a limit that sources share, not of a source or its network.
 #[inline(always)]
 pub(crate) fn is_of_many(exceeded: u32) -> bool {
     exceeded >= Reason::DestinationPackets.number()
 }
 
-/// What became of a packet over a limit.
+/// The outcome of the second look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
-    /// It passes or is dropped, for this reason.
+    /// The packet passes or is dropped, for this reason.
     Verdict(Reason),
-    /// It is answered.
+    /// The packet is answered.
     Answer(Cookie),
-    /// Nothing speaks for it: it is dropped for the limit that it exceeds.
+    /// Nothing speaks for the packet: it is dropped for the limit that it exceeds.
     Nothing,
 }
 
-/// A packet that is looked at once more.
+/// A packet that gets a second look.
 struct Case<'a, H> {
     packet: &'a Packet,
     class: u64,
@@ -80,7 +81,8 @@ struct Case<'a, H> {
     host: &'a H,
 }
 
-/// Looks once more at a packet that has exceeded a limit, as one of this class, by its number. `exceeded` is the number of that reason.
+/// Takes a second look at a packet that exceeded a limit as one of this class (by number). `exceeded` is the number
+/// of that reason.
 #[inline(always)]
 pub fn prove<'a, H: Host>(
     packet: &Packet,
@@ -116,14 +118,14 @@ impl<H: Host> Case<'_, H> {
         self.settings.proof & means != 0
     }
 
-    /// Something speaks against the packet, and it is dropped for that; but over the limit of its own source it is dropped for the
-    /// limit.
+    /// Something speaks against the packet, and it is dropped for that reason; but if it is over the limit of its
+    /// own source, it is dropped for the limit.
     #[inline(always)]
     fn refused(&self, reason: Reason) -> Proof {
         if is_of_source(self.exceeded) { Proof::Nothing } else { Proof::Verdict(reason) }
     }
 
-    /// Nothing here wants the packet, if that can be told for packets to this address.
+    /// Nothing here wants the packet, if that is known for packets to this address.
     #[inline(always)]
     fn absent(&self, address: Address, reason: Reason) -> Proof {
         if self.settings.absence != 0 && self.host.is_local(self.settings, address) {
@@ -149,7 +151,8 @@ impl<H: Host> Case<'_, H> {
         charge != Charge::Exceeding
     }
 
-    /// The packet gives evidence: it passes within what its source may send so, and over that if the source is listed for it.
+    /// The packet gives evidence: it passes within what its source may send by evidence, and over that if the
+    /// source is listed for it.
     #[inline(always)]
     fn proven(&self) -> Proof {
         let source = self.packet.source;
@@ -162,13 +165,13 @@ impl<H: Host> Case<'_, H> {
         }
     }
 
-    /// The packet passes, for this reason, if there is enough left of an account.
+    /// The packet passes, for this reason, if enough is left of an account.
     #[inline(always)]
     fn passes(&self, account: Account, by: By, reason: Reason) -> Proof {
         if self.charge(account, by) { Proof::Verdict(reason) } else { Proof::Nothing }
     }
 
-    /// A TCP segment that is not a SYN.
+    /// Judges a TCP segment that is not a SYN.
     #[inline(always)]
     fn stand(&self, segment: &Segment) -> Proof {
         let destination = self.packet.destination;
@@ -178,15 +181,15 @@ impl<H: Host> Case<'_, H> {
         match self.host.stand(self.packet, segment) {
             Standing::Proven => self.proven(),
             Standing::Unproven => self.refused(Reason::NoConnection),
-            // A listener may be in front of a translation, whose connections it knows nothing of.
+            // A listener may be in front of an address translation, whose connections it does not know.
             Standing::WrongCookie => self.elsewhere(self.absent(destination, Reason::WrongCookie)),
             Standing::NoSocket => self.elsewhere(self.absent(destination, Reason::NoConnection)),
             Standing::Unknown => self.passes(Account::Room, self.listener(), Reason::Proven),
         }
     }
 
-    /// A UDP datagram. A flood that uses up a limit of many takes only the port that it is aimed at: each of this host's ports
-    /// gets a share of the limit beside it.
+    /// Judges a UDP datagram. A flood that uses up a shared limit takes only the port that it targets: each of this
+    /// host's ports gets a share of the limit of its own.
     #[inline(always)]
     fn receive(&self) -> Proof {
         let flow = Flow::of(self.packet);
@@ -207,7 +210,8 @@ impl<H: Host> Case<'_, H> {
         }
     }
 
-    /// A TCP segment that no socket here knows of may be of a connection of another host, where it is passed on.
+    /// A TCP segment that matches no socket here may belong to a connection of another host, if packets are
+    /// forwarded.
     #[inline(always)]
     fn elsewhere(&self, proof: Proof) -> Proof {
         if proof == Proof::Nothing && self.settings.absence == 0 {
@@ -217,8 +221,9 @@ impl<H: Host> Case<'_, H> {
         }
     }
 
-    /// A packet of a [session](crate::watch) that sockets do not tell passes. Another makes its source watched, if that sends too much;
-    /// many sources would be many marks, each of which is a write.
+    /// Passes a packet of a [session](crate::watch) that sockets do not show. Any other packet makes its source
+    /// watched if that sends too much. For a shared limit it does not: many sources would mean many marks, each of
+    /// which is a write.
     #[inline(always)]
     fn watch(&self, flow: &Flow) -> Proof {
         if self.settings.solicited & solicited::NOTED == 0 {
@@ -234,12 +239,12 @@ impl<H: Host> Case<'_, H> {
         Proof::Nothing
     }
 
-    /// A datagram for a port of this host, of a source that is within its limits.
+    /// Judges a datagram for a port of this host whose source is within its limits.
     #[inline(always)]
     fn share(&self, flow: &Flow) -> Proof {
         let is_mirror = self.settings.reflectors | self.settings.solicited != 0
             && self.host.is_reflector(flow.remote_port);
-        // Who has been told from a mirror on its port is none.
+        // A source on a reflector port that was already told from a reflector is not treated as one.
         let class = if self.class == Class::Answered as u64 || self.class == Class::Udp as u64 {
             self.class
         } else if is_mirror {
@@ -262,16 +267,16 @@ impl<H: Host> Case<'_, H> {
         Proof::Verdict(Reason::PortShare)
     }
 
-    /// The listener that a packet is for.
+    /// Returns the listener that a packet is for.
     #[inline(always)]
     fn listener(&self) -> By {
         let [_, port] = ports(self.packet.ports);
         By::port(self.settings, self.packet.destination, port)
     }
 
-    /// A SYN. What the filter sends back at once is bounded for each address and each network; over that only what comes again is
-    /// answered, so that a victim is sent one packet for two that somebody has sent in its name. Where a cookie is not to be had,
-    /// what comes again passes.
+    /// Judges a SYN. What the filter answers at once is bounded for each address and each network. Over that bound
+    /// it answers only retransmissions, so that a victim receives one packet for two sent in its name. Where no
+    /// cookie can be made, retransmissions pass.
     #[inline(always)]
     fn open(&self, segment: &Segment) -> Proof {
         let counted = source_of(self.packet, self.settings);

@@ -1,14 +1,14 @@
 //! Why a packet passed or was dropped: the one list.
 //!
 //! Each line of [`drop_reasons!`] gives a variant, its number in the counters, its label in metrics and replies,
-//! and the sentence that documents it; a test in `tests/` fails for every reason that no case produces. Numbers
-//! are append-only: a pinned counter table or a stored capture keeps its meaning.
+//! and the sentence that documents it. A test in `tests/` fails for every reason that no case produces. Numbers are
+//! append-only, so that a pinned counter table or a stored capture keeps its meaning.
 
 use core::ops::Range;
 
 use crate::class::Cell;
 
-/// The numbers of reasons to drop. Those before and behind are reasons to pass.
+/// The numbers of reasons to drop. Those before and after are reasons to pass.
 const DROPS: Range<u32> = 8..56;
 
 /// The number of the reason that is neither.
@@ -108,7 +108,7 @@ drop_reasons! {
 /// [`Reason::is_drop`] by number.
 #[inline(always)]
 pub const fn is_drop(number: u32) -> bool {
-    // One comparison: what is smaller becomes large.
+    // A single comparison: smaller numbers wrap around to large ones.
     number.wrapping_sub(DROPS.start) < DROPS.end - DROPS.start
 }
 
@@ -132,13 +132,13 @@ impl Reason {
         is_drop(self.number())
     }
 
-    /// Whether something is done with a packet with this reason that monitor mode only counts: it is dropped or answered.
+    /// Whether the filter acts on a packet with this reason, by a drop or an answer; monitor mode only counts it.
     #[inline(always)]
     pub const fn is_action(self) -> bool {
         is_action(self.number())
     }
 
-    /// What is done with a packet with this reason (in enforce mode): `pass`, `answer` or `drop`.
+    /// What happens to a packet with this reason (in enforce mode): `pass`, `answer` or `drop`.
     pub fn verdict(self) -> &'static str {
         match self {
             Self::Answered => "answer",
@@ -153,7 +153,7 @@ impl Reason {
         is_provable(self.number())
     }
 
-    /// Whether only packets over a limit have this reason, be they dropped or let through by evidence.
+    /// Whether only packets over a limit have this reason, whether dropped or passed by evidence.
     pub const fn is_over_limit(self) -> bool {
         matches!(
             self,
@@ -171,7 +171,8 @@ impl Reason {
         ) || self.is_provable()
     }
 
-    /// The reason of a packet over a limit: the cell's scope, and whether it was bits that weighed more.
+    /// Returns the reason for a packet over a limit: the cell's scope, and whether bits rather than packets weighed
+    /// more.
     #[inline(always)]
     pub fn exceeding(cell: Cell, bits: bool) -> Self {
         let number = Self::SourcePackets.number() + 2 * cell.scope_number() + u32::from(bits);

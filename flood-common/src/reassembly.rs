@@ -1,20 +1,24 @@
-//! How much of the kernel's memory for datagrams that are not whole yet fragments may take.
+//! Limits how much of the kernel's memory for incomplete datagrams fragments may take.
 //!
-//! The kernel keeps what has come of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
-//! `ipfrag_high_thresh` bytes. So three hundred packets a second that nothing follows take fragments away from everybody. Here
-//! each that would pass is charged what it may take, to a budget of its family which takes half of that memory at once and
-//! drains as much again while it is kept, and to its source for a [share](crate::meter::SHARE) of it. A datagram is followed
-//! until it is whole, where the kernel has put it together, and all of it is paid back.
+//! The kernel keeps the fragments of a datagram for `ipfrag_time`, and refuses all fragments while it keeps
+//! `ipfrag_high_thresh` bytes. So three hundred packets a second, none of which is ever completed, deny fragments
+//! to everybody. Here each fragment that would pass is charged what it may take: to a budget of its family, which
+//! allows half of that memory at once and drains as much again while fragments are kept, and to its source for a
+//! [share](crate::meter::SHARE) of it. A datagram is followed until it is whole. Then the kernel has reassembled
+//! it, and its whole charge is paid back.
 //!
-//! Whole it is, in whatever order its fragments come, when they lie side by side from its beginning to its end. This is told from
-//! one sum: each fragment adds a secret number of where it ends, and takes away that of where it begins, but for the two ends of
-//! the datagram. What lies side by side cancels out; holes, overlaps and repetitions do not, but once in 8,192 times.
+//! A datagram is whole, in whatever order its fragments arrive, when they lie side by side from its beginning to
+//! its end. One sum shows this: each fragment adds a secret number for where it ends and subtracts that for where
+//! it begins, except at the two ends of the datagram. Adjacent fragments cancel out; holes, overlaps and
+//! repetitions do not, except once in 8,192 times.
 //!
-//! Nobody can tell the first fragment of a visitor's datagram from one that is made up. So the last quarter is for what the host
-//! has [asked for](crate::solicit) and what has [proven](crate::proof) its origin, and the quarter before for sources whose
-//! fragments have come before: a flood from addresses that are invented one by one takes the first half.
+//! The first fragment of a visitor's datagram cannot be told from a spoofed one. So the last quarter is reserved
+//! for [solicited](crate::solicit) traffic and for traffic that has [proven](crate::proof) its origin, and the
+//! quarter before it for sources that have sent fragments before. A flood that spoofs a new address for each packet
+//! gets only the first half.
 //!
-//! Invariants: what the kernel keeps was charged here; a fragment is paid back once, and only with all of its datagram.
+//! Invariants: what the kernel keeps was charged here; a fragment is paid back once, and only with all of its
+//! datagram.
 
 use zerocopy::IntoBytes;
 
@@ -33,11 +37,11 @@ use crate::{
     wire::{Fragment, Ipv4, Ipv6, Tcp, Window, protocol},
 };
 
-/// What a fragment takes in the kernel for each page of its data, bytes: the page, since a driver may give it no less, and what
-/// describes it and its datagram.
+/// What a fragment takes in the kernel for each page of its data, bytes: the page, because a driver may use no
+/// less, and the structures that describe it and its datagram.
 pub const PAGE_BYTES: u64 = 5 << 10;
 
-/// Binary logarithm of the bytes in a page, and what a driver keeps free in one.
+/// Binary logarithm of the bytes in a page, and the bytes that a driver keeps free in one.
 const PAGE_SHIFT: u32 = 12;
 const HEADROOM: u32 = 512;
 
@@ -50,14 +54,15 @@ const UNIT_SHIFT: u32 = 27;
 /// Units for which a datagram is followed: 2 seconds.
 const FOLLOWED: u64 = 15;
 
-/// Units for which a source is known by its fragments: 60 seconds.
+/// Units for which a source is remembered by its fragments: 60 seconds.
 const KNOWN: u64 = 450;
 
-/// Fragments of the same source that may come between two of a datagram. The kernel throws away what it has of the datagram when
-/// there are more than `ipfrag_max_dist`, 64.
+/// Fragments of the same source that may arrive between two of a datagram. The kernel discards what it has of the
+/// datagram when there are more than `ipfrag_max_dist`, 64.
 const MOST_BETWEEN: u64 = 32;
 
-/// The words: `tag:32 | count:16 | end:16` of a source, `tag:22 | count:10 | pages:7 | sum:13 | end:12` of a datagram.
+/// Layout of the words: `tag:32 | count:16 | end:16` for a source, `tag:22 | count:10 | pages:7 | sum:13 | end:12`
+/// for a datagram.
 mod bits {
     pub(super) const SOURCE_END: u32 = 16;
     pub(super) const SOURCE_TAG: u32 = 32;
@@ -72,24 +77,24 @@ const fn mask(bits: u32) -> u64 {
     (1 << bits) - 1
 }
 
-/// Where the kernel's memory is followed: BPF maps in the kernel, ordinary memory on a host.
+/// Where the use of the kernel's memory is tracked: BPF maps in the kernel, ordinary memory on a host.
 pub trait Memory: Tables {
-    /// Notes that a fragment of a source [has come](arrives).
+    /// Notes that a fragment of a source [arrived](arrives).
     fn arrives(&self, source: SolicitPlace, now_ns: u64) -> u64;
     /// [Follows](follow) a datagram.
     fn follow(&self, datagram: FragmentPlace, step: Step, now_ns: u64) -> u64;
-    /// Takes back what was charged to an account and to a budget of the whole host, where there is that much.
+    /// Pays back a charge to an account and to a host-wide budget, if that much is charged.
     fn pay_back(&self, settings: &Settings, owner: (Account, u32), by: By, now_ns: u64, price: &Price);
 }
 
-/// A fragment in its datagram.
+/// A fragment as a part of its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {
     /// What it adds to the sum of its datagram.
     pub sum: u64,
-    /// What it takes, pages.
+    /// The pages that it takes.
     pub pages: u64,
-    /// By how many fragments of its source it is later than others.
+    /// How many fragments its source sent before it.
     pub count: u64,
 }
 
@@ -99,9 +104,9 @@ pub fn is_due(packet: &Packet, reason: u32) -> bool {
     packet.part != Part::Whole && !is_drop(reason)
 }
 
-/// What becomes of a fragment of a class that passes so far, for the reason with this number: whether there is memory for it, if it
-/// is put together here, as connection tracking does for all destinations; and then whether it is within its limits, which it is
-/// charged to only now.
+/// Decides about a fragment of a class that passes so far, for the reason with this number. Checks whether there is
+/// memory for it, if it is reassembled here, as connection tracking does for all destinations. Then checks its
+/// limits, to which it is charged only now.
 #[inline(always)]
 pub fn judge<'a, T: Memory>(
     packet: &Packet,
@@ -117,8 +122,8 @@ pub fn judge<'a, T: Memory>(
     if !memory.is_set() {
         return reason;
     }
-    // VERIFIER: what is known of the packet is forgotten before its limits are looked at, as it differs on each way through the
-    // parser.
+    // VERIFIER: what is known about the packet is forgotten before its limits are checked, because it differs on
+    // each path through the parser.
     let forget = |value: u64| opaque(value, settings.solicit_seeds[0]);
     let page = memory.price(0);
     let pages = forget(1 + u64::from((packet.piece.length + HEADROOM) >> PAGE_SHIFT));
@@ -144,7 +149,7 @@ pub fn judge<'a, T: Memory>(
         reason
     };
     let reason = forget(reason.into()) as u32;
-    // What is dropped makes no datagram whole.
+    // A dropped fragment completes no datagram.
     if is_followed != 0 && !is_drop(reason) {
         let whole = tables.follow(FragmentPlace::of(datagram), step, now_ns);
         if whole != 0 {
@@ -155,15 +160,15 @@ pub fn judge<'a, T: Memory>(
     reason
 }
 
-/// Where a source is noted whose fragments come.
+/// Returns where a source of fragments is noted.
 #[inline(always)]
 fn source(packet: &Packet, settings: &Settings) -> SolicitPlace {
     let (protocol, remote) = (protocol::FRAGMENT, packet.source);
     Flow { protocol, remote, local: remote, remote_port: 0, local_port: 0 }.place(&settings.solicit_seeds)
 }
 
-/// Whether it is certain that the kernel takes a fragment: of a datagram of which it throws one away the rest is never put
-/// together.
+/// Whether the kernel certainly accepts a fragment. If it discards one, the rest of the datagram is never
+/// reassembled.
 #[inline(always)]
 fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
     let piece = &packet.piece;
@@ -174,8 +179,8 @@ fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
         Address::V6 { .. } => {
             let ip = window.view::<Ipv6>(packet.network_at);
             let fragment = window.view::<Fragment>(packet.network_at + size_of::<Ipv6>());
-            // A first fragment without all headers is thrown away (RFC 8200 section 4.5): 20 bytes are enough for any, and what
-            // lies between is not looked behind.
+            // A first fragment without all headers is discarded (RFC 8200 section 4.5). 20 bytes are enough for
+            // any, and a fragment with headers in between is not followed.
             ip.is_some_and(|ip| ip.next_header == protocol::FRAGMENT)
                 && fragment.is_some_and(|fragment| fragment.next_header == packet.protocol)
                 && (piece.start != 0 || piece.length >= size_of::<Tcp>() as u32)
@@ -184,7 +189,7 @@ fn is_taken<'a>(packet: &Packet, window: impl Window<'a>) -> bool {
     is_right && piece.length != 0 && piece.end <= 0xffff && (piece.is_last || piece.length.is_multiple_of(8))
 }
 
-/// What a fragment adds to the sum of its datagram.
+/// Returns what a fragment adds to the sum of its datagram.
 #[inline(always)]
 fn sum(packet: &Packet, settings: &Settings) -> u64 {
     let piece = &packet.piece;
@@ -193,8 +198,8 @@ fn sum(packet: &Packet, settings: &Settings) -> u64 {
     end.wrapping_sub(start)
 }
 
-/// The secret number of a place in a datagram. It is no sum of others: of what is too much and what is missing the lengths may be
-/// the same.
+/// Returns the secret number of a place in a datagram. It is not a sum of other numbers, because surplus and
+/// missing data may have the same length.
 #[inline(always)]
 fn place_number(settings: &Settings, place: u32) -> u64 {
     let [add, multiply, again, ..] = settings.solicit_seeds;
@@ -204,15 +209,15 @@ fn place_number(settings: &Settings, place: u32) -> u64 {
     x >> (64 - bits::SUM)
 }
 
-/// Units until an end of so many bits, 0 once it is over: nothing lasts longer than `longest`.
+/// Returns the units until an end of so many bits, 0 once it is past: nothing lasts longer than `longest`.
 #[inline(always)]
 fn left(end: u64, bits: u32, longest: u64, now: u64) -> u64 {
     let left = end.wrapping_sub(now) & mask(bits);
     left * u64::from(left <= longest)
 }
 
-/// Notes that a fragment of the source with this tag has come: how many have before it, for as long as it is known, and 0 if none
-/// has. The number wraps.
+/// Notes that a fragment of the source with this tag arrived. Returns how many arrived before it for as long as the
+/// source is remembered, and 0 if none did. The number wraps.
 #[inline(always)]
 pub fn arrives<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> u64 {
     let now = now_ns >> UNIT_SHIFT;
@@ -224,12 +229,13 @@ pub fn arrives<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> u64 {
     let word = u64::from(tag) << bits::SOURCE_TAG
         | (before & mask(16)) << bits::SOURCE_END
         | now.wrapping_add(KNOWN) & mask(bits::SOURCE_END);
-    // A lost race is another fragment's.
+    // If the race is lost, another fragment won it.
     bucket[way].compare_swap(old, word);
     before
 }
 
-/// Pages that a datagram has taken, if this fragment makes it whole; 0 if not. `tag` is that of its [place](FragmentPlace).
+/// Returns the pages that a datagram has taken if this fragment completes it; 0 if not. `tag` is that of its
+/// [place](FragmentPlace).
 #[inline(always)]
 pub fn follow<S: Slot>(bucket: &[S; WAYS], tag: u64, step: Step, now_ns: u64) -> u64 {
     let now = now_ns >> UNIT_SHIFT;
@@ -242,7 +248,7 @@ pub fn follow<S: Slot>(bucket: &[S; WAYS], tag: u64, step: Step, now_ns: u64) ->
         old >> (bits::END + bits::SUM) & mask(bits::PAGES),
         old >> (bits::TAG - bits::COUNT) & mask(bits::COUNT),
     );
-    // Of what came longer ago the kernel may have nothing.
+    // The kernel may have discarded what arrived longer ago.
     let between = step.count.wrapping_sub(count) & mask(bits::COUNT);
     let goes_on = u64::from(is_own && between <= MOST_BETWEEN);
     let sum = step.sum.wrapping_add(sum * goes_on) & mask(bits::SUM);
@@ -269,7 +275,7 @@ mod tests {
         Default::default()
     }
 
-    /// What is paid back for each of these fragments: `(start, end, is_last, count)`.
+    /// Returns what is paid back for each of these fragments: `(start, end, is_last, count)`.
     fn paid(fragments: &[(u32, u32, bool, u64)], apart_ns: u64) -> Vec<u64> {
         let settings = Settings {
             solicit_seeds: core::array::from_fn(|n| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * n as u64 + 1)),
@@ -310,7 +316,7 @@ mod tests {
         assert_eq!(paid(&twice, 0), [0, 0, 3, 0, 0, 3], "another of the same name");
     }
 
-    /// The kernel throws away what it has of a datagram when too many fragments come in between.
+    /// The kernel discards what it has of a datagram when too many fragments arrive in between.
     #[test]
     fn a_datagram_with_much_between_its_fragments_is_not_paid_back() {
         for (between, expected) in [(1, 2), (32, 2), (33, 0), (64, 0), (1_000, 0)] {

@@ -1,26 +1,27 @@
-//! UDP services that attackers use as mirrors: a small request with the victim's address as its source, a large
-//! answer to the victim. Such answers come from the port of the service.
+//! UDP services that attackers use as reflectors: a small request with the victim's address as its source causes a
+//! large reply to the victim. Such replies come from the port of the service.
 //!
-//! Sources: TA14 is US-CERT alert TA14-017A, RFC 9308 section 8.1 names 53, 123, 1900, 5353 and 11211 as ports that
+//! Sources: TA14 is US-CERT alert TA14-017A; RFC 9308 section 8.1 names 53, 123, 1900, 5353 and 11211 as ports that
 //! servers may block and that clients avoid as source ports. Factors are bandwidth amplification factors: bytes of
-//! answer for a byte of request.
+//! reply per byte of request.
 
-/// The first port that clients are given: by Linux, and with those above it what IANA has set aside (RFC 6335 section 6). Some
-/// mirrors have ports from here on, too; so more than the port has to speak for one of these.
+/// The first ephemeral port in Linux; the ports from here on include those that IANA has set aside (RFC 6335
+/// section 6). Some reflectors have ports in this range, too, so the port alone does not show that a packet is from
+/// one.
 pub const FIRST_OF_CLIENTS: u16 = 32_768;
 
-/// A service, as a mirror.
+/// A service that can be a reflector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reflector {
     /// Name of the service.
     pub name: &'static str,
     /// Its UDP port.
     pub port: u16,
-    /// How much it amplifies, as it is usually quoted.
+    /// Its amplification factor, as usually quoted.
     pub factor: &'static str,
-    /// Who says so.
+    /// The source of the factor.
     pub source: &'static str,
-    /// Whether a client has a session with it, rather than one answer for each question
+    /// Whether a client has a session with it, rather than one reply to each question
     /// ([`SESSION_S`](crate::solicit::SESSION_S)).
     pub is_session: bool,
 }
@@ -34,12 +35,12 @@ const fn session(name: &'static str, port: u16, factor: &'static str, source: &'
 }
 
 const TA14: &str = "US-CERT TA14-017A";
-/// The vector is known, a factor is not.
+/// The vector is known, but no factor.
 const UNKNOWN: &str = "not published";
 
-/// The services known to be used. Answers of each pass when they were asked for, so that the host's own clients of QUIC,
-/// VPNs and the like are not hurt by its being here; a client from outside who happens to have chosen such a port for
-/// himself meets the limits of `amplification`.
+/// The services known to be abused. Solicited replies from each pass, so listing them does not harm the host's own
+/// clients of QUIC, VPNs and the like. A client from outside that happens to use such a port as its source port is
+/// subject to the limits of `amplification`.
 pub const REFLECTORS: [Reflector; 38] = [
     reflector("qotd", 17, "140.3", TA14),
     reflector("chargen", 19, "358.8", TA14),
@@ -86,22 +87,22 @@ pub const REFLECTORS: [Reflector; 38] = [
     reflector("bacnet", 47_808, UNKNOWN, "StopDDoS packet captures"),
 ];
 
-/// Words of a set of ports.
+/// Words in a set of ports.
 pub const PORT_WORDS: usize = 1 << 10;
 
-/// The word of a port in a set of ports.
+/// Returns the word of a port in a set of ports.
 #[inline(always)]
 pub fn port_word(port: u16) -> usize {
     usize::from(port >> 6)
 }
 
-/// The bit of a port within its word.
+/// Returns the bit of a port within its word.
 #[inline(always)]
 pub fn port_bit(port: u16) -> u64 {
     1 << (port & 63)
 }
 
-/// The set of these ports.
+/// Returns the set of these ports.
 pub fn port_set(ports: impl IntoIterator<Item = u16>) -> [u64; PORT_WORDS] {
     let mut set = [0; PORT_WORDS];
     for port in ports {
@@ -110,8 +111,9 @@ pub fn port_set(ports: impl IntoIterator<Item = u16>) -> [u64; PORT_WORDS] {
     set
 }
 
-/// Both sets of [`REFLECTORS`](crate::abi::map::REFLECTORS) in the map: `ports` of mirrors, and those of sessions. Of what a
-/// port that an operator names is for nothing is known, so it is taken for one with sessions.
+/// Returns both sets of [`REFLECTORS`](crate::abi::map::REFLECTORS) in the map: `ports` of reflectors, and those of
+/// sessions. The service on a port that only the operator names is unknown, so the port is treated as one with
+/// sessions.
 pub fn port_sets(ports: impl IntoIterator<Item = u16>) -> [u64; 2 * PORT_WORDS] {
     let answers_once = |port| REFLECTORS.iter().any(|known| known.port == port && !known.is_session);
     let mut sets = [0; 2 * PORT_WORDS];
@@ -132,7 +134,7 @@ mod tests {
             let Reflector { name, port: _, factor, source, is_session: _ } = reflector;
             assert!(!factor.is_empty() && !source.is_empty(), "{name}");
             assert!(REFLECTORS[..index].iter().all(|other| other.name != *name), "{name}");
-            // In the configuration a port is told from a name by its digits.
+            // In the configuration, digits distinguish a port from a name.
             assert!(name.starts_with(|first: char| first.is_ascii_lowercase()), "{name}");
         }
     }

@@ -1,39 +1,40 @@
-//! Which dropped packets are sampled.
+//! Selects which dropped packets are sampled.
 //!
-//! Each processor has a budget of samples, which is a limit like those of sources: a sample costs so many nanoseconds, and
-//! what has not been paid for yet is a debt. The deeper the processor is in debt, the more packets a sample stands for.
-//! So a flood is sampled no more than anything else from its first packets on, whether it stays, grows, or comes in pulses,
-//! and nobody has to be told that it has begun.
+//! Each processor has a budget of samples, which works like the limit of a source: a sample costs a number of
+//! nanoseconds, and what is not paid for yet is a debt. The deeper the processor is in debt, the more packets a
+//! sample stands for. So from its first packets on, a flood is sampled no more than anything else, whether it
+//! stays, grows, or comes in pulses, and its beginning need not be detected.
 //!
-//! Packets are taken in blocks, and one of each block is sampled, at random. Whatever ends a block, each of its packets had
-//! the same chance, and so traffic with a rhythm is sampled as fairly as any.
+//! Packets are taken in blocks, and one packet of each block is sampled, at random. Whatever ends a block, each of
+//! its packets had the same chance, so traffic with a rhythm is sampled as fairly as any.
 //!
 //! Invariant: the expected weight of the samples of some packets is the number of those packets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The debt in which every packet is still sampled, 67 ms: small drops are told exactly.
+/// The debt up to which every packet is sampled, 67 ms: a small number of drops is counted exactly.
 const FREE_SHIFT: u32 = 26;
-/// With so much more, 4.2 ms, a sample stands for twice as many: at the finest a tick of the kernel's clock, so that a steady
-/// flood is sampled evenly, and at the coarsest what lets a processor sample all again soon after a flood.
+/// For each further step of debt, 4.2 ms, a sample stands for twice as many packets. The lower bound is a tick of
+/// the kernel's clock, so that a steady flood is sampled evenly; the upper bound lets a processor sample everything
+/// again soon after a flood.
 const STEP_SHIFT: u32 = 22;
-/// The largest block is of a million packets; few samples come of it whatever the flood.
+/// The largest block has a million packets; that gives few samples whatever the flood.
 const MAX_SHIFT: u64 = 20;
-/// A debt is never deeper; clocks that are set do no harm.
+/// The deepest debt, so that setting the clock does no harm.
 const MAX_DEBT_NS: u64 = (1 << FREE_SHIFT) + ((MAX_SHIFT + 1) << STEP_SHIFT);
 
-/// Samples that are wanted in a second of a flood on all processors. Each costs the filter some 100 ns.
+/// Samples wanted per second of a flood on all processors. Each costs the filter some 100 ns.
 const SAMPLES_PER_SECOND: u64 = 4_000;
-/// What a processor may take of them at least, as a flood may come in on few.
+/// The least share of a processor, because a flood may arrive on few of them.
 const LEAST_PER_SECOND: u64 = 500;
 
-/// What a sample costs on a host with so many processors, nanoseconds.
+/// Returns what a sample costs on a host with so many processors, nanoseconds.
 pub fn cost_ns(processors: u64) -> u32 {
     const NANOS_PER_SECOND: u64 = 1_000_000_000;
     (NANOS_PER_SECOND / (SAMPLES_PER_SECOND / processors.max(1)).max(LEAST_PER_SECOND)) as u32
 }
 
-/// What a processor knows of its samples.
+/// The sampling state of a processor.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Sampler {
@@ -41,19 +42,19 @@ pub struct Sampler {
     paid_ns: u64,
     /// When the block began; it ends with the tick of the clock.
     begun_ns: u64,
-    /// Packets that the block still lacks, and how many it lacks when its sample has been taken.
+    /// Packets left in the block, and how many are left once its sample has been taken.
     left: u32,
     sample_at: u32,
     /// Packets in the block.
     weight: u32,
-    /// No padding.
+    /// Padding, made explicit.
     reserved: u32,
 }
 const _: () = assert!(size_of::<Sampler>() == 32);
 
 impl Sampler {
-    /// Looks at a packet: if it is to be sampled, the number of packets for which it stands. A sample costs `cost_ns`, 0 takes
-    /// none.
+    /// Looks at a packet. If it is to be sampled, returns the number of packets that it stands for. A sample costs
+    /// `cost_ns`; 0 takes none.
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64, cost_ns: u32, random: impl FnOnce() -> u32) -> Option<u32> {
         if cost_ns == 0 {
@@ -88,17 +89,17 @@ mod tests {
 
     use super::*;
 
-    /// With 2,000 samples a second, of packets in ticks of 4 ms.
+    /// For 2,000 samples a second, of packets in ticks of 4 ms.
     const COST_NS: u32 = NANOS_PER_SECOND / 2_000;
     const NANOS_PER_SECOND: u32 = 1_000_000_000;
     const TICK_NS: u64 = 4_000_000;
 
-    /// What came of a flood.
+    /// The result of a flood.
     #[derive(Default)]
     struct Told {
         samples: u64,
         packets: f64,
-        /// At most, of `packets`.
+        /// Upper bound for `packets`.
         variance: f64,
         heaviest: f64,
     }
@@ -128,7 +129,7 @@ mod tests {
             for _ in 0..packets {
                 let random = &mut self.random;
                 let weight = self.sampler.take(self.tick * TICK_NS, COST_NS, || {
-                    // Xorshift, of which the upper bits are better.
+                    // Xorshift, whose upper bits are better.
                     *random ^= *random << 13;
                     *random ^= *random >> 17;
                     *random ^= *random << 5;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     proptest! {
-        /// What the samples stand for is what was dropped, and they are no more than the budget, whatever the pulses.
+        /// The samples stand for what was dropped, and they stay within the budget, whatever the pulses.
         #[test]
         fn pulses_are_told_right_and_cost_no_more_than_the_budget(
             seed: u32,

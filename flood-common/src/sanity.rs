@@ -1,11 +1,11 @@
-//! What no packet on a wire should be: checks of a packet's own words, without a table and without memory.
+//! Checks for packets that should not exist on any wire. They look at the packet alone, without tables or memory.
 //!
-//! Each check is a [`Reason`] of its own and can be switched off. A check that fails is a defect like those that the
-//! parser finds, so the allow list can still speak for the source. What each finds, and which RFC says so, is in the
-//! section `[sanity]` of `docs/configuration.md`.
+//! Each check is a [`Reason`] of its own and can be switched off. A failed check is a defect like those that the
+//! parser finds, so the allow list still overrides it. The section `[sanity]` of `docs/configuration.md` says what
+//! each check finds and by which RFC.
 //!
-//! Invariant: a packet that an RFC allows passes every check but [`Reason::BogonSource`] and
-//! [`Reason::RefusedProtocol`], which say what the operator does not expect.
+//! Invariant: a packet that an RFC allows passes every check except [`Reason::BogonSource`] and
+//! [`Reason::RefusedProtocol`], which express what the operator does not expect.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -17,8 +17,7 @@ use crate::{
     wire::{ethertype, protocol, tcp_flags},
 };
 
-/// All checks that can be switched on and off, in the order of their numbers, and whether they are made without a word in
-/// the configuration.
+/// All checks that can be switched on and off, in the order of their numbers, and whether each is made by default.
 pub const CHECKS: [(Reason, bool); 11] = [
     (Reason::Land, true),
     (Reason::LoopbackSource, true),
@@ -51,7 +50,7 @@ impl ByteSet {
         set
     }
 
-    /// 1 if it has the number (its lowest byte), 0 if not: without a branch.
+    /// Returns 1 if the set has the number (its lowest byte), 0 if not, without a branch.
     #[inline(always)]
     pub fn has(&self, number: u64) -> u64 {
         (self.words[(number >> 6 & 3) as usize] >> (number & 63)) & 1
@@ -63,14 +62,14 @@ impl ByteSet {
     }
 }
 
-/// EtherTypes in a list of them.
+/// Most EtherTypes in a list.
 pub const MAX_ETHERTYPES: usize = 16;
 
-/// Which frames that are not IP may pass. ARP always may: without it a host falls off its network.
+/// Which non-IP frames may pass. ARP always may: without it a host loses its network.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Ethertypes {
-    /// The first of them also stands where there are no more.
+    /// Unused entries repeat the first.
     listed: [u16; MAX_ETHERTYPES],
     /// [`REFUSED`](Self::REFUSED), [`ACCEPTED`](Self::ACCEPTED), or 0 if none is refused.
     listed_are: u64,
@@ -89,7 +88,7 @@ impl Ethertypes {
         Self::new(listed, Self::REFUSED)
     }
 
-    /// Refuses all but these; none, if there are none of these.
+    /// Refuses all but these. If the list is empty, refuses none.
     ///
     /// # Panics
     /// When there are more than [`MAX_ETHERTYPES`].
@@ -104,12 +103,12 @@ impl Ethertypes {
         Self { listed, listed_are }
     }
 
-    /// Those that are refused; empty where [`accepted`](Self::accepted) are not.
+    /// The refused EtherTypes; empty if the list is of [`accepted`](Self::accepted) ones.
     pub fn refused(&self) -> &[u16] {
         self.those_that_are(Self::REFUSED)
     }
 
-    /// Those without which all are refused.
+    /// The accepted EtherTypes; all others are refused.
     pub fn accepted(&self) -> &[u16] {
         self.those_that_are(Self::ACCEPTED)
     }
@@ -120,11 +119,11 @@ impl Ethertypes {
         if self.listed_are == wanted { &self.listed[..count] } else { &[] }
     }
 
-    /// The reason of a frame of this EtherType that is not IP: `passed` if it may pass.
+    /// Returns the reason for a non-IP frame of this EtherType: `passed` if it may pass.
     #[inline(always)]
     pub fn check(&self, kind: u16, passed: Reason) -> Reason {
         let is_listed = || {
-            // Without a branch for each.
+            // Compares without a branch for each entry.
             let found = |number: u16| u32::from(number ^ kind).wrapping_sub(1) >> 31;
             self.listed.iter().fold(0, |any, number| any | found(*number)) != 0
         };
@@ -143,15 +142,15 @@ impl Ethertypes {
 pub struct Sanity {
     /// The reasons for which a packet may be dropped: bits by their numbers.
     checks: u64,
-    /// First bytes of IPv4 sources that are looked at more closely. Follows from `checks`, as the next two do.
+    /// First bytes of IPv4 sources that need a closer look. Derived from `checks`, like the next two fields.
     sources_v4: ByteSet,
     /// The same for IPv6.
     sources_v6: ByteSet,
-    /// TCP flags that are looked at more closely.
+    /// TCP flags that need a closer look.
     flags: ByteSet,
     /// Protocols that are refused, by number.
     protocols: ByteSet,
-    /// Frames that are not IP.
+    /// Which non-IP frames may pass.
     pub ethertypes: Ethertypes,
 }
 const _: () = assert!(size_of::<Sanity>() == 176);
@@ -191,7 +190,7 @@ impl Sanity {
         }
     }
 
-    /// The same checks, and these frames that are not IP.
+    /// Returns the same checks with these rules for non-IP frames.
     pub fn with(self, ethertypes: Ethertypes) -> Self {
         Self { ethertypes, ..self }
     }
@@ -202,12 +201,12 @@ impl Sanity {
         self.checks & bit(reason) != 0
     }
 
-    /// The protocols that are refused, by number.
+    /// The refused protocols, by number.
     pub fn refused_protocols(&self) -> impl Iterator<Item = u8> {
         self.protocols.numbers()
     }
 
-    /// The first check that the packet fails.
+    /// Returns the first check that the packet fails.
     #[inline(always)]
     pub fn check(&self, packet: &Packet) -> Option<Reason> {
         let [high, low] = packet.source.halves();
@@ -218,18 +217,19 @@ impl Sanity {
         Reason::from_number((failed & self.checks).trailing_zeros())
     }
 
-    /// Whether the packet fails no check, as far as a few instructions tell; they do of an ordinary one.
+    /// Whether a few instructions suffice to show that the packet fails no check. For an ordinary packet they do.
     #[inline(always)]
     pub fn is_beyond_doubt(&self, packet: &Packet) -> bool {
-        // VERIFIER: the compiler computes with the upper half before it looks whether there is one, and 6.18 rejects that where
-        // the place on the stack still has a pointer. Used in any case, it is zero then. And it knows that the lower half of an
-        // IPv4 address has 32 bits, which 6.1 does not, and would leave out what keeps its first byte within the words.
+        // VERIFIER: the compiler computes with the upper half before it checks whether there is one, and 6.18
+        // rejects that where the stack slot still holds a pointer. Using the half in any case makes it zero then.
+        // The compiler also knows that the lower half of an IPv4 address has 32 bits, which 6.1 does not, and would
+        // omit what keeps its first byte within the words.
         let [high, low] = packet.source.halves().map(|half| verifier::unknown(half as usize) as u64);
         let unusual_source = match packet.source {
             Address::V4(_) => self.sources_v4.has(low >> 24),
             Address::V6 { .. } => self.sources_v6.has(high >> 56),
         };
-        // What has no ports and no flags is taken for something that has ordinary ones.
+        // A packet without ports or flags is treated as one with ordinary ones.
         let [from, to] =
             packet.ports.map_or([1; 2], |ports| [ports.source, ports.destination].map(u64::from));
         let zero_port = (from.wrapping_sub(1) | to.wrapping_sub(1)) >> 63;
@@ -241,9 +241,9 @@ impl Sanity {
     }
 }
 
-/// What the transport header said, in one word. From the highest bits down: the IP version (4 bits), whether there are ports,
-/// whether there are flags, and whether the packet [is for many](is_for_many) (a bit each), the protocol, the flags, source and
-/// destination port.
+/// Packs the facts from the transport header into one word. From the highest bits down: the IP version (4 bits),
+/// whether there are ports, whether there are flags, whether the packet [is for many](is_for_many) (one bit each),
+/// the protocol, the flags, source and destination port.
 #[inline(always)]
 fn pack_transport(packet: &Packet) -> u64 {
     let ports = packet.ports.map_or(0, |Ports { source, destination }| {
@@ -254,13 +254,14 @@ fn pack_transport(packet: &Packet) -> u64 {
     u64::from(packet.source.version()) << 60 | ports | flags | for_many | u64::from(packet.protocol) << 40
 }
 
-/// Whether it is a multicast address of IPv4, or the broadcast address of all networks.
+/// Whether the destination is an IPv4 multicast address or the broadcast address of all networks.
 #[inline(always)]
 fn is_for_many(destination: Address) -> bool {
     matches!(destination, Address::V4(address) if address >> 28 == 0xe || address == u32::MAX)
 }
 
-/// A piece in one word: whether another follows (a bit), where it ends (24 bits), where it starts, and its length.
+/// Packs a piece into one word: whether another follows (1 bit), where it ends (24 bits), where it starts, and its
+/// length.
 #[inline(always)]
 fn pack_piece(piece: &Piece) -> u64 {
     let Piece { start, length, end, is_last } = *piece;
@@ -270,10 +271,11 @@ fn pack_piece(piece: &Piece) -> u64 {
         | u64::from(length & 0xffff)
 }
 
-/// All checks that a packet fails, as bits: those of its source, in halves, of its transport header and of it as a piece.
+/// Returns all checks that a packet fails, as bits: those of its source (in halves), of its transport header, and
+/// of the packet as a piece.
 ///
-/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself (since Linux 5.6). Where it is
-/// inlined it is verified on each way that leads to it: 36,000 instructions more (6.18).
+/// VERIFIER: a separate BPF function that takes plain numbers is verified once and by itself (since Linux 5.6).
+/// Inlined, it would be verified on each path that leads to it: 36,000 instructions more (6.18).
 #[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
 #[inline(never)]
 pub extern "C" fn floodgate_failed(high: u64, low: u64, transport: u64, piece: u64) -> u64 {
@@ -298,16 +300,17 @@ pub extern "C" fn floodgate_failed(high: u64, low: u64, transport: u64, piece: u
     found.into_iter().flatten().fold(0, |failed, reason| failed | bit(reason))
 }
 
-/// IGMP; a host that has no address yet reports its groups from 0.0.0.0 (RFC 3376 section 4.2.13).
+/// IGMP. A host that has no address yet reports its groups from 0.0.0.0 (RFC 3376 section 4.2.13).
 const IGMP: u8 = 2;
 
-/// The port of DHCP servers. A client sends from port 68 (RFC 2131 section 4.1), and a booting one from any (RFC 951 section 4).
+/// The port of DHCP servers. A client sends from port 68 (RFC 2131 section 4.1), a booting one from any port (RFC
+/// 951 section 4).
 const DHCP: u16 = 67;
 
-/// The longest IPv4 packet, and the most that can be behind the header of an IPv6 packet, bytes.
+/// The longest IPv4 packet, and the most that can follow the header of an IPv6 packet, bytes.
 const LONGEST: u32 = 65_535;
 
-/// What checks are about.
+/// The facts that the checks use.
 struct Facts {
     source: Address,
     protocol: u8,
@@ -365,7 +368,7 @@ impl Facts {
             return match (interface, interface >> 32) {
                 (0, _) if self.protocol == protocol::ICMPV6 => None,
                 (1, _) => Some(Reason::LoopbackSource),
-                // Nothing, or an IPv4 address alone or behind ffff.
+                // The unspecified address, or an IPv4 address alone or behind ffff.
                 (_, 0 | 0xffff) => Some(Reason::ReservedSource),
                 _ => Some(Reason::BogonSource),
             };
@@ -392,7 +395,7 @@ impl Facts {
         (destination == 0 || source == 0 && self.protocol == protocol::TCP).then_some(Reason::ZeroPort)
     }
 
-    /// A whole packet is its only piece, with which nothing is wrong.
+    /// A whole packet is its only piece, which has no defect.
     fn wrong_fragment(&self) -> Option<Reason> {
         let Piece { start, length, end, is_last } = self.piece;
         let has_ports = matches!(self.protocol, protocol::TCP | protocol::UDP);
@@ -406,10 +409,10 @@ impl Facts {
     }
 }
 
-/// What is wrong with these flags of TCP.
+/// Returns what is wrong with these TCP flags.
 fn wrong_flags(flags: u8) -> Option<Reason> {
     use tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
-    // Of those that open, close and break off a connection, one at most.
+    // At most one of the flags that open, close and reset a connection may be set.
     let kind = flags & (SYN | FIN | RST);
     if flags & (SYN | FIN | RST | PSH | ACK | URG) == 0 {
         Some(Reason::TcpNoFlags)

@@ -1,13 +1,14 @@
-//! A sketch before the table of debts: what is far below its limit needs no slot.
+//! A sketch in front of the debt table: a source far below its limit needs no slot.
 //!
 //! One row of a count-min sketch (Cormode and Muthukrishnan 2005) whose counters are debts, so that they decay by
-//! themselves. All sources that share a word add to one debt, so nobody's own is ever larger. While that says "far below
-//! the limit", nobody is looked up in the table: in a flood from invented addresses, of which each sends little, the
-//! table is neither read nor filled. A processor has words of its own, few enough for its cache.
+//! themselves. All sources that share a word add to one debt, so the debt of a single source is never larger. As
+//! long as the word says "far below the limit", the table is not consulted: in a flood from spoofed addresses, each
+//! of which sends little, the table is neither read nor filled. Each processor has words of its own, few enough for
+//! its cache.
 //!
-//! A packet weighs [as often](shift) as there are processors, 32 times: through the words of all of them together a source
-//! gets no more than a 32nd of its limit. Whoever is looked up in the table has his word filled, so that he gets nothing
-//! more there as long as he goes on.
+//! A packet weighs [as much](shift) as there are processors, times 32: through the words of all processors together
+//! a source gets no more than a 32nd of its limit. When a source is looked up in the table, its word is filled, so
+//! that it gets nothing more from the sketch as long as it continues.
 
 use crate::{meter::Price, verifier::unknown};
 
@@ -20,15 +21,16 @@ pub const SKETCH_WORDS: usize = 1 << SKETCH_BITS;
 /// Nanoseconds in the unit of a word, as a binary logarithm: 4 microseconds, and a word wraps after 4.9 hours.
 const UNIT: u32 = 12;
 
-/// Through the sketch goes one part in so many of a limit.
+/// The sketch admits one part in so many of a limit.
 const SHARE: u32 = 32;
 
-/// How much more a packet weighs here than in the table, as a binary logarithm, on so many processors.
+/// Returns how much more a packet weighs here than in the table, as a binary logarithm, on so many processors.
 pub fn shift(processors: u32) -> u32 {
     (SHARE * processors.max(1)).next_power_of_two().ilog2()
 }
 
-/// The word of whoever is charged in this bucket. Different limits of one source lie side by side, as their buckets do.
+/// Returns the word for the party charged in this bucket. Different limits of one source lie side by side, as their
+/// buckets do.
 #[inline(always)]
 pub fn word_of(bucket: u32) -> usize {
     // VERIFIER: the bound comes last, and the compiler must not move it.
@@ -43,27 +45,28 @@ pub trait Word {
     fn store(&self, value: u32);
 }
 
-/// What a word stands for at a time, and what it would with a packet more, in units; and the most that still conforms.
+/// Returns the debt of a word at a time, the debt with one more packet, and the highest that still conforms, in
+/// units.
 #[inline(always)]
 fn debts(word: u32, now: u32, price: &Price, shift: u32) -> (u64, u64, u64) {
     let ahead = u64::from(word.wrapping_sub(now));
-    // Further ahead is nobody's debt, but a word from long ago.
+    // A value further ahead is not a debt, but a word from long ago.
     let debt = if ahead > price.horizon_ns >> UNIT { 0 } else { ahead };
     (debt, debt + ((price.cost_ns << shift) >> UNIT) + 1, price.tolerance_ns >> UNIT)
 }
 
-/// Whether a packet conforms by what its word says; if not, the table has to be asked. Nothing is written. For `shift` see
-/// [`shift`].
+/// Whether a packet conforms according to its word; if not, the table must be consulted. Writes nothing. For
+/// `shift` see [`shift`].
 #[inline(always)]
 pub fn would_admit(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
     let (_, charged, most) = debts(word.load(), (now_ns >> UNIT) as u32, price, shift);
     charged <= most
 }
 
-/// The same, and charges the word.
+/// Does the same, and charges the word.
 ///
-/// A word is never lowered: packets of one source, or of two that share a word, may have different tolerances, and one
-/// with the shorter must not forget what the others have filled.
+/// A word is never lowered: packets of one source, or of two that share a word, may have different tolerances, and
+/// a packet with the smaller one must not erase what the others have filled.
 #[inline(always)]
 pub fn admits(word: &impl Word, now_ns: u64, price: &Price, shift: u32) -> bool {
     let now = (now_ns >> UNIT) as u32;

@@ -1,18 +1,20 @@
-//! What is said to the kernel's verifier, or to the compiler for its sake, and means nothing anywhere else.
+//! Helpers that exist only for the kernel's verifier, or for the compiler on its behalf.
 
-/// Returns `value`, of which the verifier afterwards knows no more than of `unknown`.
+/// Returns `value`, after which the verifier knows no more about it than about `unknown`.
 ///
-/// The verifier follows every way through a program, and goes on separately from where ways meet as long as a value
-/// differs between them: each constant, each range that a comparison taught it. Where nothing that follows needs to
-/// know, this makes the ways one. It costs two instructions; without it the filter took ten times the verification.
+/// The verifier follows every path through a program. Where paths meet, it continues separately as long as a value
+/// differs between them: each constant, each range that a comparison taught it. Where the code that follows need
+/// not know the value, this merges the paths. It costs two instructions; without it the filter took ten times the
+/// verification.
 #[inline(always)]
 #[must_use]
 pub fn opaque(value: u64, unknown: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     let value = {
         let mut value = value;
-        // The verifier does not know that the same number twice cancels out. Not `pure`, as the compiler would put it off
-        // until the value is used, after the ways that are to be one (the program on the way out: 60,839 instead of 2,351).
+        // The verifier does not know that XOR with the same number twice cancels out. Not `pure`, because the
+        // compiler would defer it until the value is used, after the paths that are to merge (egress program:
+        // 60,839 instead of 2,351).
         // SAFETY: arithmetic on a register.
         unsafe {
             core::arch::asm!(
@@ -30,13 +32,13 @@ pub fn opaque(value: u64, unknown: u64) -> u64 {
     value
 }
 
-/// A register that keeps its value, and of which the compiler knows nothing from there on.
+/// Keeps the value of a register, but makes it unknown to the compiler from there on.
 macro_rules! kept {
     ($value:ident) => {{
         #[cfg(target_arch = "bpf")]
         let $value = {
             let mut value = $value;
-            // SAFETY: a register that keeps its value.
+            // SAFETY: the register keeps its value.
             unsafe {
                 core::arch::asm!(
                     "{value} = {value}",
@@ -50,25 +52,24 @@ macro_rules! kept {
     }};
 }
 
-/// Returns `value`, of which the compiler afterwards knows nothing, so that it computes no bound away that the verifier
-/// needs.
+/// Returns `value` but hides it from the compiler, so that it does not remove a bound that the verifier needs.
 #[inline(always)]
 #[must_use]
 pub fn unknown(value: usize) -> usize {
     kept!(value)
 }
 
-/// Returns `value`, which the compiler does not touch before it comes here.
+/// Returns `value`, which the compiler does not touch before this point.
 ///
-/// Of an enum with two kinds of content it may widen the one before it looks which of them there is, and where it is the other,
-/// the register may still hold a pointer.
+/// With an enum that has two kinds of content, the compiler may widen one before it checks which of them is
+/// present; if it is the other, the register may still hold a pointer.
 #[inline(always)]
 #[must_use]
 pub fn here(value: u32) -> u32 {
     kept!(value)
 }
 
-/// The lesser of a number and a constant, in a form that the compiler cannot take apart.
+/// Returns the lesser of a number and a constant, in a form that the compiler cannot take apart.
 #[inline(always)]
 #[must_use]
 pub fn at_most<const MOST: i32>(value: usize) -> usize {

@@ -1,15 +1,18 @@
-//! Sessions that sockets do not tell: connections of hosts behind this one, and tunnels, whose socket takes packets from anybody.
+//! Sessions that sockets do not show: connections of hosts behind this one, and tunnels, whose socket takes packets
+//! from anyone.
 //!
-//! When such a packet is over the limit of its source, the source is *watched* for some seconds. What leaves to a watched source is
-//! counted for each flow, and once enough has, the flow is a session for a minute. So nothing is written as long as nobody sends too
-//! much, and one source that does is one mark, whatever else it varies.
+//! When such a packet is over the limit of its source, the source is *watched* for some seconds. Packets that leave
+//! to a watched source are counted for each flow, and after enough of them the flow is a session for a minute. So
+//! nothing is written while no source sends too much, and a source that does costs one mark, whatever else it
+//! varies.
 //!
-//! What is counted is what strangers are not sent: TCP with ACK and neither SYN nor RST, and what the end of a tunnel sends. A few of
-//! these may be had by spoofing (Linux answers a second SYN with a bare ACK, twice a second at most), which is why one is not enough.
-//! WireGuard under load answers each initiation with a cookie if its sender has the public key of this end: whoever has that and
-//! spoofs a source gets a session for the source.
+//! Only what strangers are not sent is counted: TCP with ACK and neither SYN nor RST, and what the end of a tunnel
+//! sends. Spoofing can elicit a few of these (Linux answers a second SYN with a bare ACK, at most twice a second),
+//! so one is not enough. WireGuard under load answers each initiation with a cookie if its sender has the public
+//! key of this end: an attacker who has that key and spoofs a source gets a session for that source.
 //!
-//! The table is one of buckets as that of [`solicit`], and none of its words: who fills it takes nothing but these sessions.
+//! The table consists of buckets like that of [`solicit`], but shares no words with it: filling it affects only
+//! these sessions.
 
 use crate::{
     abi::Settings,
@@ -22,20 +25,20 @@ use crate::{
     wire::protocol,
 };
 
-/// Packets that have to leave in a flow before it is a session, within the [seconds](MARK_S) from the first of them on: more than
-/// the ten bare ACKs that a half-open connection of Linux sends at most in this time.
+/// Packets that have to leave in a flow before it is a session, within [this many seconds](MARK_S) of the first:
+/// more than the ten bare ACKs that a half-open connection of Linux sends at most in this time.
 pub const ENOUGH: u32 = 16;
 
-/// A source that is watched.
+/// The note of a watched source.
 pub const WATCHED: Note = Note::BEGUN;
 
-/// The flow of a packet that leaves as a session, if it is part of one: its own, or all that goes through a tunnel, one end of which
-/// may send from a port that is a hash of what is inside.
+/// Returns the flow that a leaving packet counts for as a session, if any: its own, or all that goes through a
+/// tunnel, one end of which may send from a port that is a hash of the inner packet.
 #[inline(always)]
 pub(crate) fn session(settings: &Settings, flow: &Flow, tables: &impl Outgoing) -> Option<Flow> {
     match flow.protocol {
         protocol::TCP => Some(*flow),
-        // A service on another port may be made to send to the port of a tunnel.
+        // An attacker may make a service on another port send to the port of a tunnel.
         protocol::UDP
             if tables.is_tunnel(flow.local_port)
                 || settings.is_of_clients(flow.local_port) && tables.is_hashing_tunnel(flow.remote_port) =>
@@ -46,13 +49,13 @@ pub(crate) fn session(settings: &Settings, flow: &Flow, tables: &impl Outgoing) 
     }
 }
 
-/// All that this host and the other side send each other through a tunnel.
+/// Returns the flow of everything that this host and the remote side send each other through a tunnel.
 #[inline(always)]
 pub(crate) fn of_tunnel(flow: &Flow) -> Flow {
     Flow { remote_port: 0, local_port: 0, ..*flow }
 }
 
-/// Where it is marked that the other side of a flow is watched: by what that [counts by](Address::source_network).
+/// Returns where the mark of a watched remote side is: by what that side [counts by](Address::source_network).
 #[inline(always)]
 pub(crate) fn place_of_source(settings: &Settings, flow: &Flow) -> SolicitPlace {
     let Network { version, bits } = settings.source(flow.remote);
@@ -76,11 +79,11 @@ pub fn count<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) {
         }
         let (sent, rest) = (answers_of(found), left(found, now_ns));
         let session = word(tag, SESSION, units(now_ns).wrapping_add(units_of(SESSION_S)));
-        // A lost race is another packet's.
+        // If the race is lost, another packet won it.
         if sent == SESSION && rest <= units_of(SESSION_S) / 2 || sent < SESSION && sent + 1 >= ENOUGH {
             slot.compare_swap(found, session);
         } else if sent < SESSION {
-            // The end stays, so that a trickle never is enough.
+            // The end stays the same, so a trickle never suffices.
             slot.compare_swap(found, found + word(0, 1, 0));
         }
         return;
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn enough_packets_in_a_few_seconds_are_a_session_and_a_trickle_is_none() {
-        // Packets, nanoseconds between two, whether that is a session.
+        // Packets, nanoseconds between two, whether they make a session.
         for (packets, apart, expected) in [
             (ENOUGH, 1_000, true),
             (ENOUGH - 1, 1_000, false),

@@ -1,7 +1,7 @@
-//! The program on the way out: notes questions, so that their answers are let in, and the ports that are in use.
+//! The egress program: notes questions, so that their replies are admitted, and the ports that are in use.
 //!
-//! It looks at no more than headers, changes nothing and drops nothing, and leaves every packet to whoever comes next. TCP
-//! costs a few loads, where this host passes nothing on.
+//! It looks only at headers, changes nothing, drops nothing, and leaves every packet to the next program. TCP costs
+//! a few loads, where this host forwards nothing.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use flood_common::{
@@ -18,14 +18,14 @@ use crate::{
     now_ns, settings_in_force,
 };
 
-/// `TCX_NEXT`, and the same number for the hook of older kernels, `TC_ACT_UNSPEC`: whoever comes next decides.
+/// `TCX_NEXT`, which is also `TC_ACT_UNSPEC` on the hook of older kernels: the next program decides.
 const NEXT: i32 = -1;
 
-/// Notes a question. With segments that are still to be cut, the headers are those that each of them will have.
+/// Notes a question. If the packet is still to be segmented, its headers are those that each segment will have.
 #[classifier]
 fn floodgate_egress(ctx: TcContext) -> i32 {
-    // SAFETY: the context is the one that the program was called with. The field is in network byte order, and inside the
-    // VLAN tag that is kept beside the frame.
+    // SAFETY: the context is the one that the program was called with. The field is in network byte order, and is
+    // the protocol behind the VLAN tag that is kept beside the frame.
     let kind = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
     if let Some(page) = SETTINGS.get_ptr(0) {
         // SAFETY: array values live as long as the program; user space never writes the slot in force.
@@ -39,7 +39,7 @@ fn floodgate_egress(ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// The maps in which is written what leaves.
+/// The maps that record what leaves.
 struct Noted;
 
 impl Outgoing for Noted {
@@ -107,7 +107,7 @@ impl Outgoing for Noted {
     }
 }
 
-/// The part of a packet that lies in one piece, between the pointers that the kernel gives. Headers do.
+/// The linear part of a packet, between the pointers that the kernel gives. Headers are in it.
 #[derive(Clone, Copy)]
 struct SkbWindow {
     start: usize,
@@ -138,7 +138,7 @@ impl SkbWindow {
 impl<'a> Window<'a> for SkbWindow {
     #[inline(always)]
     fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
-        // VERIFIER: in the very form that `XdpWindow` has. Offsets here are at most that of UDP behind IPv4 options.
+        // VERIFIER: in exactly the form of `XdpWindow`. Offsets here are at most that of UDP behind IPv4 options.
         if offset > 0x7f || self.start + offset + size_of::<T>() > self.end {
             return None;
         }

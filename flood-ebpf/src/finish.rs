@@ -1,4 +1,4 @@
-//! The one exit: count the reason, sample or trace the packet perhaps, return the action.
+//! The one exit: counts the reason, samples or traces the packet if required, and returns the action.
 
 use aya_ebpf::{
     bindings::{BPF_RB_NO_WAKEUP, xdp_action},
@@ -17,8 +17,8 @@ use crate::{
     trace, window_of,
 };
 
-/// Finishes with a packet of `length` bytes: `reason` is the number of one, and `pass` the action for a packet that is
-/// not dropped.
+/// Finishes a packet of `length` bytes: `reason` is the number of a reason, and `pass` the action for a packet that
+/// is not dropped.
 #[inline(always)]
 pub(crate) fn finish(
     ctx: &XdpContext,
@@ -29,16 +29,16 @@ pub(crate) fn finish(
     pass: u32,
 ) -> u32 {
     let enforced = settings.mode == MODE_ENFORCE;
-    // VERIFIER: many ways lead here, each with a reason of its own.
+    // VERIFIER: many paths lead here, each with a reason of its own.
     let reason = opaque(reason.into(), length.into()) as u32;
     let is_drop = reason::is_drop(reason);
     count(interface_slot(ctx, settings), reason, enforced, length);
     let action = if is_drop && enforced { xdp_action::XDP_DROP } else { pass };
     let sampled = if is_drop { to_sample(settings, now_ns) } else { None };
     if sampled.is_some() || settings.trace_version != 0 {
-        // Parsed again, which is rare, rather than carried along for every packet.
+        // Parses again, which is rare, rather than carrying the facts along for every packet.
         let (version, source) = match parse(window_of(ctx, settings)) {
-            // What was answered goes back to whom it came from.
+            // An answered packet has become the answer, whose destination is the original source.
             Parsed::Packet(packet) if reason == Reason::Answered.number() && enforced => {
                 (u32::from(packet.source.version()), packet.destination.halves())
             }
@@ -57,7 +57,7 @@ pub(crate) fn finish(
     action
 }
 
-/// The slot of the interface that the packet came in on.
+/// Returns the slot of the interface that the packet arrived on.
 #[inline(always)]
 fn interface_slot(ctx: &XdpContext, settings: &Settings) -> u32 {
     let index = ctx.ingress_ifindex() as u32;
@@ -87,7 +87,7 @@ fn count(slot: u32, reason: u32, enforced: bool, length: u32) {
     *bytes = bytes.wrapping_add(u64::from(length));
 }
 
-/// The processor's state and the weight of the sample when a dropped packet is to be sampled.
+/// Returns the processor's state and the weight of the sample if a dropped packet is to be sampled.
 #[inline(always)]
 fn to_sample<'a>(settings: &Settings, now_ns: u64) -> Option<(&'a mut CpuState, u32)> {
     // SAFETY: the value is this processor's own, and a program is not interrupted by itself on a processor.
@@ -106,7 +106,7 @@ fn sample(state: &mut CpuState, sample: Sample) {
         return;
     };
     entry.write(sample);
-    // User space comes by on its own, ten times a second; waking it would cost more than the sample.
+    // User space polls ten times a second; waking it would cost more than the sample.
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     state.sampled += 1;
 }

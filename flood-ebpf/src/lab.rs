@@ -1,9 +1,10 @@
 //! Programs for the laboratory: what tests, bench and demo put around the filter. None of them is part of it.
 //!
-//! `flood` sends (a live-frames test run of it on one end of a veth pair), `flood_in_bursts` likewise, `switch` joins veth pairs,
-//! `pass` and `drop` are the two ends of doing nothing, `leave` does nothing on the way out, `count_arrivals` counts what a filter has let
-//! through, `hold_resets` makes a client one that sends no resets, `pass_one` is the filter that one wishes for, and `harness`
-//! gives each run of another program a source of its own, so that a test run of one frame exercises millions of sources.
+//! `flood` sends (by a live-frames test run on one end of a veth pair), and so does `flood_in_bursts`. `switch`
+//! joins veth pairs. `pass` and `drop` are the two ways of doing nothing, and `leave` does nothing on egress.
+//! `count_arrivals` counts what a filter let through. `hold_resets` turns a client into one that sends no resets.
+//! `pass_one` is the ideal filter. `harness` gives each run of another program a different source, so that a test
+//! run of one frame exercises millions of sources.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -32,12 +33,12 @@ use flood_common::{
 
 use crate::window::XdpWindow;
 
-/// Where sources come from: `[first, mask, within, shift]`. The n-th source is `first + (scatter(n & mask) & within)`, in
-/// IPv6 shifted to the left.
+/// The range of sources: `[first, mask, within, shift]`. The n-th source is `first + (scatter(n & mask) & within)`,
+/// shifted left for IPv6.
 #[map]
 static SOURCES: Array<[u64; 4]> = Array::with_max_entries(1, 0);
 
-/// State of the random numbers.
+/// State of the random number generator.
 #[map]
 static RANDOM: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -45,40 +46,41 @@ static RANDOM: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Last byte of a destination MAC address -> index of the interface behind which it is.
+/// Last byte of a destination MAC address -> index of the interface that leads to it.
 #[map]
 static PORTS: Array<u32> = Array::with_max_entries(256, 0);
 
-/// The beginning of the frame that `flood` sends: how many bytes, less one, and in the upper half whether each frame is written
-/// anew; then these.
+/// The beginning of the frame that `flood` sends: its length in bytes minus one, and in the upper half whether each
+/// frame is written anew; then these bytes.
 #[map]
 static FRAME: Array<[u64; 1 + HEADERS / 8]> = Array::with_max_entries(1, 0);
 
-/// Bytes that are kept of a frame.
+/// Bytes of a frame that are kept.
 const HEADERS: usize = 128;
 
-/// What `flood` makes random in each frame besides its source: four bytes at an even offset, under a mask. No mask, no more
-/// places.
+/// What `flood` randomizes in each frame besides its source: four bytes at an even offset, under a mask. A zero
+/// mask ends the list.
 #[map]
 static VARIED: Array<[[u32; 2]; PLACES]> = Array::with_max_entries(1, 0);
 
 /// Places in a frame that can vary.
 const PLACES: usize = 4;
 
-/// Where the checksums are that `flood` keeps right: of the IPv4 header, and of what is behind it; 0 for none. Then whether the
-/// second covers the addresses.
+/// Offsets of the checksums that `flood` keeps valid: of the IPv4 header, and of what follows it; 0 for none. Then
+/// whether the second covers the addresses.
 #[map]
 static CHECKSUMS: Array<[u32; 3]> = Array::with_max_entries(1, 0);
 
-/// The bursts of `flood_in_bursts`: nanoseconds before each, frames of one, and the number of the next frame in its burst.
+/// The bursts of `flood_in_bursts`: nanoseconds before each, frames in one, and the number of the next frame in its
+/// burst.
 #[map]
 static BURSTS: Array<[u64; 3]> = Array::with_max_entries(1, 0);
 
-/// Last byte of a source MAC address -> packets from there that have reached the network stack.
+/// Last byte of a source MAC address -> packets from there that reached the network stack.
 #[map]
 static ARRIVALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(256, 0);
 
-/// Drops: the least that a filter can do.
+/// Drops: the least work that a filter can do.
 #[xdp(frags)]
 fn drop(_: XdpContext) -> u32 {
     xdp_action::XDP_DROP
@@ -90,27 +92,27 @@ fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Stands on the way out and leaves every packet to whoever comes next (`TCX_NEXT`).
+/// Does nothing on egress and leaves every packet to the next program (`TCX_NEXT`).
 #[classifier]
 fn leave(_: TcContext) -> i32 {
     -1
 }
 
-/// Counts packets on the way in, behind a filter, and leaves them to whoever comes next.
+/// Counts packets on ingress, behind a filter, and leaves them to the next program.
 #[classifier]
 fn count_arrivals(ctx: TcContext) -> i32 {
     if let Ok(Ethernet { source, .. }) = ctx.load::<Ethernet>(0)
         && let Some(count) = ARRIVALS.get_ptr_mut(u32::from(source[5]))
     {
-        // SAFETY: the value is this processor's own, the context the program's. What the kernel has put together from
-        // several packets says how many they were.
+        // SAFETY: the value is this processor's own, the context the program's. A packet that the kernel merged
+        // from several says how many they were.
         unsafe { *count += u64::from((*ctx.skb.skb).gso_segs.max(1)) };
     }
     -1
 }
 
-/// Drops TCP resets. Most clients are behind a router that lets in nothing that they have not asked for, so they send none
-/// when a server answers somebody who spoofs their address.
+/// Drops TCP resets. Most clients are behind a router that admits nothing unsolicited, so they send no resets when
+/// a server answers an attacker who spoofs their address.
 #[xdp(frags)]
 fn hold_resets(ctx: XdpContext) -> u32 {
     match parse(XdpWindow::new(&ctx)) {
@@ -121,7 +123,7 @@ fn hold_resets(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Passes the first of the sources over IPv4 and drops the rest: a filter that knows who the visitor is.
+/// Passes the first of the sources over IPv4 and drops the rest: a filter that knows the visitor.
 #[xdp(frags)]
 fn pass_one(ctx: XdpContext) -> u32 {
     let window = XdpWindow::new(&ctx);
@@ -131,11 +133,11 @@ fn pass_one(ctx: XdpContext) -> u32 {
     if u32::from_be_bytes(ip.source) == *first as u32 { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
 
-/// Parses as the filter does, and drops.
+/// Parses like the filter, and drops.
 #[xdp(frags)]
 fn parse_only(ctx: XdpContext) -> u32 {
     match parse(XdpWindow::new(&ctx)) {
-        // A use of the facts that decide, so that none of them is optimised away.
+        // Uses the facts that decide, so that none of them is optimised away.
         Parsed::Packet(packet) => {
             let [high, low] = packet.source.halves();
             let usual = packet.defect.is_none() && packet.vital.is_none() && high ^ low != 0;
@@ -154,13 +156,13 @@ fn harness(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Gives the frame a source and sends it out of the interface, with the checksums that it has to have.
+/// Gives the frame a source and sends it out of the interface with valid checksums.
 #[xdp(frags)]
 fn flood(ctx: XdpContext) -> u32 {
     send(&ctx)
 }
 
-/// The same, and waits before the first frame of each burst.
+/// Does the same, but waits before the first frame of each burst.
 #[xdp(frags)]
 fn flood_in_bursts(ctx: XdpContext) -> u32 {
     if let Some(bursts) = BURSTS.get_ptr_mut(0) {
@@ -189,10 +191,10 @@ fn send(ctx: &XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Waits so long, or somewhat less than a millisecond.
+/// Waits this long, at most somewhat less than a millisecond.
 #[inline(always)]
 fn wait(ns: u64) {
-    // VERIFIER: it follows each of them (Linux 6.18), and a look at the clock takes some 20 ns.
+    // VERIFIER: it follows each iteration (Linux 6.18), and reading the clock takes some 20 ns.
     const MOST_LOOKS: u32 = 40_000;
     // SAFETY: no arguments, no conditions.
     let now = || unsafe { bpf_ktime_get_ns() };
@@ -204,7 +206,7 @@ fn wait(ns: u64) {
     }
 }
 
-/// Sends the frame to the port that its destination is behind.
+/// Sends the frame to the port that leads to its destination.
 #[xdp(frags)]
 fn switch(ctx: XdpContext) -> u32 {
     let Some(ethernet) = XdpWindow::new(&ctx).view::<Ethernet>(0) else {
@@ -217,7 +219,8 @@ fn switch(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Writes the frame anew if it has been answered in place, or in any case: the kernel sends the same buffers again and again.
+/// Writes the frame anew if it has been answered in place, or if every frame has to be: the kernel sends the same
+/// buffers repeatedly.
 #[inline(always)]
 fn restore(ctx: &XdpContext) {
     let (Some(frame), Some(ethernet)) = (FRAME.get(0), XdpWindow::new(ctx).view::<Ethernet>(0)) else {
@@ -232,7 +235,7 @@ fn restore(ctx: &XdpContext) {
     }
 }
 
-/// Overwrites the source address of an untagged IPv4 or IPv6 frame. Returns by how much that changes a checksum.
+/// Overwrites the source address of an untagged IPv4 or IPv6 frame. Returns by how much a checksum changes.
 #[inline(always)]
 fn write_source(ctx: &XdpContext) -> u32 {
     let (Some([first, mask, within, shift]), Some(number)) = (SOURCES.get(0), random()) else {
@@ -267,7 +270,7 @@ fn write_source(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// Makes random what has to be. Returns by how much that changes a checksum.
+/// Randomizes the configured places. Returns by how much a checksum changes.
 #[inline(always)]
 fn vary(ctx: &XdpContext) -> u32 {
     let Some(places) = VARIED.get(0) else { return 0 };
@@ -275,7 +278,7 @@ fn vary(ctx: &XdpContext) -> u32 {
     for [offset, mask] in *places {
         let Some(random) = random().filter(|_| mask != 0) else { break };
         let mut bytes = [0; 4];
-        // SAFETY: the context is the program's, and so long is what is read.
+        // SAFETY: the context is the program's, and the buffer has the length that is read.
         if unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 4) } != 0 {
             break;
         }
@@ -287,18 +290,19 @@ fn vary(ctx: &XdpContext) -> u32 {
     total
 }
 
-/// By how much a checksum changes when a word of the packet does: the sum of its old parts, complemented, and of its new ones.
+/// Returns by how much a checksum changes when a word of the packet does: the sum of its old parts, complemented,
+/// and of its new ones.
 #[inline(always)]
 fn change(old: u64, new: u64) -> u32 {
     let parts = |word: u64| [0, 16, 32, 48].map(|shift| (word >> shift) as u32 & 0xffff).iter().sum::<u32>();
     parts(!old) + parts(new)
 }
 
-/// Changes the checksum at an offset, if there is one (RFC 1624, equation 3).
+/// Updates the checksum at an offset, if there is one (RFC 1624, equation 3).
 #[inline(always)]
 fn amend(ctx: &XdpContext, offset: u32, change: u32) {
     let mut bytes = [0; 2];
-    // SAFETY: the context is the program's, and so long is what is read.
+    // SAFETY: the context is the program's, and the buffer has the length that is read.
     if offset == 0 || unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 2) } != 0 {
         return;
     }
@@ -310,7 +314,7 @@ fn amend(ctx: &XdpContext, offset: u32, change: u32) {
     unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, bytes.as_mut_ptr().cast(), 2) };
 }
 
-/// The address, or if no host can have it (0.0.0.0/8, 127.0.0.0/8, from 224.0.0.0 on) another one.
+/// Returns the address, or another one if no host can have it (0.0.0.0/8, 127.0.0.0/8, from 224.0.0.0 on).
 #[inline(always)]
 fn ordinary(address: u32) -> u32 {
     match address >> 24 {
@@ -325,14 +329,14 @@ fn scatter(number: u64) -> u64 {
     u64::from((number as u32).wrapping_mul(0x9e37_79b1))
 }
 
-/// Marsaglia's xorshift64. Each processor begins elsewhere.
+/// Marsaglia's xorshift64. Each processor starts with a different state.
 #[inline(always)]
 fn random() -> Option<u64> {
     let state = RANDOM.get_ptr_mut(0)?;
     // SAFETY: the value is this processor's own.
     unsafe {
         if *state == 0 {
-            *state = u64::from(bpf_get_prandom_u32()) | 1 << 63; // not 0, from which it would not come away
+            *state = u64::from(bpf_get_prandom_u32()) | 1 << 63; // not 0, which it would never leave
         }
         *state ^= *state << 13;
         *state ^= *state >> 7;

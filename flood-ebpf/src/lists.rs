@@ -1,4 +1,4 @@
-//! The tables of the lists, as maps.
+//! The tables of the lists, as BPF maps.
 
 use core::cell::UnsafeCell;
 
@@ -16,7 +16,7 @@ use crate::{
     maps::{ALLOW_PROVEN, GATES, LIST_KEYS, LISTED, LISTED_BITS, NODE_BUCKETS, NODES, SEARCH, key_of},
 };
 
-/// All of them.
+/// All tables of the lists.
 pub(crate) struct Lists;
 
 impl ListTables for Lists {
@@ -66,7 +66,7 @@ impl ListTables for Lists {
 
 /// See [`ipv6::search`].
 ///
-/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself.
+/// VERIFIER: a separate BPF function that takes plain numbers is verified once and by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_search(network: u64, interface: u64, now_ns: u64) -> u64 {
@@ -78,7 +78,8 @@ extern "C" fn floodgate_search(network: u64, interface: u64, now_ns: u64) -> u64
 
 /// See [`ipv6::look`].
 ///
-/// VERIFIER: as above. Inlined, it is verified for each of the looks that a search may make: 200,000 instructions more.
+/// VERIFIER: as above. Inlined, it would be verified for each lookup that a search may make: 200,000 instructions
+/// more.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_look(length: u64) -> u64 {
@@ -88,9 +89,9 @@ extern "C" fn floodgate_look(length: u64) -> u64 {
     }
 }
 
-/// Whether an address, by its halves, is on the list of those whose packets pass over the limits by evidence.
+/// Whether an address, by its halves, is on the list of sources whose packets pass over the limits by evidence.
 ///
-/// VERIFIER: as above. It takes the key of the trie off the stack of the programs.
+/// VERIFIER: as above. It keeps the key of the trie off the stack of the programs.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn floodgate_allowed(high: u64, low: u64, now_ns: u64) -> u64 {
@@ -99,11 +100,11 @@ pub(crate) extern "C" fn floodgate_allowed(high: u64, low: u64, now_ns: u64) -> 
     u64::from(until.is_some_and(|until| now_ns < *until))
 }
 
-/// A word that only one processor reads and writes, and no program that interrupts another there.
+/// A word that only one processor reads and writes, in programs that do not interrupt each other there.
 #[repr(transparent)]
 pub(crate) struct OwnWord(UnsafeCell<u64>);
 
-// SAFETY: as said.
+// SAFETY: see above.
 unsafe impl Sync for OwnWord {}
 
 impl Note for OwnWord {

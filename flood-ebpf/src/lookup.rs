@@ -1,4 +1,4 @@
-//! The tables of a verdict, as maps.
+//! The tables of a verdict, as BPF maps.
 
 use core::{
     cell::UnsafeCell,
@@ -45,7 +45,7 @@ use crate::{
 #[repr(transparent)]
 pub(crate) struct Word(UnsafeCell<u64>);
 
-// SAFETY: the word is read whole and written by compare-and-swap only.
+// SAFETY: the word is read whole and written only by compare-and-swap.
 unsafe impl Sync for Word {}
 
 impl Slot for Word {
@@ -69,7 +69,7 @@ impl Slot for Word {
     }
 }
 
-/// A word of a processor's sketch.
+/// A word of one processor's sketch.
 #[repr(transparent)]
 pub(crate) struct SketchWord(UnsafeCell<u32>);
 
@@ -93,7 +93,7 @@ impl sketch::Word for SketchWord {
 /// The maps of this program, and the sockets of the host that it runs on.
 pub(crate) struct MapTables<'a> {
     pub(crate) ctx: &'a XdpContext,
-    /// The slot of the settings that the packet sees.
+    /// The settings slot that the packet sees.
     slot: u64,
 }
 
@@ -203,22 +203,23 @@ impl Tables for MapTables<'_> {
     }
 }
 
-/// Where [`floodgate_limit`] is told things beside the length, in one number.
+/// Positions in the number that passes [`floodgate_limit`] facts besides the length.
 const CLASS_SHIFT: u32 = 32;
 const VERSION_SHIFT: u32 = 40;
 const SLOT_SHIFT: u32 = 44;
 
-/// See [`limit`], of a packet that is charged: the number of the reason. `facts` are length, class, IP version, and the slot of
-/// the settings that the packet sees.
+/// See [`limit`], for a packet that is charged. Returns the number of the reason. `facts` are length, class, IP
+/// version, and the settings slot that the packet sees.
 ///
-/// VERIFIER: a function of the object, as [`floodgate_note`]. And what calls it has the registers for itself.
+/// VERIFIER: a separate BPF function, as [`floodgate_note`]. Its caller also has all registers to itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_limit(source: u64, destination: u64, facts: u64, now_ns: u64) -> u64 {
     let Some(page) = SETTINGS.get_ptr(0) else {
         return Reason::Unaccounted.number().into(); // cannot happen: the array has one element
     };
-    // SAFETY: array values live as long as the program; user space writes a slot only when all packets that saw it are through.
+    // SAFETY: array values live as long as the program; user space writes a slot only after all packets that saw it
+    // are done.
     let settings = unsafe { settings_in(page, facts >> SLOT_SHIFT) };
     let load = Load {
         source: Network { version: facts >> VERSION_SHIFT & 0xf, bits: source },
@@ -230,7 +231,7 @@ extern "C" fn floodgate_limit(source: u64, destination: u64, facts: u64, now_ns:
     limit(&load, settings, now_ns, &CellMaps).number().into()
 }
 
-/// The maps of the cells.
+/// The maps that hold the cells.
 struct CellMaps;
 
 impl Cells for CellMaps {
@@ -360,23 +361,23 @@ impl Memory for MapTables<'_> {
     }
 }
 
-/// Destinations have no sketch: they are few, and each is sent much.
+/// Destinations have no sketch: there are few of them, and each receives much traffic.
 #[inline(always)]
 fn is_sketched(cell: Cell) -> bool {
     !cell.is_by_destination()
 }
 
-/// A place as one number: buckets have 24 bits at most, as there are four tables of 2^22.
+/// Packs a place into one number: bucket numbers have 24 bits at most, because there are four tables of 2^22.
 #[inline(always)]
 fn pack(place: DebtPlace) -> u64 {
     u64::from(place.bucket) << 32 | u64::from(place.owner)
 }
 
-/// Where the number of a budget is beside a place.
+/// Position of a budget's number beside a place.
 const BUDGET_SHIFT: u32 = 56;
 const _: () = assert!(DEBT_TABLES << MAX_BUCKET_BITS <= 1 << (BUDGET_SHIFT - 32) && BUDGETS_LEN <= 0xff);
 
-/// Whoever is charged to an account takes nobody's place.
+/// An owner charged to an account evicts no other owner.
 #[inline(always)]
 fn unpack(place: u64, cost_ns: u64, tolerance_ns: u64, horizon_ns: u64) -> (DebtPlace, Price) {
     let place = DebtPlace { bucket: (place >> 32) as u32, owner: place as u32 };
@@ -385,7 +386,7 @@ fn unpack(place: u64, cost_ns: u64, tolerance_ns: u64, horizon_ns: u64) -> (Debt
 
 /// Whether a packet exceeds what is charged in a [place](pack).
 ///
-/// VERIFIER: a function of the object, as [`floodgate_note`]: accounts are looked at and charged in many places.
+/// VERIFIER: a separate BPF function, as [`floodgate_note`]: accounts are checked and charged in many places.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_exceeds(
@@ -399,8 +400,8 @@ extern "C" fn floodgate_exceeds(
     u64::from(exceeds_place(place, true, now_ns, &price))
 }
 
-/// Charges a budget, whose number is beside a [place](pack), and in that place a source for its [share](share): both, or none.
-/// Returns 1 if it has.
+/// Charges a budget, whose number is beside a [place](pack), and a source in that place for its [share](share):
+/// both, or none. Returns 1 if it charged them.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_share(
@@ -421,7 +422,7 @@ extern "C" fn floodgate_share(
     charged.into()
 }
 
-/// Charges what is charged in a [place](pack): 0 for [`Charge::Conforming`], 1 for [`Charge::Exceeding`], 2 for
+/// Charges the account in a [place](pack). Returns 0 for [`Charge::Conforming`], 1 for [`Charge::Exceeding`], 2 for
 /// [`Charge::Unaccounted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -440,8 +441,8 @@ extern "C" fn floodgate_charge(
     }
 }
 
-/// The word of this processor's sketch for whoever is charged in this place, if there is one for what is charged. A processor
-/// that was not there when the filter was loaded has none.
+/// Returns the word of this processor's sketch for the party charged in this place, if the charge is sketched. A
+/// processor that was absent when the filter was loaded has none.
 #[inline(always)]
 fn sketch_word<'a>(place: DebtPlace, sketched: bool) -> Option<&'a SketchWord> {
     if SKETCH_SHIFT.load() == 0 || !sketched {
@@ -476,7 +477,7 @@ fn charge_place(place: DebtPlace, sketched: bool, now_ns: u64, price: &Price) ->
     charge(bucket, place.owner, now_ns, price, || unsafe { bpf_get_prandom_u32() })
 }
 
-/// The word of a total, and what this processor has left of it.
+/// Returns the word of a total, and what is left of this processor's lease on it.
 #[inline(always)]
 fn total<'a>(cell: Cell) -> Option<(&'a Word, &'a mut u64)> {
     let budget = BUDGETS.get(BUDGET_TOTALS + cell.class_number())?;
@@ -488,8 +489,8 @@ fn total<'a>(cell: Cell) -> Option<(&'a Word, &'a mut u64)> {
 
 /// See [`fragments::note`].
 ///
-/// VERIFIER: a function of the object, of plain numbers, is verified once and by itself. Inlined it is verified on each way
-/// through the limits: 70,000 instructions more (6.18).
+/// VERIFIER: a separate BPF function that takes plain numbers is verified once and by itself. Inlined, it would be
+/// verified on each path through the limits: 70,000 instructions more (6.18).
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn floodgate_note(bucket: u32, tag: u64, first: u64, now_ns: u64) -> u64 {
@@ -499,7 +500,7 @@ extern "C" fn floodgate_note(bucket: u32, tag: u64, first: u64, now_ns: u64) -> 
     0
 }
 
-/// See [`Tables::asked`]: the number of an [`Asked`].
+/// See [`Tables::asked`]. Returns the number of an [`Asked`].
 ///
 /// VERIFIER: as above.
 #[unsafe(no_mangle)]
@@ -508,7 +509,7 @@ extern "C" fn floodgate_asked(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     SOLICITED.get(bucket).map_or(Asked::Nothing, |bucket| solicit::asked(bucket, tag, now_ns)) as u64
 }
 
-/// See [`Tables::is_answered`]: 1 if it is.
+/// See [`Tables::is_answered`]. Returns 1 if it is.
 ///
 /// VERIFIER: as above.
 #[unsafe(no_mangle)]
@@ -529,7 +530,7 @@ extern "C" fn floodgate_mark(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     0
 }
 
-/// See [`Tables::is_session`]: 1 if there is one.
+/// See [`Tables::is_session`]. Returns 1 if there is one.
 ///
 /// VERIFIER: as above.
 #[unsafe(no_mangle)]
@@ -550,7 +551,7 @@ extern "C" fn floodgate_watch(bucket: u32, tag: u32, now_ns: u64) -> u64 {
     0
 }
 
-/// Whether the bit of a port is set in a word of [`OPEN`], as far as is known.
+/// Whether the bit of a port is set in a word of [`OPEN`]; true if the port map is out of date.
 #[inline(always)]
 fn has_port(word: usize, port: u16, now_ns: u64) -> bool {
     let is_set = OPEN.get(word as u32).is_none_or(|word| word.load() & port_bit(port) != 0);
@@ -572,7 +573,7 @@ pub(crate) fn is_tunnel(port: u16) -> bool {
     has_bit(open::tunnel_word(port), port)
 }
 
-/// Whether it is, and of one whose other end sends from ports that are hashes.
+/// Whether a socket on this UDP port is the end of a tunnel whose remote end sends from ports that are hashes.
 #[inline(always)]
 pub(crate) fn is_hashing_tunnel(port: u16) -> bool {
     has_bit(open::hashing_word(port), port)
@@ -584,13 +585,13 @@ fn has_bit(word: usize, port: u16) -> bool {
     OPEN.get(word as u32).is_some_and(|word| word.load() & port_bit(port) != 0)
 }
 
-/// Whether UDP from this port may be a mirror's.
+/// Whether UDP from this port may be from a reflector.
 #[inline(always)]
 pub(crate) fn is_reflector(port: u16) -> bool {
     REFLECTORS.get(port_word(port) as u32).is_some_and(|word| word & port_bit(port) != 0)
 }
 
-/// Whether one has sessions with services on this port of UDP.
+/// Whether clients have sessions with services on this UDP port.
 #[inline(always)]
 pub(crate) fn has_sessions(port: u16) -> bool {
     let sessions = REFLECTORS.get((PORT_WORDS + port_word(port)) as u32);

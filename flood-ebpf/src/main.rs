@@ -1,9 +1,10 @@
-//! The XDP program `floodgate`, and `floodgate_egress` on the way out: glue between the kernel and `flood-common`.
+//! The XDP program `floodgate`, and `floodgate_egress` on egress: glue between the kernel and `flood-common`.
 //!
-//! `window` lets the parser look at the packet, `lookup` and `lists` give the verdict its tables, `finish` is the one exit
-//! that counts, samples, traces and returns the action; `prove` looks once more at packets over a limit, `reassemble` at
-//! fragments, and `sockets` asks the host about them; `egress` is the way out; `maps` names what is shared with user space.
-//! There is nothing here to unit-test, and that is the point: whatever can run on a host is in `flood-common`.
+//! `window` gives the parser access to the packet, `lookup` and `lists` give the verdict its tables, and `finish`
+//! is the one exit that counts, samples, traces and returns the action. `prove` takes a second look at packets over
+//! a limit, `reassemble` at fragments, and `sockets` queries the host's sockets about them. `egress` is the egress
+//! program. `maps` names what is shared with user space. There is nothing here to unit-test, by design: whatever
+//! can run on a host is in `flood-common`.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -39,7 +40,7 @@ use crate::{lookup::MapTables, window::XdpWindow};
 
 /// The filter. Multi-buffer aware (`frags`), so that interfaces with jumbo frames accept it.
 #[xdp(frags)]
-#[inline(always)] // a call costs every packet, and its frame would be a part of the stack that programs have together
+#[inline(always)] // a call costs every packet, and its frame would use stack that the programs share
 fn floodgate(ctx: XdpContext) -> u32 {
     let Some(page) = maps::SETTINGS.get_ptr(0) else {
         return xdp_action::XDP_PASS; // cannot happen: the array has one element
@@ -51,13 +52,14 @@ fn floodgate(ctx: XdpContext) -> u32 {
     let (verdict, length) = short.unwrap_or_else(|| {
         // SAFETY: on success the call does not return.
         unsafe { maps::NEXT.tail_call(&ctx, next::LONG) };
-        // Not in its place, where the loader puts it before anything is attached.
+        // The program is missing, although the loader installs it before anything is attached.
         (Reason::Unaccounted.into(), window.length())
     });
     carry_out(&ctx, settings, now_ns, verdict, length)
 }
 
-/// The long way, of every frame that is not [ordinary]. It looks at settings and clock anew; nothing has been charged before.
+/// The slow path, for every frame that is not [ordinary]. It reads settings and clock again; nothing has been
+/// charged before.
 #[xdp(frags)]
 #[inline(always)] // as above
 fn floodgate_long(ctx: XdpContext) -> u32 {
@@ -76,7 +78,7 @@ fn floodgate_long(ctx: XdpContext) -> u32 {
     carry_out(&ctx, settings, now_ns, verdict, length)
 }
 
-/// Finishes with a frame of `length` bytes, or has it looked at again.
+/// Finishes a frame of `length` bytes, or hands it over for a second look.
 #[inline(always)]
 fn carry_out(ctx: &XdpContext, settings: &Settings, now_ns: u64, verdict: Verdict, length: u32) -> u32 {
     let Verdict { reason, looks_again, class } = verdict;
@@ -86,7 +88,7 @@ fn carry_out(ctx: &XdpContext, settings: &Settings, now_ns: u64, verdict: Verdic
     finish::finish(ctx, settings, now_ns, length, reason.number(), xdp_action::XDP_PASS)
 }
 
-/// What has come: a frame, or on an interface without a link layer a packet.
+/// Returns a window on the input: a frame, or on an interface without a link layer a packet.
 #[inline(always)]
 fn window_of(ctx: &XdpContext, settings: &Settings) -> XdpWindow {
     let mut window = XdpWindow::new(ctx);
@@ -94,7 +96,8 @@ fn window_of(ctx: &XdpContext, settings: &Settings) -> XdpWindow {
     window
 }
 
-/// Hands the packet over to a program, with what `write` leaves for it. Comes back only if that program is not in its place.
+/// Hands the packet over to a program, with what `write` leaves for it. Returns only if that program is not
+/// installed.
 #[inline(always)]
 fn hand_over(ctx: &XdpContext, program: u32, write: impl FnOnce(&mut CpuState)) {
     if let Some(state) = maps::CPU_STATE.get_ptr_mut(0) {
@@ -105,27 +108,27 @@ fn hand_over(ctx: &XdpContext, program: u32, write: impl FnOnce(&mut CpuState)) 
     }
 }
 
-/// The settings in force, and their slot.
+/// Returns the settings in force, and their slot.
 ///
 /// # Safety
 /// `page` must point to a value of the settings map.
 #[inline(always)]
 unsafe fn settings_in_force<'a>(page: *const SettingsPage) -> (&'a Settings, u64) {
-    // SAFETY: the caller's; volatile, so that the index is read once and every field comes from one slot.
+    // SAFETY: the caller ensures it; volatile, so that the index is read once and every field comes from one slot.
     unsafe {
         let slot = u64::from((&raw const (*page).active).read_volatile()) & 1;
         (settings_in(page, slot), slot)
     }
 }
 
-/// The settings in a slot that was in force when the packet came: user space waits until all packets are through that may have
-/// seen it so before it writes there.
+/// Returns the settings in a slot that was in force when the packet arrived: before user space writes to a slot, it
+/// waits until all packets that may have seen it in force are done.
 ///
 /// # Safety
 /// `page` must point to a value of the settings map.
 #[inline(always)]
 unsafe fn settings_in<'a>(page: *const SettingsPage, slot: u64) -> &'a Settings {
-    // SAFETY: the caller's.
+    // SAFETY: the caller ensures it.
     unsafe { &(*page).slots[(slot & 1) as usize] }
 }
 
@@ -134,10 +137,10 @@ unsafe fn settings_in<'a>(page: *const SettingsPage, slot: u64) -> &'a Settings 
 #[inline(always)]
 unsafe fn now_ns(page: *const SettingsPage) -> u64 {
     match maps::TICK_NS.load() {
-        // SAFETY: the caller's.
+        // SAFETY: the caller ensures it.
         0 => unsafe { (&raw const (*page).clock_ns).read_volatile() },
-        // The kernel's tick counter is inlined as one load, where even the coarse clock is a call (2 to 24 ns). Its
-        // ticks (1 to 10 ms) are far below every tolerance that the configuration accepts.
+        // The kernel's tick counter is inlined as one load, whereas even the coarse clock is a call (2 to 24 ns).
+        // Its ticks (1 to 10 ms) are far below every tolerance that the configuration accepts.
         // SAFETY: no arguments, no conditions.
         tick_ns => unsafe { bpf_jiffies64() }.wrapping_mul(tick_ns),
     }

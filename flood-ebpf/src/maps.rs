@@ -33,13 +33,13 @@ use crate::{
 /// Eight slots, one cache line.
 pub(crate) type Bucket = [Word; WAYS];
 
-/// Buckets before user space has said how many it wants.
+/// Buckets before user space sets the number.
 const DEFAULT_BUCKETS: u32 = 1 << MIN_BUCKET_BITS;
 
 /// Buckets of IPv6 nodes, likewise.
 const DEFAULT_NODE_BUCKETS: u32 = 1 << MIN_NODE_BITS;
 
-/// Bytes of the sample ring: 26,000 samples, which user space takes out ten times a second. The budgets of processors
+/// Bytes of the sample ring: 26,000 samples, which user space reads ten times a second. The budgets of processors
 /// ([`flood_common::sampler`]) fill it in that time on 256 of them at once.
 const SAMPLE_RING: u32 = 1 << 20;
 
@@ -51,7 +51,7 @@ pub(crate) static ABI: Global<u32> = Global::new(abi::VERSION);
 #[unsafe(no_mangle)]
 pub(crate) static BUCKET_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 
-/// How much more a packet weighs in the sketch; 0 without sketch.
+/// How much more a packet weighs in the sketch; 0 without a sketch.
 #[unsafe(no_mangle)]
 pub(crate) static SKETCH_SHIFT: Global<u32> = Global::new(0);
 
@@ -63,18 +63,18 @@ pub(crate) static TICK_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static LISTED_BITS: Global<u32> = Global::new(MIN_BUCKET_BITS);
 
-/// The keys by which the lists hash IPv6 prefixes.
+/// The keys with which the lists hash IPv6 prefixes.
 #[unsafe(no_mangle)]
 pub(crate) static LIST_KEYS: [Global<u64>; 4] = [const { Global::new(0) }; 4];
 
-/// Number of buckets of IPv6 nodes that there may be.
+/// The number of buckets for IPv6 nodes.
 #[unsafe(no_mangle)]
 pub(crate) static NODE_BUCKETS: Global<u32> = Global::new(DEFAULT_NODE_BUCKETS);
 
 macro_rules! fields {
     ($($name:ident)*) => {
         $(
-            /// Where the running kernel has a field of its sockets ([`FIELDS`]); 0 where it does not say.
+            /// Offset of a field in the running kernel's sockets ([`FIELDS`]); 0 if the kernel does not provide it.
             #[unsafe(no_mangle)]
             pub(crate) static $name: Global<u32> = Global::new(0);
         )*
@@ -84,7 +84,7 @@ macro_rules! fields {
 
 fields!(SND_UNA WRITE_SEQ RCV_NXT RCV_WND SNT_ISN REQUEST_RCV_NXT TW_SND_NXT TW_RCV_NXT ACK_BACKLOG MAX_ACK_BACKLOG);
 
-/// What may change while the filter runs. Written by the daemon, read per packet.
+/// Settings that may change while the filter runs. Written by the daemon, read per packet.
 #[map]
 pub(crate) static SETTINGS: Array<SettingsPage> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -93,17 +93,16 @@ pub(crate) static SETTINGS: Array<SettingsPage> = Array::with_max_entries(1, BPF
 pub(crate) static COUNTERS: PerCpuArray<InterfaceCounters> =
     PerCpuArray::with_max_entries(abi::INTERFACE_SLOTS as u32, 0);
 
-/// What a processor keeps for itself. Written per dropped packet, read by the daemon.
+/// State that belongs to one processor. Written per dropped packet, read by the daemon.
 #[map]
 pub(crate) static CPU_STATE: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);
 
-/// Who is in debt: buckets of sources and destinations, of each family. Written per conforming packet, read by the
-/// daemon.
+/// Debts: buckets of sources and destinations, of each family. Written per conforming packet, read by the daemon.
 #[map]
 pub(crate) static DEBTS: Array<Bucket> =
     Array::with_max_entries(abi::DEBT_TABLES * DEFAULT_BUCKETS, BPF_F_MMAPABLE);
 
-/// What sources far below their limits owe, for each processor. Written per conforming packet of such a source.
+/// Debts of sources far below their limits, for each processor. Written per conforming packet of such a source.
 #[map]
 pub(crate) static SKETCH: Array<[SketchWord; SKETCH_WORDS]> = Array::with_max_entries(1, 0);
 
@@ -111,32 +110,32 @@ pub(crate) static SKETCH: Array<[SketchWord; SKETCH_WORDS]> = Array::with_max_en
 #[map]
 pub(crate) static BUDGETS: Array<Bucket> = Array::with_max_entries(abi::BUDGETS, BPF_F_MMAPABLE);
 
-/// The UDP ports of mirrors, a bit each, then those with which one has sessions. Written by the daemon.
+/// The UDP ports of reflectors, one bit each, then those of services that have sessions. Written by the daemon.
 #[map]
 pub(crate) static REFLECTORS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS as u32, BPF_F_MMAPABLE);
 
-/// What was asked for. Written per question and per answer.
+/// Solicited flows. Written per question and per answer.
 #[map]
 pub(crate) static SOLICITED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, BPF_F_MMAPABLE);
 
-/// Flows that the other side has begun. Written per packet from the port of a mirror that gets to a service, a few times in the
-/// life of a mark.
+/// Flows that the remote side began. Written per packet from a reflector port that reaches a service, a few times
+/// in the life of a mark.
 #[map]
 pub(crate) static BEGUN: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
 
-/// Sources that are watched, and sessions that sockets do not tell.
+/// Watched sources, and sessions that sockets do not show.
 #[map]
 pub(crate) static WATCHED: Array<Bucket> = Array::with_max_entries(1 << SOLICIT_BITS, 0);
 
-/// UDP ports of this host. Written by the daemon, and per port that begins to send.
+/// UDP ports of this host. Written by the daemon, and per port that starts to send.
 #[map]
 pub(crate) static OPEN: Array<Word> = Array::with_max_entries(open::WORDS as u32, BPF_F_MMAPABLE);
 
-/// What became of first fragments. Written per first fragment.
+/// What happened to first fragments. Written per first fragment.
 #[map]
 pub(crate) static FRAGMENTS: Array<Bucket> = Array::with_max_entries(1 << FRAGMENT_BITS, 0);
 
-/// Datagrams that are not whole yet. Written per fragment that passes.
+/// Incomplete datagrams. Written per fragment that passes.
 #[map]
 pub(crate) static DATAGRAMS: Array<Bucket> = Array::with_max_entries(1 << FRAGMENT_BITS, 0);
 
@@ -153,11 +152,11 @@ pub(crate) static GATES: Array<Word> =
 #[map]
 pub(crate) static LISTED: Array<Bucket> = Array::with_max_entries(DEFAULT_BUCKETS, BPF_F_MMAPABLE);
 
-/// IPv6 nodes of the lists, then when they end. Written by the daemon.
+/// IPv6 nodes of the lists, then their expiry times. Written by the daemon.
 #[map]
 pub(crate) static NODES: Array<Bucket> = Array::with_max_entries(2 * DEFAULT_NODE_BUCKETS, BPF_F_MMAPABLE);
 
-/// What the looks of a search for an IPv6 address must know.
+/// What the lookups of one search for an IPv6 address share.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Memo<OwnWord>> = PerCpuArray::with_max_entries(1, 0);
 
@@ -165,7 +164,7 @@ pub(crate) static SEARCH: PerCpuArray<Memo<OwnWord>> = PerCpuArray::with_max_ent
 #[map]
 pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING, 0);
 
-/// SYNs that may come again. Written per SYN over a limit that is not answered.
+/// SYNs that may be retransmitted. Written per SYN over a limit that is not answered.
 #[map]
 pub(crate) static SYNS: Array<[Word; SLICES]> = Array::with_max_entries(1 << LINE_BITS, 0);
 
@@ -174,7 +173,7 @@ pub(crate) static SYNS: Array<[Word; SLICES]> = Array::with_max_entries(1 << LIN
 pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> =
     LpmTrie::with_max_entries(LOCAL_PREFIXES, BPF_F_NO_PREALLOC);
 
-/// Who passes over the limits by evidence. Written by the daemon.
+/// Sources that pass over the limits by evidence. Written by the daemon.
 #[map]
 pub(crate) static ALLOW_PROVEN: LpmTrie<[u8; 16], u64> =
     LpmTrie::with_max_entries(PROVEN_PREFIXES, BPF_F_NO_PREALLOC);

@@ -1,6 +1,6 @@
 //! What every object needs besides its programs.
 
-/// The kernel lends some helpers only to programs under a GPL-compatible licence.
+/// The kernel offers some helpers only to programs under a GPL-compatible licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,7 +1,7 @@
 //! The second look at packets over a limit, and at fragments.
 //!
-//! It is a program of its own, which the filter calls for such packets only: the filter stays as short as it is, and the
-//! verifier follows socket lookups once, not once for every way to a limit.
+//! This is a separate program, which the filter calls for such packets only: the filter stays short, and the
+//! verifier follows socket lookups once, not once for every path to a limit.
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -31,8 +31,8 @@ use crate::{
     window_of,
 };
 
-/// Hands the packet over to [`floodgate_prove`], which finishes with it. Comes back only if that program is not in its
-/// place; then the verdict so far stands.
+/// Hands the packet over to [`floodgate_prove`], which finishes with it. Returns only if that program is not
+/// installed; then the verdict so far stands.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: Reason, class: u64) {
     hand_over(ctx, next::PROVE, |state| {
@@ -41,9 +41,9 @@ pub(crate) fn call(ctx: &XdpContext, reason: Reason, class: u64) {
     });
 }
 
-/// Looks once more at a packet that exceeds a limit, and hands a fragment on that passes.
+/// Takes a second look at a packet that exceeds a limit, and hands a fragment that passes over to the next program.
 #[xdp(frags)]
-#[inline(always)] // a frame of its own would be a part of the stack that programs have together
+#[inline(always)] // a frame of its own would use stack that the programs share
 fn floodgate_prove(ctx: XdpContext) -> u32 {
     let (Some(page), Some(state)) = (SETTINGS.get_ptr(0), CPU_STATE.get_ptr(0)) else {
         return xdp_action::XDP_PASS; // cannot happen: the arrays have one element
@@ -54,7 +54,7 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
     let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
-        return xdp_action::XDP_PASS; // cannot happen: only a packet is looked at again
+        return xdp_action::XDP_PASS; // cannot happen: only packets get a second look
     };
     let length = packet.length;
     let (reason, pass) = if is_drop(reason) {
@@ -78,11 +78,11 @@ fn floodgate_prove(ctx: XdpContext) -> u32 {
     finish(&ctx, settings, now_ns, length, reason, pass)
 }
 
-/// What PPPoE and LLC/SNAP take of the link's MTU, bytes.
+/// Bytes of the link's MTU that PPPoE and LLC/SNAP take.
 const AROUND: u16 = 8;
 
-/// Makes the SYN-ACK out of the SYN, in place: what is around it stays, but for the MAC addresses, which change places, and
-/// the length in it. `None` if it cannot be done; the packet is to be dropped then.
+/// Turns the SYN into the SYN-ACK, in place. What surrounds it stays, except the MAC addresses, which are swapped,
+/// and the length field. Returns `None` if that fails; the packet is then dropped.
 #[inline(always)]
 fn answer(ctx: &XdpContext, packet: &Packet, settings: &Settings, cookie: &Cookie) -> Option<()> {
     let mtu = (settings.mtu as u16).saturating_sub(if packet.length_at == 0 { 0 } else { AROUND });
@@ -105,8 +105,8 @@ fn store<T>(ctx: &XdpContext, packet: &Packet, mut answer: T) -> Option<()> {
     let end = packet.network_at + size;
     let change = end as i64 - i64::from(packet.length);
     let mut length = (end.wrapping_sub(packet.length_at + size_of::<Be16>()) as u16).to_be_bytes();
-    // SAFETY: the context is the program's, and all values are as long as they are said to be. All views of the packet
-    // end here.
+    // SAFETY: the context is the program's, and all values have the stated length. All views of the packet end
+    // here.
     let results = unsafe {
         if bpf_xdp_adjust_tail(ctx.ctx, change as i32) != 0 {
             return None;

@@ -1,5 +1,5 @@
-//! The last look at fragments: whether there is memory for them, and what they are charged to. A program of its own, as the
-//! [second look](crate::prove) is.
+//! The last look at fragments: whether there is memory for them, and what they are charged to. A separate program,
+//! like the [second look](crate::prove).
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use flood_common::{
@@ -16,16 +16,16 @@ use crate::{
     now_ns, settings_in_force, window_of,
 };
 
-/// Hands a fragment that passes so far over to [`floodgate_reassemble`], which finishes with it. Comes back only if that program
-/// is not in its place; then the fragment passes.
+/// Hands a fragment that passes so far over to [`floodgate_reassemble`], which finishes with it. Returns only if
+/// that program is not installed; then the fragment passes.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: u32) {
     hand_over(ctx, next::REASSEMBLE, |state| state.reason = reason.into());
 }
 
-/// Looks whether there is memory for a fragment, and charges it to its limits.
+/// Checks whether there is memory for a fragment, and charges the fragment to its limits.
 #[xdp(frags)]
-#[inline(always)] // a frame of its own would be a part of the stack that programs have together
+#[inline(always)] // a frame of its own would use stack that the programs share
 fn floodgate_reassemble(ctx: XdpContext) -> u32 {
     let (Some(page), Some(state)) = (SETTINGS.get_ptr(0), CPU_STATE.get_ptr(0)) else {
         return xdp_action::XDP_PASS; // cannot happen: the arrays have one element
@@ -36,7 +36,7 @@ fn floodgate_reassemble(ctx: XdpContext) -> u32 {
         unsafe { (settings_in_force(page), now_ns(page), (*state).reason as u32, (*state).class) };
     let window = window_of(&ctx, settings);
     let Parsed::Packet(packet) = parse(window) else {
-        return xdp_action::XDP_PASS; // cannot happen: only a packet is a fragment
+        return xdp_action::XDP_PASS; // cannot happen: only packets are fragments
     };
     let reason = judge(&packet, class, reason, window, settings, now_ns, &MapTables::new(&ctx, slot));
     finish(&ctx, settings, now_ns, packet.length, reason, xdp_action::XDP_PASS)

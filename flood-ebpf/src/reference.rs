@@ -1,8 +1,8 @@
-//! References: what a packet costs in a filter that keeps its state as most do. The bench compares Floodgate with
-//! them; none of this is part of the filter.
+//! References: what a packet costs in a filter that keeps its state as most filters do. The bench compares
+//! Floodgate with them; none of this is part of the filter.
 //!
-//! They parse with Floodgate's parser and count nothing, so that what differs is the state, and what is left out is
-//! to their advantage. Each is in the kernel's own kind of map, used as filters of this kind use it.
+//! They parse with Floodgate's parser and count nothing, so that only the state differs, and whatever is left out
+//! is to their advantage. Each uses the kernel's own kind of map as such filters use it.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -31,14 +31,14 @@ use flood_common::{
 
 use crate::window::XdpWindow;
 
-/// Entries of each map, what peers configure for a large site.
+/// Entries of each map, a number that other projects configure for a large site.
 const ENTRIES: u32 = 1 << 20;
 
 /// Floodgate's default limit, 20,000 packets a second with a burst of two seconds, as GCRA.
 const COST_NS: u64 = 50_000;
 const TOLERANCE_NS: u64 = 2_000_000_000;
 
-/// What becomes of a packet that nothing speaks against. Where nothing behind a filter is to be measured it is dropped.
+/// Action for a packet that conforms. It is dropped where nothing behind a filter is to be measured.
 #[unsafe(no_mangle)]
 static CONFORMING: Global<u32> = Global::new(xdp_action::XDP_PASS);
 
@@ -46,12 +46,12 @@ static CONFORMING: Global<u32> = Global::new(xdp_action::XDP_PASS);
 #[map]
 static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(ENTRIES, 0);
 
-/// The same, each processor for itself.
+/// The same, for each processor separately.
 #[map]
 static OWN_ARRIVALS: LruPerCpuHashMap<u64, u64> = LruPerCpuHashMap::with_max_entries(ENTRIES, 0);
 
-/// The same under a lock for each source. The kernel has locks in maps that evict nothing only, and finds them by the type
-/// information of the map.
+/// The same with a lock for each source. The kernel allows locks only in maps without eviction, and finds them by
+/// the map's type information.
 #[btf_map]
 static LOCKED_ARRIVALS: btf_maps::HashMap<u64, Locked, { ENTRIES as usize }> = btf_maps::HashMap::new();
 
@@ -62,25 +62,25 @@ struct Locked {
     arrival: u64,
 }
 
-/// Blocked IPv4 prefix, in network byte order.
+/// Blocked IPv4 prefixes, in network byte order.
 #[map]
 static BLOCKED: LpmTrie<[u8; 4], u8> = LpmTrie::with_max_entries(ENTRIES, 0);
 
-/// A limit of each source, its state in the kernel's LRU map.
+/// Limits each source, with state in the kernel's LRU map.
 #[xdp(frags)]
 fn lru_reference(ctx: XdpContext) -> u32 {
     let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
     let Some(arrival) = ARRIVALS.get_ptr_mut(source) else {
-        // A map that is full makes room by itself; what else fails leaves the source without a limit.
+        // A full map makes room by itself; any other failure leaves the source without a limit.
         let _ = ARRIVALS.insert(source, now_ns + COST_NS, 0);
         return CONFORMING.load();
     };
     // SAFETY: the kernel does not reuse an entry's memory for another value while the program runs. Two processors
-    // may overwrite each other's charge, as they do in the filters that this stands for.
+    // may overwrite each other's charge, as in the filters that this one represents.
     if unsafe { charge(arrival, now_ns) } { CONFORMING.load() } else { xdp_action::XDP_DROP }
 }
 
-/// The same in the kernel's LRU map for each processor: a source that comes in on several has a limit on each.
+/// Does the same in the kernel's per-CPU LRU map: a source that arrives on several processors has a limit on each.
 #[xdp(frags)]
 fn percpu_lru_reference(ctx: XdpContext) -> u32 {
     let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
@@ -88,11 +88,12 @@ fn percpu_lru_reference(ctx: XdpContext) -> u32 {
         let _ = OWN_ARRIVALS.insert(source, now_ns + COST_NS, 0); // as above
         return CONFORMING.load();
     };
-    // SAFETY: as above, and nobody else writes to the values of this processor.
+    // SAFETY: as above, and no other processor writes to this processor's values.
     if unsafe { charge(arrival, now_ns) } { CONFORMING.load() } else { xdp_action::XDP_DROP }
 }
 
-/// The same in a hash map, under a lock, so that no charge is lost. Once it is full, new sources have no limit.
+/// Does the same in a hash map, under a lock, so that no charge is lost. Once the map is full, new sources have no
+/// limit.
 #[xdp(frags)]
 fn spin_lock_reference(ctx: XdpContext) -> u32 {
     let (Some(source), now_ns) = (source(&ctx), now_ns()) else { return xdp_action::XDP_PASS };
@@ -111,7 +112,7 @@ fn spin_lock_reference(ctx: XdpContext) -> u32 {
     if conforms { CONFORMING.load() } else { xdp_action::XDP_DROP }
 }
 
-/// A block list in the kernel's trie.
+/// Checks a block list in the kernel's trie.
 #[xdp(frags)]
 fn lpm_reference(ctx: XdpContext) -> u32 {
     let Parsed::Packet(packet) = parse(XdpWindow::new(&ctx)) else {
@@ -126,7 +127,7 @@ fn lpm_reference(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The source of a packet.
+/// Returns the source of a packet.
 #[inline(always)]
 fn source(ctx: &XdpContext) -> Option<u64> {
     let Parsed::Packet(packet) = parse(XdpWindow::new(ctx)) else { return None };
@@ -145,10 +146,10 @@ fn now_ns() -> u64 {
 /// Charges a packet, if it conforms.
 ///
 /// # Safety
-/// The place can be read and written.
+/// The pointer must be valid for reads and writes.
 #[inline(always)]
 unsafe fn charge(arrival: *mut u64, now_ns: u64) -> bool {
-    // SAFETY: the caller says so.
+    // SAFETY: the caller ensures it.
     unsafe {
         let conforms = *arrival <= now_ns + TOLERANCE_NS;
         if conforms {

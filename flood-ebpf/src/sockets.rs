@@ -1,8 +1,9 @@
 //! What the host's sockets say, in the network namespace of the interface.
 //!
-//! The helpers tell whether there is a socket and in what state. What it has sent and received they do not tell, and the
-//! kernel's own structures have other offsets in each kernel; so these are constants that the loader takes from the kernel's
-//! BTF. Where one is 0, the kernel does not say, and the verifier removes what would have read there.
+//! The helpers tell whether there is a socket and in what state. They do not tell what it sent and received, and
+//! the layout of the kernel's own structures differs between kernels. So the offsets are constants that the loader
+//! takes from the kernel's BTF. An offset of 0 means that the kernel does not provide it, and the verifier removes
+//! the code that would read there.
 
 use core::mem::{MaybeUninit, offset_of};
 
@@ -35,7 +36,7 @@ use crate::{
     window::XdpWindow,
 };
 
-/// Lookups in the network namespace of the interface.
+/// Selects lookups in the network namespace of the interface.
 const THIS_NAMESPACE: u64 = -1i64 as u64;
 
 const ENOENT: i64 = -2;
@@ -43,7 +44,7 @@ const ENOENT: i64 = -2;
 /// The shortest TCP header, bytes.
 const MIN_TCP: u64 = size_of::<Tcp>() as u64;
 
-/// Addresses and ports in network byte order, as `struct bpf_sock_tuple` has them.
+/// Addresses and ports in network byte order, as in `struct bpf_sock_tuple`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TupleV4 {
@@ -57,20 +58,20 @@ struct TupleV4 {
 struct TupleV6 {
     addresses: [[u64; 2]; 2],
     ports: [u16; 2],
-    /// Not part of it.
+    /// Not part of the tuple.
     padding: u32,
 }
 
 const TUPLE_V4: u32 = size_of::<TupleV4>() as u32;
 const TUPLE_V6: u32 = offset_of!(TupleV6, padding) as u32;
 
-/// A socket that is held, and released when it is dropped.
+/// A socket reference that is released on drop.
 struct Socket(*mut bpf_sock);
 
 impl Drop for Socket {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: it is held, and nothing reads it afterwards.
+        // SAFETY: the reference is held, and nothing reads it afterwards.
         unsafe { bpf_sk_release(self.0.cast()) };
     }
 }
@@ -78,7 +79,7 @@ impl Drop for Socket {
 impl Socket {
     /// Looks up the socket that would receive a packet of a flow.
     ///
-    /// VERIFIER: the protocol is a constant to the compiler, so that sockets of both kinds have ways of their own.
+    /// VERIFIER: the protocol is a constant to the compiler, so that sockets of both kinds have paths of their own.
     #[inline(always)]
     fn look_up(ctx: &XdpContext, protocol: u8, flow: &Flow) -> Option<Self> {
         let ports = [flow.remote_port, flow.local_port].map(u16::to_be);
@@ -87,7 +88,7 @@ impl Socket {
             (Address::V4(remote), Address::V4(local)) => {
                 let mut tuple = TupleV4 { addresses: [remote, local].map(u32::to_be), ports };
                 let tuple = (&raw mut tuple).cast();
-                // SAFETY: the context is the program's, and the tuple as long as it is said to be.
+                // SAFETY: the context is the program's, and the tuple has the stated length.
                 unsafe {
                     if protocol == protocol::TCP {
                         bpf_skc_lookup_tcp(ctx, tuple, TUPLE_V4, THIS_NAMESPACE, 0)
@@ -100,7 +101,7 @@ impl Socket {
                 let addresses = [remote, local].map(|address| address.halves().map(u64::to_be));
                 let mut tuple = TupleV6 { addresses, ports, padding: 0 };
                 let tuple = (&raw mut tuple).cast();
-                // SAFETY: the context is the program's, and the tuple as long as it is said to be.
+                // SAFETY: the context is the program's, and the tuple has the stated length.
                 unsafe {
                     if protocol == protocol::TCP {
                         bpf_skc_lookup_tcp(ctx, tuple, TUPLE_V6, THIS_NAMESPACE, 0)
@@ -113,25 +114,25 @@ impl Socket {
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
 
-    /// One of [`state`].
+    /// Returns the state, one of [`state`].
     #[inline(always)]
     fn state(&self) -> u32 {
-        // SAFETY: it is held; volatile, so that the field is read by itself, as the verifier wants it.
+        // SAFETY: the reference is held; volatile, so that the field is read by itself, as the verifier requires.
         unsafe { (&raw const (*self.0).state).read_volatile() }
     }
 
-    /// Whether it is connected to somebody.
+    /// Whether the socket is connected to a peer.
     #[inline(always)]
     fn has_peer(&self) -> bool {
         // SAFETY: as above.
         unsafe { (&raw const (*self.0).dst_port).read_volatile() != 0 }
     }
 
-    /// What it knows of its connection; `None` if it is none, or where the kernel does not say.
+    /// Returns what the socket knows about its connection; `None` if it has none or the kernel does not tell.
     #[inline(always)]
     fn connection(&self, state: u32) -> Option<Connection> {
-        // SAFETY: it is held for as long as what it is converted to is read; the offsets are those of u32 fields, by the
-        // kernel's own word.
+        // SAFETY: the reference is held as long as the converted socket is read; the offsets are those of u32
+        // fields, according to the kernel.
         unsafe {
             let socket = bpf_skc_to_tcp_sock(self.0.cast());
             if socket.is_null() {
@@ -147,7 +148,7 @@ impl Socket {
         }
     }
 
-    /// What is left of a connection knows: both of its numbers. `None` where the kernel does not say.
+    /// Returns both numbers of a connection of which only the remains exist. `None` if the kernel does not tell.
     #[inline(always)]
     fn remains(&self) -> Option<Connection> {
         if TW_SND_NXT.load() == 0 || TW_RCV_NXT.load() == 0 {
@@ -165,7 +166,7 @@ impl Socket {
         }
     }
 
-    /// What a request has sent.
+    /// Returns what a request has sent and expects.
     #[inline(always)]
     fn request(&self) -> Option<Request> {
         // SAFETY: as above.
@@ -181,7 +182,7 @@ impl Socket {
         }
     }
 
-    /// Whether a listener has more connections waiting than it takes (`sk_acceptq_is_full`, include/net/sock.h).
+    /// Whether a listener has more connections waiting than it accepts (`sk_acceptq_is_full`, include/net/sock.h).
     #[inline(always)]
     fn is_full(&self) -> bool {
         if ACK_BACKLOG.load() == 0 || MAX_ACK_BACKLOG.load() == 0 {
@@ -195,7 +196,7 @@ impl Socket {
         }
     }
 
-    /// Whether the cookie that a segment brings is this listener's.
+    /// Whether the cookie in a segment is this listener's.
     #[inline(always)]
     fn is_cookie_right(&self, ctx: &XdpContext, packet: &Packet) -> bool {
         let window = XdpWindow::new(ctx);
@@ -220,20 +221,22 @@ impl Socket {
         result == 0
     }
 
-    /// Has a listener make a cookie.
+    /// Makes the listener generate a cookie.
     #[inline(always)]
     fn make_cookie(&self, ctx: &XdpContext, packet: &Packet) -> Opening {
         let window = XdpWindow::new(ctx);
         let Some((clients, header)) = answerable(packet, window) else { return Opening::Unable };
-        // The parser accepts no shorter header, and the kernel looks again whether the length is the header's.
-        // VERIFIER: bounds by arithmetic, which kernels before 6.18 keep when the number moves to another register. The
-        // compiler, which knows them already, must not compute them away.
+        // The parser accepts no shorter header, and the kernel checks again that the length is the header's.
+        // VERIFIER: the bounds are computed by arithmetic, which kernels before 6.18 keep when the number moves to
+        // another register. The compiler, which already knows the bounds, must not remove the arithmetic.
         let length = (opaque(header as u64, packet.length.into()).wrapping_sub(MIN_TCP) & 63) + MIN_TCP;
         let (at, length) = (packet.transport_at as u32, length as u32);
-        // A copy, as the kernel wants all of the header at once, and the verifier a constant length in the packet.
+        // A copy, because the kernel wants the whole header at once, and the verifier a constant length in the
+        // packet.
         let mut tcp = [const { MaybeUninit::<u64>::uninit() }; (MIN_TCP as usize + 63).div_ceil(8)];
         for word in &mut tcp {
-            // SAFETY: a place of our own; volatile, as the compiler calls a function that sets byte by byte otherwise (30 ns).
+            // SAFETY: memory of our own; volatile, because the compiler otherwise calls a function that sets byte
+            // by byte (30 ns).
             unsafe { word.as_mut_ptr().write_volatile(0) };
         }
         let tcp = (&raw mut tcp).cast();
@@ -268,7 +271,8 @@ impl Socket {
             0.. => {
                 Opening::Cookie(Cookie { sequence: result as u32, clients, segment: (result >> 32) as u16 })
             }
-            // No cookies as a rule, none yet, or no more connections; the helper says the same for all of them.
+            // Cookies disabled, not needed yet, or no room for more connections; the helper returns the same for
+            // all of them.
             ENOENT if self.is_full() => Opening::Full,
             ENOENT => Opening::Room,
             _ => Opening::Unable,
@@ -276,42 +280,42 @@ impl Socket {
     }
 }
 
-/// Reads a field of a structure of the kernel.
+/// Reads a field of a kernel structure.
 ///
 /// # Safety
 /// The offset must be that of a u32 in the structure.
 #[inline(always)]
 unsafe fn field(structure: *const u8, offset: u32) -> u32 {
-    // SAFETY: the caller's; volatile, so that it is read by itself, as the verifier wants it.
+    // SAFETY: the caller ensures it; volatile, so that the field is read by itself, as the verifier requires.
     unsafe { structure.add(offset as usize).cast::<u32>().read_volatile() }
 }
 
-/// Whether the kernel says where it has the numbers of a connection.
+/// Whether the kernel provides the offsets of a connection's numbers.
 #[inline(always)]
 fn knows_connections() -> bool {
     SND_UNA.load() != 0 && WRITE_SEQ.load() != 0 && RCV_NXT.load() != 0 && RCV_WND.load() != 0
 }
 
-/// Whether the kernel says where it has the numbers of a request.
+/// Whether the kernel provides the offsets of a request's numbers.
 #[inline(always)]
 fn knows_requests() -> bool {
     SNT_ISN.load() != 0 && REQUEST_RCV_NXT.load() != 0
 }
 
-/// The listener of a flow, whatever there is between its ports: nobody has a connection from port 0.
+/// Returns the listener of a flow, whatever else exists between its ports: no connection comes from port 0.
 #[inline(always)]
 fn listener(ctx: &XdpContext, flow: &Flow) -> Option<Socket> {
     let socket = Socket::look_up(ctx, protocol::TCP, &Flow { remote_port: 0, ..*flow })?;
     if socket.state() == state::LISTEN { Some(socket) } else { None }
 }
 
-/// Whether it is a unicast address of this host.
+/// Whether the address is a unicast address of this host.
 #[inline(always)]
 pub(crate) fn is_local(address: Address) -> bool {
     !matches!(address, Address::V6 { network: 0, .. }) && LOCAL.get(key_of(address)).is_some()
 }
 
-/// What sockets say to a UDP datagram for an address of this host.
+/// Returns what the sockets say about a UDP datagram to an address of this host.
 #[inline(always)]
 pub(crate) fn receiver(ctx: &XdpContext, flow: &Flow) -> Receiver {
     match Socket::look_up(ctx, protocol::UDP, flow) {
@@ -330,7 +334,7 @@ impl Host for MapTables<'_> {
         };
         let mut state = socket.state();
         if state == state::NEW_SYN_RECV {
-            // Somebody's SYN has made a request, which answers by itself; the listener is who makes cookies.
+            // Some SYN made a request, which answers by itself; the listener makes cookies.
             drop(socket);
             socket = match listener(self.ctx, &flow) {
                 Some(listener) => listener,
@@ -364,7 +368,7 @@ impl Host for MapTables<'_> {
             if socket.request().is_some_and(|request| request.is_acknowledged(segment)) {
                 return Standing::Proven;
             }
-            // Somebody else's SYN may have made the request.
+            // Another sender's SYN may have made the request.
             drop(socket);
             socket = match listener(self.ctx, &flow) {
                 Some(listener) => listener,
@@ -383,8 +387,8 @@ impl Host for MapTables<'_> {
     #[inline(always)]
     fn has_sent(&self, quote: &Quote) -> bool {
         let flow = quote.flow();
-        // VERIFIER: before 6.3 no instruction may read sockets of both kinds ("same insn cannot be used with different
-        // pointers", 6.1), so each has a lookup of its own.
+        // VERIFIER: before 6.3 no instruction may read sockets of both kinds ("same insn cannot be used with
+        // different pointers", 6.1), so each kind has a lookup of its own.
         if quote.protocol == protocol::UDP {
             return is_local(flow.local) && receiver(self.ctx, &flow) == Receiver::Connected;
         }

@@ -1,8 +1,8 @@
-//! A log line for each decision about one source, while an operator wants it.
+//! Logs a line for each decision about one source, while an operator requests it.
 //!
-//! The lines are written by a program of its own, which the filter calls for packets of that source only. So the
-//! verifier follows the formatting once, not once for every way through the filter, and what is logged beyond the
-//! decision is parsed again rather than carried along for every packet.
+//! A separate program writes the lines; the filter calls it only for packets of that source. So the verifier
+//! follows the formatting once, not once for every path through the filter. What is logged besides the decision is
+//! parsed again rather than carried along for every packet.
 
 use aya_ebpf::{
     bindings::xdp_action, helpers::generated::bpf_ktime_get_coarse_ns, macros::xdp, programs::XdpContext,
@@ -23,7 +23,8 @@ use crate::{
     settings_in_force, window_of,
 };
 
-/// 100 lines a second, 100 at once. More says nothing new about one source and would fill the log ring.
+/// 100 lines a second, with a burst of 100. More would say nothing new about one source and would fill the log
+/// ring.
 const PRICE: Price = Price {
     cost_ns: 10_000_000,
     tolerance_ns: 1_000_000_000,
@@ -32,8 +33,8 @@ const PRICE: Price = Price {
     bits: false,
 };
 
-/// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Comes back only if that program is
-/// not in its place; then there is no line.
+/// Hands the packet over to [`floodgate_trace`], which returns `action` for it. Returns only if that program is not
+/// installed; then there is no line.
 #[inline(always)]
 pub(crate) fn call(ctx: &XdpContext, reason: u32, action: u32) {
     hand_over(ctx, next::TRACE, |state| {
@@ -51,7 +52,7 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     // SAFETY: the value is this processor's own, and nothing ran on it since `call` wrote it.
     let state = unsafe { &mut *state };
     // SAFETY: no arguments, no conditions.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() }; // any clock does, as this budget is the tracer's alone
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() }; // any clock will do, because only the tracer uses this budget
     if charge_host(BUDGET_TRACE, now_ns, &PRICE) != Charge::Conforming {
         state.trace_suppressed += 1;
     } else if let Some(page) = SETTINGS.get_ptr(0) {
@@ -64,12 +65,12 @@ fn floodgate_trace(ctx: XdpContext) -> u32 {
     state.action as u32
 }
 
-/// The line begins with the numbers of the reason and of the cell that the last packet over a limit has exceeded, which user
-/// space replaces by their names.
+/// Writes a line. It begins with the numbers of the reason and of the cell that the last packet over a limit
+/// exceeded, which user space replaces with their names.
 #[inline(always)]
 fn write_line(ctx: &XdpContext, reason: u32, exceeded: u32, packet: &Packet) {
     let ports = packet.ports.map_or([0; 2], |ports| [ports.source, ports.destination]);
-    // An answer goes back to whom the line is about.
+    // An answer goes back to the source that the line is about.
     let answered = reason == Reason::Answered.number();
     let ([from, to], source) =
         if answered { ([ports[1], ports[0]], packet.destination) } else { (ports, packet.source) };
@@ -89,7 +90,7 @@ fn write_line(ctx: &XdpContext, reason: u32, exceeded: u32, packet: &Packet) {
             )
         };
     }
-    // What is written of an address depends on its type.
+    // The format of an address depends on its type.
     match source {
         Address::V4(source) => write!(source),
         Address::V6 { network, interface } => {

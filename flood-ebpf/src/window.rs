@@ -1,4 +1,4 @@
-//! The packet as the verifier wants it looked at.
+//! Access to the packet in the form that the verifier requires.
 
 use core::intrinsics::is_val_statically_known;
 
@@ -15,7 +15,7 @@ pub(crate) struct XdpWindow {
     start: usize,
     end: usize,
     ctx: *mut xdp_md,
-    /// Whether it begins with an IP header.
+    /// Whether the packet begins with an IP header.
     pub(crate) bare: bool,
 }
 
@@ -29,10 +29,10 @@ impl XdpWindow {
 impl<'a> Window<'a> for XdpWindow {
     #[inline(always)]
     fn view<T: WireType>(self, offset: usize) -> Option<&'a T> {
-        // VERIFIER: a bound on the offset before it meets the packet pointer; no offset is larger. By arithmetic that
-        // the compiler cannot compute away, as kernels before 6.18 forget what a comparison taught them when the number
-        // is read from the stack once more. The comparison with the packet's end in this very form; a slice over the
-        // packet is rejected ("invalid access to packet", 6.18).
+        // VERIFIER: the offset needs a bound before it is added to the packet pointer; no offset is larger. The
+        // bound is arithmetic that the compiler cannot compute away, because kernels before 6.18 forget what a
+        // comparison taught them when the number is read from the stack again. The comparison with the packet's end
+        // must have exactly this form; a slice over the packet is rejected ("invalid access to packet", 6.18).
         let offset =
             if is_val_statically_known(offset) { offset } else { unknown(offset) & MAX_HEADER_OFFSET };
         if self.start + offset + size_of::<T>() > self.end {

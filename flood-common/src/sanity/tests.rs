@@ -54,7 +54,7 @@ fn all() -> Sanity {
     Sanity::new(CHECKS.map(|(reason, _)| reason), &[47])
 }
 
-/// As the filter does.
+/// Calls it as the filter does.
 fn judge(sanity: &Sanity, packet: &Packet) -> Option<Reason> {
     if sanity.is_beyond_doubt(packet) { None } else { sanity.check(packet) }
 }
@@ -233,7 +233,7 @@ fn protocols_are_refused_by_number() {
     assert_eq!(judge(&Sanity::default(), &packet("8.8.8.8", 47, None)), None);
 }
 
-/// Words that are likely to mean something.
+/// Words that are likely to be significant.
 fn odd_words() -> impl Strategy<Value = u64> {
     let ends = prop::sample::select(vec![0_u64, 1, 0xffff, 0xffff << 32]);
     let starts =
@@ -272,7 +272,7 @@ proptest! {
         let (made, _) = CHECKS[made];
         let found = judge(&Sanity::new([made], &[]), &packet);
         prop_assert!(found.is_none_or(|found| found == made));
-        // And none hides behind another.
+        // And no failed check hides another.
         if let Some(first) = judge(&all(), &packet).filter(|first| *first != Reason::RefusedProtocol) {
             prop_assert_eq!(judge(&Sanity::new([first], &[]), &packet), Some(first));
         }
