@@ -1,9 +1,9 @@
-//! The kernel side as user space sees it: the only module that names aya.
+//! The kernel side as user space sees it: the only module that uses aya.
 //!
 //! [`Filter`] is the loaded program with its maps as typed handles: [`settings`](SettingsPage) to publish,
-//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to look into while the filter runs, lists to edit.
-//! [`interface`] looks at interfaces, [`features`] at what their drivers can do, [`error`] says what can go wrong in an
-//! operator's words.
+//! [`counters`](CounterTable) to read, [`debts`](DebtTables) to inspect while the filter runs, lists to edit.
+//! [`interface`] queries interfaces and [`features`] the capabilities of their drivers; [`error`] describes failures
+//! in terms that an operator understands.
 //!
 //! Invariant: dropping a `Filter` detaches it from every interface; nothing stays in the kernel.
 

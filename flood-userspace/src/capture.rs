@@ -1,8 +1,8 @@
-//! Reading captures: pcap and pcapng, frame by frame, whatever their size.
+//! Reading captures: pcap and pcapng of any size, frame by frame.
 //!
-//! Every frame comes out as an Ethernet frame, because that is what an XDP program sees: [`link`] takes off what another link
-//! type has around its packets, and makes up a header. A frame of which only the beginning was captured is filled up to
-//! its length with zeros, for otherwise its IP header would announce more than there is. Frames of link types that no filter
+//! Every frame is returned as an Ethernet frame, because that is what an XDP program sees: [`link`] removes the
+//! encapsulation of another link type and adds an Ethernet header. A truncated frame is filled up to its original
+//! length with zeros; otherwise its IP header would announce more than there is. Frames of link types that no filter
 //! on an interface sees are skipped and counted.
 
 mod link;
@@ -28,7 +28,7 @@ use source::{Trouble, Watched};
 /// Room for one block of a capture. The largest frames have 64 KiB.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Up to here frames that were cut are filled up; a length beyond it is no frame's.
+/// Truncated frames are filled up to this length at most; no real frame is longer.
 const LONGEST_FRAME: usize = 1 << 18;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -66,7 +66,7 @@ pub enum CaptureError {
         /// Number of the last whole frame.
         after: u64,
     },
-    /// The file does not go on as a capture.
+    /// The file is not a valid capture beyond a frame.
     #[error("{path} is damaged after frame {after}: {what}", path = path.display())]
     Damaged {
         /// The file.
@@ -76,24 +76,24 @@ pub enum CaptureError {
         /// What is wrong.
         what: String,
     },
-    /// Not one frame of a kind that the filter sees.
+    /// No frame is of a kind that the filter sees.
     #[error("{path} has nothing that can be judged, only {frames} frames of {links}", path = path.display())]
     Nothing {
         /// The file.
         path: PathBuf,
-        /// How many frames it has.
+        /// How many frames there are.
         frames: u64,
-        /// Of which link types.
+        /// Their link types.
         links: String,
     },
 }
 
-/// Whether a frame came to the host that captured it, or left it.
+/// Whether a frame was received or sent by the host that captured it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
-    /// It came.
+    /// Received.
     In,
-    /// It left.
+    /// Sent.
     Out,
 }
 
@@ -104,7 +104,7 @@ pub struct Frame<'a> {
     pub number: u64,
     /// When it was captured, nanoseconds since 1970, if the capture says so.
     pub time_ns: Option<u64>,
-    /// Whether it came or left, if the capture says so.
+    /// Whether it was received or sent, if the capture says so.
     pub direction: Option<Direction>,
     /// The Ethernet frame, at its full length.
     pub bytes: &'a [u8],
@@ -118,24 +118,24 @@ pub struct Capture {
     interfaces: Vec<Interface>,
     big_endian: bool,
     number: u64,
-    /// Frames of link types that are not for the filter, by the number of the type.
+    /// Number of frames whose link type the filter does not see, by link type.
     skipped: BTreeMap<i32, u64>,
     frame: Vec<u8>,
     trouble: Trouble,
 }
 
-/// How frames of an interface are to be read.
+/// How to read the frames of an interface.
 #[derive(Clone, Copy)]
 struct Interface {
-    /// Number of its link type.
+    /// Number of the link type.
     link: i32,
     units_per_second: u64,
     offset_s: i64,
-    /// Length at which frames were cut; 0 for none.
+    /// Length at which frames were truncated; 0 for no limit.
     snap_length: u32,
 }
 
-/// A frame as the file has it.
+/// A frame as it is in the file.
 struct Record<'a> {
     interface: Interface,
     time_units: Option<u64>,
@@ -145,7 +145,7 @@ struct Record<'a> {
 }
 
 impl Capture {
-    /// Opens a capture, to be read once.
+    /// Opens a capture that is read once.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         Source::open(path)?.read()
     }
@@ -166,12 +166,13 @@ impl Capture {
         })
     }
 
-    /// How many frames so far were of link types that no filter on an interface sees, by the name of the type.
+    /// Returns how many frames so far were skipped because no filter on an interface sees their link type, by its
+    /// name.
     pub fn skipped(&self) -> impl Iterator<Item = (String, u64)> {
         self.skipped.iter().map(|(link, frames)| (link::name(*link), *frames))
     }
 
-    /// What is said of a capture in which every frame was skipped.
+    /// Returns an error if every frame was skipped.
     fn check_end(&self) -> Result<(), CaptureError> {
         let skipped: u64 = self.skipped.values().sum();
         if skipped == 0 || skipped < self.number {
@@ -250,12 +251,12 @@ impl Capture {
     }
 }
 
-/// What went wrong in reading, if anything has.
+/// Returns the read error, if there was one.
 fn in_reading(path: &Path, after: u64, trouble: &Trouble) -> Option<CaptureError> {
     let path = path.to_owned();
     let source = trouble.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     Some(match source.kind() {
-        // Within what is compressed.
+        // Within compressed data.
         io::ErrorKind::UnexpectedEof => CaptureError::CutShort { path, after },
         _ => CaptureError::Read { path, source },
     })
@@ -278,7 +279,7 @@ fn damage(path: &Path, after: u64, trouble: &Trouble, error: &PcapError<&[u8]>) 
 impl Interface {
     fn from_header(header: &PcapHeader) -> Self {
         Self {
-            link: header.network.0 & 0xffff, // above are flags about frame check sequences
+            link: header.network.0 & 0xffff, // the upper bits are flags about frame check sequences
             units_per_second: if header.is_nanosecond_precision() { NANOS_PER_SECOND } else { 1_000_000 },
             offset_s: 0,
             snap_length: header.snaplen,
@@ -286,7 +287,7 @@ impl Interface {
     }
 
     fn from_description(block: &InterfaceDescriptionBlock<'_>) -> Self {
-        // The parser's own reading of this option takes no powers of two.
+        // The parser's own function for this option does not support powers of two.
         let exponent = u32::from(block.if_tsresol & 0x7f);
         let base: u64 = if block.if_tsresol & 0x80 == 0 { 10 } else { 2 };
         Self {
@@ -305,7 +306,7 @@ impl Interface {
     }
 }
 
-/// The interface that a block names.
+/// Returns the interface with this number.
 fn described(interfaces: &[Interface], number: u32) -> Result<Interface, String> {
     let interface = interfaces.get(number as usize).copied();
     interface.ok_or_else(|| format!("it names interface {number}, which is not described"))
@@ -346,8 +347,8 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// A simple packet block has no time, and no length but the original one: data that were cut end at the snap
-    /// length, and all are followed by up to three bytes of padding.
+    /// Reads a simple packet block. It has no time and no length but the original one: truncated data end at the snap
+    /// length, and up to three bytes of padding follow.
     fn from_simple(interfaces: &[Interface], data: &'a [u8], original_length: u32) -> Result<Self, String> {
         let interface = described(interfaces, 0)?;
         let snap = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
@@ -361,8 +362,8 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// A packet block, which the enhanced one has taken the place of: number of the interface and count of drops in two bytes
-    /// each, then as its successor. `None` for any other block that is not known.
+    /// Reads a packet block, the obsolete predecessor of the enhanced one: number of the interface and count of drops
+    /// in two bytes each, then the same fields. Returns `None` for any other unknown block.
     fn from_obsolete(
         interfaces: &[Interface],
         big_endian: bool,
@@ -370,7 +371,7 @@ impl<'a> Record<'a> {
     ) -> Option<Result<Self, String>> {
         const PACKET_BLOCK: u32 = 2;
 
-        // The parser gives it as if it were little-endian.
+        // The parser decodes the type as little-endian.
         let kind = if big_endian { block.block_type.swap_bytes() } else { block.block_type };
         if kind != PACKET_BLOCK {
             return None;
@@ -394,7 +395,7 @@ impl<'a> Record<'a> {
         Some(read())
     }
 
-    /// Writes the Ethernet frame, and says which way it went; `None` when the filter sees nothing like it.
+    /// Writes the Ethernet frame and returns its direction; `None` if the filter does not see such frames.
     fn write(&self, big_endian: bool, frame: &mut Vec<u8>) -> Option<Option<Direction>> {
         let unwrapped = link::unwrap(self.interface.link, big_endian, self.data)?;
         unwrapped.write(frame);
@@ -406,7 +407,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A block that ends before its packet does.
+/// The error for a block that ends before its packet does.
 const TOO_SHORT: &str = "a block is shorter than the packet in it";
 
 fn word(big_endian: bool, bytes: [u8; 4]) -> u32 {

@@ -1,10 +1,9 @@
-//! Replaying captures: each frame through the program in the kernel, by test run, in an instance of its own.
+//! Replays captures: test-runs each frame on a separate instance of the filter in the kernel.
 //!
-//! No interface is touched, time is what the capture says ([`pace`]), and so the result is the same on every machine. What the
-//! host of the capture would have told the program, a stand-in tells ([`stage`]), which is planned from a first look
-//! ([`survey`]). There is no
-//! sketch, which works by processors: so a replay lets a source have just its limit, where a filter may let it have a 32nd
-//! more (`flood_common::sketch`).
+//! No interface is touched and time is taken from the capture ([`pace`]), so the result is the same on every machine.
+//! A stand-in for the host of the capture ([`stage`]) tells the program what that host would have told it; it is
+//! planned from a first look ([`survey`]). There is no sketch, which works per processor: so a replay allows a source
+//! exactly its limit, where a filter may allow it a 32nd more (`flood_common::sketch`).
 
 mod pace;
 mod stage;
@@ -44,34 +43,34 @@ pub use self::{
     survey::{Said, Service, Survey},
 };
 
-/// Test runs come in on an interface that the filter does not guard.
+/// Test runs come from an interface that the filter does not guard.
 const SLOT: u32 = 0;
 
-/// How often debts that have ended are cleared, nanoseconds; a word is ambiguous only after 2^42 (73 minutes).
+/// How often expired debts are cleared, nanoseconds; a word becomes ambiguous only after 2^42 (73 minutes).
 const SWEEP_NS: u64 = 1_800_000_000_000;
 
-/// How often the ports of the stand-in are looked at, as the daemon does it, nanoseconds.
+/// How often the ports of the stand-in are read, nanoseconds; as often as the daemon reads those of a host.
 const LOOK_NS: u64 = 1_000_000_000;
 
-/// The longest packets that a SYN cookie offers, bytes.
+/// The MTU from which SYN cookies derive their MSS, bytes.
 const MTU: u32 = 1_500;
 
-/// What a replay begins with.
+/// Why a replay cannot begin.
 #[derive(Debug, Error)]
 pub enum ReplayError {
-    /// The kernel refuses.
+    /// The kernel refuses the filter.
     #[error(transparent)]
     Bpf(#[from] BpfError),
     /// A list of the configuration cannot be used.
     #[error(transparent)]
     List(#[from] ListError),
-    /// The copy of a feed cannot be read.
+    /// The stored copy of a feed cannot be read.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// The copy of a feed is no list.
+    /// The stored copy of a feed is not a list.
     #[error("the last good copy of the feed {name} is not believed: {source}")]
     Feed {
-        /// Which.
+        /// Name of the feed.
         name: FeedName,
         /// Why.
         source: Box<NoList>,
@@ -88,23 +87,23 @@ pub enum Verdict {
     Answer(Reason),
     /// Dropped.
     Drop(Reason),
-    /// Not judged, as it leaves the host; what it asks for is noted.
+    /// Not judged, as it leaves the host; the request in it is recorded.
     Noted,
-    /// Not run: the kernel test-runs no such frame (too short for an Ethernet header, or too long).
+    /// Not run: the kernel does not test-run such a frame (too short for an Ethernet header, or too long).
     Skipped,
 }
 
-/// The filter with a capture's clock.
+/// A filter that runs on the clock of a capture.
 pub struct Replay {
     filter: Filter,
     config: Config,
-    /// Whether what frames ask for is noted.
+    /// Whether requests in frames are recorded.
     notes: bool,
     counters: InterfaceCounters,
-    /// The one that this thread stays on.
+    /// The processor to which this thread is pinned.
     processor: usize,
     stage: Option<Stage>,
-    /// Those of the stage.
+    /// Sockets of the stage.
     sockets: Vec<Socket>,
     clock: CaptureClock,
     /// The filter's time when the capture began, and now.
@@ -112,7 +111,7 @@ pub struct Replay {
     now_ns: u64,
     swept_ns: u64,
     looked_ns: u64,
-    /// Whether limits are judged.
+    /// Whether limits are in force.
     limits: bool,
 }
 
@@ -121,10 +120,10 @@ impl Replay {
     pub fn new(config: &Config) -> Result<Self, ReplayError> {
         let options = FilterOptions { virtual_clock: true, processors: Vec::new(), ..config.into() };
         let mut filter = Filter::load(&options)?;
-        // What a capture has no sockets for, an egress program sees.
+        // The egress program recognizes solicited replies, as a capture has no sockets.
         let notes = matches!(config.proof.solicited, SolicitedBy::Auto | SolicitedBy::Egress);
         let notes = notes && filter.egress_error().is_none();
-        // Whatever host the capture is from, it is hardly this one.
+        // The capture is most likely not from this host, so none of its own addresses are guarded.
         for (kind, list) in configured(config, &Guard::default())? {
             filter.edit_list(kind, list.edit)?;
             add_feeds(&mut filter, kind, config)?;
@@ -154,8 +153,7 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Begins another capture, in which nothing is left of the one before. It is played by its own times, for no host that is
-    /// known.
+    /// Begins another capture, for which all debts of the previous one have expired. It is replayed at its own pace.
     pub fn begin_capture(&mut self) {
         self.clock = CaptureClock::default();
         self.set_time(self.now_ns + PAUSE_NS);
@@ -163,13 +161,13 @@ impl Replay {
         self.sweep();
     }
 
-    /// Plays the capture that has been begun at another pace. `odd` are the frames whose times do not count.
+    /// Sets the pace of the capture that has been begun. `odd` are the frames whose times are ignored.
     pub fn set_pace(&mut self, pace: Pace, odd: OddTimes) {
         self.clock = CaptureClock::new(pace, odd);
     }
 
-    /// Judges for a host, in the network namespace of this thread, which should have [nothing else in it](leave_network);
-    /// or, with none, for no host that is known.
+    /// Judges for the host that the stage describes, in the network namespace of this thread, which should have
+    /// [nothing else in it](leave_network); with `None`, for an unknown host.
     pub fn set_stage(&mut self, stage: Option<Stage>) -> Result<(), BpfError> {
         self.sockets.clear();
         self.sockets = stage.as_ref().map(Stage::open).unwrap_or_default();
@@ -190,7 +188,8 @@ impl Replay {
         self.tell(if absence && by_sockets { solicited::SOCKETS } else { 0 })
     }
 
-    /// Says by what answers are told beside what is noted, and puts the limits in force that go with it.
+    /// Sets how solicited replies are recognized besides the records of the egress program, and puts the
+    /// corresponding limits in force.
     fn tell(&mut self, by: u32) -> Result<(), BpfError> {
         self.filter.tell_solicited_by(by | if self.notes { solicited::NOTED } else { 0 });
         self.limits = false;
@@ -198,7 +197,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Puts limits in force, or none.
+    /// Puts limits in force, or removes all of them.
     fn judge_limits(&mut self, limits: bool) {
         if std::mem::replace(&mut self.limits, limits) == limits {
             return;
@@ -229,10 +228,11 @@ impl Replay {
         }
         let is_said = self.stage.as_ref().is_some_and(|stage| stage.known == Known::Said);
         let by_source = || self.direction_by_source(frame.bytes);
-        // A capture from elsewhere, as from a router, has directions of that place.
+        // A capture from elsewhere, such as from a router, has the directions of that place.
         let direction =
             if is_said { by_source().or(frame.direction) } else { frame.direction.or_else(by_source) };
-        // Where nothing says whether a frame left a host or came to one, it is taken for both: whoever answers it was asked.
+        // If nothing tells whether a frame was sent or received, it counts as both, so that a reply to it counts as
+        // solicited.
         if self.notes && direction != Some(Direction::In) {
             let _ = self.filter.run_egress(frame.bytes)?;
         }
@@ -257,7 +257,7 @@ impl Replay {
         self.now_ns - self.begun_ns
     }
 
-    /// Which way a frame goes by its source, where that tells it.
+    /// Derives the direction of a frame from its addresses, where they tell it.
     fn direction_by_source(&self, frame: &[u8]) -> Option<Direction> {
         let stage = self.stage.as_ref().filter(|stage| stage.tells_direction())?;
         let Parsed::Packet(packet) = parse(Bytes(frame)) else { return None };
@@ -269,7 +269,7 @@ impl Replay {
         }
     }
 
-    /// Has the filter look at the UDP ports that are in use.
+    /// Updates the filter's view of the UDP ports in use.
     fn look(&mut self) -> Result<(), BpfError> {
         self.looked_ns = self.now_ns;
         let Some(stage) = &self.stage else { return Ok(()) };
@@ -277,7 +277,7 @@ impl Replay {
         looked
     }
 
-    /// The reason that was counted since the last look.
+    /// Returns the reason that was counted since the last call.
     fn counted(&mut self) -> Result<Reason, BpfError> {
         let counters = self.filter.counters.interface(SLOT)?;
         let before = std::mem::replace(&mut self.counters, counters);
@@ -287,7 +287,7 @@ impl Replay {
             .ok_or_else(|| BpfError::WrongObject { what: "it counted no reason".into() })
     }
 
-    /// The limit that the last frame has exceeded, if its reason says that it has exceeded one.
+    /// Returns the limit that the last frame has exceeded, if its reason is one of being over a limit.
     pub fn exceeded(&self, reason: Reason) -> Result<Option<CellName>, BpfError> {
         if !reason.is_over_limit() {
             return Ok(None);

@@ -1,7 +1,8 @@
-//! Attaching the filter to interfaces, and asking the kernel whether it is still there.
+//! Attaching the filter to interfaces, and checking with the kernel that it is still attached.
 //!
-//! An [`Attachment`] is an interface that the filter is to guard. It stays, with its slot and its counters, when the kernel
-//! says that the filter is on it no more ([`Filter::look`]), until it is let go; meanwhile it can be attached again.
+//! An [`Attachment`] is an interface that the filter is to guard. It keeps its slot and its counters when the kernel
+//! says that the filter is no longer attached ([`Filter::look`]), and can be attached again until it is removed with
+//! [`Filter::detach`] or [`Filter::let_go`].
 
 use std::{io, time::Instant};
 
@@ -28,58 +29,58 @@ pub struct Attachment {
     pub slot: u32,
     /// Whether the driver runs the filter.
     pub native: bool,
-    /// Whether what goes out of it is noted.
+    /// Whether the egress program records what leaves through it.
     pub noting: Noting,
-    /// What holds the filter in the kernel.
+    /// The link that holds the filter in the kernel.
     link: Option<Link>,
-    /// Another program has been put into our link.
+    /// Whether another program has been put into our link.
     is_displaced: bool,
     egress: Option<Egress>,
-    /// When the program on the way out may be attached again.
+    /// When the egress program may be attached again.
     noting_pause: Pause,
 }
 
 impl Attachment {
-    /// Whether the filter is on it, as the kernel said at the last [look](Filter::look).
+    /// Whether the filter was attached at the last [look](Filter::look).
     pub fn is_attached(&self) -> bool {
         self.link.is_some() && !self.is_displaced
     }
 
-    /// Whether another tool has ever taken off the program on the way out.
+    /// Whether another tool has ever detached the egress program.
     pub fn has_lost_noting(&self) -> bool {
         self.noting_pause.has_come_off()
     }
 }
 
-/// Whether what is asked for through an interface is noted.
+/// Whether the egress program records the requests that leave through an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Noting {
-    /// It is.
+    /// It does.
     By(Hook),
     /// It should be, but the kernel refuses.
     Refused(String),
-    /// Nobody wants it.
+    /// It is not wanted.
     Unwanted,
 }
 
-/// What the kernel says about an interface, where it is not what was so at the last look.
+/// How the kernel's view of an interface differs from the last look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// It is not there any more.
+    /// The interface is gone.
     Gone,
-    /// It is in another network namespace. The filter has been taken off it.
+    /// The interface is in another network namespace. The filter has been detached from it.
     Moved,
-    /// The filter is not on it any more: somebody has taken it off, or the interface was made anew.
+    /// The filter is no longer attached: another process detached it, or the interface was created anew.
     Detached,
-    /// Another program has been put in the place of the filter: its number.
+    /// Another program, with this id, has replaced the filter.
     Displaced(u32),
-    /// The filter is back in its place, from which another program had displaced it.
+    /// The filter is back after another program had displaced it.
     Back,
-    /// The program on the way out was taken off; it is there again, or is not.
+    /// The egress program was detached. It may be attached again already.
     NotingLost,
-    /// What goes out of it is noted, which the kernel had refused before.
+    /// The egress program is attached, which the kernel had refused before.
     NotingBack,
-    /// It has another name: the one that it had.
+    /// The interface was renamed. Contains the old name.
     Renamed(String),
 }
 
@@ -89,13 +90,13 @@ impl Filter {
         &self.attachments
     }
 
-    /// Attaches the filter to the interface that has this name, or this among its alternative names; `replace` takes another
-    /// XDP program off it.
+    /// Attaches the filter to the interface with this name or alternative name. `replace` detaches another XDP
+    /// program first.
     pub fn attach(&mut self, name: &str, mode: AttachMode, replace: bool) -> Result<&Attachment, BpfError> {
         self.attach_to(&interface::interface(name)?, mode, replace)
     }
 
-    /// Attaches the filter to an interface; `replace` takes another XDP program off it.
+    /// Attaches the filter to an interface. `replace` detaches another XDP program first.
     pub fn attach_to(
         &mut self,
         interface: &Interface,
@@ -110,7 +111,8 @@ impl Filter {
         Ok(&self.attachments[self.attachments.len() - 1])
     }
 
-    /// Attaches the filter again that has come off the interface with this slot: to what that is by now.
+    /// Attaches the filter again after it was detached from the interface with this slot. `interface` is its present
+    /// state.
     pub fn attach_again(
         &mut self,
         slot: u32,
@@ -145,9 +147,9 @@ impl Filter {
         }
         interface.can_be_guarded(self.options.force)?;
         make_way(interface, replace)?;
-        // Questions are noted before answers are judged.
+        // The egress program comes first: requests must be recorded before replies are judged.
         let (noting, egress) = self.note_questions(interface)?;
-        // The slot is there before the first packet is.
+        // The slot must exist before the first packet arrives.
         let noted = egress.is_some() || self.notes_questions();
         self.enter_interface(slot, Some(interface), noted);
         match self.link(interface, mode) {
@@ -164,7 +166,7 @@ impl Filter {
             Err(error) => {
                 self.enter_interface(slot, None, self.notes_questions());
                 if let Some(egress) = egress {
-                    // Why attaching failed matters more.
+                    // The reason why attaching failed matters more.
                     let _ = egress.detach(program(&mut self.ebpf, EGRESS_PROGRAM)?, interface);
                 }
                 Err(error)
@@ -201,8 +203,8 @@ impl Filter {
             })
     }
 
-    /// Takes over what the kernel says about the interfaces that the filter is attached to. Adds to `found`, by slot, what is
-    /// not as it was: also where it cannot be asked about some of them, which is the error. `there` are the interfaces of this
+    /// Compares the attachments with what the kernel says, and takes that over. Adds each difference to `found`, by
+    /// slot, even if some interfaces cannot be queried, which is then the error. `there` are the interfaces of this
     /// network namespace.
     pub fn look(&mut self, there: &[Interface], found: &mut Vec<(u32, Found)>) -> Result<(), BpfError> {
         let asking = |error: io::Error| BpfError::Other {
@@ -242,7 +244,7 @@ impl Filter {
         let ours = self.program_id;
         let index = attachment.interface.index;
         let held = link.holds()?;
-        // The list may lack one that is there if others came and went while the kernel wrote it.
+        // A dump may miss an interface if others came or went while the kernel wrote it.
         let listed = there.iter().find(|interface| interface.index == index).cloned();
         let now = match listed {
             Some(interface) => Some(interface),
@@ -259,7 +261,7 @@ impl Filter {
                     (None, Some(_)) => Found::Detached,
                     (None, None) => Found::Gone,
                 };
-                let _ = self.take_off(attachment); // what is left of it may go at this moment
+                let _ = self.take_off(attachment); // what is left of it may disappear at this moment
                 report(found);
                 return Ok(());
             }
@@ -280,7 +282,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Sees to it that questions are noted on an interface that the filter is on, if they are to be.
+    /// Attaches the egress program again if it was lost, or reports that it is lost.
     fn look_at_way_out(&mut self, attachment: &mut Attachment) -> io::Result<Option<Found>> {
         let interface = &attachment.interface;
         let is_lost = match &attachment.egress {
@@ -314,8 +316,8 @@ impl Filter {
         })
     }
 
-    /// Lets go of what is left of an attachment in the kernel. What is under its number by now may be another interface,
-    /// whose filters are not ours to take off.
+    /// Removes what is left of an attachment in the kernel. Its index may belong to another interface by now, whose
+    /// filters are not ours to detach.
     fn take_off(&mut self, attachment: &mut Attachment) -> Result<(), String> {
         attachment.link = None;
         attachment.is_displaced = false;
@@ -329,7 +331,7 @@ impl Filter {
         }
     }
 
-    /// An answer to a SYN offers no larger segments than go through all of the interfaces that are guarded.
+    /// Sets the MTU that bounds the MSS of SYN cookies: the smallest of all guarded interfaces.
     fn follow_mtu(&mut self) {
         let guarded = self.attachments.iter().filter(|attachment| attachment.is_attached());
         let least = guarded.map(|attachment| attachment.interface.mtu).min().unwrap_or(0);
@@ -339,7 +341,7 @@ impl Filter {
         }
     }
 
-    /// Attaches the program on the way out, as far as it is wanted.
+    /// Attaches the egress program, if it is wanted.
     fn note_questions(&mut self, interface: &Interface) -> Result<(Noting, Option<Egress>), BpfError> {
         if !self.options.notes() {
             return Ok((Noting::Unwanted, None));
@@ -355,12 +357,12 @@ impl Filter {
         }
     }
 
-    /// Whether questions are noted on any interface.
+    /// Whether the egress program is attached to any interface.
     pub fn notes_questions(&self) -> bool {
         self.attachments.iter().any(|attachment| attachment.egress.is_some())
     }
 
-    /// Says which interface has a slot of the counters, and by what answers are told from now on.
+    /// Assigns a counter slot to an interface, and sets how solicited replies are recognized from now on.
     fn enter_interface(&mut self, slot: u32, interface: Option<&Interface>, noted: bool) {
         let bits = self.options.solicited_bits(noted);
         self.change_settings(|settings| {
@@ -373,7 +375,8 @@ impl Filter {
         });
     }
 
-    /// Lets go of an interface: the filter comes off it, if it is on it. Returns whether there was one of this name.
+    /// Stops guarding an interface and detaches the filter if it is attached. Returns whether there was one of this
+    /// name.
     pub fn detach(&mut self, name: &str) -> Result<bool, BpfError> {
         let named = self.attachments.iter().find(|attachment| attachment.interface.name == name);
         match named.map(|attachment| attachment.slot) {
@@ -382,7 +385,7 @@ impl Filter {
         }
     }
 
-    /// Lets go of the interface with this slot.
+    /// Stops guarding the interface with this slot.
     pub fn let_go(&mut self, slot: u32) -> Result<(), BpfError> {
         let Some(position) = self.position(slot) else { return Ok(()) };
         let mut attachment = self.attachments.remove(position);
@@ -396,12 +399,12 @@ impl Filter {
 impl Drop for Filter {
     fn drop(&mut self) {
         while let Some(slot) = self.attachments.first().map(|attachment| attachment.slot) {
-            let _ = self.let_go(slot); // there is nobody to tell
+            let _ = self.let_go(slot); // nobody is left to report an error to
         }
     }
 }
 
-/// Whose program is on an interface, as a refusal; `None` if there is none.
+/// Returns the error for an XDP program that is already on an interface; `None` if there is none.
 pub fn occupied(interface: &Interface) -> Option<BpfError> {
     let id = interface.xdp?.id;
     let (program, interface) = (interface::program_name(id), interface.name.clone());
@@ -412,7 +415,7 @@ pub fn occupied(interface: &Interface) -> Option<BpfError> {
     })
 }
 
-/// Takes another program off an interface, if that is wanted.
+/// Detaches another program from an interface if `replace` is set.
 fn make_way(interface: &Interface, replace: bool) -> Result<(), BpfError> {
     match (occupied(interface), interface.xdp) {
         (Some(BpfError::Occupied { .. }), Some(program)) if replace => {

@@ -1,6 +1,6 @@
-//! What can go wrong between user space and the kernel, in an operator's words.
+//! What can go wrong between user space and the kernel, in terms that an operator understands.
 //!
-//! Every message says what was tried, on what, why it failed, and what to do about it.
+//! Every message says what was attempted, on what, why it failed, and what to do about it.
 
 use std::{error::Error, io};
 
@@ -17,11 +17,11 @@ pub enum BpfError {
          CAP_PERFMON: try it with sudo"
     )]
     NotPermitted {
-        /// What was tried.
+        /// What was attempted.
         what: String,
     },
 
-    /// Kernel below the floor.
+    /// Kernel older than the oldest supported release.
     #[error(
         "this is Linux {release}; Floodgate needs 6.1 or newer. Debian 12, Ubuntu 24.04 and RHEL 10 have such a kernel"
     )]
@@ -38,7 +38,7 @@ pub enum BpfError {
     TooLarge {
         /// Slots in each table.
         slots: u64,
-        /// Memory that they need.
+        /// Memory that the tables need.
         needed_mib: u64,
         /// Half of what the kernel says is available.
         available_mib: u64,
@@ -63,7 +63,7 @@ pub enum BpfError {
         have: Vec<String>,
     },
 
-    /// Somebody else's program.
+    /// Another program is attached.
     #[error(
         "{interface} has an XDP program already: {program} (id {id}). `--replace` puts Floodgate in its place; it is \
          not put back afterwards"
@@ -77,7 +77,7 @@ pub enum BpfError {
         id: u32,
     },
 
-    /// Nothing comes there but from this host.
+    /// The loopback receives packets from this host alone.
     #[error(
         "{interface} is the loopback: what comes there is from this host to itself, and would be dropped as `land`. Guard \
          the interface to the network; with `sanity.land` and `sanity.loopback_source` false, `--force` guards this one, too"
@@ -87,7 +87,7 @@ pub enum BpfError {
         interface: String,
     },
 
-    /// Something comes there that is neither a frame nor a packet.
+    /// The interface receives something other than Ethernet frames or IP packets.
     #[error(
         "{interface} is of the type {kind}: a filter finds neither an Ethernet nor an IP header at the beginning of what comes \
          there. Guard the interface that carries its packets"
@@ -111,7 +111,7 @@ pub enum BpfError {
         id: u32,
     },
 
-    /// Another name of an interface that is guarded.
+    /// An alternative name of an interface that is guarded.
     #[error("it is {interface}, which this daemon guards already")]
     AlreadyOurs {
         /// The name by which it is guarded.
@@ -132,7 +132,7 @@ pub enum BpfError {
         cause: io::Error,
     },
 
-    /// Native XDP, but not as the interface is set up.
+    /// The driver has native XDP, but not with the present settings of the interface.
     #[error(
         "the driver {driver} of {interface} refuses native XDP as the interface is set up: {cause}. Usual reasons are \
          large receive offload (`ethtool -K {interface} lro off`) and too few queues (`ethtool -L`); the last lines of \
@@ -156,7 +156,7 @@ pub enum BpfError {
         cause: String,
     },
 
-    /// The egress program is insisted on, and cannot be attached.
+    /// The egress program is required, and cannot be attached.
     #[error(
         "{interface}: the program that notes what the host asks for cannot be attached to the way out: {cause}. \
          `proof.solicited = \"auto\"` does without it where it has to"
@@ -177,14 +177,14 @@ pub enum BpfError {
         limit: usize,
     },
 
-    /// The verifier said no.
+    /// The verifier rejected the program.
     #[error("the kernel's verifier refuses the filter; please report this with the kernel's release:\n{log}")]
     Refused {
-        /// What the verifier said.
+        /// The verifier's log.
         log: String,
     },
 
-    /// The object is not the one that this binary was made for.
+    /// The object was not built for this binary.
     #[error("the BPF object does not fit this binary: {what}. Build both together")]
     WrongObject {
         /// What does not fit.
@@ -216,14 +216,14 @@ pub enum BpfError {
     /// Asking the kernel about interfaces failed.
     #[error("asking the kernel about interfaces: {cause}")]
     Netlink {
-        /// What it said.
+        /// What the kernel said.
         cause: String,
     },
 
     /// Anything else from aya.
     #[error("{what}: {cause}")]
     Other {
-        /// What was tried.
+        /// What was attempted.
         what: &'static str,
         /// The chain of causes.
         cause: String,
@@ -231,7 +231,7 @@ pub enum BpfError {
 }
 
 impl BpfError {
-    /// A failed access to a map.
+    /// Converts a failed access to a map.
     pub(super) fn map(map: &'static str, error: &MapError) -> Self {
         if errno(error) == Some(libc::EPERM) {
             return Self::NotPermitted { what: format!("accessing map {map}") };
@@ -239,7 +239,7 @@ impl BpfError {
         Self::Map { map, cause: chain(error) }
     }
 
-    /// A failed load: of the object, or of the program in it.
+    /// Converts a failed load of the object, or of a program in it.
     pub(super) fn load(error: &(dyn Error + 'static)) -> Self {
         let text = chain(error);
         match errno(error) {
@@ -250,13 +250,13 @@ impl BpfError {
         }
     }
 
-    /// Whether the operator can mend it by asking for less or otherwise, rather than with privileges.
+    /// Whether the operator can fix it with other arguments, rather than with privileges.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::NoSuchInterface { .. } | Self::TooManyInterfaces { .. })
     }
 }
 
-/// The first error number in a chain of causes.
+/// Returns the first error number in a chain of causes.
 pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -268,7 +268,7 @@ pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     None
 }
 
-/// A chain of causes in one line, without saying anything twice.
+/// Formats a chain of causes in one line, without repetitions.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,5 @@
-//! What the kernel says about network interfaces, and taking off one what another program, or nobody any more, needs.
+//! Queries the kernel about network interfaces, and detaches programs that must make way or that nobody needs any
+//! more.
 
 use std::{
     io,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::netlink::{exchange, links};
 
-/// Name of the filter's program, by which another floodgate is known.
+/// Name of the filter's program, by which another floodgate is recognized.
 pub const OUR_PROGRAM: &str = "floodgate";
 
 /// A network interface of this network namespace.
@@ -29,43 +30,44 @@ pub struct Interface {
     pub index: u32,
     /// Name.
     pub name: String,
-    /// Other names that it answers to.
+    /// Its alternative names.
     pub alternative_names: Vec<String>,
     /// Largest payload of a frame, bytes.
     pub mtu: u32,
-    /// What the filter finds first of what comes here.
+    /// What a program finds at the beginning of received packets.
     pub link_layer: LinkLayer,
     /// The kind of a virtual interface (`veth`, `bridge`), if it is one.
     pub kind: Option<String>,
-    /// Number of the bridge or bond that it is a part of.
+    /// Index of the bridge or bond that it is a port of.
     pub controller: Option<u32>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
 }
 
-/// What a program finds first of what comes to an interface.
+/// What a program finds at the beginning of packets that an interface receives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LinkLayer {
     /// An Ethernet header.
     Ethernet,
-    /// The same, but nothing comes from anywhere else.
+    /// An Ethernet header, but all packets are from this host.
     Loopback,
     /// The IP header.
     Bare,
-    /// Something else, or one thing here and another there: what the kernel calls it.
+    /// Something else, or different things on different interfaces: the kernel's name for it.
     Other(String),
 }
 
 impl LinkLayer {
-    /// By what the kernel calls it, and the kind of a virtual interface.
+    /// Derives it from the kernel's name for the link layer and the kind of a virtual interface.
     fn of(found: LinkLayerType, kind: Option<&str>) -> Self {
         match (found, kind) {
             (LinkLayerType::Ether, _) => Self::Ethernet,
             (LinkLayerType::Loopback, _) => Self::Loopback,
-            // PPP: the kernel has taken its header off. Others of type NONE, as those of IPsec, show what was around the packet.
+            // PPP: the kernel has removed its header. Other interfaces of type NONE, such as those of IPsec, show the
+            // encapsulation.
             (LinkLayerType::None, None | Some("tun" | "wireguard"))
             | (LinkLayerType::Ppp | LinkLayerType::Rawip, _) => Self::Bare,
-            // IPIP, SIT and GRE show the outer packet, or the frame that it came in.
+            // IPIP, SIT and GRE show the outer packet, or the frame in which it arrived.
             (other, Some(kind)) => Self::Other(format!("{other} ({kind})")),
             (other, None) => Self::Other(other.to_string()),
         }
@@ -81,18 +83,18 @@ pub struct XdpProgram {
     pub native: bool,
 }
 
-/// All interfaces.
+/// Returns all interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, BpfError> {
     let links = links().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
     Ok(links.into_iter().map(Interface::from_link).collect())
 }
 
-/// The interface with this name.
+/// Returns the interface with this name.
 pub fn interface(name: &str) -> Result<Interface, BpfError> {
     named(&interfaces()?, name).cloned()
 }
 
-/// The interface with this name, of those that there are.
+/// Returns the interface with this name among `all`.
 pub fn named<'a>(all: &'a [Interface], name: &str) -> Result<&'a Interface, BpfError> {
     find(all, name).ok_or_else(|| BpfError::NoSuchInterface {
         name: name.to_owned(),
@@ -100,12 +102,12 @@ pub fn named<'a>(all: &'a [Interface], name: &str) -> Result<&'a Interface, BpfE
     })
 }
 
-/// The interface with this name, or with this among its alternative names, if there is one. The kernel gives no name twice.
+/// Returns the interface with this name or alternative name, if there is one. Names are unique in the kernel.
 pub fn find<'a>(all: &'a [Interface], name: &str) -> Option<&'a Interface> {
     all.iter().find(|interface| interface.has_name(name))
 }
 
-/// The interface with this number, if there is one.
+/// Returns the interface with this index, if there is one.
 pub(super) fn with_index(index: u32) -> io::Result<Option<Interface>> {
     let mut request = LinkMessage::default();
     request.header.index = index;
@@ -116,7 +118,7 @@ pub(super) fn with_index(index: u32) -> io::Result<Option<Interface>> {
     }
 }
 
-/// Name of the program with this id, as far as the kernel tells.
+/// Returns the name of the program with this id, if the kernel tells it.
 pub fn program_name(id: u32) -> String {
     aya::programs::loaded_programs()
         .filter_map(Result::ok)
@@ -126,7 +128,7 @@ pub fn program_name(id: u32) -> String {
         .unwrap_or_else(|| "(without a name)".to_owned())
 }
 
-/// Takes whatever XDP program is on the interface off it.
+/// Detaches the XDP program from an interface.
 pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Result<(), BpfError> {
     let attach_error = |error: io::Error| BpfError::Attach {
         interface: interface.name.clone(),
@@ -137,7 +139,7 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
     link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(program.mode_flag())]));
     match exchange(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST) {
         Ok(_) => Ok(()),
-        // Attached through a link: that has to be broken instead.
+        // Attached through a link, which has to be broken instead.
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
             break_link(interface, program).map_err(attach_error)
         }
@@ -145,14 +147,14 @@ pub(super) fn remove_program(interface: &Interface, program: XdpProgram) -> Resu
     }
 }
 
-/// A message about something of traffic control on an interface.
+/// Builds a traffic control message about an interface.
 fn about(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
     let mut message = TcMessage::with_index(index.cast_signed());
     (message.header.handle, message.header.parent) = (handle, parent);
     message
 }
 
-/// The filters in `clsact` of an interface, on the way in or out (the lower half of their parent's handle).
+/// Returns the filters in `clsact` of an interface, on ingress or egress (the minor half of their parent's handle).
 fn filters(index: u32, minor: u16) -> io::Result<Vec<TcMessage>> {
     let request = about(index, TcHandle::UNSPEC, TcHandle { minor, ..TcHandle::CLSACT });
     let answers = exchange(RouteNetlinkMessage::GetTrafficFilter(request), NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -161,7 +163,7 @@ fn filters(index: u32, minor: u16) -> io::Result<Vec<TcMessage>> {
     Ok(answers.into_iter().filter_map(filter).collect())
 }
 
-/// Whether a filter on the way out of an interface is the program with this number.
+/// Whether an egress filter of an interface is the program with this id.
 pub(super) fn has_egress_filter(index: u32, program: u32) -> io::Result<bool> {
     let is_program = |attribute: &TcAttribute| match attribute {
         TcAttribute::Options(options) => options.contains(&TcOption::Bpf(TcFilterBpfOption::ProgId(program))),
@@ -169,13 +171,13 @@ pub(super) fn has_egress_filter(index: u32, program: u32) -> io::Result<bool> {
     };
     match filters(index, TcHandle::MIN_EGRESS) {
         Ok(filters) => Ok(filters.iter().any(|filter| filter.attributes.iter().any(is_program))),
-        // The queueing discipline has gone, and the filter with it; or the interface.
+        // The queueing discipline is gone, and the filter with it; or the interface is.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Takes the queueing discipline `clsact` off an interface, unless a filter is in it.
+/// Removes the queueing discipline `clsact` from an interface, unless a filter is in it.
 pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
     for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
         if !filters(index, minor)?.is_empty() {
@@ -187,21 +189,21 @@ pub(super) fn remove_unused_clsact(index: u32) -> io::Result<()> {
     exchange(RouteNetlinkMessage::DelQueueDiscipline(request), NLM_F_REQUEST).map(|_| ())
 }
 
-/// The kind of the queueing discipline that has the place of `clsact` on an interface.
+/// Returns the kind of the queueing discipline in the place of `clsact` on an interface.
 pub(super) fn kind_in_place_of_clsact(index: u32) -> io::Result<Option<String>> {
     Ok(in_place_of_clsact(index)?.into_iter().find(|(at, _)| *at == index).map(|(_, kind)| kind))
 }
 
-/// The interfaces that have a `clsact`, by number.
+/// Returns the indices of the interfaces that have a `clsact`.
 pub(super) fn with_clsact() -> io::Result<Vec<u32>> {
-    /// The kernel lists those of all interfaces, whichever is asked for.
+    /// The kernel lists those of all interfaces, whichever is requested.
     const ANY: u32 = 0;
 
     let all = in_place_of_clsact(ANY)?.into_iter();
     Ok(all.filter(|(_, kind)| kind == "clsact").map(|(index, _)| index).collect())
 }
 
-/// What has the place of `clsact`, by number of the interface.
+/// Returns the kinds of queueing discipline in the place of `clsact`, with the indices of their interfaces.
 fn in_place_of_clsact(index: u32) -> io::Result<Vec<(u32, String)>> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index.cast_signed()));
     let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -223,7 +225,7 @@ impl XdpProgram {
 }
 
 impl Interface {
-    /// Whether it has this name, or this among its alternative names.
+    /// Whether it has this name or alternative name.
     pub fn has_name(&self, name: &str) -> bool {
         self.name == name || self.alternative_names.iter().any(|other| other == name)
     }
@@ -268,7 +270,8 @@ impl Interface {
         interface
     }
 
-    /// Whether the filter can read what comes here; on the loopback that does harm, and is done only if it is `forced`.
+    /// Returns an error if the filter cannot read what the interface receives. Guarding the loopback does harm, so it
+    /// is allowed only if `forced`.
     pub fn can_be_guarded(&self, forced: bool) -> Result<(), BpfError> {
         match &self.link_layer {
             LinkLayer::Ethernet | LinkLayer::Bare => Ok(()),
@@ -280,7 +283,7 @@ impl Interface {
         }
     }
 
-    /// Where sysfs has something about it; none where sysfs shows another network namespace, which it does when it was mounted
+    /// Returns the path of its sysfs file. `None` if sysfs shows another network namespace, because it was mounted
     /// there.
     pub fn sysfs(&self, file: &str) -> Option<PathBuf> {
         let folder = Path::new("/sys/class/net").join(&self.name);
@@ -288,7 +291,7 @@ impl Interface {
         (index.trim().parse() == Ok(self.index)).then(|| folder.join(file))
     }
 
-    /// The driver, for messages.
+    /// Returns the name of the driver, for messages.
     pub fn driver(&self) -> String {
         let physical = || {
             let path = std::fs::read_link(self.sysfs("device/driver")?).ok()?;
@@ -309,19 +312,19 @@ impl XdpProgram {
     }
 }
 
-/// Breaks the link that holds a program on an interface, if one does; refuses to guess which it is.
+/// Breaks the link that holds a program on an interface, if one does. Does not guess if several may.
 pub fn break_link(interface: &Interface, program: XdpProgram) -> io::Result<()> {
     let of_program = |info: &BpfLinkInfo| info.program_id() == program.id;
     let mut held = Vec::new();
     for info in aya::programs::loaded_links().filter_map(Result::ok).filter(of_program) {
-        // One that has ended in between is none.
+        // The link has ended in between.
         let Ok(link) = Link::with_id(info.id()) else { continue };
         if link.holds()?.interface == Some(interface.index) {
             held.push(link);
         }
     }
-    // What we hold cannot go by itself any more. So if the program is there still, its link is among these; if not, they are
-    // those of other namespaces.
+    // The links that we hold open cannot end by themselves any more. So if the program is still there, its link is
+    // among these; if not, they belong to other namespaces.
     if with_index(interface.index)?.and_then(|now| now.xdp).is_none_or(|now| now.id != program.id) {
         return Ok(());
     }

@@ -54,75 +54,74 @@ use super::{
 /// The program in the object.
 pub(super) const PROGRAM: &str = interface::OUR_PROGRAM;
 
-/// The program that it calls for what is out of the ordinary.
+/// The slow path, which `floodgate` tail-calls for all but ordinary packets.
 const LONG_PROGRAM: &str = "floodgate_long";
 
-/// The program that it calls to log decisions.
+/// The program that logs decisions, called the same way.
 const TRACE_PROGRAM: &str = "floodgate_trace";
 
-/// The program that writes down what the filter's clock says.
+/// The program that records the filter's clock.
 const CLOCK_PROGRAM: &str = "floodgate_clock";
 
-/// The program that it calls for packets over a limit, and for fragments.
+/// The program for packets over a limit and for fragments, called the same way.
 const PROVE_PROGRAM: &str = "floodgate_prove";
 
-/// The program to which that one hands fragments on.
+/// The program to which `floodgate_prove` hands fragments.
 const REASSEMBLE_PROGRAM: &str = "floodgate_reassemble";
 
 /// All XDP programs in the object.
 const PROGRAMS: [&str; 6] =
     [PROGRAM, LONG_PROGRAM, PROVE_PROGRAM, REASSEMBLE_PROGRAM, TRACE_PROGRAM, CLOCK_PROGRAM];
 
-/// The object, as it was built along with this binary.
+/// The object built along with this binary.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter"));
 
-/// The kernel test-runs no frame shorter than an Ethernet header, bytes.
+/// Shortest frame that the kernel test-runs (an Ethernet header), bytes.
 pub const SHORTEST_FRAME: usize = 14;
 
-/// What happens to a packet with an XDP return code.
+/// XDP return codes.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Set-once choices.
+/// Options that are set once, at load.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilterOptions {
     /// Sources that can be in debt at once, for each address family; rounded up to a power of two.
     pub sources: u64,
-    /// Length of the IPv6 prefix that makes a source, or a destination.
+    /// Length of the IPv6 prefix that counts as one source, or one destination.
     pub ipv6_prefix: u8,
-    /// Length of the prefix that makes a network, IPv4.
+    /// Length of the IPv4 prefix that counts as one network.
     pub ipv4_network: u8,
-    /// Length of the prefix that makes a network, IPv6.
+    /// Length of the IPv6 prefix that counts as one network.
     pub ipv6_network: u8,
-    /// UDP ports of mirrors.
+    /// UDP ports of reflectors.
     pub reflectors: Vec<u16>,
-    /// Whether the loopback is guarded, too.
+    /// Whether the loopback may be guarded, too.
     pub force: bool,
-    /// Behind which prefixes there are IPv4 addresses.
+    /// Prefixes of translators, whose addresses contain IPv4 addresses.
     pub translators: Translators,
-    /// By what is told whether UDP from those was asked for.
+    /// How solicited UDP from reflector ports is recognized.
     pub solicited: SolicitedBy,
-    /// Whether the host's sockets are asked.
+    /// Whether the filter looks up the host's sockets.
     pub host: bool,
-    /// What there is of each account.
+    /// Budget of each account.
     pub accounts: [Limit; ACCOUNTS],
-    /// All SYNs that came again.
+    /// Budget for all retransmitted SYNs.
     pub retransmissions: Limit,
-    /// Which checks of sanity are made.
+    /// Which sanity checks are made.
     pub sanity: Sanity,
-    /// By which hook questions are noted; the kernel's better one if none is said.
+    /// Hook of the egress program; the best one that the kernel has if `None`.
     pub hook: Option<Hook>,
-    /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to what buckets hold.
+    /// IPv4 addresses in prefixes longer than /24 that the lists have room for; rounded up to whole buckets.
     pub listed_ipv4: u64,
     /// IPv6 prefixes that the lists have room for.
     pub listed_ipv6: u64,
-    /// Processors among which packets are spread, by the number of each; none do without the
-    /// [sketch](flood_common::sketch).
+    /// Numbers of the processors among which packets are spread. Empty: no [sketch](flood_common::sketch).
     pub processors: Vec<u32>,
-    /// Whether time is what [`Filter::set_virtual_now_ns`] says.
+    /// Whether [`Filter::set_virtual_now_ns`] sets the time.
     pub virtual_clock: bool,
-    /// Whether the kernel is asked where it has the fields of its sockets. Tests pretend that it does not say.
+    /// Whether to look up the offsets of socket fields in the kernel. Tests pretend that it does not tell them.
     pub socket_fields: bool,
 }
 
@@ -186,7 +185,7 @@ impl FilterOptions {
         matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Egress)
     }
 
-    /// The bits of [`solicited`], where questions are noted on some interface or on none.
+    /// The bits of [`solicited`]. `noted`: whether an egress program is attached to any interface.
     pub(super) fn solicited_bits(&self, noted: bool) -> u32 {
         let by_sockets = self.host && matches!(self.solicited, SolicitedBy::Auto | SolicitedBy::Socket);
         let bit = |set: bool, bit: u32| if set { bit } else { 0 };
@@ -197,7 +196,7 @@ impl FilterOptions {
         u32::MAX.checked_shl(32 - u32::from(self.ipv4_network.min(32))).unwrap_or(0)
     }
 
-    /// How the tables of the lists are laid out.
+    /// Layout of the list tables.
     fn lists(&self, seeds: Seeds) -> Layout {
         Layout::with_room(seeds, Places { ipv4: self.listed_ipv4, ipv6: self.listed_ipv6 })
     }
@@ -207,7 +206,7 @@ fn ipv6_mask(length: u8) -> u64 {
     u64::MAX.checked_shl(64 - u32::from(length.min(64))).unwrap_or(0)
 }
 
-/// What became of a frame in a test run.
+/// Outcome of a frame in a test run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RunOutcome {
     /// Passed.
@@ -216,16 +215,16 @@ pub enum RunOutcome {
     Drop,
     /// Answered: sent back.
     Answer,
-    /// The program aborted, or returned what it never should.
+    /// The program aborted, or returned a code that it never should.
     Other(u32),
-    /// The kernel does not run frames of this size.
+    /// The kernel does not test-run frames of this size.
     Refused,
 }
 
 /// The filter in the kernel.
 pub struct Filter {
     pub(super) ebpf: Ebpf,
-    /// Limits, mode and everything that changes at run time.
+    /// Limits, mode and everything else that changes at run time.
     pub settings: SettingsPage,
     /// Counters.
     pub counters: CounterTable,
@@ -233,12 +232,12 @@ pub struct Filter {
     pub debts: Arc<DebtTables>,
     /// The lists.
     pub lists: Lists<ListMaps>,
-    /// What was asked for.
+    /// Flows that the host has opened.
     pub solicited: SolicitTable,
-    /// The UDP ports of the host.
+    /// UDP ports in use on the host.
     pub open: OpenPorts,
     pub(super) options: FilterOptions,
-    /// The numbers of the program, and of that on the way out (0 without one), in the kernel.
+    /// Kernel ids of the filter program and of the egress program (0 without one).
     pub(super) program_id: u32,
     pub(super) egress_id: u32,
     /// Whether the egress program could be loaded, or why not.
@@ -248,14 +247,14 @@ pub struct Filter {
     allow_proven: AllowProven,
     knows_requests: bool,
     samples: RingBuf<MapData>,
-    /// Must live as long as the filter, which looks up in it the programs that it calls.
+    /// Must live as long as the filter, which looks up the programs that it calls in it.
     next: ProgramArray<MapData>,
     _reflectors: MappedArray,
     pub(super) attachments: Vec<Attachment>,
 }
 
 impl Filter {
-    /// Loads the filter. It guards nothing yet.
+    /// Loads the filter. It is not attached to any interface yet.
     pub fn load(options: &FilterOptions) -> Result<Self, BpfError> {
         check_kernel(KernelVersion::current().ok())?;
         let bucket_bits = options.bucket_bits();
@@ -292,7 +291,8 @@ impl Filter {
             let program: &mut Xdp = program(&mut ebpf, name)?;
             program.load().map_err(|error| BpfError::load(&error))?;
         }
-        // Here and not when it is attached: the loader closes maps that it has given away.
+        // The egress program is loaded here, not when it is attached, because the loader closes maps once they are
+        // taken from it.
         let egress = if options.notes() { load_egress(&mut ebpf) } else { Ok(()) };
         let xdp_id = program_id(program::<Xdp>(&mut ebpf, PROGRAM)?.info())?;
         let egress_id = match &egress {
@@ -365,16 +365,16 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Sets the clock of a filter that was loaded with a virtual one.
+    /// Sets the clock of a filter that was loaded with a virtual clock.
     pub fn set_virtual_now_ns(&mut self, now_ns: u64) {
         self.settings.set_virtual_now_ns(now_ns);
         self.clock.set_standing(now_ns);
     }
 
-    /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
+    /// Sets the clock by which debts and expiries are read and written; to be called once a minute.
     pub fn set_clock(&mut self) -> Result<(), BpfError> {
         let program: &mut Xdp = program(&mut self.ebpf, CLOCK_PROGRAM)?;
-        // The clocks move together, so one that stands still while the other is read gives the exact distance.
+        // The clocks advance together, so if one has not moved while the other was read, the difference is exact.
         loop {
             let before = clock::monotonic_ns();
             let options = TestRunOptions { data_in: Some(&[0; SHORTEST_FRAME]), ..TestRunOptions::default() };
@@ -393,8 +393,8 @@ impl Filter {
         self.settings.publish(&settings);
     }
 
-    /// Chooses [how](flood_common::proof::means) packets over a limit prove their origin, and whether it means that nobody
-    /// wants one when there is no socket for it.
+    /// Chooses [how](flood_common::proof::means) packets over a limit prove their origin. `absence`: whether a packet
+    /// without a socket is unwanted.
     pub fn set_proof(&mut self, means: u32, absence: bool) -> Result<(), BpfError> {
         if means != 0 {
             self.load_prover()?;
@@ -406,7 +406,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Says which unicast addresses are the host's own.
+    /// Sets the host's own unicast addresses.
     pub fn set_local(&mut self, addresses: &[IpNet]) -> Result<(), BpfError> {
         self.local.set(addresses)?;
         let first_local = first(addresses);
@@ -424,7 +424,7 @@ impl Filter {
         }
     }
 
-    /// Says what memory the host has for fragments of IPv4 and of IPv6.
+    /// Sets the memory that the host has for fragments of IPv4 and of IPv6.
     pub fn set_reassembly(&mut self, how: &Reassembly) -> Result<(), BpfError> {
         let reassembly = how.memory.each_ref().map(limit::reassembly);
         let settings = self.settings.read();
@@ -442,12 +442,12 @@ impl Filter {
         Ok(())
     }
 
-    /// Why the egress program could not be loaded, if it is wanted and could not.
+    /// Returns why the egress program could not be loaded, if it is wanted and could not.
     pub fn egress_error(&self) -> Option<&str> {
         self.egress.as_ref().err().map(String::as_str)
     }
 
-    /// Whether the kernel says what a half-open connection has sent.
+    /// Whether the kernel tells what a half-open connection has sent.
     pub fn knows_requests(&self) -> bool {
         self.knows_requests
     }
@@ -460,7 +460,7 @@ impl Filter {
             && let Err(error) = self.follow_proven(&undo, &moment)
         {
             let undone = self.lists.edit(kind, undo, &moment)?;
-            // The first error says it already.
+            // The first error is the one that is reported.
             let _ = self.follow_proven(&undone, &moment);
             return Err(error);
         }
@@ -484,7 +484,7 @@ impl Filter {
         self.allow_proven.write(&proven::changes(book, undo, moment))
     }
 
-    /// Takes the samples that have arrived.
+    /// Passes each sample that has arrived to `each`.
     pub fn drain_samples(&mut self, mut each: impl FnMut(Sample)) {
         while let Some(item) = self.samples.next() {
             if let Ok(sample) = Sample::read_from_bytes(&item) {
@@ -493,13 +493,13 @@ impl Filter {
         }
     }
 
-    /// The trace lines; can be taken once.
+    /// Returns the trace log. It can be taken once.
     pub fn take_trace<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, BpfError> {
         EbpfLogger::init_with_logger(&mut self.ebpf, logger)
             .map_err(|error| BpfError::Other { what: "opening the trace log", cause: chain(&error) })
     }
 
-    /// Runs the filter once on a frame that touches no interface.
+    /// Test-runs the filter on a frame, without an interface.
     pub fn run(&mut self, frame: &[u8]) -> Result<RunOutcome, BpfError> {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         let program: &mut Xdp = program(&mut self.ebpf, PROGRAM)?;
@@ -511,20 +511,20 @@ impl Filter {
                 other => RunOutcome::Other(other),
             }),
             Err(error) => match errno(&error) {
-                // Shorter than an Ethernet header, or more than the kernel has pages for (net/bpf/test_run.c).
+                // Shorter than an Ethernet header, or longer than the kernel has pages for (net/bpf/test_run.c).
                 Some(libc::EINVAL | libc::ENOMEM | libc::E2BIG) => Ok(RunOutcome::Refused),
                 _ => Err(BpfError::load(&error)),
             },
         }
     }
 
-    /// Sets by what answers are told, for a filter that is attached to nothing: bits of [`solicited`].
+    /// Sets how solicited replies are recognized, for a filter that is not attached: bits of [`solicited`].
     pub fn tell_solicited_by(&mut self, bits: u32) {
         self.change_settings(|settings| settings.solicited = bits);
     }
 
-    /// Runs the egress program once on a frame that leaves by no interface. `None` for a frame of more than the kernel
-    /// test-runs on the way out, a page.
+    /// Test-runs the egress program on a frame, without an interface. Returns `None` for a frame longer than the
+    /// kernel test-runs on egress, a page.
     pub fn run_egress(&mut self, frame: &[u8]) -> Result<Option<i32>, BpfError> {
         let program: &mut SchedClassifier = program(&mut self.ebpf, EGRESS_PROGRAM)?;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
@@ -535,14 +535,13 @@ impl Filter {
         }
     }
 
-    /// Puts the tracing program where the filter calls it, when it is first wanted: verifying it takes as long as
-    /// all the rest of a start.
+    /// Loads the tracing program, if it is not loaded yet. Verifying it takes as long as all the rest of a start, so
+    /// it is loaded only when it is first needed.
     pub fn load_tracer(&mut self) -> Result<(), BpfError> {
         self.load_next(TRACE_PROGRAM, next::TRACE)
     }
 
-    /// Puts the programs that look once more at packets over a limit, and at fragments, where they are called, when they are first
-    /// wanted.
+    /// Loads the programs that examine packets over a limit and fragments, if they are not loaded yet.
     pub fn load_prover(&mut self) -> Result<(), BpfError> {
         self.load_next(REASSEMBLE_PROGRAM, next::REASSEMBLE)?;
         self.load_next(PROVE_PROGRAM, next::PROVE)
@@ -558,14 +557,14 @@ impl Filter {
         self.next.set(index, fd, 0).map_err(|error| BpfError::map(abi::map::NEXT, &error))
     }
 
-    /// How many instructions the verifier processed for each program.
+    /// Returns how many instructions the verifier processed for each program.
     pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, BpfError> {
         self.load_tracer()?;
         self.load_prover()?;
         let mut counts = Vec::new();
         let mut add = |name, info: Result<ProgramInfo, ProgramError>| {
             let info = info.map_err(|error| BpfError::load(&error))?;
-            counts.push((name, info.verified_instruction_count().unwrap_or(0))); // told since 5.16
+            counts.push((name, info.verified_instruction_count().unwrap_or(0))); // reported since Linux 5.16
             Ok::<(), BpfError>(())
         };
         for name in PROGRAMS {
@@ -575,7 +574,7 @@ impl Filter {
         Ok(counts)
     }
 
-    /// The program, for those who attach or run it in ways of their own (bench, tests).
+    /// Returns the program, for callers that attach or run it in their own way (bench, tests).
     pub fn program(&mut self) -> Result<&mut Xdp, BpfError> {
         program(&mut self.ebpf, PROGRAM)
     }
@@ -621,12 +620,12 @@ fn check_kernel(running: Option<KernelVersion>) -> Result<(), BpfError> {
             let (major, minor) = (version.code() >> 16, version.code() >> 8 & 0xff);
             Err(BpfError::KernelTooOld { release: format!("{major}.{minor}") })
         }
-        // A release that cannot be read is the loader's to try.
+        // If the release cannot be read, the loader tries.
         Some(_) | None => Ok(()),
     }
 }
 
-/// Refuses tables that take more than half of the memory that is available.
+/// Refuses tables that take more than half of the available memory.
 fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(), BpfError> {
     const MIB: u64 = 1 << 20;
     let needed = u64::from(abi::DEBT_TABLES) * slots * size_of::<u64>() as u64 + list_bytes;
@@ -638,9 +637,9 @@ fn check_memory(slots: u64, list_bytes: u64, available: Option<u64>) -> Result<(
     }
 }
 
-/// Memory of the tables that other floodgates hold, bytes; `None` if none runs, or the kernel does not tell.
+/// Memory of the tables of other running floodgates, bytes; `None` if none runs, or the kernel does not tell.
 pub fn tables_of_others() -> Option<u64> {
-    // Each has programs that have maps of their own.
+    // Each floodgate has programs with maps of its own.
     let is_one = |info: &ProgramInfo| info.name_as_str().is_some_and(|name| name.starts_with(PROGRAM));
     let mut maps = BTreeSet::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok).filter(is_one) {

@@ -1,4 +1,4 @@
-//! From where people are logged in over SSH.
+//! Finds the addresses from which people are logged in over SSH.
 
 use std::{
     fs::{self, File},
@@ -11,28 +11,29 @@ use std::{
 
 use crate::file;
 
-/// Where systemd-logind notes sessions, a file for each.
+/// Where systemd-logind records sessions, one file for each.
 const SESSIONS: &str = "/run/systemd/sessions";
 
-/// The control group of systemd-logind while it runs, where there is one hierarchy and where there are several.
+/// The control group of systemd-logind while it runs, with a single cgroup hierarchy and with several.
 const LOGIND: [&str; 2] = [
     "/sys/fs/cgroup/system.slice/systemd-logind.service",
     "/sys/fs/cgroup/systemd/system.slice/systemd-logind.service",
 ];
 
-/// Where login programs note them.
+/// Where login programs record sessions.
 const UTMP: &str = "/run/utmp";
 
-/// Of a record in that file, bytes: `struct utmp` (utmp(5)), the same on all 64-bit architectures that Floodgate runs on.
+/// Size of a record in that file, bytes: `struct utmp` (utmp(5)), the same on all 64-bit architectures that Floodgate
+/// runs on.
 const RECORD: usize = 384;
 
-/// Where its `ut_type` is: 2 bytes.
+/// Offset of its `ut_type`: 2 bytes.
 const RECORD_TYPE: usize = 0;
 
-/// `USER_PROCESS`: somebody is logged in.
+/// `USER_PROCESS`: a user is logged in.
 const USER_PROCESS: u16 = 7;
 
-/// Where its `ut_addr_v6` is: 16 bytes, of which an IPv4 address has the first four.
+/// Offset of its `ut_addr_v6`: 16 bytes, of which an IPv4 address has the first four.
 const RECORD_ADDRESS: usize = 348;
 
 /// The port of SSH.
@@ -41,20 +42,21 @@ const SSH_PORT: u16 = 22;
 /// The state of an established connection in `/proc/net/tcp` (net/tcp_states.h).
 const ESTABLISHED: &str = "01";
 
-/// How much is read of the kernel's table of connections, bytes: some 27,000 of them; and of a file that notes sessions.
+/// How much is read of the kernel's table of connections, bytes: some 27,000 connections; and of a file that records
+/// sessions.
 const MOST_READ: u64 = 4 << 20;
 
-/// How many addresses connections to the port of SSH are taken for sessions from.
+/// How many addresses with connections to the port of SSH are taken for sessions.
 const MOST_CONNECTED: usize = 256;
 
-/// The share of the time that may go into reading that table: one in so many.
+/// Reading that table may take one part in this many of the time.
 const READING: u32 = 100;
 
 /// How far up [`login_address`] looks. A shell below tmux below sudo below sshd is ten deep.
 const MAX_ANCESTORS: usize = 32;
 
-/// The addresses that people are logged in from, as far as that is noted: by logind or in utmp, which know who has proved their
-/// identity; and that from which this process was started.
+/// Returns the addresses from which people are logged in according to logind or utmp, which know who has been
+/// authenticated, and the address from which this process was started.
 pub(super) fn peers() -> Vec<IpAddr> {
     static STARTED_FROM: OnceLock<Option<IpAddr>> = OnceLock::new();
 
@@ -63,16 +65,17 @@ pub(super) fn peers() -> Vec<IpAddr> {
     peers
 }
 
-/// Where neither logind nor utmp notes sessions, as in a container: the addresses with a connection to the port of SSH. Anybody
-/// can have one, so where sessions are noted none is taken for a session.
+/// Returns the addresses with a connection to the port of SSH if neither logind nor utmp records sessions, as in a
+/// container. Anybody can open such a connection, so none counts as a session where sessions are recorded.
 pub(super) fn possible_peers() -> Vec<IpAddr> {
     let is_noted = [UTMP].iter().chain(&LOGIND).any(|path| Path::new(path).exists());
     if is_noted { Vec::new() } else { connected_now() }
 }
 
-/// Who has a connection to the port of SSH. On a host with very many connections this is not as of now, but of some seconds ago.
+/// Returns the addresses with a connection to the port of SSH. On a host with very many connections the result may be
+/// some seconds old.
 fn connected_now() -> Vec<IpAddr> {
-    /// What was found, until when it is good enough.
+    /// The last result, and until when it is valid.
     static LAST: Mutex<Option<(Vec<IpAddr>, Instant)>> = Mutex::new(None);
 
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,13 +111,13 @@ fn noted() -> Vec<IpAddr> {
     noted
 }
 
-/// The other end of a session, from the file in which logind notes it.
+/// Returns the remote address of a session from its logind file.
 fn remote_host(session: &str) -> Option<IpAddr> {
     let host = session.lines().find_map(|line| line.strip_prefix("REMOTE_HOST="))?;
     parse(host)
 }
 
-/// The other ends of sessions in a utmp file.
+/// Returns the remote addresses of the sessions in a utmp file.
 fn in_utmp(bytes: &[u8]) -> Vec<IpAddr> {
     let address = |record: &[u8; RECORD]| -> Option<IpAddr> {
         let kind = u16::from_ne_bytes([record[RECORD_TYPE], record[RECORD_TYPE + 1]]);
@@ -130,7 +133,7 @@ fn in_utmp(bytes: &[u8]) -> Vec<IpAddr> {
     bytes.as_chunks::<RECORD>().0.iter().filter_map(address).collect()
 }
 
-/// The other ends of established connections to a port, from the text of `/proc/net/tcp` or `tcp6`.
+/// Returns the remote addresses of established connections to a port, from the text of `/proc/net/tcp` or `tcp6`.
 fn connected(table: &str, port: u16) -> Vec<IpAddr> {
     let peer = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
@@ -142,7 +145,7 @@ fn connected(table: &str, port: u16) -> Vec<IpAddr> {
     table.lines().skip(1).filter_map(peer).collect()
 }
 
-/// An address as the kernel writes it there: words of the host's byte order, in hexadecimal digits.
+/// Parses an address as the kernel writes it there: words in the host's byte order, in hexadecimal digits.
 fn address(digits: &str) -> Option<IpAddr> {
     let words = digits.as_bytes().chunks(8).map(|word| {
         let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
@@ -156,11 +159,11 @@ fn address(digits: &str) -> Option<IpAddr> {
     }
 }
 
-/// The address from which the operator is logged in over SSH, or `None` when that is not known.
+/// Returns the address from which the operator is logged in over SSH, or `None` if it is not known.
 ///
-/// sshd leaves it in the environment of the session, but `sudo` clears the environment, so that of the
-/// ancestors is read as well. The nearest one wins: below tmux or screen it is where the pane was opened
-/// from.
+/// sshd leaves it in the environment of the session, but `sudo` clears the environment, so the environments of the
+/// ancestors are read as well. The nearest one wins: below tmux or screen it is the address from which the pane was
+/// opened.
 pub fn login_address() -> Option<IpAddr> {
     let mut pid = std::process::id();
     for _ in 0..MAX_ANCESTORS {
@@ -173,9 +176,8 @@ pub fn login_address() -> Option<IpAddr> {
     None
 }
 
-/// The client's address in the environment of a process (`NAME=value`, each with a NUL behind it). sshd
-/// writes `SSH_CONNECTION=client port server port` and, for older programs, `SSH_CLIENT=client port port`
-/// (sshd(8)).
+/// Returns the client's address from the environment of a process (`NAME=value`, each followed by a NUL). sshd writes
+/// `SSH_CONNECTION=client port server port` and, for older programs, `SSH_CLIENT=client port port` (sshd(8)).
 fn login_in(environment: &[u8]) -> Option<IpAddr> {
     ["SSH_CONNECTION=", "SSH_CLIENT="].iter().find_map(|name| {
         let value =
@@ -185,13 +187,13 @@ fn login_in(environment: &[u8]) -> Option<IpAddr> {
     })
 }
 
-/// The parent in the text of `/proc/PID/status`; `None` for process 1, whose parent is 0.
+/// Returns the parent from the text of `/proc/PID/status`; `None` for process 1, whose parent is 0.
 fn parent_in(status: &str) -> Option<u32> {
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     parent.trim().parse().ok().filter(|&pid| pid != 0)
 }
 
-/// An address; a link-local one comes with its interface: fe80::1%eth0.
+/// Parses an address. A link-local address is followed by its interface: fe80::1%eth0.
 fn parse(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.split('%').next()?.parse().ok()?;
     Some(address.to_canonical())
