@@ -1,4 +1,4 @@
-//! Whether this host is fit for the filter: everything that can be looked at without attaching it to anything.
+//! Checks whether this host is fit for the filter: everything that can be checked without attaching it.
 
 mod offloads;
 
@@ -19,7 +19,7 @@ use crate::{
     lists::{Guard, ListKind, configured::configured},
 };
 
-/// The MTU up to which a frame lies in one page, with the room that drivers want before and behind it, bytes.
+/// The largest MTU at which a frame fits in one page, with the headroom and tailroom that drivers need, bytes.
 const MTU_OF_ONE_BUFFER: u32 = 3_498;
 
 /// Why the driver of a virtual card refuses native XDP.
@@ -28,30 +28,30 @@ const MERGED_BY_HOST: &str = "the host of this virtual card (virtio_net) merges 
                               (QEMU: `guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_uso4=off,\
                               guest_uso6=off`); `--attach generic` works without, but late and slowly";
 
-/// How a finding is to be taken.
+/// Severity of a finding.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// As it should be.
     Good,
-    /// The filter works, but there is something to know.
+    /// The filter works, but the operator should know about this.
     Note,
     /// With this, `floodgate run` fails or does harm.
     Fault,
 }
 
-/// What was found about one thing.
+/// A finding about one subject.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// The thing.
+    /// The subject.
     pub subject: String,
-    /// How to take it.
+    /// Severity.
     pub verdict: Verdict,
     /// What was found, and what to do about it.
     pub text: String,
 }
 
-/// Looks at everything that a daemon with this configuration would need.
+/// Checks everything that a daemon with this configuration would need.
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![filter(config), jit()];
     findings.extend(interfaces(config));
@@ -66,7 +66,7 @@ fn finding(subject: &str, verdict: Verdict, text: impl Into<String>) -> Finding 
     Finding { subject: subject.into(), verdict, text: text.into() }
 }
 
-/// Loads the filter with all its tables, and lets go of it.
+/// Loads the filter with all its tables, and unloads it.
 fn filter(config: &Config) -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let begin = Instant::now();
@@ -88,8 +88,8 @@ fn filter(config: &Config) -> Finding {
     finding("filter", verdict, text)
 }
 
-/// What it means that the filter is not loaded here: a floodgate that runs has tables already, of so many bytes, and whoever
-/// takes its place has that memory.
+/// Judges why the filter could not be loaded here. A running floodgate holds tables of `held` bytes already, and a
+/// daemon that replaces it gets that memory.
 fn without_filter(error: &BpfError, held: Option<u64>) -> (Verdict, String) {
     const MIB: u64 = 1 << 20;
     match (error, held.map(|held| held / MIB)) {
@@ -116,19 +116,19 @@ fn jit() -> Finding {
             "net.core.bpf_jit_enable is 0: the filter is interpreted, and each packet costs many times as much. \
              `sysctl net.core.bpf_jit_enable=1`",
         ),
-        // Not all kernels let one read it, and some know nothing but the compiler.
+        // Not all kernels allow it to be read, and some have nothing but the compiler.
         _ => finding("compiler", Verdict::Good, "the filter is compiled to machine code"),
     }
 }
 
-/// Looks at the interfaces that are to be guarded; where none is named, at all but the loopback, of which none need be
-/// fit.
+/// Checks the interfaces that are to be guarded. If none is named, checks all but the loopback; then none of them
+/// need be fit.
 fn interfaces(config: &Config) -> Vec<Finding> {
     let all = match interface::interfaces() {
         Ok(all) => all,
         Err(error) => return vec![finding("interfaces", Verdict::Fault, error.to_string())],
     };
-    // Nothing of a driver that does not tell, and of none before Linux 6.3.
+    // Empty for a driver that does not tell, and for all before Linux 6.3.
     let features = xdp_features().unwrap_or_default();
     let examine =
         |interface: &Interface| examine_interface(interface, features.get(&interface.index).copied(), config);
@@ -145,7 +145,7 @@ fn interfaces(config: &Config) -> Vec<Finding> {
     names
         .flat_map(|name| match interface::named(&all, name) {
             Ok(interface) => examine(interface),
-            // It is waited for, and the others are guarded.
+            // The daemon waits for it and guards the others.
             Err(error) if is_any_there => vec![finding(name, Verdict::Note, error.to_string())],
             Err(error) => vec![finding(name, Verdict::Fault, error.to_string())],
         })
@@ -174,7 +174,7 @@ fn examine_interface(interface: &Interface, features: Option<XdpFeatures>, confi
         _ => driver(interface, config.attach, features),
     };
     find(verdict, text);
-    // The driver of a virtual card tells its host to stop, where that listens.
+    // The driver of a virtual card tells its host to stop merging, if the host supports that.
     let merging = match interface.driver().as_str() {
         "virtio_net" => Vec::new(),
         _ => offloads::merging(&interface.name).unwrap_or_default(),
@@ -208,7 +208,7 @@ fn examine_interface(interface: &Interface, features: Option<XdpFeatures>, confi
     findings
 }
 
-/// What the driver of an interface can do for the filter.
+/// Judges what the driver of an interface can do for the filter.
 fn driver(interface: &Interface, attach: AttachMode, features: Option<XdpFeatures>) -> (Verdict, String) {
     let driver = interface.driver();
     let is_jumbo = interface.mtu > MTU_OF_ONE_BUFFER;
@@ -253,7 +253,7 @@ fn receive_queues(interface: &Interface) -> Option<usize> {
     Some(names.filter(|name| name.to_string_lossy().starts_with("rx-")).count()).filter(|queues| *queues > 0)
 }
 
-/// What SYN cookies need of the kernel.
+/// Checks what SYN cookies need of the kernel.
 fn syncookies(config: &Config, facts: &Facts) -> Option<Finding> {
     let may_answer =
         config.proof.host != HostSays::No && matches!(config.proof.syn, SynProof::Auto | SynProof::Cookie);
@@ -291,7 +291,7 @@ fn syncookies(config: &Config, facts: &Facts) -> Option<Finding> {
     Some(finding("SYN cookies", verdict, text))
 }
 
-/// Whether this host translates packets or passes them on, so that its sockets do not tell all.
+/// Checks whether this host translates or forwards packets, so that its sockets do not tell everything.
 fn sockets(config: &Config, facts: &Facts) -> Option<Finding> {
     if config.proof.host != HostSays::Auto {
         return None;
@@ -307,7 +307,7 @@ fn sockets(config: &Config, facts: &Facts) -> Option<Finding> {
     ))
 }
 
-/// Whether the lists of the configuration can be used, and what of them would be left out on this host.
+/// Checks whether the lists of the configuration can be used, and which entries would be left out on this host.
 fn lists(config: &Config, guard: &Guard) -> Vec<Finding> {
     let lists = match configured(config, guard) {
         Ok(lists) => lists,

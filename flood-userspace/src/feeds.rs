@@ -1,8 +1,8 @@
-//! Feeds: lists that somebody else keeps, and that are read again and again.
+//! Feeds: lists that others maintain, and that are read regularly.
 //!
-//! [`fetch`] gets the bytes of one, [`content`] reads them and says whether they can be believed, [`copy`] keeps the
-//! last good ones on disk, [`schedule`] says when to try next. Nothing here touches a list: what is in force is
-//! changed only by content that has been believed, and that is the daemon's business.
+//! [`fetch`] reads the bytes of one, [`content`] parses them and says whether they can be believed, [`copy`] keeps
+//! the last good ones on disk, [`schedule`] says when to try next. Nothing here changes a list: only content that has
+//! been believed changes what is in force, and that is up to the daemon.
 
 pub mod content;
 pub mod copy;

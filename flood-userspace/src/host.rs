@@ -1,6 +1,7 @@
-//! What this host is, as far as it bears on a verdict: its addresses, whether it passes packets on, whether it translates them.
+//! Facts about this host that bear on a verdict: its addresses, whether it forwards packets, whether it translates
+//! them.
 //!
-//! It is asked, not remembered: whoever needs a fact reads [`Facts`] anew.
+//! They are not cached: callers read [`Facts`] anew whenever they need one.
 
 mod changed;
 mod ethtool;
@@ -38,43 +39,46 @@ pub use tunnels::USUAL as USUAL_TUNNELS;
 pub use udp::{UdpPort, udp_ports};
 pub use vlan::Stripped;
 
-/// Routing tables (linux/rtnetlink.h): that of what is delivered to this host, that of the rest by default, and any.
+/// Routing tables (linux/rtnetlink.h): the table of what is delivered to this host, the default one for the rest, and
+/// any.
 const TABLE_LOCAL: u8 = 255;
 const TABLE_MAIN: u8 = 254;
 const ANY_TABLE: u8 = 0;
 
-/// In so many routes, of all tables and of the main one, gateways are looked for. A table begins with its default route, and a full
-/// one of the Internet has a million routes by a few gateways.
+/// In how many routes gateways are looked for, of all tables and of the main one. A table begins with its default
+/// route, and a full table of the Internet has a million routes by a few gateways.
 const MOST_ROUTES: usize = 4_096;
 
-/// The ports that a kernel gives to clients if nobody says otherwise (Documentation/networking/ip-sysctl.rst).
+/// The kernel's default range of ports for clients (Documentation/networking/ip-sysctl.rst).
 pub const CLIENT_PORTS: [u16; 2] = [32_768, 60_999];
 
-/// What is so at the moment.
+/// The facts at the moment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
-    /// The unicast addresses that are delivered to this host.
+    /// The unicast addresses of packets that are delivered to this host.
     pub local: Vec<IpNet>,
     /// The addresses that must not be blocked by mistake.
     pub lifelines: Vec<Lifeline>,
-    /// The ports that it gives to its clients.
+    /// The range of ports that it gives to its clients.
     pub client_ports: [u16; 2],
-    /// How it puts fragments together.
+    /// How it reassembles fragments.
     pub reassembly: Reassembly,
-    /// Whether it passes packets on that are not for it: the setting that says so.
+    /// The setting because of which it forwards packets; `None` if it does not.
     pub forwarding: Option<String>,
-    /// Who translates addresses or ports of packets, so that what is for this host by its address may be for another.
+    /// What translates addresses or ports of packets, so that a packet with an address of this host may be for
+    /// another.
     pub translation: Option<String>,
-    /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their other ends send from ports that are hashes.
+    /// The UDP ports of its tunnels, as far as its interfaces tell, and whether their peers send from ports that are
+    /// hashes.
     pub tunnels: Vec<(u16, bool)>,
     /// Interfaces whose VLAN tags the filter does not see.
     pub stripped: Vec<Stripped>,
-    /// Why connection tracking may not let in who brings a SYN cookie back.
+    /// Why connection tracking may not admit a client that returns a valid SYN cookie.
     pub tracking: Option<String>,
 }
 
 impl Facts {
-    /// Asks the kernel, in the network namespace of this thread.
+    /// Reads the facts from the kernel, in the network namespace of this thread.
     pub fn read() -> io::Result<Self> {
         let Routes { local, gateways } = Routes::read()?;
         let links = links()?;
@@ -91,7 +95,7 @@ impl Facts {
         })
     }
 
-    /// Why it does not mean that nobody wants a packet when this host has no socket for it, if it does not.
+    /// Returns why a packet for which this host has no socket may still be wanted; `None` if it is unwanted.
     pub fn why_absence_says_nothing(&self) -> Option<String> {
         if let Some(who) = &self.translation {
             return Some(format!("addresses or ports are translated ({who})"));
@@ -101,29 +105,29 @@ impl Facts {
     }
 }
 
-/// The memory in which a host keeps what has come of datagrams that are not whole yet.
+/// The memory in which a host keeps fragments of incomplete datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FragmentMemory {
-    /// How much there is, bytes; 0 where nothing is kept.
+    /// Size, bytes; 0 if nothing is kept.
     pub bytes: u64,
-    /// For how long it keeps what is not whole.
+    /// How long incomplete datagrams are kept.
     pub kept: Duration,
 }
 
 impl FragmentMemory {
-    /// Asks the kernel; nothing where it does not say.
+    /// Reads it from the kernel; 0 for what the kernel does not tell.
     fn read(bytes: &str, seconds: &str) -> Self {
         let number = |key| setting(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         Self { bytes: number(bytes), kept: Duration::from_secs(number(seconds)) }
     }
 }
 
-/// How a host puts fragments together.
+/// How a host reassembles fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Reassembly {
     /// The memory for IPv4 and for IPv6.
     pub memory: [FragmentMemory; 2],
-    /// Whether it puts together what is not for it, too, as connection tracking does.
+    /// Whether it also reassembles datagrams for other hosts, as connection tracking does.
     pub for_all: bool,
 }
 
@@ -131,7 +135,7 @@ impl Reassembly {
     fn read() -> Self {
         let v4 = FragmentMemory::read("ipv4/ipfrag_high_thresh", "ipv4/ipfrag_time");
         let mut v6 = FragmentMemory::read("ipv6/ip6frag_high_thresh", "ipv6/ip6frag_time");
-        // Connection tracking has memory of its own for IPv6, before the other.
+        // Connection tracking has separate memory for IPv6, which comes first.
         let tracked = FragmentMemory::read(
             "netfilter/nf_conntrack_frag6_high_thresh",
             "netfilter/nf_conntrack_frag6_timeout",
@@ -143,7 +147,7 @@ impl Reassembly {
     }
 }
 
-/// `net.ipv4.ip_local_port_range`, which holds for both families; where it cannot be read, what the kernel begins with.
+/// Reads `net.ipv4.ip_local_port_range`, which holds for both families; the kernel's default if it cannot be read.
 fn client_ports() -> [u16; 2] {
     let read = || {
         let value = setting("ipv4/ip_local_port_range")?;
@@ -153,21 +157,21 @@ fn client_ports() -> [u16; 2] {
     read().unwrap_or(CLIENT_PORTS)
 }
 
-/// The value of a sysctl of networking, `net/` left out.
+/// Returns the value of a sysctl of networking; the key is without `net/`.
 pub fn setting(key: &str) -> Option<String> {
     fs::read_to_string(setting_path(key)).ok().map(|value| value.trim().to_owned())
 }
 
-/// The file of a sysctl of networking.
+/// Returns the file of a sysctl of networking.
 pub fn setting_path(key: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(key)
 }
 
-/// What the routing tables say.
+/// Contents of the routing tables.
 struct Routes {
-    /// What is delivered to this host: addresses, and prefixes that somebody has routed to it whole.
+    /// Addresses, and whole routed prefixes, that are delivered to this host.
     local: Vec<IpNet>,
-    /// Where packets for others go, as far as [`MOST_ROUTES`] say.
+    /// Next hops for other destinations, from the first [`MOST_ROUTES`] routes.
     gateways: Vec<IpAddr>,
 }
 
@@ -192,7 +196,7 @@ impl Routes {
     }
 }
 
-/// The gateways of a route, one or one for each of its ways.
+/// Returns the gateways of a route: one, or one for each next hop.
 fn gateways_in(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
     let of = |attribute: &RouteAttribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(address))

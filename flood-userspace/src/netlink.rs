@@ -1,4 +1,4 @@
-//! Requests to the kernel over netlink, what it answers, and what it says by itself.
+//! Requests to the kernel over netlink, its answers, and its notifications.
 
 pub(crate) mod attributes;
 
@@ -26,9 +26,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB (linux/netlink.h, NLMSG_GOODSIZE aside).
 const RECEIVE_BYTES: usize = 64 * 1024;
 
-/// A message of a protocol of netlink.
+/// A message of a netlink protocol.
 pub(crate) trait Message: NetlinkSerializable + NetlinkDeserializable {
-    /// The number of the protocol (linux/netlink.h).
+    /// Number of the protocol (linux/netlink.h).
     const PROTOCOL: isize;
 }
 
@@ -43,14 +43,14 @@ where
     const PROTOCOL: isize = NETLINK_GENERIC;
 }
 
-/// Sends a request and collects what is in the answer, whose end the kernel marks: that of a dump by itself, that of any other
-/// as an acknowledgement, which is always asked for.
+/// Sends a request and collects the messages of the answer. The kernel marks the end of a dump by itself, and that of
+/// any other answer by an acknowledgement, which is always requested.
 pub(crate) fn exchange<T: Message>(request: T, flags: u16) -> io::Result<Vec<T>> {
     collect(Socket::new(T::PROTOCOL)?, request, flags, usize::MAX)
 }
 
-/// The routes that have the family, table and type of this header, as far as it names them. The kernel picks them, so that a full
-/// table of others costs little. After `most`, more are left out.
+/// Returns the routes with the family, table and type of this header, as far as it has them. The kernel selects them,
+/// so that a full table of other routes costs little. Reads no more once `most` are found.
 pub(crate) fn routes(like: RouteHeader, most: usize) -> io::Result<Vec<RouteMessage>> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.set_netlink_get_strict_chk(true)?;
@@ -66,7 +66,7 @@ pub(crate) fn routes(like: RouteHeader, most: usize) -> io::Result<Vec<RouteMess
     Ok(answers.into_iter().filter_map(route).collect())
 }
 
-/// Asks over a socket, and listens until the answer ends or has `most` messages.
+/// Sends a request over a socket, and receives until the answer ends or has `most` messages.
 fn collect<T: Message>(mut socket: Socket, request: T, flags: u16, most: usize) -> io::Result<Vec<T>> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -101,14 +101,14 @@ fn collect<T: Message>(mut socket: Socket, request: T, flags: u16, most: usize) 
     Ok(answers)
 }
 
-/// All network interfaces, as the kernel describes them.
+/// Returns all network interfaces, as the kernel describes them.
 pub(crate) fn links() -> io::Result<Vec<LinkMessage>> {
     let answers = exchange(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_REQUEST | NLM_F_DUMP)?;
     let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
     Ok(answers.into_iter().filter_map(link).collect())
 }
 
-/// The number that the kernel has given to a family of generic netlink. An error where it does not know it.
+/// Returns the number that the kernel has assigned to a generic netlink family. An error if it does not know it.
 pub(crate) fn family_id(name: &str) -> io::Result<u16> {
     let nlas = vec![GenlCtrlAttrs::FamilyName(name.to_owned())];
     let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas });
@@ -119,17 +119,18 @@ pub(crate) fn family_id(name: &str) -> io::Result<u16> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
 }
 
-/// What the kernel says about network interfaces that come, go or change, in the network namespace in which this was made.
+/// Notifications of the kernel about network interfaces that come, go or change, in the network namespace in which
+/// this was created.
 pub(crate) struct LinkChanges(AsyncFd<Socket>);
 
 impl LinkChanges {
     /// linux/rtnetlink.h, `RTNLGRP_LINK`.
     const GROUP: u32 = 1;
 
-    /// How many messages are taken for one change.
+    /// How many messages are read as one change.
     const AT_ONCE: usize = 1_024;
 
-    /// Listens from now on.
+    /// Starts to listen.
     pub(crate) fn listen() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -150,7 +151,7 @@ impl LinkChanges {
                     ready.clear_ready();
                     break;
                 }
-                // More has happened than there was room for.
+                // More messages arrived than there was room for.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) => return Err(error),
             }

@@ -123,7 +123,7 @@ impl Replay {
         // The egress program recognizes solicited replies, as a capture has no sockets.
         let notes = matches!(config.proof.solicited, SolicitedBy::Auto | SolicitedBy::Egress);
         let notes = notes && filter.egress_error().is_none();
-        // The capture is most likely not from this host, so none of its own addresses are guarded.
+        // The capture is most likely not from this host, so its lifelines do not matter.
         for (kind, list) in configured(config, &Guard::default())? {
             filter.edit_list(kind, list.edit)?;
             add_feeds(&mut filter, kind, config)?;
@@ -153,7 +153,7 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Begins another capture, for which all debts of the previous one have expired. It is replayed at its own pace.
+    /// Begins another capture, for which nothing of the previous one remains. It is replayed at its own pace.
     pub fn begin_capture(&mut self) {
         self.clock = CaptureClock::default();
         self.set_time(self.now_ns + PAUSE_NS);

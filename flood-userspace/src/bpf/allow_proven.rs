@@ -16,8 +16,8 @@ impl AllowProven {
         Self(map)
     }
 
-    /// Writes until when prefixes are on the list, what stays before what goes: what lies within one that goes has an end of
-    /// its own by then.
+    /// Writes when prefixes expire from the list. Prefixes that stay are written before others are removed, so that a
+    /// prefix within a removed one has its own expiry by then.
     pub(super) fn write(&mut self, changes: &BTreeMap<IpNet, Option<u64>>) -> Result<(), BpfError> {
         let failed = |error| BpfError::map(abi::map::ALLOW_PROVEN, &error);
         for (prefix, until) in changes {
@@ -27,7 +27,7 @@ impl AllowProven {
         }
         for (prefix, _) in changes.iter().filter(|(_, until)| until.is_none()) {
             match self.0.remove(&key(*prefix)) {
-                // The edit takes out what was no entry.
+                // The edit removes a prefix that had no entry.
                 Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed(error)),
             }

@@ -1,7 +1,6 @@
-//! Where the running kernel has the fields of its structures: its type information, as far as that takes
-//! (Documentation/bpf/btf.rst).
+//! Offsets of fields in the structures of the running kernel, from its type information (Documentation/bpf/btf.rst).
 //!
-//! The loader's library reads the same data and keeps it to itself.
+//! The loader's library reads the same data but does not expose them.
 
 use std::{collections::HashMap, fs};
 
@@ -14,7 +13,7 @@ const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 
-/// Structures within structures, at most.
+/// Maximum depth of nested structures.
 const DEPTH: u32 = 8;
 
 /// A member of a structure.
@@ -29,14 +28,14 @@ struct Member {
 /// The structures of a kernel.
 #[derive(Debug)]
 pub(super) struct Structures {
-    /// The members of each structure and union, by number of the type.
+    /// The members of each structure and union, by type id.
     members: HashMap<u32, Vec<Member>>,
     by_name: HashMap<String, u32>,
     strings: Vec<u8>,
 }
 
 impl Structures {
-    /// Those of the running kernel; `None` if it does not say.
+    /// Reads those of the running kernel; `None` if it does not tell them.
     pub(super) fn of_kernel() -> Option<Self> {
         Self::parse(&fs::read(VMLINUX).ok()?)
     }
@@ -60,7 +59,7 @@ impl Structures {
             let (kind, count) = (info >> 24 & 0x1f, info as usize & 0xffff);
             at += 12;
             if kind == STRUCT || kind == UNION {
-                // With the flag, an offset has the size of a bit field above it.
+                // If the flag is set, the upper bits of an offset are the size of a bit field.
                 let offset_mask = if info >> 31 == 0 { u32::MAX } else { 0x00ff_ffff };
                 let member = |index: usize| {
                     let at = at + 12 * index;
@@ -74,7 +73,7 @@ impl Structures {
             at += match kind {
                 1 | 14 | 17 => 4,                  // integer, variable, declaration tag
                 3 => 12,                           // array
-                STRUCT | UNION | 19 => 12 * count, // and enumeration of 64 bits
+                STRUCT | UNION | 19 => 12 * count, // and 64-bit enumeration
                 6 | 13 => 8 * count,               // enumeration, function prototype
                 15 => 12 * count,                  // section
                 _ => 0,
@@ -90,13 +89,13 @@ impl Structures {
         Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 
-    /// Where a field begins in a structure, bytes.
+    /// Returns the offset of a field in a structure, bytes.
     pub(super) fn offset(&self, structure: &str, field: &str) -> Option<u32> {
         let bits = self.find(*self.by_name.get(structure)?, field, DEPTH)?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
-    /// The field, or that of a member without a name.
+    /// Finds the field, also in members without a name.
     fn find(&self, number: u32, field: &str, depth: u32) -> Option<u32> {
         self.members.get(&number)?.iter().find_map(|member| {
             let name = self.string(member.name)?;

@@ -19,7 +19,7 @@ impl CounterTable {
         Self { interfaces, state }
     }
 
-    /// What all processors together counted on the interface in `slot`.
+    /// Returns what all processors together counted on the interface in `slot`.
     pub fn interface(&self, slot: u32) -> Result<InterfaceCounters, BpfError> {
         let per_cpu =
             self.interfaces.get(&slot, 0).map_err(|source| BpfError::map(abi::map::COUNTERS, &source))?;
@@ -41,8 +41,8 @@ impl CounterTable {
         self.interfaces.set(slot, values, 0).map_err(|error| BpfError::map(abi::map::COUNTERS, &error))
     }
 
-    /// What all processors together keep besides: samples taken and lost, trace lines suppressed.
-    /// What has no sum is 0.
+    /// Returns the sums over all processors of what else they count: samples taken and lost, trace lines suppressed.
+    /// Fields without a meaningful sum are 0.
     pub fn state(&self) -> Result<CpuState, BpfError> {
         let per_cpu = self.per_cpu()?;
         let mut sum = CpuState::default();
@@ -65,7 +65,7 @@ impl CounterTable {
         Ok(sum)
     }
 
-    /// By processor: the number of the cell that the last packet over a limit has exceeded there.
+    /// Returns, for each processor, the number of the cell that the last packet over a limit has exceeded there.
     pub fn exceeded(&self) -> Result<Vec<u64>, BpfError> {
         Ok(self.per_cpu()?.iter().map(|Plain(state)| state.exceeded).collect())
     }

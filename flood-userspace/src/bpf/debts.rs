@@ -1,8 +1,8 @@
-//! Looking into the debt tables while the filter runs.
+//! Reads the debt tables while the filter runs.
 //!
-//! A debt is the work that lies ahead of a source at the speed of its limit, as in a queue; so the share of time in
+//! A debt is the work that lies ahead of a source at the speed of its limit, as in a queue. So the share of time in
 //! which a source is in debt is the share of its limit that it uses (the utilisation law), and a source that is
-//! always in debt is at its limit. [`DebtTables::watch`] measures that share by looking several times.
+//! always in debt is at its limit. [`DebtTables::watch`] measures that share by sampling.
 
 use std::{
     sync::{
@@ -24,48 +24,48 @@ use flood_common::{
 
 use super::{clock::Clock, error::BpfError, mapped::MappedArray};
 
-/// Looks per watch: the share of the limit is right to about ±6 percentage points (binomial, at a half).
+/// Samples per watch: the share of the limit is accurate to about ±6 percentage points (binomial, at a half).
 const LOOKS: u32 = 64;
 
-/// Between two looks: longer than a tick of the coarse clock at 250 Hz, so that looks are independent.
+/// Time between two samples: longer than a tick of the coarse clock at 250 Hz, so that samples are independent.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
-    /// IPv4, table exact by address.
+    /// IPv4. Its table identifies addresses exactly.
     V4,
-    /// IPv6, table by a tag of the prefix.
+    /// IPv6. Its table identifies prefixes by a tag.
     V6,
 }
 
-/// What a table is about.
+/// Which address of a packet a table counts by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Side {
-    /// Where packets come from.
+    /// The source.
     Sources,
-    /// Where they go to.
+    /// The destination.
     Destinations,
 }
 
 /// A slot in debt.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Debtor {
-    /// The limit that it has sent too much for, so far.
+    /// The limit to which the debt belongs.
     pub cell: Cell,
     /// Family of the table.
     pub family: Family,
-    /// Where the source is in the table.
+    /// Its place in the table.
     pub place: Place,
-    /// The IPv4 address, or the first one of the network. An IPv6 prefix cannot be had from its place.
+    /// The IPv4 address, or the first one of the network. An IPv6 prefix cannot be derived from its place.
     pub address: Option<Address>,
     /// Debt when first seen.
     pub debt: Duration,
-    /// Share of the limit that is used, 0 to 1.
+    /// Share of the limit in use, 0 to 1.
     pub share: f64,
 }
 
-/// The debt table of each family.
+/// The debt tables, one for each side and family.
 pub struct DebtTables {
     memory: MappedArray,
     bucket_bits: u32,
@@ -78,12 +78,12 @@ impl DebtTables {
         Ok(Self { memory: MappedArray::new(abi::map::DEBTS, map, bytes)?, bucket_bits, clock })
     }
 
-    /// Slots of each table.
+    /// Returns the number of slots in each table.
     pub fn capacity(&self) -> u64 {
         (WAYS as u64) << self.bucket_bits
     }
 
-    /// Binary logarithm of the number of buckets of each table, for [`Settings::debt_place`].
+    /// Returns the binary logarithm of the number of buckets in each table, for [`Settings::debt_place`].
     pub fn bucket_bits(&self) -> u32 {
         self.bucket_bits
     }
@@ -94,26 +94,26 @@ impl DebtTables {
         &self.memory.words()[number * slots..][..slots]
     }
 
-    /// Slots in debt now.
+    /// Returns the number of slots in debt now.
     pub fn occupied(&self, side: Side, family: Family, horizon_ns: u64) -> u64 {
         let now_ns = self.clock.now_ns();
         let in_debt = |word: u64| debt_ns(word, now_ns, horizon_ns) > 0;
         self.table(side, family).iter().filter(|word| in_debt(word.load(Ordering::Relaxed))).count() as u64
     }
 
-    /// Clears words that stand for no debt, so that none of them can look like one after the clock has wrapped.
+    /// Clears words without debt, so that none can look like a debt after the clock has wrapped.
     pub fn sweep(&self, horizon_ns: u64) {
         let now_ns = self.clock.now_ns();
         for word in self.memory.words() {
             let seen = word.load(Ordering::Relaxed);
             if seen != 0 && debt_ns(seen, now_ns, horizon_ns) == 0 {
-                // Lost races are fine: whoever won has written a fresh word.
+                // A lost race is harmless: the winner has written a fresh word.
                 let _ = word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
     }
 
-    /// Names who is in debt and measures what share of his limit he uses. Takes about a third of a second.
+    /// Lists the slots in debt and measures what share of its limit each uses. Takes about a third of a second.
     pub fn watch(&self, settings: &Settings) -> Vec<Debtor> {
         let horizon_ns = settings.horizon_ns();
         let mut in_debt: Vec<(&AtomicU64, u32, Debtor, u32)> = Vec::new();
@@ -138,7 +138,7 @@ impl DebtTables {
             .collect()
     }
 
-    /// The slots in debt: word, owner, what is known, and no looks yet.
+    /// Finds the slots in debt. Returns word, owner, what is known, and a count of 0 samples.
     fn find(
         &self,
         side: Side,

@@ -1,5 +1,5 @@
-//! The program on the way out, which notes what the host asks mirrors for: attaching it beside whatever others do there, and
-//! taking it off so that nothing of ours stays.
+//! The egress program, which records the host's requests: attaches it beside other programs, and detaches it so that
+//! nothing of ours is left behind.
 
 use std::{io, mem};
 
@@ -17,10 +17,10 @@ use super::{
     link::{Link, Place},
 };
 
-/// The program in the object; filters of older kernels carry its name.
+/// Name of the program in the object, and of filters on older kernels.
 pub(super) const EGRESS_PROGRAM: &str = "floodgate_egress";
 
-/// By which hook of the kernel packets on their way out are looked at.
+/// The kernel hook by which egress packets are seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hook {
     /// A link of its own, which ends with the process (Linux 6.6).
@@ -30,7 +30,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The better one that the running kernel has.
+    /// Returns the best hook of the running kernel.
     pub fn of_kernel() -> Self {
         match KernelVersion::current() {
             Ok(version) if version < KernelVersion::new(6, 6, 0) => Self::Clsact,
@@ -39,7 +39,7 @@ impl Hook {
     }
 }
 
-/// The program on one interface, by whichever hook.
+/// The program on one interface, by either hook.
 #[derive(Debug)]
 pub(super) enum Egress {
     /// As a link.
@@ -47,13 +47,13 @@ pub(super) enum Egress {
     /// As a filter.
     Clsact {
         link: SchedClassifierLinkId,
-        /// Whether the queueing discipline is there for us.
+        /// Whether the queueing discipline was created for it.
         made_qdisc: bool,
     },
 }
 
 impl Egress {
-    /// Attaches the program, behind others where the kernel keeps an order. Says why not.
+    /// Attaches the program, behind others if the kernel keeps an order. The error says why not.
     pub(super) fn attach(
         program: &mut SchedClassifier,
         interface: &Interface,
@@ -77,7 +77,7 @@ impl Egress {
         }
     }
 
-    /// Whether the program, which has this number, is on the interface still.
+    /// Whether the program, which has this id, is still attached to the interface.
     pub(super) fn is_attached(&self, interface: &Interface, program: u32) -> io::Result<bool> {
         match self {
             Self::Tcx(link) => {
@@ -88,7 +88,7 @@ impl Egress {
         }
     }
 
-    /// Takes the program off, and what was made for it unless others use it by now.
+    /// Detaches the program, and removes what was created for it unless others use it by now.
     pub(super) fn detach(self, program: &mut SchedClassifier, interface: &Interface) -> Result<(), String> {
         match self {
             Self::Tcx(link) => drop(link),
@@ -102,8 +102,8 @@ impl Egress {
         Ok(())
     }
 
-    /// Lets go of a program that is on the interface no more. A filter is known by where it was, and there may be one of
-    /// somebody else by now.
+    /// Releases a program that is no longer on the interface, without detaching anything. A filter is identified by
+    /// its position alone, which may belong to another program by now.
     pub(super) fn forget(self, program: &mut SchedClassifier) {
         match self {
             Self::Tcx(link) => drop(link),
@@ -116,8 +116,8 @@ impl Egress {
     }
 }
 
-/// Sees to it that there is a `clsact` on the interface without a filter of ours: a daemon that was killed leaves both.
-/// Returns whether it is there for us.
+/// Makes sure that the interface has a `clsact` without a filter of ours: a daemon that was killed leaves both
+/// behind. Returns whether the `clsact` is ours.
 fn prepare_clsact(interface: &Interface) -> Result<bool, String> {
     let made = match qdisc_add_clsact(&interface.name) {
         Ok(()) => true,
@@ -125,19 +125,19 @@ fn prepare_clsact(interface: &Interface) -> Result<bool, String> {
         Err(error) => return Err(chain(&error)),
     };
     if !made {
-        // The kernel takes a filter for the way out into `ingress`, too, and runs it on the way in.
+        // The kernel also accepts an egress filter in the qdisc `ingress`, and runs it on ingress.
         let kind = interface::kind_in_place_of_clsact(interface.index).map_err(|error| error.to_string())?;
         if let Some(kind) = kind.filter(|kind| kind != "clsact") {
             return Err(format!("the queueing discipline {kind} has the place of clsact"));
         }
     }
-    // Where there was none, there was no filter either. What else fails is seen when ours is attached.
+    // A new `clsact` has no filters. Any other error shows when ours is attached.
     let left_behind =
         !made && qdisc_detach_program(&interface.name, TcAttachType::Egress, EGRESS_PROGRAM).is_ok();
     Ok(made || left_behind)
 }
 
-/// Takes off the way out what a daemon that was killed has left there, on interfaces that no floodgate guards. Returns their
+/// Removes the egress filters that a killed daemon has left on interfaces that no floodgate guards. Returns their
 /// names. Links end with their process; filters do not.
 pub fn remove_left_behind(interfaces: &[Interface]) -> io::Result<Vec<String>> {
     let mut cleared = Vec::new();

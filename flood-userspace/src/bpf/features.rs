@@ -1,4 +1,4 @@
-//! What a driver can do with XDP, and who takes in what it receives, as the kernel says itself
+//! Queries the kernel about the XDP features of drivers, and about the threads that receive packets
 //! (Documentation/netlink/specs/netdev.yaml, since Linux 6.3).
 
 use std::{collections::HashMap, io};
@@ -10,7 +10,7 @@ use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 
 use crate::netlink::{exchange, family_id};
 
-/// The generic netlink family, and what of it is used (linux/netdev.h).
+/// The generic netlink family, and what is used of it (linux/netdev.h).
 const FAMILY: &str = "netdev";
 const DEV_GET: u8 = 1;
 const DEV_IFINDEX: u16 = 1;
@@ -24,7 +24,7 @@ const BASIC: u64 = 1 << 0;
 /// `NETDEV_XDP_ACT_RX_SG`: frames in several buffers.
 const RX_SG: u64 = 1 << 5;
 
-/// What a driver can do.
+/// Capabilities of a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct XdpFeatures {
     /// It runs XDP programs.
@@ -33,7 +33,7 @@ pub struct XdpFeatures {
     pub jumbo: bool,
 }
 
-/// What the drivers of all interfaces can do, by the number of each. An error where the kernel does not tell.
+/// Returns the capabilities of the drivers of all interfaces, by index. An error if the kernel does not tell.
 pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
     let can = |bits| XdpFeatures { native: bits & BASIC != 0, jumbo: bits & RX_SG != 0 };
     let devices = ask_for_all(DEV_GET)?;
@@ -43,15 +43,15 @@ pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
     Ok(known.collect())
 }
 
-/// The kernel threads that take in what comes to an interface (threaded NAPI), by number. An error where the kernel does not tell,
-/// as before Linux 6.8.
+/// Returns the ids of the kernel threads that receive packets of an interface (threaded NAPI). An error if the kernel
+/// does not tell, as before Linux 6.8.
 pub fn receiving_threads(interface: u32) -> io::Result<Vec<u32>> {
     let queues = ask_for_all(NAPI_GET)?;
     let of_interface = queues.iter().filter(|queue| queue.number(NAPI_IFINDEX) == Some(interface.into()));
     Ok(of_interface.filter_map(|queue| Some(queue.number(NAPI_PID)? as u32)).collect())
 }
 
-/// Asks for all that there is of something, in this thread's network namespace.
+/// Requests all objects of a kind, in this thread's network namespace.
 fn ask_for_all(command: u8) -> io::Result<Vec<Described>> {
     let mut request = GenlMessage::from_payload(Described { command, numbers: Vec::new() });
     request.set_resolved_family_id(family_id(FAMILY)?);
@@ -59,7 +59,7 @@ fn ask_for_all(command: u8) -> io::Result<Vec<Described>> {
     Ok(answers.into_iter().map(|answer| answer.payload).collect())
 }
 
-/// Something in the words of the family: the attributes that are numbers.
+/// An object of the family: its numeric attributes.
 #[derive(Clone, Debug)]
 struct Described {
     command: u8,
@@ -86,7 +86,7 @@ impl GenlFamily for Described {
     }
 }
 
-/// A request for all of them says nothing.
+/// A request for all objects has no attributes.
 impl Emitable for Described {
     fn buffer_len(&self) -> usize {
         0

@@ -1,4 +1,4 @@
-//! Limits and mode as people write them, turned into what the filter computes with.
+//! Converts limits and mode from the configuration into what the filter computes with.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::{
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// What the host can tell, by the settings.
+/// Returns what the host can tell, according to the settings.
 pub fn host_tells(settings: &Settings) -> HostTells {
     HostTells { absence: settings.absence != 0, asked: settings.solicited & solicited::NOTED != 0 }
 }
 
-/// Writes limits into the settings: those that are in force by what the settings say [of the host](host_tells).
+/// Writes limits into the settings: those that are in force given what the settings say [about the host](host_tells).
 pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &ProtectedLimits) {
     let mut cells = [Limit::default(); CELLS];
     let host = host_tells(settings);
@@ -45,7 +45,7 @@ pub fn set_limits(settings: &mut Settings, limits: &CellLimits, protected: &Prot
     settings.set_limits(cells);
 }
 
-/// What there is of each account.
+/// Returns the budget of each account.
 pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
     let mut accounts = [Limit::default(); ACCOUNTS];
     let network = PacketLimit::of_rate(PacketRate(proof.answers.rate.0.saturating_mul(ANSWERS_OF_A_NETWORK)));
@@ -62,7 +62,7 @@ pub fn accounts(proof: &Proof) -> [Limit; ACCOUNTS] {
     accounts
 }
 
-/// So many times as much is sent back to a whole network as to one address.
+/// How many times as much is sent back to a whole network as to one address.
 const ANSWERS_OF_A_NETWORK: u64 = 4;
 
 /// ICMP errors about what was sent to one peer. One is enough for a connection to know, and a host sends no more than some
@@ -70,12 +70,12 @@ const ANSWERS_OF_A_NETWORK: u64 = 4;
 const ERRORS: PacketRate = PacketRate(100);
 
 /// SYNs over a limit to a listener whose queue is said to have room. A queue takes 4,096 at most by default
-/// (`net.core.somaxconn`), and once it is full the kernel makes cookies; a listener in front of which ports are translated is
-/// never full.
+/// (`net.core.somaxconn`), and once it is full the kernel sends cookies. A listener behind port translation never
+/// appears full.
 const ROOM: PacketRate = PacketRate(5_000);
 
-/// A limit as it is enforced. A default is never looser than what somebody has set for the class around it: who limits
-/// UDP, or TCP, to less means all of it.
+/// Returns a limit as it is enforced. A default is never looser than what is configured for the enclosing class: a
+/// lower limit for UDP, or TCP, holds for all of it.
 pub fn in_force_as(name: CellName, limit: &CellLimit, limits: &CellLimits) -> RateLimit {
     let around = name.class.parent(name.scope).and_then(|class| limits.get(&CellName { class, ..name }));
     match around {
@@ -99,7 +99,7 @@ pub fn set_mode(settings: &mut Settings, mode: Mode) {
     };
 }
 
-/// What the filter computes with for a limit.
+/// Converts a limit into what the filter computes with.
 pub fn rate_limit(limit: &RateLimit) -> Limit {
     let mut result = Limit::default();
     if let Some(packets) = limit.packets {
@@ -121,13 +121,13 @@ pub fn rate_limit(limit: &RateLimit) -> Limit {
     result
 }
 
-/// A budget of the whole host, of which a source has a share: to it, a packet costs more.
+/// Converts a budget of the whole host of which each source has a share: a packet costs its source more.
 pub fn shared(limit: &PacketLimit) -> Limit {
     budget(limit).shared()
 }
 
-/// What a page of the memory costs in which the kernel keeps fragments, so that what is charged at once and what drains while
-/// it is kept are half of it each.
+/// Returns the cost of a page of the memory in which the kernel keeps fragments. It is such that half of the memory
+/// may be charged at once, and the other half drains while fragments are kept.
 pub fn reassembly(memory: &FragmentMemory) -> Limit {
     let kept_ns = u64::try_from(memory.kept.min(LONGEST_KEPT).as_nanos()).unwrap_or(u64::MAX);
     let cost_ns = divide_wide(u128::from(kept_ns) * u128::from(PAGE_BYTES), memory.bytes / 2).min(kept_ns);
@@ -143,18 +143,18 @@ pub fn reassembly(memory: &FragmentMemory) -> Limit {
     }
 }
 
-/// A budget of the whole host.
+/// Converts a budget of the whole host.
 pub fn budget(limit: &PacketLimit) -> Limit {
     rate_limit(&RateLimit { packets: Some(*limit), bits: None })
 }
 
-/// No debt lasts longer than what a word of a table can say.
+/// The longest debt that a word of a table can hold.
 const LONGEST_KEPT: Duration = Duration::from_secs(300);
 
-/// The most pages in a fragment, whose data are at most 64 KiB.
+/// The most pages that a fragment takes, whose data are at most 64 KiB.
 const PAGES_OF_A_FRAGMENT: u64 = 17;
 
-/// Division to the nearest.
+/// Divides, rounding to nearest.
 fn divide(number: u64, by: u64) -> u64 {
     divide_wide(u128::from(number), by)
 }

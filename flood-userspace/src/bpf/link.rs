@@ -1,7 +1,8 @@
-//! Links: what holds a program on an interface, as long as the descriptor is open and nobody else breaks it.
+//! BPF links. A link keeps a program on an interface as long as its descriptor is open and no other process breaks
+//! it.
 //!
-//! Made here and not by the loader, which does not give their descriptors out: they alone say whether a link still holds
-//! its program, and on which interface.
+//! They are created here and not by the loader, which does not expose their descriptors: these alone tell whether a
+//! link still holds its program, and on which interface.
 
 use std::{
     io,
@@ -26,33 +27,33 @@ const BPF_TCX_EGRESS: u32 = 47;
 pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// Where a program is put.
+/// Where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     /// Into the driver.
     Driver,
     /// Behind the driver.
     BehindDriver,
-    /// On the way out, behind other programs (Linux 6.6).
+    /// On egress, behind other programs (Linux 6.6).
     WayOut,
 }
 
 /// What a link holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Held {
-    /// The program, which others can exchange.
+    /// Id of the program, which others can replace.
     pub(super) program: u32,
-    /// Number of the interface, in the network namespace in which that is by now. `None` when it is on none any more: it was
-    /// broken, or the interface is gone.
+    /// Index of the interface, in the network namespace in which it is by now. `None` if there is none any more: the
+    /// link was broken, or the interface is gone.
     pub(super) interface: Option<u32>,
 }
 
-/// A link. When it is dropped, the program is taken off.
+/// A link. Dropping it detaches the program.
 #[derive(Debug)]
 pub(super) struct Link(OwnedFd);
 
 impl Link {
-    /// Puts a program on an interface.
+    /// Attaches a program to an interface.
     pub(super) fn create(program: &ProgramFd, interface: u32, place: Place) -> io::Result<Self> {
         let (attach_type, flags) = match place {
             Place::Driver => (BPF_XDP, XDP_FLAGS_DRV_MODE),
@@ -63,14 +64,14 @@ impl Link {
         bpf(command::LINK_CREATE, &mut [program, interface, attach_type, flags, 0, 0, 0, 0]).and_then(owned)
     }
 
-    /// The link with this number.
+    /// Opens the link with this id.
     pub(super) fn with_id(id: u32) -> io::Result<Self> {
         bpf(command::LINK_GET_FD_BY_ID, &mut [id, 0, 0]).and_then(owned)
     }
 
-    /// What it holds.
+    /// Queries what it holds.
     pub(super) fn holds(&self) -> io::Result<Held> {
-        /// `struct bpf_link_info` up to the first fields of its union, which for both kinds of link is the interface.
+        /// `struct bpf_link_info` up to the first field of its union, which is the interface for both kinds of link.
         #[derive(Default)]
         #[repr(C, align(8))]
         struct Info {
@@ -93,7 +94,7 @@ impl Link {
         Ok(Held { program: info.program, interface })
     }
 
-    /// Breaks it, for all who hold it.
+    /// Breaks the link for all its holders.
     pub(super) fn detach(&self) -> io::Result<()> {
         bpf(command::LINK_DETACH, &mut [self.0.as_raw_fd().cast_unsigned()]).map(|_| ())
     }
@@ -104,9 +105,10 @@ fn owned(descriptor: i32) -> io::Result<Link> {
     Ok(Link(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
-/// A bpf(2) command. The kernel takes what is not given for zero.
+/// Calls bpf(2) with a command. The kernel takes missing attributes for zero.
 fn bpf<const N: usize>(command: libc::c_long, attributes: &mut [u32; N]) -> io::Result<i32> {
-    // SAFETY: the kernel reads and writes as many bytes as we say, and where one of them points to more, who calls keeps that.
+    // SAFETY: the kernel reads and writes as many bytes as we say. Where attributes point to more memory, the caller
+    // ensures that it is valid.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<[u32; N]>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }

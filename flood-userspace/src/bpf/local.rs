@@ -11,10 +11,10 @@ use ipnet::IpNet;
 
 use super::error::BpfError;
 
-/// Bits by which an IPv4 prefix is longer as one of ::ffff:0:0/96.
+/// Bits that are added to the length of an IPv4 prefix as part of ::ffff:0:0/96.
 const MAPPED: u32 = 96;
 
-/// The addresses in the kernel.
+/// The map of addresses in the kernel.
 pub(super) struct LocalAddresses {
     map: LpmTrie<MapData, [u8; 16], u32>,
     have: BTreeSet<IpNet>,
@@ -25,7 +25,8 @@ impl LocalAddresses {
         Self { map, have: BTreeSet::new() }
     }
 
-    /// Exchanges them for these: what is new comes first, so that none that stays is missing in between.
+    /// Replaces the addresses. New ones are added before old ones are removed, so that none that stays is missing in
+    /// between.
     pub(super) fn set(&mut self, addresses: &[IpNet]) -> Result<(), BpfError> {
         let wanted: BTreeSet<IpNet> = addresses.iter().map(IpNet::trunc).collect();
         let failed = |error| BpfError::map(abi::map::LOCAL, &error);
@@ -40,7 +41,8 @@ impl LocalAddresses {
     }
 }
 
-/// Those that packets most likely are for, as the settings have them: single addresses that are known outside.
+/// Returns the addresses that packets are most likely for, as the settings hold them: single addresses that are known
+/// outside.
 pub(super) fn first(addresses: &[IpNet]) -> [[u64; 2]; FIRST_LOCAL] {
     let is_known = |address: &IpAddr| match address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
@@ -51,7 +53,7 @@ pub(super) fn first(addresses: &[IpNet]) -> [[u64; 2]; FIRST_LOCAL] {
     array::from_fn(|_| known.next().map_or([0; 2], |address| Address::from(address).halves()))
 }
 
-/// The key of a prefix in a trie.
+/// Returns the key of a prefix in a trie.
 pub(super) fn key(prefix: IpNet) -> Key<[u8; 16]> {
     let length = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { MAPPED } else { 0 };
     Key::new(length, trie_key(prefix.addr().into()))

@@ -1,4 +1,4 @@
-//! Array maps in this process's memory: read and written without system calls, while the filter runs.
+//! Array maps in this process's memory, read and written without system calls while the filter runs.
 
 use std::{
     os::fd::AsFd,
@@ -14,7 +14,7 @@ use super::error::BpfError;
 pub(super) struct MappedArray {
     memory: MmapRaw,
     bytes: usize,
-    /// Kept open: programs that are loaded later name it by its file descriptor.
+    /// Kept open: programs that are loaded later refer to it by its file descriptor.
     _map: Map,
 }
 
@@ -31,7 +31,7 @@ impl MappedArray {
         Ok(Self { memory, bytes, _map: map })
     }
 
-    /// The beginning of the values, page-aligned.
+    /// Returns the beginning of the values, page-aligned.
     pub(super) fn start(&self) -> *mut u8 {
         self.memory.as_mut_ptr()
     }
@@ -43,7 +43,7 @@ impl MappedArray {
         }
     }
 
-    /// The values as words that the kernel, too, reads and writes.
+    /// Returns the values as words, which the kernel reads and writes, too.
     pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is `bytes` long, page-aligned, lives as long as `self`, and every access to it, by
         // the kernel as well, is an aligned 64-bit load or compare-and-swap.

@@ -1,4 +1,4 @@
-//! The UDP ports of this host, as the filter knows them.
+//! The UDP ports in use on this host, as the filter knows them.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -16,14 +16,14 @@ use crate::host::UdpPort;
 
 use super::{clock::Clock, error::BpfError, mapped::MappedArray};
 
-/// For how long a DHCP client waits for answers after the first that it has sent, which it may do without a socket that can be seen.
+/// How long a DHCP client waits for replies after its first packet, which it may do without a visible socket.
 const DHCP_WAITS: Duration = Duration::from_secs(10);
 
-/// The ports in the kernel.
+/// The map of ports in the kernel.
 pub struct OpenPorts {
     memory: MappedArray,
     clock: Arc<Clock>,
-    /// Until when a DHCP client waits.
+    /// Until when a DHCP client waits for replies.
     dhcp_until: Option<Instant>,
 }
 
@@ -33,10 +33,9 @@ impl OpenPorts {
         Ok(Self { memory, clock, dhcp_until: None })
     }
 
-    /// Takes over what `look` finds. What was there before it and is not found has closed; what is set while it looks is in
-    /// use, and stays until the next time.
-    /// Where the program on the way out is not there to say when a DHCP client has sent something (`is_noted`), its port is always in
-    /// use.
+    /// Takes over what `look` finds. A port that was there before it and is not found has been closed; one that is
+    /// set while it looks is in use, and stays until the next time. Without the egress program (`is_noted`), which
+    /// records that a DHCP client has sent something, the client's port always counts as in use.
     pub fn follow<E>(
         &mut self,
         is_noted: bool,
@@ -70,7 +69,8 @@ impl OpenPorts {
     }
 }
 
-/// The bit of DHCP clients, as long as one waits. `before` is the word in which the program on the way out has set it, if it has.
+/// Returns the bit of the DHCP client's port while a client waits. `before` is the word in which the egress program
+/// sets it.
 fn dhcp(before: u64, until: &mut Option<Instant>, now: Instant) -> u64 {
     let bit = port_bit(DHCP_CLIENT);
     if before & bit != 0 && now < *until.get_or_insert(now + DHCP_WAITS) {

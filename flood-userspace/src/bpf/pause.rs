@@ -1,31 +1,32 @@
-//! Attaching again what another tool takes off: not for ever, and not at once each time.
+//! Limits how often a program that another tool detaches is attached again.
 
 use std::time::{Duration, Instant};
 
-/// A program that stays for so long has been left alone.
+/// A program that stays attached for this long has been left alone.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// The longest time until a program is attached again that comes off each time, or cannot be attached.
+/// The longest delay before a program is attached again that is detached each time, or cannot be attached.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// When a program may be attached again that another tool takes off.
+/// When a program that another tool detaches may be attached again.
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// Since when it is on.
+    /// Since when it has been attached.
     since: Option<Instant>,
-    /// How often in a row it did not stay.
+    /// How many times in a row it did not stay.
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Pause {
-    /// It is on.
+    /// Records that it is attached.
     pub fn attached(&mut self, now: Instant) {
         self.since = Some(now);
         self.until = None;
     }
 
-    /// It has come off, or could not be attached: at once the first time, then with pauses that grow.
+    /// Records that it was detached, or could not be attached. It may be attached again at once the first time, then
+    /// with growing delays.
     pub fn failed(&mut self, now: Instant) {
         if self.since.take().is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.failures = 0;
@@ -38,12 +39,12 @@ impl Pause {
         self.until = Some(now + pause);
     }
 
-    /// Whether it has come off before.
+    /// Whether it has been detached before.
     pub fn has_come_off(&self) -> bool {
         self.failures > 0
     }
 
-    /// Whether it may be attached.
+    /// Whether it may be attached now.
     pub fn is_over(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)
     }

@@ -1,8 +1,8 @@
-//! The one claim that a type may be copied to and from a map.
+//! The only place that claims that a type may be copied to and from a map.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// A value of a map. True by construction: the bounds are what `aya::Pod` only asks to be promised.
+/// A value of a map. The bounds enforce what `aya::Pod` only requires as a promise.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Plain<T>(pub(super) T);

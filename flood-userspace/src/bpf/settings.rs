@@ -1,4 +1,4 @@
-//! Publishing settings: the slot that is not in force is written, then the index.
+//! Publishes settings: writes the inactive slot, then switches the index.
 
 use std::{
     ptr,
@@ -12,7 +12,7 @@ use flood_common::abi::{self, Settings};
 
 use super::{error::BpfError, mapped::MappedArray};
 
-/// Longer than any packet can be under way through the filter; used where the kernel offers no better wait.
+/// Longer than any packet can spend in the filter; used where the kernel offers no better wait.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The settings map.
@@ -51,21 +51,21 @@ impl SettingsPage {
         self.active().store(next, Ordering::Release);
     }
 
-    /// What the clock program wrote, or the virtual clock; nanoseconds.
+    /// Returns what the clock program wrote, or the virtual clock; nanoseconds.
     pub(super) fn clock_ns(&self) -> u64 {
         // SAFETY: the field lies in the mapping and is aligned.
         unsafe { ptr::read_volatile(&raw const (*self.page()).clock_ns) }
     }
 
-    /// Sets the clock of a filter that was loaded with a virtual one.
+    /// Sets the clock of a filter that was loaded with a virtual clock.
     pub(super) fn set_virtual_now_ns(&self, now_ns: u64) {
         // SAFETY: the field lies in the mapping and is aligned; the kernel only reads it.
         unsafe { ptr::write_volatile(&raw mut (*self.page()).clock_ns, now_ns) };
     }
 }
 
-/// Waits for an RCU grace period, after which every run of the program that had begun is over (XDP programs run
-/// under RCU). `MEMBARRIER_CMD_GLOBAL` is that wait for user space (membarrier(2)).
+/// Waits for an RCU grace period, after which every run of the program that had begun is over (XDP programs run under
+/// RCU). `MEMBARRIER_CMD_GLOBAL` waits for one from user space (membarrier(2)).
 fn wait_for_packets_under_way() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
     // SAFETY: the command takes no pointers.

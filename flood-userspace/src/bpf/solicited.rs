@@ -1,4 +1,4 @@
-//! The table of what was asked for.
+//! The table of flows whose replies are solicited.
 
 use std::sync::{
     Arc,
@@ -26,18 +26,18 @@ impl SolicitTable {
         Ok(Self { memory: MappedArray::new(abi::map::SOLICITED, map, bytes)?, clock })
     }
 
-    /// How many flows can be noted.
+    /// Returns how many flows can be recorded.
     pub fn capacity(&self) -> u64 {
         (WAYS as u64) << SOLICIT_BITS
     }
 
-    /// How many are.
+    /// Returns how many flows are recorded.
     pub fn noted(&self) -> u64 {
         let now_ns = self.clock.now_ns();
         self.words().iter().filter(|word| is_live(word.load(Ordering::Relaxed), now_ns)).count() as u64
     }
 
-    /// The words of all buckets.
+    /// Returns the words of all buckets.
     pub fn words(&self) -> &[AtomicU64] {
         self.memory.words()
     }

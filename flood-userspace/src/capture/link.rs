@@ -1,35 +1,35 @@
-//! What is around the packets of a link type, and the Ethernet frame that the filter would see instead.
+//! Removes the encapsulation of a link type, and builds the Ethernet frame that the filter would see instead.
 //!
 //! Numbers and layouts: <https://www.tcpdump.org/linktypes.html>.
 
 use super::Direction;
 
-/// EtherTypes of what is made up.
+/// EtherTypes of generated headers.
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const PPPOE_DISCOVERY: [u8; 2] = [0x88, 0x63];
 const PPPOE_SESSION: [u8; 2] = [0x88, 0x64];
 
-/// What is made up before a packet.
+/// The header to generate in front of a packet.
 #[derive(Clone, Copy)]
 enum Header {
-    /// Nothing: it is a frame of Ethernet.
+    /// None: it is an Ethernet frame.
     None,
-    /// A header of Ethernet with this type.
+    /// An Ethernet header with this type.
     Ethernet([u8; 2]),
-    /// That of a PPPoE session, before the protocol of PPP.
+    /// A PPPoE session header, in front of the protocol number of PPP.
     Session,
 }
 
-/// A packet without what its link type has around it.
+/// A packet without the encapsulation of its link type.
 pub(super) struct Unwrapped<'a> {
     header: Header,
     rest: &'a [u8],
-    /// Whether it came or left, where the link type says so.
+    /// Whether it was received or sent, if the link type says so.
     pub(super) direction: Option<Direction>,
 }
 
-/// What carries no packets that a filter on an interface sees, and people capture by mistake.
+/// Link types that carry no packets that a filter on an interface sees, and that people capture by mistake.
 const NAMES: [(i32, &str); 10] = [
     (105, "IEEE 802.11"),
     (119, "IEEE 802.11 with Prism headers"),
@@ -43,7 +43,7 @@ const NAMES: [(i32, &str); 10] = [
     (253, "netlink of Linux"),
 ];
 
-/// The name of a link type, for people.
+/// Returns the name of a link type, for people.
 pub(super) fn name(link: i32) -> String {
     match NAMES.iter().find(|(number, _)| *number == link) {
         Some((_, name)) => format!("link type {link} ({name})"),
@@ -55,7 +55,7 @@ fn half(data: &[u8], at: usize) -> Option<[u8; 2]> {
     data.get(at..)?.first_chunk().copied()
 }
 
-/// The type of a packet without a header around it.
+/// Derives the EtherType of a packet without a link-layer header.
 fn by_version(packet: &[u8]) -> Header {
     match packet.first().map(|byte| byte >> 4) {
         Some(6) => Header::Ethernet(IPV6),
@@ -63,8 +63,8 @@ fn by_version(packet: &[u8]) -> Header {
     }
 }
 
-/// Takes off what a link type has around its packets. `None` for link types, and kinds of packets in them, that no filter on an
-/// interface sees. `big_endian` is the byte order of the machine that captured.
+/// Removes the encapsulation of a link type. Returns `None` for link types, and for kinds of packets in them, that no
+/// filter on an interface sees. `big_endian` is the byte order of the capturing machine.
 pub(super) fn unwrap(link: i32, big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
     let bare = |header, at: usize, direction| {
         Some(Unwrapped { header, rest: data.get(at..).unwrap_or_default(), direction })
@@ -75,16 +75,16 @@ pub(super) fn unwrap(link: i32, big_endian: bool, data: &[u8]) -> Option<Unwrapp
         12 | 14 | 101 => ip(0, None),
         228 => bare(Header::Ethernet(IPV4), 0, None),
         229 => bare(Header::Ethernet(IPV6), 0, None),
-        // Four bytes that name the address family in numbers that differ between systems.
+        // Four bytes for the address family, whose numbers differ between systems.
         0 | 108 => ip(4, None),
         9 | 50 => ppp(data, None),
-        // A byte before it: 0 for what has come.
+        // A byte in front: 0 for received.
         166 => ppp(data.get(1..)?, Some(if *data.first()? == 0 { Direction::In } else { Direction::Out })),
         51 => {
             let code = data.get(1).copied().unwrap_or(0);
             bare(Header::Ethernet(if code == 0 { PPPOE_SESSION } else { PPPOE_DISCOVERY }), 0, None)
         }
-        // Cisco's HDLC: address, control, EtherType.
+        // Cisco HDLC: address, control, EtherType.
         104 => bare(Header::Ethernet(half(data, 2)?), 4, None),
         113 => {
             let kind = u16::from_be_bytes(half(data, 0)?);
@@ -95,7 +95,8 @@ pub(super) fn unwrap(link: i32, big_endian: bool, data: &[u8]) -> Option<Unwrapp
             cooked(data, u16::from_be_bytes(half(data, 8)?), kind, half(data, 0)?, 20)
         }
         117 => {
-            // Its first byte is its length, without what aligns the packet; at 60 is where to, 1 for in.
+            // The first byte is the length of the header without the padding that aligns the packet; byte 60 is the
+            // direction, 1 for in.
             let length = usize::from(*data.first()?).next_multiple_of(4);
             let direction = match data.get(60) {
                 Some(1) if length > 60 => Some(Direction::In),
@@ -109,9 +110,9 @@ pub(super) fn unwrap(link: i32, big_endian: bool, data: &[u8]) -> Option<Unwrapp
     }
 }
 
-/// The pseudo-headers of Linux. `kind` is 4 for what has left (`PACKET_OUTGOING`, linux/if_packet.h).
+/// Removes the pseudo-headers of Linux. `kind` is 4 for sent packets (`PACKET_OUTGOING`, linux/if_packet.h).
 fn cooked(data: &[u8], device: u16, kind: u16, ethertype: [u8; 2], at: usize) -> Option<Unwrapped<'_>> {
-    /// Devices whose protocol is no EtherType: IEEE 802.11 in its forms, netlink (linux/if_arp.h).
+    /// Devices whose protocol is not an EtherType: IEEE 802.11 in its variants, netlink (linux/if_arp.h).
     const OTHERS: [u16; 4] = [801, 802, 803, 824];
 
     if OTHERS.contains(&device) {
@@ -129,19 +130,19 @@ fn cooked(data: &[u8], device: u16, kind: u16, ethertype: [u8; 2], at: usize) ->
     })
 }
 
-/// PPP, with or without address and control: what the filter would see is a session of PPPoE.
+/// Removes PPP's address and control, if present. The filter would see a PPPoE session.
 fn ppp(data: &[u8], direction: Option<Direction>) -> Option<Unwrapped<'_>> {
     let rest = data.strip_prefix(&[0xff, 0x03]).unwrap_or(data);
     Some(Unwrapped { header: Header::Session, rest, direction })
 }
 
-/// What the target NFLOG of netfilter sends: attributes, one of which is the packet (linux/netfilter/nfnetlink_log.h).
+/// Finds the packet among the attributes that netfilter's target NFLOG sends (linux/netfilter/nfnetlink_log.h).
 fn nflog(big_endian: bool, data: &[u8]) -> Option<Unwrapped<'_>> {
     /// Bytes before the attributes: family, version, group.
     const HEADER: usize = 4;
     const PACKET_HEADER: u16 = 1;
     const PAYLOAD: u16 = 9;
-    /// Hooks of netfilter at which a packet comes, and at which it leaves; one that is forwarded does neither (linux/netfilter.h).
+    /// Netfilter hooks of received and of sent packets; a forwarded packet is neither (linux/netfilter.h).
     const COMES: [u8; 2] = [0, 1];
     const LEAVES: [u8; 2] = [3, 4];
 

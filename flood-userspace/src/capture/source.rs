@@ -1,4 +1,4 @@
-//! Where the bytes of a capture come from: a file, or a pipe that is kept; as they are, or compressed.
+//! Where the bytes of a capture come from: a file, or a pipe whose data are kept; uncompressed or compressed.
 
 use std::{
     error::Error,
@@ -19,10 +19,10 @@ use crate::file::open_given;
 
 use super::{Capture, CaptureError};
 
-/// How much is kept of what comes through a pipe, bytes, as it comes: a capture is read more than once.
+/// How much data from a pipe is kept, bytes, as received (perhaps compressed): a capture is read more than once.
 const LARGEST_PIPED: u64 = 1 << 30;
 
-/// What captures, and files that hold them compressed, begin with.
+/// Magic numbers of captures, and of files that contain them compressed.
 const MAGIC: [[u8; 4]; 8] = [
     [0xa1, 0xb2, 0xc3, 0xd4],
     [0xd4, 0xc3, 0xb2, 0xa1],
@@ -35,22 +35,23 @@ const MAGIC: [[u8; 4]; 8] = [
 ];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// A frame of zstd that holds none of the data, as parallel compressors write one first.
+/// A zstd frame without data, which parallel compressors write first.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 const XZ: [u8; 4] = [0xfd, b'7', b'z', b'X'];
 const BZIP2: [u8; 3] = *b"BZh";
 
-/// What went wrong in reading, as the parser of captures does not pass it on.
+/// The error that stopped reading, kept here because the capture parser does not pass it on.
 pub(super) type Trouble = Arc<Mutex<Option<io::Error>>>;
 
-/// A capture that can be read again from its beginning.
+/// A capture that can be read repeatedly from its beginning.
 pub struct Source {
     path: PathBuf,
     file: Arc<File>,
 }
 
 impl Source {
-    /// Opens a capture; `-` is standard input. What is no file is read to its end first, as long as it begins like a capture.
+    /// Opens a capture; `-` is standard input. Anything but a regular file is read to its end first, as long as it
+    /// begins like a capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let open = || {
             let file = open_given(path)?;
@@ -63,7 +64,7 @@ impl Source {
         Ok(Self { path: path.to_owned(), file: Arc::new(file) })
     }
 
-    /// Reads it from its beginning.
+    /// Reads the capture from its beginning.
     pub fn read(&self) -> Result<Capture, CaptureError> {
         let read_error = |source| CaptureError::Read { path: self.path.clone(), source };
         let file = Positioned { file: Arc::clone(&self.file), position: 0 };
@@ -85,7 +86,7 @@ impl Source {
     }
 }
 
-/// Keeps what comes through a pipe in a file without a name.
+/// Copies data from a pipe into a file without a name.
 pub(super) fn keep(mut pipe: File) -> io::Result<File> {
     let mut first = [0; 4];
     let mut have = 0;
@@ -97,7 +98,7 @@ pub(super) fn keep(mut pipe: File) -> io::Result<File> {
     }
     let mut file = tempfile::tempfile()?;
     let first = &first[..have];
-    // What cannot be a capture is not worth keeping: it may have no end.
+    // Data that cannot be a capture are not worth keeping: they may have no end.
     let begins = first.starts_with(&GZIP)
         || first.get(1..4) == Some(&ZSTD_SKIPPABLE)
         || MAGIC.iter().any(|magic| first == magic);
@@ -112,7 +113,7 @@ pub(super) fn keep(mut pipe: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// A file that is read with a position of its own.
+/// A file that is read at its own position.
 struct Positioned {
     file: Arc<File>,
     position: u64,
@@ -126,7 +127,7 @@ impl Read for Positioned {
     }
 }
 
-/// A reader that ends where it fails, and keeps why: what came before is a part of the capture all the same.
+/// A reader that reports its end where it fails, and keeps the error: what came before is still part of the capture.
 pub(super) struct Watched {
     reader: Box<dyn Read + Send>,
     trouble: Trouble,
@@ -145,7 +146,7 @@ impl Read for Watched {
     }
 }
 
-/// Frames of zstd, one after the other. None needs more memory than the decoder's limit on windows, 128 MiB.
+/// A sequence of zstd frames. None needs more memory than the decoder's limit on windows, 128 MiB.
 struct Zstd<R> {
     bytes: R,
     decoder: FrameDecoder,
@@ -186,7 +187,7 @@ impl<R: BufRead> Read for Zstd<R> {
     }
 }
 
-/// Says whether a frame is wrong, or only cut.
+/// Converts an error, by whether a frame is damaged or only truncated.
 fn broken(error: FrameDecoderError) -> io::Error {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     let is_cut = causes

@@ -170,7 +170,8 @@ fn every_link_type_that_carries_ip_becomes_ethernet() {
         |rest: &[u8]| made_up([0x88, 0x64], &[&[0x11, 0, 0, 1, 0, rest.len() as u8], rest].concat());
     let sll = [&[0; 14][..], &[0x86, 0xdd], b"rest"].concat();
     let sll2 = [&[0x08, 0x06][..], &[0; 18], b"rest"].concat();
-    // The length of the header, without what aligns the packet; then 60 bytes, of which the last is the direction.
+    // The length of the header, without the padding that aligns the packet; then 60 bytes, of which the last is the
+    // direction.
     let pflog = |length: u8| [&[length][..], &[0; 59], &[1], &[0; 3], b"`..."].concat();
     let cases: [(&str, u32, &[u8], Vec<u8>); 17] = [
         ("Ethernet", 1, b"as it is", b"as it is".to_vec()),
@@ -314,7 +315,7 @@ fn compressed_captures_are_read_by_content_and_in_pieces() {
     assert!(read(&damaged).1.is_some());
 }
 
-/// A bomb costs time, but no memory: what comes out of it is not kept.
+/// A decompression bomb costs time, but no memory: its output is not kept.
 #[test]
 fn what_is_compressed_is_not_unpacked_at_once() {
     let mut bomb = LITTLE.pcap(MICROSECONDS, 1, &[]);

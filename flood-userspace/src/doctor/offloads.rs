@@ -1,15 +1,15 @@
-//! What of a card stands in the way of native XDP: merging of received packets in the card, and virtual cards whose host merges
-//! and does not let itself be stopped.
+//! Offloads of a card that prevent native XDP: merging of received packets in the card, and virtual cards whose host
+//! merges packets and cannot be told to stop.
 
 use std::{ffi::CStr, fs, io};
 
 use crate::{bpf::interface::Interface, host::ethtool};
 
-/// Merging of received packets by the card, as `ethtool -k` and the kernel name it (net/ethtool/common.c), and as `ethtool -K`
-/// takes it.
+/// Merging of received packets by the card, as `ethtool -k` and the kernel name it (net/ethtool/common.c), and as
+/// `ethtool -K` names it.
 const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
 
-/// What of [`MERGING`] is on, as `ethtool -K` takes it.
+/// Returns which of [`MERGING`] are on, as `ethtool -K` names them.
 pub(super) fn merging(interface: &str) -> io::Result<Vec<&'static str>> {
     let (names, active) = (feature_names(interface)?, active_features(interface)?);
     let is_on = |feature: &str| {
@@ -26,7 +26,7 @@ pub(super) fn virtio_host_merges(interface: &Interface) -> bool {
     interface.driver() == "virtio_net" && features().is_some_and(|features| host_merges(features.trim()))
 }
 
-/// The same by the features of the device, a digit for each.
+/// Decides the same from the features of the device, one digit each.
 fn host_merges(features: &str) -> bool {
     /// linux/virtio_net.h.
     const CTRL_GUEST_OFFLOADS: usize = 2;
@@ -37,7 +37,7 @@ fn host_merges(features: &str) -> bool {
     !has(CTRL_GUEST_OFFLOADS) && OFFLOADS.into_iter().any(|(bit, _)| has(bit))
 }
 
-/// The names of the features that this kernel knows, by their bits.
+/// Returns the names of the features that this kernel knows, in the order of their bits.
 fn feature_names(interface: &str) -> io::Result<Vec<String>> {
     /// linux/ethtool.h.
     const GET_SET_SIZES: u32 = 0x37;
@@ -58,13 +58,13 @@ fn feature_names(interface: &str) -> io::Result<Vec<String>> {
     Ok(strings[3..].chunks(STRING_WORDS).map(text).collect())
 }
 
-/// Which are active, 32 to a word.
+/// Returns which features are active, 32 to a word.
 fn active_features(interface: &str) -> io::Result<Vec<u32>> {
     /// linux/ethtool.h.
     const GET_FEATURES: u32 = 0x3a;
-    /// Words of 32 features that there is room for: the kernel has two or three.
+    /// Words of 32 features for which there is room: the kernel has two or three.
     const WORDS: usize = 8;
-    /// Words for each: available, requested, active, never changed.
+    /// Words for each group: available, requested, active, never changed.
     const EACH: usize = 4;
 
     let mut request = [0; 2 + WORDS * EACH];

@@ -1,8 +1,8 @@
-//! What a feed says, and whether it can be believed.
+//! Parses the content of a feed, and decides whether it can be believed.
 //!
-//! A feed is not under the operator's control, so its mistakes must neither shut the host nor open the gate: a line
-//! that cannot be read is left out, a prefix that covers half the Internet too, and an answer that is no list, or
-//! suddenly lists almost nothing, is refused as a whole.
+//! A feed is not under the operator's control, so its mistakes must neither cut the host off nor open the gate. A
+//! line that cannot be read is left out, and so is a prefix that covers half the Internet. An answer that is not a
+//! list, or suddenly lists almost nothing, is refused as a whole.
 
 use std::fmt::Display;
 
@@ -14,19 +14,19 @@ use crate::lists::{
     import::{self, BadLine, Format, Import, Refusal},
 };
 
-/// How many of the things that were left out are described.
+/// How many of the omitted lines and prefixes are described.
 const MAX_DESCRIBED: usize = 10;
 
 /// What a feed lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
-    /// Sorted, no prefix twice, host bits cleared.
+    /// Sorted, without duplicates, host bits cleared.
     pub prefixes: Vec<IpNet>,
     /// How many lines and prefixes were left out.
     pub left_out: u64,
-    /// The first of them, for people.
+    /// Descriptions of the first of them, for people.
     pub problems: Vec<String>,
-    /// What it is written in.
+    /// The format in which it is written.
     pub format: Format,
     /// The first line that cannot be read, and how many there are.
     bad: Option<(BadLine, u64)>,
@@ -34,26 +34,26 @@ pub struct Content {
     refusal: Option<Refusal>,
 }
 
-/// It is something else than a list.
+/// The content is not a list.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NoList {
     /// Most of its lines cannot be read.
     #[error("this is no list: {bad} lines cannot be read, {entries} can; {first}")]
     Unreadable {
-        /// Lines that cannot be read.
+        /// Number of lines that cannot be read.
         bad: u64,
-        /// Entries.
+        /// Number of entries.
         entries: usize,
-        /// The first of the lines.
+        /// The first line that cannot be read.
         first: BadLine,
     },
-    /// Nothing of it can be read, or nobody can say what it means.
+    /// Nothing of it can be read, or its meaning is unclear.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
 
 impl NoList {
-    /// Whether most of what was read are lines that cannot be read, of which this is the first.
+    /// Returns an error if there are more unreadable lines than entries. `first` is the first such line.
     pub fn check(entries: usize, bad: u64, first: Option<&BadLine>) -> Result<(), Self> {
         match first {
             Some(first) if bad > entries as u64 => {
@@ -65,7 +65,7 @@ impl NoList {
 }
 
 impl Content {
-    /// Reads what a feed answered.
+    /// Parses what a feed answered.
     pub fn read(bytes: &[u8]) -> Self {
         let import = match import::parse(bytes) {
             Ok(import) => import,
@@ -98,7 +98,7 @@ impl Content {
         Self { prefixes, left_out, problems, format, bad, refusal: None }
     }
 
-    /// Whether it is a list at all.
+    /// Returns an error if it is not a list.
     pub fn check(&self) -> Result<(), NoList> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone().into());

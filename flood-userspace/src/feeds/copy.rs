@@ -1,8 +1,8 @@
 //! The last good copy of each feed, on disk.
 //!
-//! A copy is the feed as it came, behind one line of remarks that says where and when it came from, so that
-//! `floodgate block import` can read it as well. It is written beside the last one and takes its place in one step:
-//! whenever the power goes, a whole copy is there.
+//! A copy is the feed as received, after one comment line that says where and when it came from, so that
+//! `floodgate block import` can read it as well. It is written beside the previous one and replaces it in one step: a
+//! complete copy is there whenever the power fails.
 
 use std::{io, path::Path, path::PathBuf, time::SystemTime};
 
@@ -18,10 +18,10 @@ use crate::{
 
 use super::fetch::{LARGEST_FEED, Stamp};
 
-/// Room for that line.
+/// Maximum length of that line, bytes.
 const LONGEST_MARK: u64 = 64 << 10;
 
-/// Where copies are.
+/// The copies on disk.
 #[derive(Debug, Clone)]
 pub struct Copies {
     folder: Folder,
@@ -39,15 +39,15 @@ pub struct CopyError {
 /// A copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
-    /// What the feed was when it came.
+    /// The feed as it was received.
     pub bytes: Vec<u8>,
-    /// Which state of the feed that is.
+    /// The state of the feed that this is.
     pub stamp: Stamp,
-    /// When the feed was last known to be like this.
+    /// When the feed was last known to be in this state.
     pub good_at: SystemTime,
 }
 
-/// The line of remarks.
+/// The comment line.
 #[derive(Serialize, Deserialize)]
 struct Mark {
     list: String,
@@ -56,17 +56,17 @@ struct Mark {
 }
 
 impl Copies {
-    /// Those in a folder for what is kept over a restart.
+    /// Returns the copies within the state folder.
     pub fn within(state: &Path) -> Self {
         Self { folder: Folder::at(state.join("feeds")) }
     }
 
-    /// Looks whether others could put copies there.
+    /// Checks that no other user could put copies there.
     pub fn check(&self) -> io::Result<()> {
         self.folder.check()
     }
 
-    /// The copy of a feed; none if there is none of this very source.
+    /// Loads the copy of a feed; `None` if there is none of exactly this source.
     pub fn load(&self, kind: ListKind, feed: &Feed) -> Result<Option<Copy>, CopyError> {
         let file = file(kind, &feed.name);
         let read = || -> io::Result<Option<Copy>> {
@@ -85,7 +85,7 @@ impl Copies {
         read().map_err(|source| self.failed("reading", &file, source))
     }
 
-    /// Keeps what has just come.
+    /// Stores what has just been received.
     pub fn store(
         &self,
         kind: ListKind,
@@ -102,13 +102,13 @@ impl Copies {
         write().map_err(|source| self.failed("writing", &file, source))
     }
 
-    /// Notes that a feed has just been found to be as its copy is.
+    /// Records that a feed has just been found unchanged from its copy.
     pub fn confirm(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
         let file = file(kind, name);
         self.folder.touch(&file).map_err(|source| self.failed("confirming", &file, source))
     }
 
-    /// Forgets a feed.
+    /// Removes the copy of a feed.
     pub fn remove(&self, kind: ListKind, name: &FeedName) -> Result<(), CopyError> {
         let file = file(kind, name);
         self.folder.remove(&file).map_err(|source| self.failed("removing", &file, source))
@@ -119,7 +119,7 @@ impl Copies {
     }
 }
 
-/// The name of the file of a copy.
+/// Returns the file name of a copy.
 fn file(kind: ListKind, name: &FeedName) -> String {
     format!("{}.{name}", kind.label())
 }

@@ -1,7 +1,7 @@
-//! Getting the bytes of a feed: from a file, or from a web server that may be slow, broken or hostile.
+//! Reads the bytes of a feed from a file, or from a web server that may be slow, broken or hostile.
 //!
-//! Everything is bounded: size, time, redirects, and the memory of all feeds that are being read. What has not changed
-//! since the last time is not read again.
+//! Everything is bounded: size, time, redirects, and the memory of all feeds that are being read. A feed that has not
+//! changed since the last time is not read again.
 
 use std::{
     fs::Metadata,
@@ -30,71 +30,71 @@ use crate::{
 
 use super::reach::{Inside, Reach};
 
-/// The largest feed that is read: a million lines have 20 MB, so this is room for three million.
+/// The largest feed that is read. A million lines take 20 MB, so this is room for three million.
 pub const LARGEST_FEED: u64 = 64 << 20;
 
-/// What each feed may take while it is read, whatever the others do.
+/// Memory that each feed may take while it is read, regardless of the others.
 const OWN_ROOM: u64 = 4 << 20;
 
-/// What all feeds together may take beyond that. One that finds it taken is tried again later, rather than that a server
-/// which sends much, slowly, would hold up the others.
+/// Memory that all feeds together may take beyond that. A feed that finds it exhausted is tried again later, so that
+/// a server that sends much data slowly does not hold up the others.
 const SHARED_ROOM: u64 = 256 << 20;
 
-/// How much of a feed is read before the room for it is looked at again.
+/// How much of a feed is read before the memory limit is checked again.
 const STEP: u64 = 1 << 20;
 
-/// How often a server may send us on.
+/// How many redirects are followed.
 const MAX_REDIRECTS: u32 = 5;
 
-/// How long looking up a name may take, and connecting.
+/// Timeout for resolving a name, and for connecting.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a server may think.
+/// Timeout for the response header.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
-/// How long all of it may take.
+/// Timeout for the whole request.
 const WHOLE: Duration = Duration::from_secs(300);
 
-/// Longest validator that is kept; a hostile server may send any.
+/// Longest validator that is kept. A hostile server may send one of any length.
 const MAX_VALIDATOR_BYTES: usize = 1024;
 
-/// Which state of a feed was read, as far as its source can tell.
+/// Identifies the state of a feed that was read, as far as its source can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// What was read.
+    /// The source that was read.
     pub source: String,
-    /// The server's name for it (RFC 9110, 8.8.3).
+    /// The server's entity tag (RFC 9110, 8.8.3).
     pub etag: Option<String>,
-    /// When the server says that it was changed (RFC 9110, 8.8.2).
+    /// When the server says that the feed was modified (RFC 9110, 8.8.2).
     pub last_modified: Option<String>,
-    /// Of a file: its device, number, size, and times of change.
+    /// For a file: its device, inode number, size, and times of change.
     pub file: Option<String>,
 }
 
 impl Stamp {
-    /// The stamp of a source that cannot tell its states apart.
+    /// Returns the stamp of a source that cannot tell its states apart.
     pub fn of(source: &FeedSource) -> Self {
         Self { source: source.identity(), etag: None, last_modified: None, file: None }
     }
 
-    /// Whether this very source was read.
+    /// Whether exactly this source was read.
     pub fn is_of(&self, source: &FeedSource) -> bool {
         self.source == source.identity()
     }
 }
 
-/// What a source answered.
+/// Result of reading a source.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// Nothing has changed.
     Unchanged,
-    /// All of it.
+    /// The whole feed.
     New {
-        /// As it came.
+        /// The bytes as received.
         bytes: Vec<u8>,
         /// Which state this is.
         stamp: Stamp,
-        /// What the bytes take of the room that all feeds share.
+        /// The share of the common memory limit that the bytes take.
         room: Room,
     },
 }
@@ -102,30 +102,30 @@ pub enum Fetched {
 /// Why a feed could not be read.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// Reading the file.
+    /// The file cannot be read.
     #[error("{0}")]
     File(#[from] io::Error),
-    /// The others take all memory that there is for feeds.
+    /// The other feeds take all the memory that there is for feeds.
     #[error("the feeds that are being read take more than {} MiB together; this one has to wait", SHARED_ROOM >> 20)]
     NoRoom,
-    /// The server sends us where the configuration does not.
+    /// The server redirects to an internal address, which is not in the configuration.
     #[error(
         "the server redirects to {0}, which is an address inside of this network: name it as the feed's URL if that is right"
     )]
     Inside(std::net::IpAddr),
-    /// Too long.
+    /// The feed is too large.
     #[error("it has more than {} MiB: this is not a list", .0 >> 20)]
     TooLarge(u64),
-    /// The server has no list for us.
+    /// The server answers with an error status.
     #[error("the server answers {0}")]
     Status(StatusCode),
-    /// The server sends what we have not asked for.
+    /// The server uses a content encoding that was not requested.
     #[error("the server sends it encoded as \"{}\", which was not asked for", Printable(.0))]
     Encoded(String),
-    /// The server sends us from TLS to plain text.
+    /// The server redirects from TLS to plain text.
     #[error("the server redirects from https to http, which anyone on the way could forge")]
     Unprotected,
-    /// The network, or what goes through it.
+    /// The network, or a protocol on it, fails.
     #[error("{0}")]
     Network(String),
 }
@@ -134,7 +134,7 @@ impl From<ureq::Error> for FetchError {
     fn from(error: ureq::Error) -> Self {
         match error {
             ureq::Error::RequireHttpsOnly(_) => Self::Unprotected,
-            // Both would show the URL, which may hold secrets.
+            // Both messages would show the URL, which may contain secrets.
             ureq::Error::BadUri(_) => Self::Network("a URL on the way there cannot be read".into()),
             ureq::Error::TooManyRedirects => Self::Network(format!("more than {MAX_REDIRECTS} redirects")),
             ureq::Error::HostNotFound => Self::Network("there is no host of this name".into()),
@@ -148,7 +148,7 @@ impl From<ureq::Error> for FetchError {
     }
 }
 
-/// Reads a feed, unless it is still as `known` says.
+/// Reads a feed, unless it is still in the state `known`.
 pub fn fetch(source: &FeedSource, known: Option<&Stamp>) -> Result<Fetched, FetchError> {
     fetch_at_most(LARGEST_FEED, source, known)
 }
@@ -189,7 +189,7 @@ fn state(metadata: &Metadata) -> String {
     )
 }
 
-/// Reads everything, within the room that there is.
+/// Reads everything, within the memory limit.
 fn all(largest: u64, mut from: impl Read) -> Result<(Vec<u8>, Room), FetchError> {
     let (mut bytes, mut room) = (Vec::new(), Room::default());
     loop {
@@ -205,15 +205,15 @@ fn all(largest: u64, mut from: impl Read) -> Result<(Vec<u8>, Room), FetchError>
     }
 }
 
-/// What one feed takes of the shared room, for as long as its bytes are there.
+/// The share of the common memory limit that a feed takes, for as long as its bytes exist.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Room(u64);
 
-/// How much of it is taken.
+/// How much of the common limit is taken.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 impl Room {
-    /// Takes as much as a feed of so many bytes needs.
+    /// Takes as much as a feed of this many bytes needs.
     fn grow(&mut self, bytes: u64) -> Result<(), FetchError> {
         let more = bytes.saturating_sub(OWN_ROOM).saturating_sub(self.0);
         let taken = TAKEN.fetch_add(more, Ordering::Relaxed) + more;
@@ -294,8 +294,8 @@ mod tests {
 
     use super::*;
 
-    /// A server that gives one answer after the other, each on a connection of its own, and then is gone. Returns
-    /// where it is, and what becomes of it: the requests.
+    /// Starts a server that gives the answers in order, each on its own connection, and then ends. Returns its
+    /// address and a thread that returns the requests.
     fn server(answers: Vec<String>) -> (SocketAddr, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -334,7 +334,7 @@ mod tests {
         let Fetched::New { bytes, stamp, .. } = fetch(&source, None).unwrap() else { panic!("not new") };
         assert_eq!(bytes, b"192.0.2.1\n");
         assert_eq!(fetch(&source, Some(&stamp)).unwrap(), Fetched::Unchanged);
-        // Nobody has asked whether it has changed.
+        // The request was not conditional.
         let error = fetch(&source, Some(&Stamp::of(&source))).unwrap_err();
         assert!(matches!(error, FetchError::Status(StatusCode::NOT_MODIFIED)), "{error}");
         let requests = server.join().unwrap();
@@ -419,7 +419,7 @@ mod tests {
         };
         let rooms: Vec<_> = (0..8).map(|_| large()).collect();
         assert!(rooms[..4].iter().all(Result::is_ok) && rooms[7].is_err());
-        // A feed of usual size has room all the same.
+        // A feed of usual size still has room.
         assert!(Room::default().grow(OWN_ROOM).is_ok());
         drop(rooms);
         assert!(large().is_ok());

@@ -1,7 +1,7 @@
-//! Where a web server may send us.
+//! Restricts where a web server may redirect us.
 //!
-//! The operator says which server to ask, be it inside of the network. That server must not choose another one there:
-//! the loopback address and the networks around this host answer it what they would not answer strangers.
+//! The operator chooses the server, which may be inside the network. That server must not choose another one there:
+//! the loopback address and the networks around this host give it answers that they would not give to strangers.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use ureq::{
 
 use crate::config::FeedUrl;
 
-/// An address that a server has sent us to and that is not for strangers.
+/// An internal address to which a server has redirected us.
 #[derive(Debug)]
 pub(super) struct Inside(pub(super) IpAddr);
 
@@ -31,7 +31,7 @@ impl fmt::Display for Inside {
 
 impl std::error::Error for Inside {}
 
-/// Looks up names, and refuses addresses inside unless they are those of the server that was configured.
+/// Resolves names, and refuses internal addresses unless they are those of the configured server.
 #[derive(Debug)]
 pub(super) struct Reach {
     lookup: DefaultResolver,
@@ -51,7 +51,7 @@ impl From<&FeedUrl> for Reach {
 }
 
 impl Reach {
-    /// Whether that is the server that was configured, perhaps with TLS now.
+    /// Whether a URI is on the configured server, perhaps with TLS now.
     fn is_configured(&self, uri: &Uri) -> bool {
         let is_same_host = uri.host().map(str::to_ascii_lowercase) == self.host;
         is_same_host && (port(uri) == self.port || (self.port, port(uri)) == (Some(80), Some(443)))
@@ -83,8 +83,8 @@ fn port(uri: &Uri) -> Option<u16> {
     })
 }
 
-/// Whether an address is not one of the Internet's: the registries of special addresses (RFC 6890), with what the
-/// kernel or a translator on the way makes of others.
+/// Whether an address is not a public one of the Internet: the registries of special addresses (RFC 6890), and
+/// addresses that the kernel or a translator maps to such.
 fn is_inside(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_inside_v4(v4),
@@ -94,7 +94,7 @@ fn is_inside(address: IpAddr) -> bool {
             let [c, d] = low.to_be_bytes();
             let embedded = Ipv4Addr::new(a, b, c, d);
             match (first, second) {
-                // ::/96 (the unspecified, the loopback, and addresses that are no more), 64:ff9b::/96 and its local sibling
+                // ::/96 (the unspecified, the loopback, and deprecated addresses), 64:ff9b::/96 and its local sibling
                 // (RFC 6052, 8215), 6to4 (RFC 3056).
                 (0, _) => v6.segments()[..6] == [0; 6],
                 (0x64, 0xff9b) => v6.segments()[2] != 0 || is_inside_v4(embedded),

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-/// After the first failure; each further one doubles it.
+/// Delay after the first failure; each further failure doubles it.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 
-/// The share of a time that chance may take away: one in so many.
+/// Chance may shorten a delay by one part in this many.
 const CHANCE: u32 = 10;
 
-/// The time until a feed is read again. `failures` is how many times in a row it could not be, and `chance` any
-/// number: it makes the time up to a tenth shorter, so that hosts which were started together do not ask together.
+/// Returns the time until a feed is read again. `failures` is the number of failures in a row, and `chance` any
+/// number: it makes the time up to a tenth shorter, so that hosts that were started together do not send requests
+/// together.
 pub fn delay(every: Duration, failures: u32, chance: u32) -> Duration {
     let whole = match failures {
         0 => every,

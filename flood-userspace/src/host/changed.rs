@@ -1,8 +1,8 @@
-//! What this program has changed on the host, written down before it is changed, so that the next start can put it back if
-//! this one is killed.
+//! Settings that this program changes on the host. Each is recorded before it is changed, so that the next start can
+//! restore it if this process is killed.
 //!
-//! A note counts as long as nobody holds its file locked, which the kernel ends with the process that does, and only in the
-//! boot and in the network namespace in which it was written: elsewhere the setting is another one.
+//! A note counts as long as no process holds a lock on its file, which the kernel releases when the process ends, and
+//! only in the boot and in the network namespace in which it was written: elsewhere it is a different setting.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -18,9 +18,9 @@ use crate::{file, state::Folder};
 /// A setting that was changed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// What it was.
+    /// The previous value.
     pub before: String,
-    /// To what it was set.
+    /// The new value.
     pub set: String,
 }
 
@@ -33,17 +33,17 @@ struct Note {
     change: Change,
 }
 
-/// Where changes of a setting are noted.
+/// The notes about changes of one setting.
 #[derive(Debug)]
 pub struct Changes {
     setting: PathBuf,
     folder: Folder,
 }
 
-/// A note that is held.
+/// A note whose lock we hold.
 #[derive(Debug)]
 pub struct Kept {
-    /// What it says.
+    /// Contents of the note.
     pub change: Change,
     path: PathBuf,
     /// Locked.
@@ -54,12 +54,12 @@ pub struct Kept {
 const LONGEST: u64 = 64 << 10;
 
 impl Changes {
-    /// Of the setting in this file, in the folder for what is kept over a restart.
+    /// Returns the notes about the setting in this file, within the state folder.
     pub fn of(setting: &Path, state: &Path) -> Self {
         Self { setting: setting.to_owned(), folder: Folder::at(state.join("changed")) }
     }
 
-    /// Notes a change that is about to be made. That it is on disk when this returns is the point.
+    /// Writes a note about a change that is about to be made. It is on disk when this returns.
     pub fn note(&self, change: Change) -> io::Result<Kept> {
         let name = self.name()?;
         match self.open(&name) {
@@ -73,7 +73,7 @@ impl Changes {
         Ok(Kept { change, path: self.folder.file(&name), _file: file })
     }
 
-    /// The change of one that did not live to put it back.
+    /// Returns the change of a process that ended without restoring it.
     pub fn left(&self) -> io::Result<Option<Kept>> {
         self.folder.check()?;
         let name = self.name()?;
@@ -90,7 +90,8 @@ impl Changes {
             Ok(Note { boot: when, change, .. }) if when == boot()? => {
                 Ok(Some(Kept { change, path, _file: file }))
             }
-            // With another boot the setting has begun anew. What cannot be read was never whole, so nothing was changed.
+            // After another boot the setting has its default again. A note that cannot be read was never complete, so
+            // nothing was changed.
             Ok(_) | Err(_) => {
                 fs::remove_file(&path)?;
                 Ok(None)
@@ -98,7 +99,7 @@ impl Changes {
         }
     }
 
-    /// A note that nobody else holds, locked.
+    /// Opens and locks a note. An error if another process holds it.
     fn open(&self, name: &str) -> io::Result<File> {
         let (file, _) = file::open(&self.folder.file(name))?;
         match file.try_lock() {
@@ -118,18 +119,18 @@ impl Changes {
 }
 
 impl Kept {
-    /// Forgets it: the setting is as it was.
+    /// Removes the note: the setting has been restored.
     pub fn forget(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
 }
 
-/// A number that the kernel gives to each boot.
+/// Returns the kernel's identifier of this boot.
 fn boot() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// A number that the kernel gives to this network namespace, and to no other until the next boot.
+/// Returns the kernel's number of this network namespace, which is unique until the next boot.
 fn namespace() -> io::Result<u64> {
     /// From asm-generic/socket.h; since Linux 5.14.
     const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -1,4 +1,4 @@
-//! Whether this host passes packets on that are not for it: for all interfaces, or for those that come in by one of them.
+//! Whether this host forwards packets: on all interfaces, or those that arrive on one of them.
 
 use netlink_packet_route::link::{AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkMessage};
 
@@ -6,17 +6,17 @@ use crate::netlink::attributes::link_name;
 
 use super::setting;
 
-/// The settings that hold for all interfaces.
+/// The settings for all interfaces.
 const OF_ALL: [&str; 3] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/force_forwarding"];
 
-/// The first setting that says so, as sysctl(8) names it. Those of an interface come with its description, so that they cost no
-/// files.
+/// Returns the first setting that enables it, as sysctl(8) names it. Those of an interface are part of its
+/// description, so that no files need be read.
 pub(super) fn find(links: &[LinkMessage]) -> Option<String> {
     let of_all = OF_ALL.into_iter().find(|key| setting(key).is_some_and(|value| value != "0"));
     of_all.map(named).or_else(|| links.iter().find_map(of_interface))
 }
 
-/// The setting of an interface that says so.
+/// Returns the setting of an interface that enables it.
 fn of_interface(link: &LinkMessage) -> Option<String> {
     let name = link_name(link)?;
     let families = link.attributes.iter().find_map(|attribute| match attribute {
@@ -45,7 +45,7 @@ fn of_inet6(about: &AfSpecInet6) -> Option<&'static str> {
     }
 }
 
-/// The name of a setting by its file: in it, the dot of an interface's name is a slash.
+/// Converts the file of a setting into its name: in the name, the dot of an interface's name is a slash.
 fn named(key: &str) -> String {
     let swap = |letter| match letter {
         '/' => '.',

@@ -1,4 +1,4 @@
-//! What this host, and who runs it, cannot do without: whoever blocks one of these addresses cuts it off.
+//! Addresses that this host, and its operators, cannot do without: blocking one of them cuts it off.
 
 use std::{fmt, io, net::IpAddr, path::Path};
 
@@ -13,7 +13,7 @@ use crate::{file, netlink::exchange};
 
 use super::logins;
 
-/// Where the addresses of resolvers are: as programs see them, and those behind the stub of systemd-resolved.
+/// Files with the addresses of resolvers: as programs see them, and those behind the stub of systemd-resolved.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// How much of such a file is read, bytes.
@@ -22,42 +22,43 @@ const MOST_READ: u64 = 1 << 20;
 /// What an address is needed for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Purpose {
-    /// It is this host's.
+    /// It is an address of this host.
     Address,
-    /// Packets to others go by it.
+    /// Packets to other hosts go through it.
     Gateway,
-    /// It answers this host's questions for names.
+    /// It resolves names for this host.
     Resolver,
-    /// Somebody is logged in from it.
+    /// A user is logged in from it.
     Login,
-    /// Somebody may be logged in from it: it has a connection to the port of SSH, and nothing notes sessions.
+    /// A user may be logged in from it: it has a connection to the port of SSH, and nothing records sessions.
     Connection,
-    /// Neighbours on a link talk by it.
+    /// Neighbours on a link use it to communicate.
     LinkLocal,
-    /// A host that has no address yet sends from it.
+    /// A host without an address sends from it.
     Unspecified,
-    /// It is a network that this host is in: not each single address of it is needed.
+    /// It is a network of this host; not every address in it is needed.
     Network,
 }
 
-/// Addresses that this host needs.
+/// An address or a prefix that this host needs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Lifeline {
-    /// What for.
+    /// What it is needed for.
     pub purpose: Purpose,
-    /// Which.
+    /// The prefix.
     pub prefix: IpNet,
 }
 
 impl Lifeline {
-    /// Host bits need not be cleared.
+    /// Creates one. Host bits need not be cleared.
     pub fn new(prefix: IpNet, purpose: Purpose) -> Self {
         Self { purpose, prefix: prefix.trunc() }
     }
 }
 
 impl Lifeline {
-    /// Whether every host has it, so that nobody need be told: no list of other people's addresses is meant to block it.
+    /// Whether every host has it, so that leaving it out of a list need not be reported: no list of other people's
+    /// addresses is meant to block it.
     pub fn is_of_every_host(&self) -> bool {
         matches!(self.purpose, Purpose::LinkLocal | Purpose::Unspecified) || self.prefix.addr().is_loopback()
     }
@@ -79,7 +80,7 @@ impl fmt::Display for Lifeline {
     }
 }
 
-/// Asks for all of them; `local` and `gateways` are known. Sorted.
+/// Finds all of them, given `local` and `gateways`. Sorted.
 pub(super) fn find(local: &[IpNet], gateways: &[IpAddr]) -> io::Result<Vec<Lifeline>> {
     let mut lifelines = constant();
     let mut add = |prefixes: &mut dyn Iterator<Item = IpNet>, purpose| {
@@ -98,7 +99,7 @@ pub(super) fn find(local: &[IpNet], gateways: &[IpAddr]) -> io::Result<Vec<Lifel
     Ok(lifelines)
 }
 
-/// Those of every host.
+/// Returns those that every host has.
 fn constant() -> Vec<Lifeline> {
     let of = |address: [u16; 8], length, purpose| {
         Lifeline::new(IpNet::new_assert(IpAddr::from(address), length), purpose)
@@ -113,7 +114,7 @@ fn constant() -> Vec<Lifeline> {
     ]
 }
 
-/// The networks of this host's addresses, and of what is at the other end of its point-to-point links.
+/// Returns the networks of this host's addresses, and of the peers of its point-to-point links.
 fn networks() -> io::Result<Vec<IpNet>> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let answers = exchange(request, NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -131,16 +132,16 @@ fn networks_of(message: &AddressMessage) -> Vec<IpNet> {
     };
     let prefix = |address| IpNet::new(address, message.header.prefix_len).ok();
     let prefixes = message.attributes.iter().filter_map(address).filter_map(prefix);
-    // Who has an address of /0 is in no network, and one of a single address needs but that.
+    // An address with a /0 is in no network; one with a full-length prefix is a network by itself.
     prefixes.map(|prefix| prefix.trunc()).filter(|prefix| prefix.prefix_len() > 0).collect()
 }
 
-/// The addresses in the text of a resolv.conf (resolv.conf(5)).
+/// Returns the addresses in the text of a resolv.conf (resolv.conf(5)).
 fn nameservers(text: &str) -> Vec<IpAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let address = words.next().filter(|word| *word == "nameserver").and(words.next())?;
-        // A link-local one comes with its interface: fe80::1%eth0.
+        // A link-local address is followed by its interface: fe80::1%eth0.
         address.split('%').next()?.parse::<IpAddr>().ok()
     });
     addresses.map(|address| address.to_canonical()).collect()

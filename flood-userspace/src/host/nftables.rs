@@ -1,5 +1,5 @@
-//! The rules of nftables, as far as it matters here what they do (linux/netfilter/nf_tables.h). iptables writes such rules, too,
-//! unless it is the old one.
+//! The rules of nftables, as far as their effects matter here (linux/netfilter/nf_tables.h). iptables writes such
+//! rules, too, except for the legacy version.
 
 mod rule;
 
@@ -24,30 +24,31 @@ use crate::netlink::{
 
 use self::rule::Rule;
 
-/// What the rules of a network namespace do that matters here, each as the chain in which it is.
+/// What the rules of a network namespace do that matters here. Each is described by the chain that contains such a
+/// rule.
 #[derive(Default, Clone, Debug)]
 pub(super) struct Ruleset {
-    /// Translates addresses or ports, or hands packets to others.
+    /// Translates addresses or ports, or redirects or duplicates packets.
     pub(super) translates: Option<String>,
-    /// Asks what connection tracking says of a packet that comes to this host.
+    /// Uses the connection tracking state of packets to this host.
     pub(super) asks_state: Option<String>,
-    /// Looks at the TCP flags or options of such a packet.
+    /// Matches TCP flags or options of such packets.
     pub(super) asks_flags: Option<String>,
-    /// Adds to a set by them, and a rule looks into that set.
+    /// Matches them to add to a set, and another rule looks into that set.
     pub(super) notes_flags: Option<String>,
 }
 
-/// The rules that were read last. With many rules that takes a while, and they hardly ever change.
+/// The rules that were read last. Reading many rules takes a while, and they hardly ever change.
 static READ: Mutex<Option<Read>> = Mutex::new(None);
 
-/// Rules as they were read.
+/// Rules that were read.
 struct Read {
-    /// The inode of the network namespace, and the number of the state that its rules were in.
+    /// Inode of the network namespace, and generation of its rules.
     of: (u64, u32),
     ruleset: Ruleset,
 }
 
-/// The rules of the network namespace of this thread; none where this kernel has no nftables.
+/// Returns the rules of the network namespace of this thread; none if this kernel has no nftables.
 pub(super) fn ruleset() -> io::Result<Ruleset> {
     let Some(generation) = generation()? else { return Ok(Ruleset::default()) };
     let of = (fs::metadata("/proc/thread-self/ns/net")?.ino(), generation);
@@ -84,15 +85,15 @@ impl Ruleset {
     }
 }
 
-/// Where a chain is: its family, its table and its name.
+/// The place of a chain: its family, table and name.
 type Place<'a> = (u8, &'a str, &'a str);
 
 fn name((_, table, chain): Place<'_>) -> String {
     format!("chain {chain} of table {table}")
 }
 
-/// The chains through which comes what comes to this host: those where it begins, and those to which their rules lead. Which
-/// rules lead to a chain by way of a map is not asked: one of the same table may.
+/// Finds the chains through which packets to this host come: base chains, and the chains to which their rules jump.
+/// It is not checked which rules jump to a chain through a map: any rule of the same table may.
 fn way_in<'a>(tables: &[Table], chains: &'a [Chain], rules: &'a [Rule]) -> HashSet<Place<'a>> {
     let begins = |chain: &&Chain| chain.hook.is_some() && !chain.is_elsewhere() && !is_dormant(tables, chain);
     let mut found: HashSet<Place<'_>> = chains.iter().filter(begins).map(Chain::place).collect();
@@ -120,7 +121,7 @@ fn way_in<'a>(tables: &[Table], chains: &'a [Chain], rules: &'a [Rule]) -> HashS
     }
 }
 
-/// Whether the table of a chain is switched off.
+/// Whether the table of a chain is dormant.
 fn is_dormant(tables: &[Table], chain: &Chain) -> bool {
     let is_its = |table: &&Table| table.family == chain.family && table.name == chain.table;
     tables.iter().find(is_its).is_some_and(|table| table.is_dormant)
@@ -131,11 +132,11 @@ fn is_dormant(tables: &[Table], chain: &Chain) -> bool {
 struct Table {
     name: String,
     family: u8,
-    /// Whether it is switched off.
+    /// Whether it is dormant.
     is_dormant: bool,
 }
 
-/// The number of the state that the rules are in: it changes with each of them. `None` where there are none.
+/// Returns the generation of the rules, which changes with each of them; `None` if there are none.
 fn generation() -> io::Result<Option<u32>> {
     let answers = known(exchange(Request::<Generation>::new(), NLM_F_REQUEST))?;
     Ok(answers.into_iter().flat_map(|answer| answer.found).next().map(|generation| generation.number))
@@ -148,14 +149,14 @@ struct Chain {
     name: String,
     kind: String,
     family: u8,
-    /// Its rules, and what else refers to it.
+    /// Number of its rules and of other references to it.
     uses: u32,
-    /// Where packets come into it, if they do by themselves.
+    /// Its hook, if it is a base chain.
     hook: Option<u32>,
 }
 
 impl Chain {
-    /// Whether it translates anything.
+    /// Whether it is for translation and in use.
     fn is_translation(&self) -> bool {
         self.kind == "nat" && self.uses > 0
     }
@@ -164,7 +165,7 @@ impl Chain {
         (self.family, &self.table, &self.name)
     }
 
-    /// Whether what comes to this host does not come through it, but what it sends or passes on.
+    /// Whether only packets that this host sends or forwards come through it.
     fn is_elsewhere(&self) -> bool {
         match self.family {
             // linux/netfilter.h: NFPROTO_NETDEV, NF_NETDEV_EGRESS
@@ -175,17 +176,17 @@ impl Chain {
     }
 }
 
-/// The number of the rules' state.
+/// The generation of the rules.
 #[derive(Default, Clone, Debug)]
 struct Generation {
     number: u32,
 }
 
-/// Something that the kernel is asked for.
+/// An object that is requested from the kernel.
 trait Asked: Default + Clone + std::fmt::Debug {
     /// `NFT_MSG_GET…`.
     const MESSAGE: u16;
-    /// Takes over an attribute.
+    /// Stores an attribute.
     fn take(&mut self, family: u8, kind: u16, value: &[u8]) -> Result<(), DecodeError>;
 }
 
@@ -244,7 +245,7 @@ fn dump<T: Asked>() -> io::Result<Vec<T>> {
     Ok(answers.into_iter().flat_map(|answer| answer.found).collect())
 }
 
-/// Nothing, where this kernel has no nftables.
+/// Returns nothing if this kernel has no nftables.
 fn known<T>(answers: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     answers.or_else(|error| match error.raw_os_error() {
         Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::ENOENT | libc::ECONNREFUSED) => {
@@ -254,7 +255,7 @@ fn known<T>(answers: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     })
 }
 
-/// A request, and what the kernel answers.
+/// A request, and the objects in the kernel's answer.
 #[derive(Debug)]
 struct Request<T> {
     found: Vec<T>,
@@ -269,7 +270,8 @@ impl<T> Request<T> {
 /// `NFNL_SUBSYS_NFTABLES`, above the number of a message.
 const NFTABLES: u16 = 10 << 8;
 
-/// Bytes of `struct nfgenmsg`, which comes first: the address family, 0 for all of them, and nothing that matters here.
+/// Size of `struct nfgenmsg`, bytes. It comes first: the address family, 0 for all of them, and fields that do not
+/// matter here.
 const GENERIC_HEADER: usize = 4;
 
 impl<T: Asked> Message for Request<T> {

@@ -1,5 +1,5 @@
-//! Filters of tc(8) on the way in that may send packets elsewhere or rewrite them. The filter comes before them, so that a packet
-//! without a socket here may be for somebody else. (What this program itself attaches is on the way out.)
+//! Ingress filters of tc(8) that may redirect or rewrite packets. Our filter comes before them, so a packet without a
+//! socket here may be for another host. (What this program itself attaches is on egress.)
 
 use std::io;
 
@@ -20,21 +20,22 @@ use crate::netlink::{
 const RTM_GETQDISC: u16 = 38;
 const RTM_GETTFILTER: u16 = 46;
 
-/// Where filters for the way in are: `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` (linux/pkt_sched.h), for the qdisc `ingress` as well.
+/// Parent of ingress filters: `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` (linux/pkt_sched.h), also in the qdisc
+/// `ingress`.
 const WAY_IN: u32 = 0xffff_fff2;
 
-/// Actions that neither send packets elsewhere nor change for whom they are. Of others it is not known.
+/// Actions that neither redirect packets nor change their destination. Others may.
 const HARMLESS: [&str; 10] =
     ["gact", "police", "skbedit", "skbmod", "vlan", "connmark", "ctinfo", "csum", "sample", "simple"];
 
-/// The first that there is, in words.
+/// Describes the first such filter.
 pub(super) fn find(links: &[LinkMessage]) -> io::Result<Option<String>> {
     let qdiscs = exchange(Traffic::about(RTM_GETQDISC, 0, 0), NLM_F_REQUEST | NLM_F_DUMP)?;
     let has_filters = |qdisc: &&Traffic| matches!(qdisc.kind.as_str(), "clsact" | "ingress");
     for qdisc in qdiscs.iter().filter(has_filters) {
         let request = Traffic::about(RTM_GETTFILTER, qdisc.interface, WAY_IN);
         let filters = match exchange(request, NLM_F_REQUEST | NLM_F_DUMP) {
-            // The interface has just gone.
+            // The interface has just disappeared.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
             filters => filters?,
         };
@@ -64,9 +65,9 @@ impl Traffic {
         Self { message, interface, parent, ..Self::default() }
     }
 
-    /// What a filter does that may lead a packet to somebody else, in words.
+    /// Describes what a filter does that may lead a packet to another host.
     fn harm(&self, links: &[LinkMessage]) -> Result<Option<String>, DecodeError> {
-        // `TCA_BPF_FLAGS`, `TCA_BPF_FLAG_ACT_DIRECT` (linux/pkt_cls.h): the program itself says what becomes of a packet.
+        // `TCA_BPF_FLAGS`, `TCA_BPF_FLAG_ACT_DIRECT` (linux/pkt_cls.h): the program itself decides about a packet.
         let flags = if self.kind == "bpf" { value(&self.options, 8)? } else { None };
         if flags.is_some_and(|flags| word(&flags, 0) & 1 != 0) {
             return Ok(Some("a BPF program".to_owned()));
@@ -99,7 +100,8 @@ impl Traffic {
     }
 }
 
-/// Whether a packet is sent to an interface that gives it back to where it came from, as those who shape the way in do.
+/// Whether packets are redirected to an ifb interface, which returns them to where they came from, as ingress shapers
+/// do.
 fn goes_to_ifb(options: &[u8], links: &[LinkMessage]) -> Result<bool, DecodeError> {
     /// `TCA_MIRRED_PARMS`, and `ifindex` in `struct tc_mirred` (linux/tc_act/tc_mirred.h).
     const PARAMETERS: u16 = 2;
@@ -113,8 +115,8 @@ fn goes_to_ifb(options: &[u8], links: &[LinkMessage]) -> Result<bool, DecodeErro
     Ok(links.any(|link| link.header.index == interface && link.attributes.iter().any(is_ifb)))
 }
 
-/// Bytes of `struct tcmsg` (linux/rtnetlink.h), which comes first: family and padding, interface, handle, parent, and what does not
-/// matter here.
+/// Size and offsets of `struct tcmsg` (linux/rtnetlink.h), which comes first: family and padding, interface, handle,
+/// parent, and what does not matter here.
 const HEADER: usize = 20;
 const INTERFACE_AT: usize = 4;
 const PARENT_AT: usize = 12;
@@ -164,7 +166,7 @@ impl From<Traffic> for NetlinkPayload<Traffic> {
     }
 }
 
-/// A number, as this machine has it; 0 where there is none.
+/// Reads a number in the byte order of this machine; 0 if there is none.
 fn word(bytes: &[u8], place: usize) -> u32 {
     let word = bytes.get(place..place + 4).and_then(|word| word.try_into().ok());
     word.map_or(0, u32::from_ne_bytes)
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
     use crate::netlink::attributes::tests::attribute;
 
-    /// An action, and the interface that it has to do with.
+    /// Builds an action with the index of its interface.
     fn action(kind: &str, interface: u32) -> Vec<u8> {
         let mut parameters = [0; 28];
         parameters[24..].copy_from_slice(&interface.to_ne_bytes());

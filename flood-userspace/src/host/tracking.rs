@@ -1,15 +1,17 @@
-//! Whether connection tracking lets in who brings a SYN cookie back.
+//! Whether connection tracking admits a client that returns a valid SYN cookie.
 //!
-//! The filter answers a SYN in the driver, so the first that connection tracking sees of such a connection is an ACK. As a rule it
-//! takes that for a new one. Then it gets in where a SYN gets in, unless a rule looks at the flags of TCP as well; not at all where
-//! `nf_conntrack_tcp_loose` is 0. Nor does it get in where rules themselves note who sent a SYN.
+//! The filter answers a SYN in the driver, so the first packet of such a connection that connection tracking sees is
+//! an ACK. As a rule it takes that for a new connection. Then the ACK is accepted where a SYN is, unless a rule
+//! matches the flags of TCP as well; it is never accepted if `nf_conntrack_tcp_loose` is 0. Nor is it accepted where
+//! the rules themselves record which sources sent a SYN.
 
 use super::{nftables, setting, translation::table_of_old_iptables};
 
-/// Whether an ACK of a connection that tracking has not seen is taken for a new one.
+/// Whether an ACK of an untracked connection is taken for a new one.
 const LOOSE: &str = "netfilter/nf_conntrack_tcp_loose";
 
-/// Why who brings a SYN cookie back may not get in, in words. Where it cannot be told, he may not.
+/// Describes why a client that returns a valid SYN cookie may not be admitted. If it cannot be determined, it may
+/// not.
 pub(super) fn why_no_ack_opens() -> Option<String> {
     by_nftables().or_else(by_iptables)
 }
@@ -30,7 +32,7 @@ fn by_nftables() -> Option<String> {
     Some(format!("{flags} looks at the flags or options of TCP, and {state} asks connection tracking"))
 }
 
-/// Tables of the old iptables, which can be read only as a whole and by its own rules, where connections are tracked.
+/// Tables of legacy iptables on hosts that track connections. They can be read only as a whole and in its own format.
 fn by_iptables() -> Option<String> {
     setting(LOOSE)?;
     let found = table_of_old_iptables(&["filter", "mangle", "raw", "security"])?;

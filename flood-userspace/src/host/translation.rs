@@ -1,5 +1,5 @@
-//! Who translates packets on this host, or gives them to sockets on other ports or to others: rules of netfilter, by either of its
-//! interfaces, IPVS, transparent proxies, programs that look sockets up, and filters of tc.
+//! Finds what translates packets on this host, or gives them to sockets on other ports or to other hosts: netfilter
+//! rules of nftables or iptables, IPVS, transparent proxies, programs that select sockets, and tc filters.
 
 use std::{
     fs::{self, File},
@@ -11,18 +11,18 @@ use netlink_packet_route::link::LinkMessage;
 
 use super::{nftables, tc};
 
-/// The first translation that there is, in words. Where it cannot be told, there is one.
+/// Describes the first translation found. If it cannot be determined, there is one.
 pub(super) fn find(links: &[LinkMessage]) -> Option<String> {
     let by_tc = || by_tc(links);
     by_nftables().or_else(by_iptables).or_else(by_ipvs).or_else(by_proxy).or_else(by_program).or_else(by_tc)
 }
 
-/// A filter of tc on the way in.
+/// An ingress filter of tc.
 fn by_tc(links: &[LinkMessage]) -> Option<String> {
     tc::find(links).unwrap_or_else(|error| Some(format!("the filters of tc cannot be read: {error}")))
 }
 
-/// A chain of nftables for translation that has a rule, or another with a rule that does it.
+/// A translation chain of nftables that has a rule, or another chain with a rule that translates.
 fn by_nftables() -> Option<String> {
     match nftables::ruleset() {
         Ok(ruleset) => Some(format!("nftables: {}", ruleset.translates?)),
@@ -30,12 +30,12 @@ fn by_nftables() -> Option<String> {
     }
 }
 
-/// The table `nat` of the old iptables, which is there from when it was first looked at.
+/// The table `nat` of legacy iptables, which exists from its first use, even if only to list it.
 fn by_iptables() -> Option<String> {
     table_of_old_iptables(&["nat"])
 }
 
-/// The first of these tables that the old iptables has, in words. Where it cannot be told, there is one.
+/// Describes the first of these tables that legacy iptables has. If it cannot be determined, there is one.
 pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<String> {
     ["ip_tables_names", "ip6_tables_names"].into_iter().find_map(|file| {
         match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
@@ -50,14 +50,14 @@ pub(super) fn table_of_old_iptables(tables: &[&str]) -> Option<String> {
     })
 }
 
-/// A service of IPVS: a line behind the three of the header.
+/// An IPVS service: a line after the three of the header.
 fn by_ipvs() -> Option<String> {
     let services = fs::read_to_string("/proc/thread-self/net/ip_vs").ok()?;
     (services.lines().count() > 3).then(|| "IPVS".to_owned())
 }
 
-/// A rule that hands packets to a transparent proxy: its module is in use. (Where it is, in this namespace or another, is not
-/// told.)
+/// A rule that hands packets to a transparent proxy: its module is in use. (It cannot be determined whether in this
+/// namespace or another.)
 fn by_proxy() -> Option<String> {
     let modules = fs::read_to_string("/proc/modules").ok()?;
     modules.lines().find_map(|line| {
@@ -68,7 +68,8 @@ fn by_proxy() -> Option<String> {
     })
 }
 
-/// A BPF program that chooses the sockets of this network namespace. Where it cannot be told, kernels before 5.9, there is none.
+/// A BPF program that selects the sockets of this network namespace. If it cannot be determined (kernels before 5.9),
+/// there is none.
 fn by_program() -> Option<String> {
     match sk_lookup_programs() {
         Ok(0) | Err(_) => None,
@@ -76,7 +77,8 @@ fn by_program() -> Option<String> {
     }
 }
 
-/// How many programs of type `sk_lookup` are attached to the network namespace of this thread (bpf(2), `BPF_PROG_QUERY`).
+/// Returns how many programs of type `sk_lookup` are attached to the network namespace of this thread (bpf(2),
+/// `BPF_PROG_QUERY`).
 fn sk_lookup_programs() -> io::Result<u32> {
     const PROG_QUERY: i32 = 16;
     const SK_LOOKUP: u32 = 36;

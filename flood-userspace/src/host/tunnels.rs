@@ -1,6 +1,6 @@
-//! The UDP ports of tunnels, by the interfaces that have them.
+//! The UDP ports of tunnels, from the interfaces that have them.
 //!
-//! The end of a tunnel sends to its peers and answers nobody else; so what it sends says who its peers are.
+//! The end of a tunnel sends to its peers and does not answer others, so what it sends shows who its peers are.
 
 use std::io;
 
@@ -13,12 +13,13 @@ use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessag
 
 use crate::netlink::{exchange, family_id};
 
-/// Ports of tunnels that programs make, if a socket is open there, and whether these send from ports that are hashes: WireGuard,
-/// Tailscale, and of OpenVSwitch and the like VXLAN (two, as Linux began with another), Geneve and GUE.
+/// Ports of tunnels that programs create, if a socket is open there, and whether they send from ports that are
+/// hashes: WireGuard, Tailscale, and those of OpenVSwitch and the like: VXLAN (two, as Linux began with another),
+/// Geneve and GUE.
 pub const USUAL: [(u16, bool); 6] =
     [(51_820, false), (41_641, false), (4_789, true), (8_472, true), (6_081, true), (6_080, true)];
 
-/// The ports that these interfaces have, and whether they send from ports that are hashes.
+/// Returns the ports of these interfaces, and whether they send from ports that are hashes.
 pub(super) fn ports(links: &[LinkMessage]) -> Vec<(u16, bool)> {
     let mut ports = Vec::new();
     for link in links {
@@ -28,7 +29,7 @@ pub(super) fn ports(links: &[LinkMessage]) -> Vec<(u16, bool)> {
                 match info {
                     LinkInfo::Data(data) => ports.extend(port(data).map(|port| (port, true))),
                     LinkInfo::Kind(InfoKind::Wireguard) => {
-                        // Who may not ask, or whose interface is just going, knows one port less.
+                        // Without permission, or while the interface disappears, one port is missing.
                         let port = wireguard(link.header.index).ok().flatten();
                         ports.extend(port.map(|port| (port, false)));
                     }
@@ -40,7 +41,7 @@ pub(super) fn ports(links: &[LinkMessage]) -> Vec<(u16, bool)> {
     ports
 }
 
-/// The port of a tunnel, where its interface says so.
+/// Returns the port of a tunnel, if its interface tells it.
 fn port(data: &InfoData) -> Option<u16> {
     match data {
         InfoData::Vxlan(vxlan) => vxlan.iter().find_map(|info| match info {
@@ -59,7 +60,8 @@ fn port(data: &InfoData) -> Option<u16> {
     }
 }
 
-/// The port of a WireGuard interface. The kernel's answer has all of its configuration; nothing but the port is kept.
+/// Returns the port of a WireGuard interface. The kernel's answer contains its whole configuration; only the port is
+/// kept.
 fn wireguard(index: u32) -> io::Result<Option<u16>> {
     let attributes = vec![WireguardAttribute::IfIndex(index)];
     let mut request =

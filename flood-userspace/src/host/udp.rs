@@ -1,4 +1,4 @@
-//! The UDP sockets of this host, by proc(5): it has those of the kernel itself, too, as tunnels use them.
+//! The UDP sockets of this host, from proc(5), which also lists those of the kernel itself, such as for tunnels.
 
 use std::{
     fs, io,
@@ -7,35 +7,35 @@ use std::{
 
 use super::tunnels;
 
-/// Files of sockets of each family. Those of UDP-Lite are of another protocol.
+/// Files with the sockets of each family. Those of UDP-Lite are another protocol.
 const FILES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
-/// A port with a socket that packets from outside can come to.
+/// A port with a socket that packets from outside can reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UdpPort {
     /// The port.
     pub port: u16,
-    /// Whether the socket is connected to somebody.
+    /// Whether the socket is connected to a peer.
     pub has_peer: bool,
-    /// Whether it is the end of a tunnel, and whether the other end of that sends from ports that are hashes.
+    /// Whether it is the end of a tunnel, and if so, whether its peers send from ports that are hashes.
     pub tunnel: Option<bool>,
 }
 
 impl UdpPort {
-    /// One that is connected to nobody.
+    /// Creates one without a peer.
     pub fn open(port: u16) -> Self {
         Self { port, has_peer: false, tunnel: None }
     }
 }
 
-/// The ports of all sockets in the network namespace of this thread. `tunnels` are those that [interfaces](super::Facts::tunnels)
-/// have.
+/// Returns the ports of all sockets in the network namespace of this thread. `tunnels` are the ports that
+/// [interfaces](super::Facts::tunnels) have.
 pub fn udp_ports(tunnels: &[(u16, bool)]) -> io::Result<Vec<UdpPort>> {
     let mut ports = Vec::new();
     for file in FILES {
         match fs::read_to_string(file) {
             Ok(text) => ports.extend(text.lines().skip(1).filter_map(port)),
-            // Without IPv6 there is no file for it.
+            // Without IPv6 the file does not exist.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -47,8 +47,8 @@ pub fn udp_ports(tunnels: &[(u16, bool)]) -> io::Result<Vec<UdpPort>> {
     Ok(ports)
 }
 
-/// Reads a line: a number, `ADDRESS:PORT` here, the same of the peer, and what does not matter here, all in hexadecimal.
-/// `None` for a socket of the host with itself.
+/// Parses a line: a number, the local `ADDRESS:PORT`, the same of the peer, and what does not matter here, all in
+/// hexadecimal. Returns `None` for a socket on the loopback.
 fn port(line: &str) -> Option<UdpPort> {
     let mut fields = line.split_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;
@@ -60,7 +60,7 @@ fn port(line: &str) -> Option<UdpPort> {
     Some(UdpPort { has_peer: hex(peer)? != 0, ..UdpPort::open(hex(port)?) })
 }
 
-/// Reads an address: words of 32 bits as they lie in memory, as numbers of this machine.
+/// Parses an address: 32-bit words as they are in memory, printed as numbers of this machine.
 fn address(text: &str) -> Option<IpAddr> {
     let mut bytes = [0; 16];
     let words = text.len() / 8;

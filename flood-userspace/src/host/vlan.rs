@@ -1,4 +1,4 @@
-//! Interfaces whose VLAN tags the card takes off, so that the filter does not see them: what it sends back has none.
+//! Interfaces whose card strips VLAN tags, so that the filter does not see them and sends its answers without tags.
 
 use std::io;
 
@@ -8,17 +8,17 @@ use crate::netlink::attributes::link_name;
 
 use super::ethtool::ethtool;
 
-/// An interface on which another, or one on the bridge or bond that it is a port of, takes the packets of a VLAN, without their
-/// tags.
+/// An interface that receives the packets of a VLAN interface, without their tags. The VLAN interface is on top of
+/// it, or of the bridge or bond that it is a port of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stripped {
-    /// Number of the interface.
+    /// Index of the interface.
     pub index: u32,
-    /// Name of that of the VLAN.
+    /// Name of the VLAN interface.
     pub vlan: String,
 }
 
-/// Those among these interfaces. Where a card does not say what it does, it takes the tags off.
+/// Finds them among these interfaces. A card that does not tell is assumed to strip tags.
 pub(super) fn stripped(links: &[LinkMessage]) -> Vec<Stripped> {
     let mut found = Vec::new();
     for vlan in links.iter().filter(|link| is_vlan(link)) {
@@ -37,7 +37,7 @@ pub(super) fn stripped(links: &[LinkMessage]) -> Vec<Stripped> {
     found
 }
 
-/// The interfaces through which the packets of one come: itself, and the ports of the bridge or bond that it is.
+/// Returns the interfaces that receive the packets of one: itself, and the ports of the bridge or bond that it is.
 fn ports(links: &[LinkMessage], index: Option<u32>) -> impl Iterator<Item = &LinkMessage> {
     links.iter().filter(move |link| {
         let is_port = |attribute: &LinkAttribute| {
@@ -54,7 +54,7 @@ fn is_vlan(link: &LinkMessage) -> bool {
     })
 }
 
-/// Whether an interface takes VLAN tags off what it receives (`rx-vlan-offload` of ethtool(8)).
+/// Whether an interface strips VLAN tags from received packets (`rx-vlan-offload` of ethtool(8)).
 fn takes_tags_off(name: &str) -> io::Result<bool> {
     // linux/ethtool.h: ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
     const GET_FLAGS: u32 = 0x25;

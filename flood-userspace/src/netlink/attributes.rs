@@ -1,25 +1,25 @@
-//! Attributes of messages that no library reads: a number for what each is, and what it holds, which may be attributes again.
-//! Numbers in them are in the byte order of networks unless said otherwise.
+//! Netlink attributes that no library parses. Each has a kind and a value, which may contain attributes again.
+//! Numbers are in network byte order unless stated otherwise.
 
 use netlink_packet_core::{DecodeError, NlasIterator};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
-/// A string that ends with a zero.
+/// Returns a NUL-terminated string.
 pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
-/// The number that an attribute of this kind has.
+/// Returns the number in an attribute of this kind.
 pub(crate) fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>, DecodeError> {
     Ok(value(attributes, kind)?.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes))
 }
 
-/// The string that an attribute of this kind has.
+/// Returns the string in an attribute of this kind.
 pub(crate) fn word(attributes: &[u8], kind: u16) -> Result<Option<String>, DecodeError> {
     Ok(value(attributes, kind)?.map(|value| text(&value)))
 }
 
-/// What an attribute of this kind has.
+/// Returns the value of an attribute of this kind.
 pub(crate) fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, DecodeError> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
@@ -30,7 +30,7 @@ pub(crate) fn value(attributes: &[u8], kind: u16) -> Result<Option<Vec<u8>>, Dec
     Ok(None)
 }
 
-/// The name of an interface.
+/// Returns the name of an interface.
 pub(crate) fn link_name(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),

@@ -1,19 +1,21 @@
-//! The clock of a replay: what the times of a capture come to.
+//! The clock of a replay, derived from the times in a capture.
 //!
-//! Times of captures are not to be trusted: one frame may be an hour ahead, a clock may be set back, several queues are merged
-//! a little out of order, or each by a clock of its own. None of it may stop the clock for the frames that follow, nor let it
-//! run away: what passes is what the frames of one clock say, and between two clocks nothing does.
+//! Times in captures cannot be trusted: one frame may be an hour ahead, a clock may be set back, several queues may
+//! be merged slightly out of order, or each may have a clock of its own. None of this may stop the clock for the
+//! frames that follow, or let it run away. So time passes only between frames with the same clock, not between two
+//! clocks.
 
 use crate::quantity::PacketRate;
 
-/// Frames that are so much older than the latest before them are out of order, nanoseconds; what is older is of a clock that
-/// was set back.
+/// Frames that are older than the latest before them by at most this are out of order, nanoseconds. Older ones are
+/// from a clock that was set back.
 const OUT_OF_ORDER_NS: u64 = 1_000_000_000;
 
-/// The longest that passes between two frames, nanoseconds: longer than any debt can last.
+/// The longest time that passes between two frames, nanoseconds: longer than any debt can last.
 pub(super) const PAUSE_NS: u64 = 600_000_000_000;
 
-/// How many clocks a capture may have at once, and so how often it may be set back far: further back nothing passes.
+/// How many clocks a capture may have at once, and so how often a clock may be set back by much: after that no time
+/// passes.
 const MAX_CLOCKS: usize = 16;
 
 /// How many frames with odd times are remembered.
@@ -21,12 +23,12 @@ const MAX_ODD: usize = 1 << 20;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// How fast a capture is played.
+/// How fast a capture is replayed.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Pace {
-    /// By its own times, so many times as fast.
+    /// By its own times, this many times as fast.
     Times(f64),
-    /// So many judged packets a second, whatever their times.
+    /// This many judged packets a second, whatever their times.
     Rate(PacketRate),
 }
 
@@ -39,16 +41,16 @@ impl Default for Pace {
 /// Frames whose times do not fit those of the frames around them.
 #[derive(Clone, Default, Debug)]
 pub struct OddTimes {
-    /// Their numbers, rising, as far as there is room.
+    /// Their numbers, ascending, as far as there is room.
     alone: Vec<u64>,
-    /// How many there are, with those at which the clock was set back.
+    /// How many there are, including those at which the clock was set back.
     count: u64,
     /// Number and time of the last two frames, the older one first.
     last: [Option<(u64, u64)>; 2],
 }
 
 impl OddTimes {
-    /// Looks at the next frame of a capture.
+    /// Examines the next frame of a capture.
     pub(super) fn see(&mut self, number: u64, time_ns: u64) {
         let [before, at] = self.last;
         self.last = [at, Some((number, time_ns))];
@@ -65,15 +67,15 @@ impl OddTimes {
             if self.alone.len() < MAX_ODD {
                 self.alone.push(at);
             }
-            // As if it had not been.
+            // Ignores the odd frame.
             self.last = [before, Some((number, time_ns))];
-            self.count += u64::from(alone_ahead); // the step back to one that is behind is counted already
+            self.count += u64::from(alone_ahead); // the step back to a frame that is behind has been counted already
         } else {
             self.count += u64::from(is_back);
         }
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -83,24 +85,24 @@ impl OddTimes {
     }
 }
 
-/// One of the clocks that frames have their times from.
+/// One of the clocks from which frames have their times.
 struct Recorder {
-    /// The latest time by it, nanoseconds since 1970.
+    /// Its latest time, nanoseconds since 1970.
     latest_ns: u64,
-    /// What of the capture had passed then, nanoseconds.
+    /// How much of the capture had passed at that time, nanoseconds.
     passed_ns: u64,
 }
 
-/// A capture's clock.
+/// The clock of a capture.
 #[derive(Default)]
 pub(super) struct CaptureClock {
     pace: Pace,
     odd: OddTimes,
-    /// That of the last frame, then the others.
+    /// The clock of the last frame, then the others.
     recorders: Vec<Recorder>,
-    /// What has passed by the capture's times, nanoseconds.
+    /// How much has passed by the capture's times, nanoseconds.
     passed_ns: u64,
-    /// Frames that were judged.
+    /// Number of frames that were judged.
     judged: u64,
 }
 
@@ -109,12 +111,12 @@ impl CaptureClock {
         Self { pace, odd, ..Self::default() }
     }
 
-    /// Whether a frame can be judged by what a source sends in a second.
+    /// Whether a frame can be judged by rates: it has a time, or the pace gives it one.
     pub(super) fn says(&self, time_ns: Option<u64>) -> bool {
         time_ns.is_some() || matches!(self.pace, Pace::Rate(_))
     }
 
-    /// Goes on to a frame; returns the nanoseconds since the capture began.
+    /// Advances to a frame. Returns the nanoseconds since the capture began.
     pub(super) fn go_on(&mut self, number: u64, time_ns: Option<u64>) -> u64 {
         if let Some(time_ns) = time_ns.filter(|_| !self.odd.is_alone(number)) {
             self.see(time_ns);
@@ -134,14 +136,14 @@ impl CaptureClock {
         }
     }
 
-    /// Lets pass what the clock that a time is from says.
+    /// Finds the clock from which a time is, and advances by what has passed on it.
     fn see(&mut self, time_ns: u64) {
         let is_after = |recorder: &Recorder| time_ns.saturating_add(OUT_OF_ORDER_NS) >= recorder.latest_ns;
         let is_near = |recorder: &Recorder| {
             is_after(recorder) && time_ns <= recorder.latest_ns.saturating_add(OUT_OF_ORDER_NS)
         };
         if !self.recorders.first().is_some_and(is_near) {
-            // Of those that it may be from, the one with the least that has passed.
+            // Among the clocks that the time may be from, the one on which the least time has passed since.
             let after = self.recorders.iter().enumerate().filter(|(_, recorder)| is_after(recorder));
             match after.max_by_key(|(_, recorder)| recorder.latest_ns).map(|(place, _)| place) {
                 Some(place) => self.recorders.swap(0, place),
@@ -156,14 +158,14 @@ impl CaptureClock {
         let step_ns = time_ns.saturating_sub(before_ns);
         self.passed_ns = self.passed_ns.max(recorder.passed_ns.saturating_add(step_ns.min(PAUSE_NS)));
         *recorder = Recorder { latest_ns: before_ns.max(time_ns), passed_ns: self.passed_ns };
-        // What it comes up to cannot be told from it any more.
+        // A clock that this one catches up with can no longer be told from it.
         let reached_ns = before_ns..before_ns.saturating_add(step_ns);
         if step_ns <= OUT_OF_ORDER_NS {
             self.recorders.retain(|recorder| !reached_ns.contains(&recorder.latest_ns));
         }
     }
 
-    /// Counts a frame that is judged.
+    /// Counts a judged frame.
     pub(super) fn count(&mut self) {
         self.judged += 1;
     }
@@ -175,7 +177,7 @@ mod tests {
 
     const S: u64 = NANOS_PER_SECOND;
 
-    /// Odd frames, and the clock at each frame, in tenths of a second.
+    /// Returns the number of odd frames, and the clock at each frame, in tenths of a second.
     fn play(pace: Pace, tenths: &[u64]) -> (u64, Vec<u64>) {
         let times = || (1..).zip(tenths.iter().map(|tenth| 1_700_000_000 * S + tenth * S / 10));
         let mut odd = OddTimes::default();

@@ -1,7 +1,7 @@
-//! A stand-in for the host that a capture is about: its addresses, and sockets where something listened.
+//! A stand-in for the host of a capture: its addresses, and sockets where something listened.
 //!
-//! The program asks the sockets of the network namespace that it runs in. So a replay has one of its own, and opens sockets in
-//! it, that never get a packet: being there is all that they do. There are no connections.
+//! The program looks up sockets in the network namespace in which it runs. So a replay has a namespace of its own and
+//! opens sockets in it. They never receive a packet; it is enough that they exist. There are no connections.
 
 use std::{
     collections::BTreeSet,
@@ -19,26 +19,26 @@ use crate::{
 
 use super::survey::{Endpoint, Said, Service, Survey, is_unicast};
 
-/// How many sockets are opened.
+/// How many sockets are opened at most.
 const MAX_SOCKETS: usize = 4_096;
 
-/// How it is known which addresses are the host's.
+/// How the host's addresses are known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Known {
-    /// It is said.
+    /// The user gives them.
     Said,
-    /// The capture says which way each frame went.
+    /// The capture tells the direction of each frame.
     Direction,
-    /// Packets to what is said to listen go there.
+    /// Packets to the services that are said to listen go there.
     Listened,
-    /// Who is there has answered.
+    /// Replies come from there.
     Answered,
-    /// Most of a flood goes there.
+    /// Most packets of a flood go there.
     Targets,
 }
 
 impl Known {
-    /// For people, behind an address.
+    /// Describes it for people, to be put after an address.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Said => "by --local",
@@ -50,23 +50,24 @@ impl Known {
     }
 }
 
-/// The stand-in, as it is planned.
+/// The plan of the stand-in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stage {
     /// Addresses of the host.
     pub local: Vec<IpNet>,
     /// How they are known.
     pub known: Known,
-    /// What listens, at one address or at all.
+    /// Services that listen, at one address or at all.
     pub listening: Vec<(Service, Option<IpAddr>)>,
-    /// UDP ports from which the host has asked others.
+    /// UDP ports from which the host has sent requests.
     pub(super) clients: Vec<Endpoint>,
-    /// Whether the capture shows more than is remembered of what tells the host, or than there are sockets for.
+    /// Whether the capture shows more of the host than is remembered, or than sockets can be opened for.
     pub incomplete: bool,
 }
 
 impl Stage {
-    /// The stand-in that fits what is said and what a capture shows; `None` where neither says anything about a host.
+    /// Plans a stand-in from what the user says and what the capture shows; `None` if neither says anything about a
+    /// host.
     pub fn plan(survey: &Survey, said: &Said) -> Option<Self> {
         let single = |addresses: BTreeSet<IpAddr>| -> Vec<IpNet> {
             let is_single = |address: &IpAddr| is_unicast(*address) && !survey.groups.contains(address);
@@ -98,13 +99,13 @@ impl Stage {
     pub(super) fn is_local(&self, address: IpAddr) -> bool {
         match self.known {
             Known::Said => self.local.iter().any(|prefix| prefix.contains(&address)),
-            // Single addresses, in their order.
+            // Single addresses, sorted.
             _ => self.local.binary_search(&IpNet::from(address)).is_ok(),
         }
     }
 
-    /// Whether it means that nobody wants a packet when there is no socket for it. It does not where a capture has but one
-    /// direction, unless it is said what the host is.
+    /// Whether a packet without a socket is unwanted. It may be wanted if the capture has only one direction, unless
+    /// the user says what the host is.
     pub(super) fn absence_counts(&self) -> bool {
         match self.known {
             Known::Said | Known::Listened | Known::Answered | Known::Targets => true,
@@ -112,21 +113,21 @@ impl Stage {
         }
     }
 
-    /// Whether what these addresses send has left the host: where they are known by their answers alone, they may be of any
-    /// host.
+    /// Whether packets from these addresses have left the host. Addresses that are known only by their replies may
+    /// belong to any host.
     pub(super) fn tells_direction(&self) -> bool {
         self.known != Known::Answered
     }
 
-    /// The UDP ports that are in use.
+    /// Returns the UDP ports in use.
     pub(super) fn udp_ports(&self) -> Vec<UdpPort> {
         let listening = self.listening.iter().map(|(service, _)| *service);
         let services = listening.chain(self.clients.iter().map(|(service, _)| *service));
         services.filter(|service| !service.is_tcp).map(|service| UdpPort::open(service.port)).collect()
     }
 
-    /// Opens the sockets, in the namespace of this thread. What there are more than there is room for, or what cannot be
-    /// opened, is left out.
+    /// Opens the sockets in the network namespace of this thread. Omits those beyond the maximum and those that
+    /// cannot be opened.
     pub(super) fn open(&self) -> Vec<Socket> {
         let clients = self.clients.iter().map(|(service, address)| (*service, Some(*address)));
         let all = self.listening.iter().copied().chain(clients);
@@ -134,7 +135,7 @@ impl Stage {
     }
 }
 
-/// A socket that is there, at an address that need not be.
+/// Opens a socket at an address that need not exist.
 fn open(service: Service, address: Option<IpAddr>) -> io::Result<Socket> {
     let at = |address: IpAddr| {
         let (kind, protocol) =
@@ -154,24 +155,24 @@ fn open(service: Service, address: Option<IpAddr>) -> io::Result<Socket> {
     };
     match address {
         Some(address) => at(address),
-        // Of both families, or of one where there is no IPv6.
+        // For both families, or for IPv4 where there is no IPv6.
         None => at(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| at(Ipv4Addr::UNSPECIFIED.into())),
     }
 }
 
-/// Moves this thread into a network namespace in which there is nothing but what a stage opens. Listeners there answer with SYN
-/// cookies, as those of a flooded host do.
+/// Moves this thread into a network namespace that contains nothing but what a stage opens. Listeners there answer
+/// with SYN cookies, as those of a flooded host do.
 pub fn leave_network() -> io::Result<()> {
-    /// Makes cookies for every SYN (Documentation/networking/ip-sysctl.rst).
+    /// Sends cookies for every SYN (Documentation/networking/ip-sysctl.rst).
     const ALWAYS: &str = "2";
 
     // SAFETY: no pointers, and only this thread is moved.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // Where it cannot be set, SYNs over a limit pass as to a queue with room.
+    // If it cannot be set, SYNs over a limit pass as if the queue had room.
     let _ = fs::write(setting_path("ipv4/tcp_syncookies"), ALWAYS);
-    // With fewer, some sockets are left out.
+    // With fewer descriptors, some sockets are left out.
     let _ = raise_descriptors();
     Ok(())
 }
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
     use crate::capture::{Direction, Frame, Source};
 
-    /// A frame of IPv4 with nothing behind the ports but flags.
+    /// Builds an IPv4 frame that ends after the ports, or after the header of TCP with these flags.
     fn frame(is_tcp: bool, from: (u8, u16), to: (u8, u16), flags: u8) -> Vec<u8> {
         let length: u8 = if is_tcp { 40 } else { 28 };
         let mut frame = vec![0; 12];
@@ -243,7 +244,7 @@ mod tests {
         let at = Some("192.0.2.1".parse().unwrap());
         assert_eq!(stage.listening, [(service("udp/53"), at), (service("tcp/443"), at)]);
         assert!(!stage.tells_direction());
-        // A SYN-ACK that nobody has asked for may be reflected.
+        // An unsolicited SYN-ACK may be reflected.
         let reflected = survey(&frames[1..2], &Said::default());
         assert_eq!(Stage::plan(&reflected, &Said::default()), None);
         let flood = Stage::plan(&reflected, &Said { flood: true, ..Said::default() }).unwrap();
@@ -283,7 +284,7 @@ mod tests {
         let listened = Stage::plan(&survey(&without, &listen), &listen).unwrap();
         assert_eq!((addresses(&listened), listened.known), (vec!["192.0.2.1".to_owned()], Known::Listened));
     }
-    /// The stand-in for a capture in a file.
+    /// Plans the stand-in for a capture in a file.
     fn planned(frames: impl Iterator<Item = Vec<u8>>, said: &Said) -> Stage {
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
         let mut bytes = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1]);
@@ -305,7 +306,7 @@ mod tests {
         let stage = planned(from_ports(7).chain([asked]), &said);
         assert_eq!(stage.clients, [(service("udp/50000"), "192.0.2.1".parse().unwrap())]);
         assert!(!stage.incomplete);
-        // Where the host itself asks from more ports than there is room for, that is known.
+        // If the host itself sends from more ports than there is room for, the plan says so.
         let stage = planned(from_ports(1), &said);
         assert!(stage.incomplete && !stage.clients.is_empty());
     }

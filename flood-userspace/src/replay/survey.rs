@@ -1,4 +1,4 @@
-//! A first look at a capture: which times are odd, and what it shows of the host that it is about.
+//! A first look at a capture: finds odd times, and what the capture shows of its host.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -19,18 +19,18 @@ use super::{Known, Stage, pace::OddTimes};
 /// How many addresses, and how many endpoints, are remembered.
 const MAX_KNOWN: usize = 1 << 15;
 
-/// How many questions are remembered.
+/// How many requests are remembered.
 const MAX_ASKED: usize = 1 << 20;
 
-/// Flags of TCP: a SYN-ACK has these of [`SYN`], [`ACK`] and RST.
+/// Flags of TCP: a SYN-ACK has exactly [`SYN`] and [`ACK`] of these three.
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
 
-/// A service: its protocol and port, as `tcp/443`.
+/// A service: its protocol and port, such as `tcp/443`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Service {
-    /// TCP, and UDP otherwise.
+    /// Whether it is TCP rather than UDP.
     pub is_tcp: bool,
     /// Its port.
     pub port: u16,
@@ -56,24 +56,24 @@ impl std::fmt::Display for Service {
     }
 }
 
-/// What is said of the host of a capture.
+/// What the user says about the host of a capture.
 #[derive(Clone, Default, Debug)]
 pub struct Said {
-    /// Its addresses; empty where nothing is said.
+    /// Its addresses; empty if not given.
     pub local: Vec<IpNet>,
-    /// All that listens; empty where nothing is said.
+    /// All services that listen; empty if not given.
     pub listen: Vec<Service>,
-    /// Whether the capture is a flood, which has a target.
+    /// Whether the capture is a flood, and so has a target.
     pub flood: bool,
 }
 
 /// A service at an address.
 pub(super) type Endpoint = (Service, IpAddr);
 
-/// What is remembered of a capture, in bounded memory: the first [`MAX_KNOWN`].
+/// Items of a capture that are remembered, in bounded memory: the first [`MAX_KNOWN`].
 pub(super) struct Remembered<T> {
     known: BTreeSet<T>,
-    /// Whether there was no room for one.
+    /// Whether there was no room for an item.
     is_cut: bool,
 }
 
@@ -101,38 +101,39 @@ impl<T: Ord> Remembered<T> {
     }
 }
 
-/// What a first look has found.
+/// Result of a first look.
 #[derive(Default)]
 pub struct Survey {
     /// Frames whose times do not fit.
     pub odd: OddTimes,
     /// Frames of the capture.
     pub frames: u64,
-    /// Frames that have no times.
+    /// Number of frames without times.
     pub untimed: u64,
     /// Whether any frame has a time other than 0.
     timed: bool,
-    /// Questions: protocol and port of who is asked, with both addresses and the port of who asks.
+    /// Requests: protocol and port of the server, addresses of server and client, and port of the client.
     asked: HashSet<(Service, IpAddr, IpAddr, u16)>,
-    /// Whether there was no room for a question.
+    /// Whether there was no room for a request.
     asked_is_cut: bool,
-    /// Who has answered: sent a SYN-ACK to who sent it a SYN before, or UDP to who sent it some.
+    /// Endpoints that have replied: sent a SYN-ACK after a SYN, or UDP after UDP.
     pub(super) answered: Remembered<Endpoint>,
-    /// Who has sent UDP that did not come from elsewhere: anybody, or the host alone where they are too many.
+    /// Endpoints that have sent UDP and may be the host: all senders, or only addresses of the host if there are too
+    /// many.
     pub(super) senders: Remembered<Endpoint>,
-    /// Sources and destinations of what came and of what left, as far as the capture says which is which.
+    /// Sources and destinations of received and of sent frames, as far as the capture tells the direction.
     came: [Remembered<IpAddr>; 2],
     left: [Remembered<IpAddr>; 2],
-    /// Destinations of frames for several hosts: the broadcast address of a subnet does not show by itself.
+    /// Destinations of group frames. An IP broadcast address of a subnet cannot be recognized from the address alone.
     pub(super) groups: Remembered<IpAddr>,
-    /// How much is for each destination.
+    /// Number of packets to each destination.
     destinations: HashMap<IpAddr, u64>,
     destinations_are_cut: bool,
-    /// Where services that are said to listen are asked for.
+    /// Destinations of packets to services that are said to listen.
     pub(super) listened: Remembered<IpAddr>,
 }
 
-/// Does something with each frame of a capture up to its end, or to where it cannot be read.
+/// Calls a function for each frame of a capture up to its end, or to where it cannot be read.
 fn each_frame(source: &Source, mut see: impl FnMut(&Frame<'_>)) {
     let Ok(mut capture) = source.read() else { return };
     while let Ok(Some(frame)) = capture.next_frame() {
@@ -141,11 +142,11 @@ fn each_frame(source: &Source, mut see: impl FnMut(&Frame<'_>)) {
 }
 
 impl Survey {
-    /// Looks at a capture up to its end, or to where it cannot be read.
+    /// Surveys a capture up to its end, or to where it cannot be read.
     pub fn of(source: &Source, said: &Said) -> Self {
         let mut survey = Self::default();
         each_frame(source, |frame| survey.see(frame, said));
-        // Spoofed sources may have taken the places of what the host has sent.
+        // Spoofed sources may have used up the room for what the host has sent.
         if survey.senders.is_cut
             && let Some(stage) = Stage::plan(&survey, said)
         {
@@ -190,7 +191,7 @@ impl Survey {
         self.see_sender(frame, &packet, |_| true);
     }
 
-    /// Remembers who sends UDP, if it may be the host.
+    /// Remembers the sender of a UDP packet, if it may be the host.
     fn see_sender(&mut self, frame: &Frame<'_>, packet: &Packet, may_be: impl Fn(IpAddr) -> bool) {
         let Some(ports) = packet.ports.filter(|_| packet.protocol == protocol::UDP) else { return };
         let source = packet.source.into();
@@ -225,20 +226,20 @@ impl Survey {
         }
     }
 
-    /// Whether the capture has times: one in which all are 0 has none.
+    /// Whether the capture has times. One in which all are 0 has none.
     pub fn has_times(&self) -> bool {
         self.timed
     }
 
-    /// Addresses of the host, by which way frames went: what it has sent has not come to it before, and what has come to it
-    /// has not left.
+    /// Derives the host's addresses from the directions of frames: sources of sent frames that were not sources of
+    /// received ones, and destinations of received frames that were not destinations of sent ones.
     pub(super) fn by_direction(&self) -> BTreeSet<IpAddr> {
         let [came_from, came_to] = self.came.each_ref().map(|side| &side.known);
         let [left_from, left_to] = self.left.each_ref().map(|side| &side.known);
         left_from.difference(came_from).chain(came_to.difference(left_to)).copied().collect()
     }
 
-    /// Whether more than is remembered is shown of what tells the addresses and the ports of a host.
+    /// Whether the capture shows more of the host's addresses and ports than is remembered.
     pub(super) fn is_cut(&self, known: Known, said: &Said) -> bool {
         let answers = self.answered.is_cut || self.asked_is_cut;
         let addresses = match known {
@@ -251,9 +252,10 @@ impl Survey {
         addresses || self.senders.is_cut || (said.listen.is_empty() && answers)
     }
 
-    /// Where most packets go, with other places that have so many: a flood may be for several addresses.
+    /// Returns the destination of most packets, and others that get a similar number: a flood may have several
+    /// targets.
     pub(super) fn targets(&self) -> BTreeSet<IpAddr> {
-        /// What a target has at least, of what the busiest has: one in so many.
+        /// A target has at least one in this many of the packets of the busiest destination.
         const SHARE: u64 = 2;
 
         let is_single =
@@ -265,12 +267,12 @@ impl Survey {
     }
 }
 
-/// Whether a frame is for several hosts: the lowest bit of its first octet says so (IEEE 802, 8.2).
+/// Whether a frame is for a group of hosts: the lowest bit of its first octet says so (IEEE 802, 8.2).
 fn is_group(frame: &[u8]) -> bool {
     frame.first().is_some_and(|octet| octet & 1 == 1)
 }
 
-/// Whether it is an address of one host.
+/// Whether it is the address of a single host.
 pub(super) fn is_unicast(address: IpAddr) -> bool {
     !address.is_multicast() && !address.is_unspecified() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }

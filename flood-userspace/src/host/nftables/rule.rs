@@ -1,4 +1,4 @@
-//! A rule of nftables, as far as it matters here what it does.
+//! A rule of nftables, as far as its effects matter here.
 
 use netlink_packet_core::{DecodeError, NlasIterator};
 
@@ -12,17 +12,17 @@ pub(super) struct Rule {
     pub(super) table: String,
     pub(super) chain: String,
     pub(super) family: u8,
-    /// The chains that it leads to, but for those by way of a map.
+    /// The chains to which it jumps, except through a map.
     pub(super) chains: Vec<String>,
-    /// Whether it asks what connection tracking says of a packet.
+    /// Whether it uses the connection tracking state of a packet.
     pub(super) asks_state: bool,
-    /// Whether it looks at the flags of TCP, or at its options, as those of a SYN are others.
+    /// Whether it matches the flags of TCP, or its options, as those of a SYN are different.
     pub(super) asks_flags: bool,
-    /// Whether it writes addresses or ports, or hands packets to others.
+    /// Whether it writes addresses or ports, or redirects or duplicates packets.
     pub(super) translates: bool,
-    /// The sets that it adds to.
+    /// The sets to which it adds.
     pub(super) adds_to: Vec<String>,
-    /// The sets that it looks into.
+    /// The sets in which it looks up packets.
     pub(super) looks_into: Vec<String>,
 }
 
@@ -31,30 +31,30 @@ impl Rule {
         (self.family, &self.table, &self.chain)
     }
 
-    /// The chains that it leads to.
+    /// Returns the chains to which it jumps.
     pub(super) fn leads_to(&self) -> impl Iterator<Item = Place<'_>> {
         self.chains.iter().map(|chain| (self.family, self.table.as_str(), chain.as_str()))
     }
 
-    /// Whether it is about IP, rather than about frames.
+    /// Whether it applies to IP packets rather than to frames.
     pub(super) fn is_of_ip(&self) -> bool {
         // linux/netfilter.h: NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
         matches!(self.family, 1 | 2 | 10)
     }
 
-    /// Whether it is about ARP.
+    /// Whether it applies to ARP.
     pub(super) fn is_of_arp(&self) -> bool {
         // NFPROTO_ARP
         self.family == 3
     }
 
-    /// Reads an expression: its name and what is asked.
+    /// Reads an expression: its name and its attributes.
     fn read(&mut self, expression: &[u8]) -> Result<(), DecodeError> {
         // NFTA_EXPR_NAME, NFTA_EXPR_DATA
         let name = word(expression, 1)?.unwrap_or_default();
         let data = &value(expression, 2)?.unwrap_or_default()[..];
         match name.as_str() {
-            // NFTA_CT_DREG: it reads, whatever that is. To set a mark is to ask nothing.
+            // NFTA_CT_DREG: it reads something, whatever that is. Setting a mark is not reading.
             "ct" => self.asks_state |= number(data, 1)?.is_some(),
             "payload" => self.read_payload(data)?,
             "tproxy" | "fwd" | "dup" => self.translates = true,
@@ -80,7 +80,7 @@ impl Rule {
         Ok(())
     }
 
-    /// Reads what looks at bytes of a packet, or writes them.
+    /// Reads an expression that reads or writes bytes of a packet.
     fn read_payload(&mut self, data: &[u8]) -> Result<(), DecodeError> {
         /// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`.
         const NETWORK: Option<u32> = Some(1);
@@ -89,7 +89,7 @@ impl Rule {
         let (base, from) = (number(data, 2)?, number(data, 3)?.unwrap_or(0));
         let to = from.saturating_add(number(data, 4)?.unwrap_or(0));
         if number(data, 5)?.is_some() {
-            // What comes before the addresses, of either version: DSCP, time to live.
+            // Fields before the addresses, of either version, do not matter: DSCP, time to live.
             self.translates |= base == NETWORK && to > ADDRESSES_AT || base == TRANSPORT && from < PORTS_TO;
         } else {
             self.asks_flags |= base == TRANSPORT && (from..to).contains(&FLAGS_AT);
@@ -97,7 +97,7 @@ impl Rule {
         Ok(())
     }
 
-    /// Reads a match of iptables.
+    /// Reads an iptables match.
     fn read_match(&mut self, data: &[u8]) -> Result<(), DecodeError> {
         /// `option` and `flg_mask` in `struct xt_tcp` (linux/netfilter/xt_tcpudp.h).
         const OPTION_AT: usize = 8;
@@ -124,17 +124,18 @@ impl Rule {
     }
 }
 
-/// What the sets of ipset(8) and the lists of iptables' match `recent` are called here, each as one: which they are does not matter.
+/// Names here for the sets of ipset(8) and the lists of iptables' match `recent`. All sets share one name, as it does
+/// not matter which they are.
 const IPSET: &str = "a set of ipset";
 const RECENT: &str = "a list of recent";
 
-/// Where the flags are in a TCP header.
+/// Offset of the flags in a TCP header.
 const FLAGS_AT: u32 = 13;
 
-/// Where the ports end in a TCP or UDP header.
+/// End of the ports in a TCP or UDP header.
 const PORTS_TO: u32 = 4;
 
-/// Where the addresses begin in an IPv4 header. Those of IPv6 begin earlier and are longer.
+/// Offset of the addresses in an IPv4 header. Those of IPv6 begin earlier and are longer.
 const ADDRESSES_AT: u32 = 12;
 
 impl Asked for Rule {
@@ -166,12 +167,12 @@ pub(super) mod tests {
         attribute(kind, &value.to_be_bytes())
     }
 
-    /// An expression with these attributes.
+    /// Builds an expression with these attributes.
     pub(in crate::host::nftables) fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
         [attribute(1, format!("{name}\0").as_bytes()), attribute(2, &data.concat())].concat()
     }
 
-    /// A match of iptables.
+    /// Builds an iptables match.
     fn of_iptables(name: &str, info: &[(usize, u8)]) -> Vec<u8> {
         let mut bytes = [0; 220];
         for (place, value) in info {
