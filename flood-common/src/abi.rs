@@ -1,9 +1,9 @@
-//! What user space and the kernel agree on: the layout of map values, the names of maps and globals.
+//! The interface between user space and the kernel: the layout of map values, and the names of maps and globals.
 //!
 //! Every type is `repr(C)`, of fixed-width integers, without padding (the derives refuse padded types), and its
 //! size is asserted beside it. A field never is a `bool`, an `Option` or an enum.
 //!
-//! Invariant: whoever changes anything here raises [`VERSION`]; the loader compares it with the object's.
+//! Invariant: any change here raises [`VERSION`], which the loader compares with that of the object.
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -32,46 +32,48 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per processor: one [`CpuState`](super::CpuState).
     pub const CPU_STATE: &str = "CPU_STATE";
-    /// Buckets of who is in debt, mmapable: IPv4 sources, then as many IPv6 ones, IPv4 destinations, IPv6 ones.
+    /// Buckets of debts, mmapable: of IPv4 sources, then as many of IPv6 sources, of IPv4 destinations and of IPv6
+    /// destinations.
     pub const DEBTS: &str = "DEBTS";
-    /// For each processor, the words of its [`sketch`](crate::sketch).
+    /// The words of the [`sketch`](crate::sketch), for each processor.
     pub const SKETCH: &str = "SKETCH";
     /// Words of the host-wide budgets and totals, mmapable.
     pub const BUDGETS: &str = "BUDGETS";
-    /// Sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: of mirrors, and of those with which one
-    /// has sessions.
+    /// Two sets of UDP ports, [`PORT_WORDS`](crate::reflector::PORT_WORDS) words each: reflector ports, and ports
+    /// of services that have sessions.
     pub const REFLECTORS: &str = "REFLECTORS";
-    /// Words of the gates of the lists, mmapable: for IPv4 the overview, the summary and the gate, then that for IPv6, and an index
-    /// for each bucket of IPv6 nodes ([`lists`](crate::lists)).
+    /// Words of the gates of the lists, mmapable: for IPv4 the overview, the summary and the gate, then the gate
+    /// for IPv6, then an index for each bucket of IPv6 nodes ([`lists`](crate::lists)).
     pub const GATES: &str = "GATES";
     /// Buckets of listed IPv4 addresses, mmapable.
     pub const LISTED: &str = "LISTED";
-    /// Buckets of IPv6 nodes of the lists, mmapable, then as many of ends ([`ipv6`](crate::lists::ipv6)).
+    /// Buckets of IPv6 nodes of the lists, mmapable, followed by as many buckets of ends
+    /// ([`ipv6`](crate::lists::ipv6)).
     pub const NODES: &str = "NODES";
-    /// Buckets of what was asked for, mmapable ([`solicit`](crate::solicit)).
+    /// Buckets of solicited flows, mmapable ([`solicit`](crate::solicit)).
     pub const SOLICITED: &str = "SOLICITED";
-    /// Buckets of the flows that the other side has begun, likewise.
+    /// Buckets of flows that the remote side began ([`solicit`](crate::solicit)).
     pub const BEGUN: &str = "BEGUN";
     /// See [`watch`](crate::watch).
     pub const WATCHED: &str = "WATCHED";
-    /// Words of the UDP ports of this host, mmapable ([`open`](crate::open)).
+    /// Words with the bits of this host's UDP ports, mmapable ([`open`](crate::open)).
     pub const OPEN: &str = "OPEN";
     /// Buckets of first fragments ([`fragments`](crate::fragments)).
     pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// Buckets of datagrams that are not whole yet, and of sources of fragments ([`reassembly`](crate::reassembly)).
+    /// Buckets of incomplete datagrams, and of sources of fragments ([`reassembly`](crate::reassembly)).
     pub const DATAGRAMS: &str = "DATAGRAMS";
     /// See [`DATAGRAMS`].
     pub const FRAGMENTING: &str = "FRAGMENTING";
-    /// Lines of SYNs that may come [again](crate::again).
+    /// Lines of SYNs that may be [retransmitted](crate::again).
     pub const SYNS: &str = "SYNS";
     /// Trie of the host's own unicast addresses ([`trie_key`](super::trie_key)) -> 1.
     pub const LOCAL: &str = "LOCAL";
-    /// Trie of who passes over the limits by evidence ([`trie_key`](super::trie_key)) -> `u64`: the first time at which that no
-    /// longer holds, nanoseconds.
+    /// Trie of sources that pass over the limits by evidence ([`trie_key`](super::trie_key)) -> `u64`: the expiry
+    /// of the entry, the first time at which it no longer holds, nanoseconds.
     pub const ALLOW_PROVEN: &str = "ALLOW_PROVEN";
     /// Ring buffer of [`Sample`](super::Sample).
     pub const SAMPLES: &str = "SAMPLES";
-    /// The programs that the filter calls, by [`next`](super::next).
+    /// The programs that the filter calls, by index ([`next`](super::next)).
     pub const NEXT: &str = "NEXT";
 }
 
@@ -81,31 +83,32 @@ pub mod global {
     pub const ABI: &str = "ABI";
     /// `u32`: binary logarithm of the number of buckets for each address family.
     pub const BUCKET_BITS: &str = "BUCKET_BITS";
-    /// `u32`: [`sketch::shift`](crate::sketch::shift), 0 without sketch.
+    /// `u32`: [`sketch::shift`](crate::sketch::shift), 0 without a sketch.
     pub const SKETCH_SHIFT: &str = "SKETCH_SHIFT";
     /// `u64`: nanoseconds in a tick of the kernel, 0 for the virtual clock in the settings page.
     pub const TICK_NS: &str = "TICK_NS";
     /// `u32`: binary logarithm of the number of buckets of listed IPv4 addresses.
     pub const LISTED_BITS: &str = "LISTED_BITS";
-    /// `[u64; 4]`: the keys by which the lists hash IPv6 prefixes.
+    /// `[u64; 4]`: the keys with which the lists hash IPv6 prefixes.
     pub const LIST_KEYS: &str = "LIST_KEYS";
-    /// `u32`: number of buckets of IPv6 nodes that there may be.
+    /// `u32`: the maximum number of buckets of IPv6 nodes.
     pub const NODE_BUCKETS: &str = "NODE_BUCKETS";
 }
 
-/// A field of the kernel's sockets that the second look reads. It lies elsewhere in each kernel, which says where in its BTF.
+/// A field of the kernel's sockets that the second look reads. Its offset differs between kernels; each kernel
+/// states it in its BTF.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Field {
-    /// The set-once value with its offset, `u32`, bytes; 0 where the kernel does not say.
+    /// Name of the set-once value that holds its offset, `u32`, bytes; 0 if the kernel does not state it.
     pub global: &'static str,
-    /// The structure.
+    /// The structure that has the field.
     pub structure: &'static str,
-    /// The field.
+    /// The name of the field.
     pub name: &'static str,
 }
 
 impl Field {
-    /// Whether it is one of a request, a half-open connection.
+    /// Whether it is a field of a request, which is a half-open connection.
     pub fn is_of_request(&self) -> bool {
         self.structure == "tcp_request_sock"
     }
@@ -115,7 +118,7 @@ const fn field(global: &'static str, structure: &'static str, name: &'static str
     Field { global, structure, name }
 }
 
-/// All of them: u32 each.
+/// All of these fields: `u32` each.
 pub const FIELDS: [Field; 10] = [
     field("SND_UNA", "tcp_sock", "snd_una"),
     field("WRITE_SEQ", "tcp_sock", "write_seq"),
@@ -129,16 +132,17 @@ pub const FIELDS: [Field; 10] = [
     field("MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog"),
 ];
 
-/// The most addresses and prefixes of the host itself.
+/// Maximum number of the host's own addresses and prefixes.
 pub const LOCAL_PREFIXES: u32 = 65_536;
 
-/// The most prefixes whose packets pass over the limits by evidence.
+/// Maximum number of prefixes whose packets pass over the limits by evidence.
 pub const PROVEN_PREFIXES: u32 = 65_536;
 
-/// Addresses of the host that are compared before [`map::LOCAL`] is asked.
+/// Number of the host's addresses that are compared before [`map::LOCAL`] is looked up.
 pub const FIRST_LOCAL: usize = 4;
 
-/// An address of either family as the halves of an IPv6 address: an IPv4 address as one of ::ffff:0:0/96.
+/// Returns an address of either family as the halves of an IPv6 address. An IPv4 address becomes one of
+/// ::ffff:0:0/96.
 #[inline(always)]
 pub fn mapped(address: Address) -> [u64; 2] {
     match address {
@@ -147,7 +151,7 @@ pub fn mapped(address: Address) -> [u64; 2] {
     }
 }
 
-/// The address in the key of [`map::LOCAL`] and [`map::ALLOW_PROVEN`].
+/// Returns an address in the form of a key of [`map::LOCAL`] and [`map::ALLOW_PROVEN`].
 #[inline(always)]
 pub fn trie_key(address: Address) -> [u8; 16] {
     let [high, low] = mapped(address);
@@ -158,53 +162,53 @@ pub fn trie_key(address: Address) -> [u8; 16] {
 pub mod next {
     /// Logs a decision.
     pub const TRACE: u32 = 0;
-    /// Looks once more at a packet over a limit, and hands fragments on.
+    /// Takes a second look at a packet over a limit, and hands fragments on.
     pub const PROVE: u32 = 1;
-    /// Looks whether there is memory for a fragment.
+    /// Checks whether there is memory for a fragment.
     pub const REASSEMBLE: u32 = 2;
-    /// Judges what is not [ordinary](crate::ordinary).
+    /// The slow path: judges packets that are not [ordinary](crate::ordinary).
     pub const LONG: u32 = 3;
     /// Number of programs.
     pub const PROGRAMS: u32 = 4;
 }
 
-/// Interface slots: slot 0 counts frames of an interface that has none, the others belong to attached interfaces.
+/// Interface slots: slot 0 counts frames of interfaces without a slot, the others belong to attached interfaces.
 pub const INTERFACE_SLOTS: usize = 16;
 
-/// `Settings::mode`: drop what is judged so.
+/// `Settings::mode`: drop packets whose verdict is to drop.
 pub const MODE_ENFORCE: u32 = 0;
-/// `Settings::mode`: pass everything, count what would have been dropped.
+/// `Settings::mode`: pass everything, and count what would have been dropped.
 pub const MODE_MONITOR: u32 = 1;
 
-/// Bits of `Settings::lists`: the families of which either list has an entry. Empty lists cost nothing.
+/// Bits of `Settings::lists`: the address families for which either list has an entry. Empty lists cost nothing.
 pub mod list {
     /// IPv4.
     pub const V4: u32 = 1 << 0;
     /// IPv6.
     pub const V6: u32 = 1 << 1;
-    /// The list of who passes over the limits by evidence.
+    /// The list of sources that pass over the limits by evidence has an entry.
     pub const PROVEN: u32 = 1 << 2;
 }
 
-/// Bits of `Settings::solicited`: by what is told whether UDP from a mirror's port was asked for. Where neither is set,
-/// nobody knows, and the limits of `amplification` are all that holds.
+/// Bits of `Settings::solicited`: how the filter recognizes solicited UDP from a reflector port. If neither is set,
+/// it cannot tell, and only the limits of `amplification` apply.
 pub mod solicited {
-    /// By what the egress program has noted.
+    /// By the notes of the egress program.
     pub const NOTED: u32 = 1 << 0;
-    /// By the host's sockets: what no socket is open for was not asked for.
+    /// By the host's sockets: a packet for which no socket is open is unsolicited.
     pub const SOCKETS: u32 = 1 << 1;
 }
 
-/// Cells that a packet is charged to at most: two in each scope.
+/// Maximum number of cells that a packet is charged to: two in each scope.
 pub const MAX_CELLS: usize = 2 * Scope::ALL.len();
 
-/// Those of them that only the source has a part in.
+/// Maximum number of those cells that depend on the source alone.
 pub const MAX_SOURCE_CELLS: usize = 2 * Scope::Destination as usize;
 
-/// Room for them: a multiple of eight, so that nothing is padded.
+/// Space for those cells: a multiple of eight, so that there is no padding.
 pub const PLAN: usize = MAX_CELLS.next_multiple_of(8);
 
-/// What may change while the filter runs. A packet sees one `Settings` from its first look to its last.
+/// The settings that may change while the filter runs. A packet sees one `Settings` from beginning to end.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Settings {
@@ -212,7 +216,8 @@ pub struct Settings {
     pub mode: u32,
     /// Bits of [`list`].
     pub lists: u32,
-    /// What a sample of a dropped packet costs the [budget](crate::sampler) of its processor, nanoseconds; 0 samples none.
+    /// What a sample of a dropped packet costs the [budget](crate::sampler) of its processor, nanoseconds; 0 turns
+    /// sampling off.
     pub sample_cost_ns: u32,
     /// IP version of the source to trace, 0 for none.
     pub trace_version: u32,
@@ -220,56 +225,58 @@ pub struct Settings {
     pub trace_source: [u64; 2],
     /// Secrets of the debt tables.
     pub seeds: Seeds,
-    /// Secrets of the lists' tables; never changed after load, as the tables are filled by them.
+    /// Secrets of the lists' tables. They never change after load, because they determine the places of the
+    /// entries.
     pub list_seeds: Seeds,
-    /// What makes an address (0) and a network (1), IPv4.
+    /// Masks of an address (0) and of a network (1) in IPv4.
     pub masks_v4: [u32; 2],
-    /// The same for IPv6, of the upper 64 bits.
+    /// The same for IPv6, for the upper 64 bits.
     pub masks_v6: [u64; 2],
-    /// Behind which prefixes there are IPv4 addresses.
+    /// The prefixes in which translators embed IPv4 addresses.
     pub translators: Translators,
-    /// Whether UDP ports are looked up among those of mirrors: only where that makes a difference.
+    /// Whether UDP ports are looked up among the reflector ports: only if the limits make that matter.
     pub reflectors: u32,
     /// Bits of [`means`](crate::proof::means): how packets over a limit may prove their origin.
     pub proof: u32,
     /// The limits, by number of the [`Cell`].
     pub limits: [Limit; CELLS],
-    /// The cells that hold for IPv6 alone, a bit for each number.
+    /// The cells that apply to IPv6 only, one bit for each number.
     pub ipv6_cells: [u64; 2],
-    /// Class of IPv4, then of IPv6 -> the cells that a packet is charged to, in this order: numbers plus one, then zeros.
-    /// Follows from `limits` by [`set_limits`](Self::set_limits).
+    /// For each class of IPv4, then of IPv6, the cells that a packet is charged to, in this order: numbers plus
+    /// one, then zeros. [`set_limits`](Self::set_limits) derives it from `limits`.
     pub plan: [[u8; PLAN]; 2 * CLASS_SLOTS],
-    /// Budgets of [`Vital`](crate::packet::Vital) messages, by its numbers.
+    /// Budgets of [`Vital`](crate::packet::Vital) messages, by number.
     pub vital: [Limit; VITALS],
-    /// Budget of all SYNs that pass because they came again.
+    /// Budget of all SYNs that pass because they were retransmitted.
     pub retransmissions: Limit,
-    /// What there is of each [`Account`](crate::account::Account), by its number.
+    /// The limit of each [`Account`](crate::account::Account), by number.
     pub accounts: [Limit; ACCOUNTS],
-    /// What each port of this host gets a [share](crate::meter::SHARE) of when UDP is over a limit of many: of UDP as such, and
-    /// of that from the ports of mirrors. Follows from `limits`.
+    /// Budgets for UDP over a shared limit, of which each port of this host gets a [share](crate::meter::SHARE):
+    /// for UDP as such, and for UDP from reflector ports. Derived from `limits`.
     pub port_shares: [Limit; 2],
-    /// The memory in which this host keeps fragments of IPv4 and of IPv6, as what a page of it costs; not set where it keeps none.
+    /// The memory in which this host keeps fragments of IPv4 and of IPv6, as the cost of a page; not set if it
+    /// keeps none.
     pub reassembly: [Limit; 2],
     /// The smallest MTU of the interfaces, bytes.
     pub mtu: u32,
-    /// 1 where this host puts together fragments that are not for it, too.
+    /// 1 if this host also reassembles fragments that are not addressed to it.
     pub defragments: u32,
     /// Bits of [`solicited`].
     pub solicited: u32,
-    /// Whether it means that nobody here wants a packet to an address of this host when there is no socket for it: 1 where
-    /// nothing is forwarded, translated or taken over, or the operator says so; 0 where it cannot be told.
+    /// 1 if a missing socket means that nobody here wants a packet to an address of this host: nothing is
+    /// forwarded, translated or taken over, or the operator says so. 0 if that is unknown.
     pub absence: u32,
-    /// The first and the last of the ports that this host gives to its clients.
+    /// The first and the last of the ports that this host assigns to its own clients.
     pub client_ports: [u32; 2],
-    /// Some of the host's addresses, which are looked up first, as [`Address::halves`]; zeros where there are fewer.
+    /// Some of the host's addresses, which are compared first, as [`Address::halves`]; zeros if there are fewer.
     pub first_local: [[u64; 2]; FIRST_LOCAL],
-    /// Which checks of sanity are made.
+    /// Which sanity checks are made.
     pub sanity: Sanity,
-    /// Secrets of the tables of what was asked for, and of first fragments.
+    /// Secrets of the tables of solicited flows and of first fragments.
     pub solicit_seeds: SolicitSeeds,
-    /// A bit for each slot whose interface has no link layer: what comes there begins with an IP header.
+    /// One bit for each slot whose interface has no link layer: packets there begin with an IP header.
     pub bare: u64,
-    /// Index of the interface in each slot, 0 where there is none; slot 0 is never assigned.
+    /// Index of the interface in each slot, 0 if there is none; slot 0 is never assigned.
     pub interfaces: [u32; INTERFACE_SLOTS],
 }
 const _: () = assert!(size_of::<Settings>() == SETTINGS_BYTES && align_of::<Settings>() == 8);
@@ -281,7 +288,7 @@ const SETTINGS_BYTES: usize = 528
 const _: () = assert!(CELLS <= 2 * u64::BITS as usize);
 
 impl Default for Settings {
-    /// Enforces nothing, as nothing is set.
+    /// Enforces nothing, because nothing is set.
     fn default() -> Self {
         Self::new_zeroed()
     }
@@ -290,7 +297,7 @@ impl Default for Settings {
 /// Tables in [`map::DEBTS`]: sources and destinations, of each family.
 pub const DEBT_TABLES: u32 = 4;
 
-/// Where somebody is charged for a cell: a bucket among those of all [`DEBT_TABLES`], and an owner in it.
+/// The place of a debt: a bucket among those of all [`DEBT_TABLES`], and an owner in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DebtPlace {
     /// Number of the bucket.
@@ -300,9 +307,11 @@ pub struct DebtPlace {
 }
 
 impl DebtPlace {
-    /// The place of an owner in a table of `2^bucket_bits` buckets, from that of the address by which it is charged.
+    /// Returns the place of an owner in a table of `2^bucket_bits` buckets, from the place of the address that is
+    /// charged.
     ///
-    /// Whatever else an address is charged for is in other buckets: nobody fills up a bucket of his own.
+    /// Everything else that an address is charged for is in other buckets, so no address can fill a bucket by
+    /// itself.
     #[inline(always)]
     pub(crate) fn new(table: u32, place: Place, owner: u32, bucket_bits: u32) -> Self {
         Self { bucket: (table << bucket_bits) + meter::apart(place.bucket, owner), owner }
@@ -310,25 +319,26 @@ impl DebtPlace {
 }
 
 impl Settings {
-    /// The [horizon](Limit::horizon_ns) of all that is charged in the tables of debts; 0 when nothing is.
+    /// Returns the [horizon](Limit::horizon_ns) of everything that is charged in the debt tables; 0 if nothing is.
     pub fn horizon_ns(&self) -> u64 {
         self.tabled().map(|limit| limit.horizon_ns).max().unwrap_or(0)
     }
 
-    /// What is charged in the tables of debts.
+    /// Returns everything that is charged in the debt tables.
     fn tabled(&self) -> impl Iterator<Item = &Limit> {
         let shared =
             self.vital.iter().chain([&self.retransmissions]).chain(&self.port_shares).chain(&self.reassembly);
         self.limits.iter().chain(&self.accounts).chain(shared)
     }
 
-    /// What a source [counts by](Address::source_network).
+    /// Returns what a source [counts by](Address::source_network).
     #[inline(always)]
     pub fn source(&self, address: Address) -> Network {
         address.source_network(&self.translators)
     }
 
-    /// Where an address, or the network around it, is in the table of its family (0 for IPv4, 1 for IPv6).
+    /// Returns the family of an address (0 for IPv4, 1 for IPv6), and the place of the address, or of the network
+    /// around it, in the table of that family.
     #[inline(always)]
     pub(crate) fn place(&self, address: Network, by_network: bool, bucket_bits: u32) -> (u32, Place) {
         let Network { version, bits } = address;
@@ -340,13 +350,13 @@ impl Settings {
         }
     }
 
-    /// Says which interface has a slot, 0 for none, and whether it is without a link layer.
+    /// Sets the interface of a slot, 0 for none, and whether that has no link layer.
     pub fn enter_interface(&mut self, slot: usize, index: u32, is_bare: bool) {
         self.interfaces[slot] = index;
         self.bare = self.bare & !(1 << slot) | u64::from(is_bare && index != 0) << slot;
     }
 
-    /// Whether what comes on the interface of this index begins with an IP header.
+    /// Whether packets on the interface with this index begin with an IP header.
     #[inline(always)]
     pub fn is_bare(&self, interface: u32) -> bool {
         // Hardly any host has such an interface.
@@ -360,23 +370,25 @@ impl Settings {
         }
     }
 
-    /// Whether this host gives this port to its clients, rather than to a service.
+    /// Whether this host assigns this port to its own clients, rather than to a service.
     #[inline(always)]
     pub fn is_of_clients(&self, port: u16) -> bool {
         let [first, last] = self.client_ports;
         first <= u32::from(port) && u32::from(port) <= last
     }
 
-    /// Whether it is one of the first of this host's addresses.
+    /// Whether an address is one of the host's that are compared first.
     #[inline(always)]
     pub fn is_first_local(&self, address: Address) -> bool {
-        // VERIFIER: the halves, which 6.1 refused to see widened where they are those of IPv6.
+        // VERIFIER: `here` keeps the compiler from widening the address before it checks the family. 6.1 refused to
+        // see the halves widened if they are those of IPv6.
         let [high, low] = match address {
             Address::V4(address) => [0, verifier::here(address).into()],
-            // Those of ::/64 stand for IPv4 addresses, and are nobody's.
+            // The halves of an address in ::/64 stand for IPv4 addresses. Such an address belongs to nobody, so it
+            // becomes zeros, which match nothing.
             Address::V6 { network, interface } => [network, interface * u64::from(network != 0)],
         };
-        // VERIFIER: without a branch, so that it is one way through the program.
+        // VERIFIER: without a branch, so that there is one path through the program.
         let found = self.first_local.iter().fold(0, |found, [other_high, other_low]| {
             let difference = (high ^ other_high) | (low ^ other_low);
             found | !(difference | difference.wrapping_neg())
@@ -384,7 +396,7 @@ impl Settings {
         found >> 63 != 0 && high | low != 0
     }
 
-    /// Where a network is charged for a cell, in tables of `2^bucket_bits` buckets.
+    /// Returns where a network is charged for a cell, in tables of `2^bucket_bits` buckets.
     #[inline(always)]
     pub fn debt_place(&self, cell: Cell, network: Network, bucket_bits: u32) -> DebtPlace {
         let by_network = cell.is_by_prefix();
@@ -393,8 +405,8 @@ impl Settings {
         DebtPlace::new(table, place, meter::owner(by_network, cell.class_number(), place.tag), bucket_bits)
     }
 
-    /// Puts these limits in force, by number of the cell, and plans what each class is charged to. What there is of accounts
-    /// and of vital messages has to be set before, as one horizon holds for all that share a table.
+    /// Puts these limits, by number of the cell, in force, and plans what each class is charged to. The limits of
+    /// accounts and vital messages must be set first, because all limits of a table share one horizon.
     pub fn set_limits(&mut self, limits: [Limit; CELLS]) {
         self.limits = limits;
         self.plan = [[0; PLAN]; 2 * CLASS_SLOTS];
@@ -416,7 +428,7 @@ impl Settings {
         for limit in self.limits.iter_mut().filter(|limit| limit.is_set()) {
             *limit = Limit { horizon_ns, evictable_ns, ..*limit };
         }
-        // What is no limit takes nobody's place in a full bucket.
+        // These are not limits, so they evict no debt from a full bucket.
         let (accounts, vital) = (&mut self.accounts[..], &mut self.vital[..]);
         let (port_shares, reassembly) = (&mut self.port_shares[..], &mut self.reassembly[..]);
         let others =
@@ -431,10 +443,10 @@ impl Settings {
         self.reflectors = (differs(4) || differs(6)).into();
     }
 
-    /// Where the plan of a class is in `plan`, for packets of this IP version.
+    /// Returns the index of a class in `plan`, for packets of this IP version.
     #[inline(always)]
     pub const fn plan_of(version: u64, class: usize) -> usize {
-        // By the bit in which 6 differs from 4.
+        // Bit 1 distinguishes 6 from 4.
         ((version as usize >> 1 & 1) * CLASS_SLOTS + class) % (2 * CLASS_SLOTS)
     }
 
@@ -469,7 +481,7 @@ pub struct SettingsPage {
     pub active: u32,
     /// Unused.
     pub reserved: u32,
-    /// With ticks: what the clock said when the clock program last ran, nanoseconds. Without: the clock itself.
+    /// With ticks: the time at which the clock program last ran, nanoseconds. Without: the clock itself.
     pub clock_ns: u64,
     /// The settings.
     pub slots: [Settings; 2],
@@ -486,7 +498,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// What one processor counted on one interface, by number of [`Reason`](crate::reason::Reason).
+/// The counters of one processor for one interface, by number of [`Reason`](crate::reason::Reason).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct InterfaceCounters {
@@ -504,7 +516,7 @@ impl Default for InterfaceCounters {
     }
 }
 
-/// What one processor keeps for itself.
+/// The state of one processor.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct CpuState {
@@ -516,28 +528,28 @@ pub struct CpuState {
     pub samples_lost: u64,
     /// Trace lines not written because there were too many.
     pub trace_suppressed: u64,
-    /// What a program hands over to the next one: number of the reason.
+    /// Handed over from one program to the next: number of the reason.
     pub reason: u64,
-    /// What a program hands over to the next one: XDP action.
+    /// Handed over from one program to the next: XDP action.
     pub action: u64,
-    /// What a program hands over to the next one: number of the class.
+    /// Handed over from one program to the next: number of the class.
     pub class: u64,
-    /// Number of the [cell](Cell) that the last packet over a limit has exceeded.
+    /// Number of the [cell](Cell) that the last packet over a limit exceeded.
     pub exceeded: u64,
     /// What is left of the processor's lease of each total, by class, nanoseconds.
     pub leases: [u64; CLASS_SLOTS],
 }
 const _: () = assert!(size_of::<CpuState>() == 88 + 8 * CLASS_SLOTS);
 
-/// Budget words: one per `Vital`, then the trace lines', those below, then the totals by class.
+/// Budget words: one per `Vital`, that of trace lines, those below, then the totals by class.
 pub const BUDGET_TRACE: u32 = VITALS as u32;
-/// That of SYNs that came again.
+/// Budget of retransmitted SYNs.
 pub const BUDGET_RETRANSMISSIONS: u32 = BUDGET_TRACE + 1;
-/// What all ports of the host get together of UDP over a limit of many.
+/// Budget of UDP over a shared limit, for all ports of the host together.
 pub const BUDGET_PORTS: u32 = BUDGET_RETRANSMISSIONS + 1;
-/// The same of UDP from the ports of mirrors.
+/// The same for UDP from reflector ports.
 pub const BUDGET_PORTS_REFLECTED: u32 = BUDGET_PORTS + 1;
-/// The memory in which fragments are kept, of IPv4 and then of IPv6.
+/// Budget of the memory for fragments: IPv4, then IPv6.
 pub const BUDGET_REASSEMBLY: u32 = BUDGET_PORTS_REFLECTED + 1;
 /// The first of the totals.
 pub const BUDGET_TOTALS: u32 = BUDGET_REASSEMBLY + 2;
@@ -554,7 +566,8 @@ pub struct Sample {
     pub version: u32,
     /// Number of the [`Reason`](crate::reason::Reason).
     pub reason: u16,
-    /// Number of the [cell](Cell) that the packet has exceeded, if the reason [is over a limit](crate::reason::Reason::is_over_limit).
+    /// Number of the [cell](Cell) that the packet exceeded, if the reason [is over a
+    /// limit](crate::reason::Reason::is_over_limit).
     pub exceeded: u16,
     /// Length of the frame, bytes.
     pub length: u32,

@@ -1,12 +1,13 @@
-//! The allow list and the block list as a packet meets them: a gate, then an exact stage, at a cost that does not
-//! grow with the number of entries.
+//! The allow list and the block list as the filter looks them up: a gate, then an exact stage, at a cost that does
+//! not grow with the number of entries.
 //!
-//! **IPv4.** The gate has four bits for each /24. Prefixes up to /24 are painted into it; longer ones are expanded
-//! into single addresses, which lie in buckets of eight words, and the gate says where it is worth looking there. In front
-//! of it is its summary, two bits for each /24, which is the answer unless one has to look closer: 4 MiB are in a cache
-//! more often than the gate's 8. And in front of that is an overview, two bits for each /16, which is the answer where all of
-//! its /24 have the same: its 16 KiB are always in the nearest cache, and most of a list is empty, or a few large networks.
-//! A word names its address exactly: the place of an address is a permutation of it (see [`place`](crate::place)).
+//! **IPv4.** The gate has four bits for each /24. Prefixes up to /24 are painted into it. Longer ones are expanded
+//! into single addresses in buckets of eight words, and the gate says where it is worth looking there. In front of
+//! the gate is its summary, two bits for each /24, which is the answer unless a closer look is needed: its 4 MiB
+//! are more often in a cache than the gate's 8. In front of the summary is an overview, two bits for each /16,
+//! which is the answer if all /24 in the /16 have the same one: its 16 KiB are always in the nearest cache, and most
+//! of a list is empty, or a few large networks. A word names its address exactly, because the place of an address
+//! is a permutation of it (see [`place`](crate::place)).
 //!
 //! **IPv6.** See [`ipv6`].
 //!
@@ -41,35 +42,35 @@ pub const CELL_BITS: u32 = 4;
 pub const CELLS_PER_WORD: u32 = u64::BITS / CELL_BITS;
 /// A one in each cell of a word.
 pub const CELL_ONES: u64 = u64::MAX / ((1 << CELL_BITS) - 1);
-/// Bits of a cell in the summary of the IPv4 gate and in the overview: [`ALLOWED`], [`BLOCKED`], or both of them, which stands
-/// for [`CLOSER`].
+/// Bits of a cell in the summary of the IPv4 gate and in the overview: [`ALLOWED`], [`BLOCKED`], or both of them,
+/// which stands for [`CLOSER`].
 const SUMMARY_BITS: u32 = 2;
-/// Cells in a word of them.
+/// Cells in a word of the summary or the overview.
 const SUMMARY_CELLS: u32 = u64::BITS / SUMMARY_BITS;
 /// Length of the IPv4 prefix that is a cell of the overview.
 const OVERVIEW_LENGTH: u32 = 16;
 /// Cells of the gate in a cell of the overview.
 pub const CELLS_PER_OVERVIEW: u32 = 1 << (CELL_LENGTH - OVERVIEW_LENGTH);
-/// Words of the overview (16 KiB), behind which the summary begins.
+/// Words of the overview (16 KiB). The summary begins after them.
 const OVERVIEW_WORDS: u32 = (1 << OVERVIEW_LENGTH) / SUMMARY_CELLS;
-/// Words of the summary (4 MiB), behind which the IPv4 gate begins.
+/// Words of the summary (4 MiB). The IPv4 gate begins after them.
 const SUMMARY_WORDS: u32 = (1 << CELL_LENGTH) / SUMMARY_CELLS;
-/// Words of the IPv4 gate (8 MiB), behind which the IPv6 gate begins.
+/// Words of the IPv4 gate (8 MiB). The IPv6 gate begins after them.
 const GATE_V4_WORDS: u32 = (1 << CELL_LENGTH) / CELLS_PER_WORD;
 /// The first word of the IPv6 gate.
 const GATE_V6: u32 = OVERVIEW_WORDS + SUMMARY_WORDS + GATE_V4_WORDS;
-/// Words of both gates, behind which the indices of the IPv6 buckets are.
+/// Words of both gates. The indices of the IPv6 buckets begin after them.
 pub const GATE_WORDS: u32 = GATE_V6 + ipv6::GATE_WORDS;
 
 /// Bits of an end in a word.
 const END_BITS: u32 = 45;
-/// An end counts in units of 2^19 ns (0.5 ms), so that every time of a 64-bit clock in nanoseconds has one.
+/// An end counts in units of 2^19 ns (0.5 ms), so that it can express every time of a 64-bit clock in nanoseconds.
 const END_SHIFT: u32 = u64::BITS - END_BITS;
 /// The end of an entry without one: later than any time.
 pub const NEVER: u64 = (1 << END_BITS) - 1;
-/// Where a word has its kinds.
+/// Position of the kinds in a word.
 const KINDS_SHIFT: u32 = END_BITS;
-/// Where a word has its identity: the tag, and whether the bucket is the second of the address.
+/// Position of the identity in a word: the tag, and whether the bucket is the second of the address.
 const IDENTITY_SHIFT: u32 = KINDS_SHIFT + 2;
 const _: () = assert!(IDENTITY_SHIFT + 1 + TAG_BITS == u64::BITS);
 
@@ -86,7 +87,7 @@ pub enum Listed {
 }
 
 impl Listed {
-    /// From [`ALLOWED`] and [`BLOCKED`]; other bits mean nothing.
+    /// Converts from [`ALLOWED`] and [`BLOCKED`]; other bits mean nothing.
     #[inline(always)]
     fn from_kinds(kinds: u64) -> Self {
         if kinds & ALLOWED != 0 {
@@ -99,29 +100,30 @@ impl Listed {
     }
 }
 
-/// The end of an entry, given as the first time at which it no longer holds, nanoseconds. Rounded up, by less than
-/// a millisecond.
+/// Returns the end of an entry, given the first time at which it no longer holds, nanoseconds. Rounds up, by less
+/// than a millisecond.
 pub fn end(expires_ns: u64) -> u64 {
     expires_ns.div_ceil(1 << END_SHIFT).clamp(1, NEVER)
 }
 
-/// A word that puts its address or prefix on the list `kind` until `end`. Never 0, which is a free place.
+/// Returns a word that puts its address or prefix on the list `kind` until `end`. It is never 0, which is a free
+/// place.
 pub fn word(identity: u64, kind: u64, end: u64) -> u64 {
     identity << IDENTITY_SHIFT | kind << KINDS_SHIFT | end
 }
 
-/// Identity and kind of a word: what tells it from the others in its bucket.
+/// Returns the identity and kind of a word, which distinguish it from the others in its bucket.
 pub fn who(word: u64) -> u64 {
     word >> KINDS_SHIFT
 }
 
-/// The identity in a word.
+/// Returns the identity in a word.
 #[inline(always)]
 pub fn identity(word: u64) -> u64 {
     word >> IDENTITY_SHIFT
 }
 
-/// The list that a word is about, if it has not ended.
+/// Returns the list of a word, if the word has not ended.
 #[inline(always)]
 fn kinds_in_force(word: u64, now_ns: u64) -> u64 {
     if now_ns >> END_SHIFT < word & NEVER { word >> KINDS_SHIFT & KINDS } else { 0 }
@@ -136,8 +138,8 @@ pub struct Home {
     pub identity: u64,
 }
 
-/// The two buckets of the address with this place. The second is a function of the first and the tag that is its
-/// own inverse, so that both name the address.
+/// Returns the two buckets of the address with this place. The second is a function of the first and the tag that
+/// is its own inverse, so that both name the address.
 #[inline(always)]
 pub fn homes(place: Place, bucket_bits: u32) -> [Home; 2] {
     let Place { bucket, tag } = place;
@@ -147,7 +149,7 @@ pub fn homes(place: Place, bucket_bits: u32) -> [Home; 2] {
     [Home { bucket, identity }, Home { bucket: bucket ^ distance, identity: identity | 1 }]
 }
 
-/// The other home of what lives here.
+/// Returns the other home of the address that is in this one.
 pub fn other_home(home: Home, bucket_bits: u32) -> Home {
     let tag = (home.identity >> 1) as u16;
     let [_, mut other] = homes(Place { bucket: home.bucket, tag }, bucket_bits);
@@ -155,32 +157,33 @@ pub fn other_home(home: Home, bucket_bits: u32) -> Home {
     other
 }
 
-/// Where a cell is in the IPv4 gate: the word, and by how much to shift it.
+/// Returns where a cell is in the IPv4 gate: the word, and by how much to shift it.
 #[inline(always)]
 pub fn gate_cell(cell: u32) -> (u32, u32) {
     (OVERVIEW_WORDS + SUMMARY_WORDS + cell / CELLS_PER_WORD, cell % CELLS_PER_WORD * CELL_BITS)
 }
 
-/// Where a cell is in the summary: the word, and by how much to shift it.
+/// Returns where a cell is in the summary: the word, and by how much to shift it.
 #[inline(always)]
 pub fn summary_cell(cell: u32) -> (u32, u32) {
     (OVERVIEW_WORDS + cell / SUMMARY_CELLS, cell % SUMMARY_CELLS * SUMMARY_BITS)
 }
 
-/// Where a cell is in the overview: the word, and by how much to shift it.
+/// Returns where a cell is in the overview: the word, and by how much to shift it.
 #[inline(always)]
 pub fn overview_cell(cell: u32) -> (u32, u32) {
     let cell = cell / CELLS_PER_OVERVIEW;
     (cell / SUMMARY_CELLS, cell % SUMMARY_CELLS * SUMMARY_BITS)
 }
 
-/// The words of the summary that a cell of the overview is about, by one of the cells of the gate in it.
+/// Returns the words of the summary that a cell of the overview stands for, given one of the cells of the gate in
+/// it.
 pub fn overviewed(cell: u32) -> Range<u32> {
     let (first, _) = summary_cell(cell / CELLS_PER_OVERVIEW * CELLS_PER_OVERVIEW);
     first..first + CELLS_PER_OVERVIEW / SUMMARY_CELLS
 }
 
-/// What the overview has for these words of the summary.
+/// Returns the content of the overview's cell for these words of the summary.
 pub fn overview(mut words: impl Iterator<Item = u64>) -> u64 {
     /// A one in each cell.
     const ONES: u64 = u64::MAX / KINDS;
@@ -190,13 +193,13 @@ pub fn overview(mut words: impl Iterator<Item = u64>) -> u64 {
     if first == kinds * ONES && words.all(|word| word == first) { kinds } else { KINDS }
 }
 
-/// What the summary has for a word of the IPv4 gate: 32 bits.
+/// Returns the content of the summary for a word of the IPv4 gate: 32 bits.
 pub fn summary(gate: u64) -> u64 {
     let [allowed, blocked, closer] =
         [ALLOWED, BLOCKED, CLOSER].map(|bit| gate >> bit.trailing_zeros() & CELL_ONES);
-    // Who is allowed is allowed, whatever else holds.
+    // Allow wins, whatever else holds.
     let spread = (allowed | closer) | ((blocked | closer) & !allowed) << 1;
-    // Every other pair of bits is empty: move the others together.
+    // Every other pair of bits is empty, so move the pairs together.
     let spread = (spread | spread >> 2) & 0x0f0f_0f0f_0f0f_0f0f;
     let spread = (spread | spread >> 4) & 0x00ff_00ff_00ff_00ff;
     let spread = (spread | spread >> 8) & 0x0000_ffff_0000_ffff;
@@ -207,7 +210,7 @@ pub fn summary(gate: u64) -> u64 {
 pub trait ListTables {
     /// A word of the buckets.
     type Word: Slot;
-    /// A word of what a search remembers.
+    /// A word of the state that a search keeps.
     type Note: ipv6::Note;
 
     /// Binary logarithm of the number of buckets.
@@ -216,17 +219,17 @@ pub trait ListTables {
     fn gate(&self, word: u32) -> u64;
     /// A bucket of IPv4 addresses.
     fn bucket(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
-    /// One of the four keys by which IPv6 prefixes are hashed.
+    /// One of the four keys with which IPv6 prefixes are hashed.
     fn key(&self, number: usize) -> u64;
     /// A bucket of IPv6 nodes.
     fn nodes(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
-    /// When what ends ends in this bucket.
+    /// The ends of the words in a bucket of IPv6 nodes.
     fn ends(&self, number: u32) -> Option<&[Self::Word; WAYS]>;
 
-    /// The lists that an IPv6 address is on, where its cell does not say it: an [`ipv6::search`].
+    /// The lists that an IPv6 address is on, if its cell does not tell: an [`ipv6::search`].
     fn search(&self, address: [u64; 2], now_ns: u64) -> u64;
 
-    /// A look of it.
+    /// A look of that search.
     #[inline(always)]
     fn look(&self, memo: &ipv6::Memo<Self::Note>, length: u64) -> u64
     where
@@ -254,7 +257,7 @@ fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64)
         let (word, shift) = summary_cell(cell);
         kinds = tables.gate(word) >> shift & KINDS;
     }
-    // VERIFIER: one way for both answers.
+    // VERIFIER: one path for both answers.
     kinds = opaque(kinds, now_ns);
     if kinds != KINDS {
         return kinds;
@@ -268,7 +271,7 @@ fn kinds_v4<T: ListTables>(tables: &T, seeds: &Seeds, address: u32, now_ns: u64)
     let bits = tables.bucket_bits();
     for home in homes(seeds.place_v4(address, bits), bits) {
         let Some(bucket) = tables.bucket(home.bucket) else { continue };
-        // VERIFIER: so that it need not tell apart what has been found so far.
+        // VERIFIER: it need not distinguish what was found so far.
         kinds = opaque(kinds, gate);
         for slot in bucket {
             let word = slot.load();

@@ -1,16 +1,17 @@
 //! Limits: the generic cell rate algorithm in a set-associative table of debts.
 //!
 //! A limit is a token bucket in its GCRA form (ITU-T I.371, RFC 2697 in other words): a source has one *theoretical
-//! arrival time*, TAT, and its debt is how far that lies ahead of now. A packet exceeds the limit when the debt is
-//! above the tolerance; otherwise it adds its cost to the debt. From this follow the table's properties: a slot
-//! whose TAT has passed carries no information and is free without anybody clearing it, an exceeding packet writes
-//! nothing, and memory is fixed.
+//! arrival time*, TAT, and its debt is how far the TAT lies ahead of now. A packet exceeds the limit if the debt is
+//! above the tolerance; otherwise its cost is added to the debt. This gives the table its properties: a slot whose
+//! TAT has passed carries no information and is free without being cleared, an exceeding packet writes nothing, and
+//! memory is fixed.
 //!
 //! A slot is one word, `owner:22 | TAT:42` with the TAT in nanoseconds modulo 2^42 (73 minutes), so that one
-//! compare-and-swap inserts and accounts. User space clears words that have ended long before they become ambiguous.
-//! ARCHITECTURE.md has the reasons and the measurements.
+//! compare-and-swap inserts and charges. User space clears words that have ended, long before they become
+//! ambiguous. ARCHITECTURE.md has the reasons and the measurements.
 //!
-//! Invariant: whoever is in debt by more than half of a limit's tolerance is never removed to make room for another.
+//! Invariant: a source whose debt is more than half of a limit's tolerance is never evicted to make room for
+//! another.
 
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -26,28 +27,28 @@ use crate::{
 /// Slots in a bucket: one cache line of 64-bit words.
 pub const WAYS: usize = 8;
 
-/// Bits of a number by which a class is told from others, and from [accounts](crate::account).
+/// Bits of a number that distinguishes a class from other classes and from [accounts](crate::account).
 const NUMBER_BITS: u32 = 5;
 
-/// Bits of a slot's owner: the [tag](crate::place::Place::tag) of an address, and for what it is charged.
+/// Bits of a slot's owner: the [tag](crate::place::Place::tag) of an address, and what it is charged for.
 const OWNER_BITS: u32 = TAG_BITS + NUMBER_BITS + 1;
 
 /// Bits of a TAT.
 pub const TAT_BITS: u32 = 64 - OWNER_BITS;
 const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
 
-/// Two processors may read the clock this far apart without one of them taking the other's fresh debt for an
-/// ancient one. Without the slack a limit leaks two to nine times (measured); a second is far beyond any skew.
+/// Two processors may read the clock this far apart without either taking the other's fresh debt for an ancient
+/// one. Without this slack a limit leaks two to nine times over (measured). A second is far more than any skew.
 pub const CLOCK_SLACK_NS: u64 = 1_000_000_000;
 
-/// How often a write that lost its race is tried again. Who loses three in a row is racing with himself.
+/// Attempts for a write that loses its race. A source that loses three in a row is racing with itself.
 pub(crate) const RACES: usize = 3;
 
-/// A newcomer to a bucket full of debtors is admitted once in so many times: a heavy source gets in within a few
-/// packets, a source that is seen once seldom does (randomised admission, Ben Basat et al. 2017).
+/// One in so many newcomers to a bucket full of debtors is admitted: a heavy source gets in within a few packets, a
+/// source that is seen once seldom does (randomised admission, Ben Basat et al. 2017).
 const ADMISSION: u32 = 16;
 
-/// Nobody gets more of a budget of the whole host than one part in two to this power: an eighth.
+/// The share of a host-wide budget that one owner gets at most, as the binary logarithm of its inverse: an eighth.
 pub const SHARE: u32 = 3;
 
 /// Fractional bits of [`Limit::byte_cost`].
@@ -56,25 +57,26 @@ pub const BYTE_COST_SHIFT: u32 = 24;
 /// The largest frame: an IPv4 or IPv6 packet without jumbo option, Ethernet header, two VLAN tags and PPPoE, bytes.
 const LARGEST_FRAME: u32 = 65_575 + 22 + 8;
 
-/// What every frame occupies on an Ethernet wire beyond the bytes the kernel sees: preamble and start (8), frame
-/// check sequence (4), gap (12) (IEEE 802.3).
+/// Bytes that every frame occupies on an Ethernet wire beyond those that the kernel sees: preamble and start (8),
+/// frame check sequence (4), gap (12) (IEEE 802.3).
 pub const WIRE_OVERHEAD: u32 = 24;
 
-/// A limit as the filter computes with it; zero costs mean "no such limit".
+/// A limit in the form that the filter computes with; zero costs mean "no such limit".
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Limit {
     /// Nanoseconds that a packet costs: the inverse of the packet rate.
     pub packet_cost_ns: u64,
-    /// Debt up to which a packet conforms, where its packet cost decides.
+    /// Debt up to which a packet conforms, if its packet cost decides.
     pub packet_tolerance_ns: u64,
     /// Nanoseconds that a byte costs, with [`BYTE_COST_SHIFT`] fractional bits: the inverse of the bit rate.
     pub byte_cost: u64,
-    /// Debt up to which a packet conforms, where its bits decide.
+    /// Debt up to which a packet conforms, if its bits decide.
     pub bit_tolerance_ns: u64,
-    /// A debt beyond this is no debt but a word from before the clock wrapped. One for all limits of a table.
+    /// A debt above this is not a debt but a word from before the clock wrapped. It is the same for all limits of a
+    /// table.
     pub horizon_ns: u64,
-    /// A debt up to this may be forgotten to make room for a newcomer: half the smallest tolerance of all limits.
+    /// A debt up to this may be evicted to make room for a newcomer: half the smallest tolerance of all limits.
     pub evictable_ns: u64,
 }
 const _: () = assert!(size_of::<Limit>() == 48);
@@ -90,18 +92,18 @@ pub struct Price {
     pub horizon_ns: u64,
     /// See [`Limit::evictable_ns`].
     pub evictable_ns: u64,
-    /// Whether its bits weigh more than its being a packet.
+    /// Whether its bits cost more than its packet cost.
     pub bits: bool,
 }
 
 impl Limit {
-    /// Whether anything is limited.
+    /// Whether it limits anything.
     #[inline(always)]
     pub fn is_set(&self) -> bool {
         self.horizon_ns != 0
     }
 
-    /// Of each unit the limit that lets less through.
+    /// Combines two limits: for each unit, takes the one that lets less through.
     #[must_use]
     pub fn tighter(self, other: Self) -> Self {
         let packets = if other.packet_cost_ns > self.packet_cost_ns { &other } else { &self };
@@ -116,13 +118,13 @@ impl Limit {
         }
     }
 
-    /// The same, of which each has a [share](SHARE) only: to him, a packet costs more.
+    /// Returns the same limit for an owner that has only a [share](SHARE) of it: a packet costs that owner more.
     #[must_use]
     pub fn shared(self) -> Self {
         if self.is_set() { Self { horizon_ns: self.longest_ns(SHARE), ..self } } else { self }
     }
 
-    /// The longest debt that there can be, if packets cost so many times as much, by a binary logarithm.
+    /// Returns the largest possible debt if packets cost `2^weight` times as much.
     pub fn longest_ns(&self, weight: u32) -> u64 {
         let largest = (u64::from(LARGEST_FRAME + WIRE_OVERHEAD) * self.byte_cost) >> BYTE_COST_SHIFT;
         self.packet_tolerance_ns.max(self.bit_tolerance_ns)
@@ -130,11 +132,11 @@ impl Limit {
             + CLOCK_SLACK_NS
     }
 
-    /// The price of a frame of `length` bytes.
+    /// Returns the price of a frame of `length` bytes.
     ///
-    /// Packets and bits share one debt, at the larger of their costs. As the sum of maxima is at least either sum,
-    /// both limits hold; for a source that mixes very small and very large packets they may be up to twice as
-    /// strict. The limit that the packet weighs on more gives tolerance and reason.
+    /// Packets and bits share one debt, and a frame costs the larger of the two. The sum of maxima is at least
+    /// either sum, so both limits hold; for a source that mixes very small and very large packets they may be up to
+    /// twice as strict. The limit for which the cost is larger gives tolerance and reason.
     #[inline(always)]
     pub fn price(&self, length: u32) -> Price {
         let bits_ns =
@@ -159,15 +161,15 @@ impl Limit {
     }
 }
 
-/// What a charge came to.
+/// The result of a charge.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Charge {
-    /// Within the limit, and accounted.
+    /// Within the limit, and charged.
     Conforming,
     /// Above the limit; nothing was written.
     Exceeding,
-    /// Passed without being accounted: there was no slot for the source.
+    /// Passed without being charged, because there was no slot for the source.
     Unaccounted,
 }
 
@@ -175,18 +177,19 @@ pub enum Charge {
 pub trait Slot {
     /// Reads the word.
     fn load(&self) -> u64;
-    /// Writes `new` if the word is `expected`; returns what was there.
+    /// Writes `new` if the word is `expected`; returns the previous word.
     fn compare_swap(&self, expected: u64, new: u64) -> u64;
 }
 
-/// The way of a bucket whose word is the own one, and `true`; or if there is none that which ends first. `left` tells of a word for
-/// how many units it lasts, 0 if it has ended, and whether it is the own one; one that has ended is nobody's.
+/// Returns the way of the caller's own word in a bucket, and `true`; if there is none, the way of the word that
+/// ends first. `left` returns the units for which a word still lasts, 0 if it has ended, and whether it is the
+/// caller's own. A word that has ended belongs to nobody.
 #[inline(always)]
 pub(crate) fn own_or_first_to_end<S: Slot>(
     bucket: &[S; WAYS],
     left: impl Fn(u64) -> (u64, bool),
 ) -> (usize, bool) {
-    // VERIFIER: without a branch, and the way in the low bits, as in the table of debts.
+    // VERIFIER: without a branch, and with the way in the low bits, as in the debt table.
     let mut best = u64::MAX;
     for (way, slot) in bucket.iter().enumerate() {
         let found = slot.load();
@@ -201,7 +204,7 @@ pub(crate) fn own_or_first_to_end<S: Slot>(
 #[cfg(not(target_arch = "bpf"))]
 impl Slot for AtomicU64 {
     fn load(&self) -> u64 {
-        // As the kernel's on x86: in the order of the program.
+        // Program order, as the kernel's loads have on x86.
         Self::load(self, Ordering::Acquire)
     }
 
@@ -212,38 +215,38 @@ impl Slot for AtomicU64 {
     }
 }
 
-/// The debt that a word stands for at `now_ns`: 0 for a free slot.
+/// Returns the debt in a word at `now_ns`: 0 for a free slot.
 #[inline(always)]
 pub fn debt_ns(word: u64, now_ns: u64, horizon_ns: u64) -> u64 {
     let ahead = word.wrapping_sub(now_ns) & TAT_MASK;
     if word == 0 || ahead > horizon_ns { 0 } else { ahead }
 }
 
-/// Who is charged in a slot of the table: an address by its tag, or the network that it is in, for a class or an
-/// [account](crate::account), by number. Each of these has its own debts.
+/// Returns the owner that is charged in a slot of the table: an address by its tag, or its network, for a class or
+/// an [account](crate::account), by number. Each owner has its own debt.
 #[inline(always)]
 pub fn owner(by_network: bool, number: u32, tag: u16) -> u32 {
     (u32::from(by_network) << (TAG_BITS + NUMBER_BITS)) | (number << TAG_BITS) | u32::from(tag)
 }
 
-/// The owner in a word.
+/// Returns the owner in a word.
 #[inline(always)]
 pub fn owner_of(word: u64) -> u32 {
     (word >> TAT_BITS) as u32
 }
 
-/// The tag of an owner.
+/// Returns the tag of an owner.
 pub fn tag_of(owner: u32) -> u16 {
     owner as u16
 }
 
-/// The bucket of an owner, from that of the address by which it is charged, and back.
+/// Converts the bucket of the address that is charged to the bucket of an owner, and back.
 #[inline(always)]
 pub fn apart(bucket: u32, owner: u32) -> u32 {
     bucket ^ owner >> TAG_BITS
 }
 
-/// The cell of an owner, in the table of destinations or of sources; `None` for an account.
+/// Returns the cell of an owner in the table of destinations or of sources; `None` for an account.
 pub fn cell_of(owner: u32, by_destination: bool) -> Option<Cell> {
     let scope = (u32::from(by_destination) << 1) | (owner >> (TAG_BITS + NUMBER_BITS));
     let class = owner as usize >> TAG_BITS & ((1 << NUMBER_BITS) - 1);
@@ -253,17 +256,17 @@ pub fn cell_of(owner: u32, by_destination: bool) -> Option<Cell> {
     u8::try_from(scope as usize * CLASS_SLOTS + class).ok().map(Cell::from_number)
 }
 
-/// The word of a source with this debt. Never 0, which is an untouched slot.
+/// Returns the word of a source with this debt. It is never 0, which is an untouched slot.
 #[inline(always)]
 fn word(owner: u32, now_ns: u64, debt_ns: u64) -> u64 {
     let word = (u64::from(owner) << TAT_BITS) | (now_ns.wrapping_add(debt_ns) & TAT_MASK);
     if word == 0 { 1 } else { word }
 }
 
-/// Charges a packet to `source`, an [`owner`], in its bucket. `dice` gives random bits; it is asked only when the bucket
-/// is full of debtors.
+/// Charges a packet to `source`, an [`owner`], in its bucket. `dice` returns random bits and is called only if the
+/// bucket is full of debtors.
 ///
-/// Both searches begin at a way of the source's own, so that newcomers do not all race for the first slot.
+/// Both searches begin at a way that depends on the source, so that newcomers do not all race for the first slot.
 #[inline(always)]
 pub fn charge<S: Slot>(
     bucket: &[S; WAYS],
@@ -280,8 +283,8 @@ pub fn charge<S: Slot>(
             return charge_slot(slot, found, source, now_ns, price);
         }
     }
-    // VERIFIER: a loop of its own. Remembering the first free slot in the loop above makes the verifier follow
-    // every pair of a step and a remembered slot: twice the instructions (6.18).
+    // VERIFIER: a separate loop. Remembering the first free slot in the loop above makes the verifier follow every
+    // pair of a step and a remembered slot: twice the instructions (6.18).
     for step in 0..WAYS {
         let slot = &bucket[(start + step) % WAYS];
         let found = slot.load();
@@ -305,7 +308,7 @@ fn take_slot<S: Slot>(slot: &S, free: u64, source: u32, now_ns: u64, price: &Pri
     }
 }
 
-/// Charges the slot that holds, or a moment ago held, this source.
+/// Charges the slot that holds, or held a moment ago, this source.
 #[inline(always)]
 fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u32, now_ns: u64, price: &Price) -> Charge {
     for _ in 0..RACES {
@@ -325,14 +328,14 @@ fn charge_slot<S: Slot>(slot: &S, mut found: u64, source: u32, now_ns: u64, pric
     Charge::Exceeding
 }
 
-/// A bucket full of debtors: open for the newcomer, who now and then takes the place of the smallest debt.
+/// Handles a bucket full of debtors: the newcomer passes, and now and then evicts the smallest debt.
 #[inline(always)]
 fn admit<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price, dice: u32) -> Charge {
     if !dice.is_multiple_of(ADMISSION) {
         return Charge::Unaccounted;
     }
-    // VERIFIER: the way in the low bits of the debt, so that the smallest is one number, and each step is one
-    // comparison: remembered apart, 6.1 follows every combination (200,000 instructions).
+    // VERIFIER: the way is in the low bits of the debt, so that the smallest is one number, and each step is one
+    // comparison. If they are kept apart, 6.1 follows every combination (200,000 instructions).
     let mut smallest = u64::MAX;
     for (way, slot) in bucket.iter().enumerate() {
         let found = slot.load();
@@ -351,7 +354,7 @@ fn admit<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price, d
     }
 }
 
-/// Whether a packet to be charged to `source` exceeds its limit. Nothing is written.
+/// Whether a packet to be charged to `source` exceeds its limit. Writes nothing.
 #[inline(always)]
 pub fn exceeds<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price) -> bool {
     let start = source as usize;
@@ -364,14 +367,14 @@ pub fn exceeds<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Pr
     false
 }
 
-/// Takes back what was charged to a source, where it is in its bucket.
+/// Takes back what was charged to a source, if the source is in its bucket.
 #[inline(always)]
 pub fn pay_back<S: Slot>(bucket: &[S; WAYS], source: u32, now_ns: u64, price: &Price) {
     for slot in bucket {
         let found = slot.load();
         if owner_of(found) == source && found != 0 {
             let debt = debt_ns(found, now_ns, price.horizon_ns).saturating_sub(price.cost_ns);
-            // Lost to another packet of the source: the rest ends by itself.
+            // If another packet of the source wins the race, the remaining debt ends by itself.
             slot.compare_swap(found, word(source, now_ns, debt));
             return;
         }
@@ -391,20 +394,20 @@ pub fn pay_back_budget<S: Slot>(slot: &S, price: &Price) {
     }
 }
 
-/// The debt of a budget, which is one word for the whole host: a TAT of 64 bits, as there is no owner to tell, so that it
-/// never wraps.
+/// Returns the debt of a budget. A budget is one word for the whole host: it needs no owner, so its TAT has 64 bits
+/// and never wraps.
 #[inline(always)]
 fn budget_debt_ns(word: u64, now_ns: u64) -> u64 {
     word.saturating_sub(now_ns)
 }
 
-/// Whether a packet exceeds a budget. Nothing is written.
+/// Whether a packet exceeds a budget. Writes nothing.
 #[inline(always)]
 pub fn exceeds_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> bool {
     budget_debt_ns(slot.load(), now_ns) > price.tolerance_ns
 }
 
-/// Charges a budget. As nothing is written above it, a flood only reads it.
+/// Charges a budget. Over the budget nothing is written, so a flood only reads the word.
 #[inline(always)]
 pub fn charge_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> Charge {
     let mut found = slot.load();
@@ -422,21 +425,21 @@ pub fn charge_budget<S: Slot>(slot: &S, now_ns: u64, price: &Price) -> Charge {
     Charge::Exceeding
 }
 
-/// Packets that a processor takes out of a total at once.
+/// Packets for which a processor takes a lease from a total at once.
 const LEASE_PACKETS: u64 = 32;
 
-/// A lease is at most this share of the total's burst.
+/// A lease is at most the burst of the total divided by this.
 const LEASE_SHARE: u64 = 16;
 
-/// Whether a packet exceeds a total, of which this processor has `lease` left. Nothing is written.
+/// Whether a packet exceeds a total of which this processor has `lease` left. Writes nothing.
 #[inline(always)]
 pub fn exceeds_leased<S: Slot>(slot: &S, lease: u64, now_ns: u64, price: &Price) -> bool {
     lease < price.cost_ns && exceeds_budget(slot, now_ns, price)
 }
 
-/// Charges a total of the whole host. Each processor takes a lease of several packets from it, so that not every
-/// packet writes the word that all processors share; `lease` is what is left of this processor's, nanoseconds. A
-/// burst may so be larger by one lease for each processor.
+/// Charges a host-wide total. Each processor takes a lease of several packets from it, so that not every packet
+/// writes the word that all processors share. `lease` is what remains of this processor's lease, nanoseconds. So a
+/// burst may be larger by one lease for each processor.
 #[inline(always)]
 pub fn charge_leased<S: Slot>(slot: &S, lease: &mut u64, now_ns: u64, price: &Price) -> Charge {
     if *lease >= price.cost_ns {

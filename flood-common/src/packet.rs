@@ -1,9 +1,9 @@
 //! Parsing: from a frame to the few facts that a verdict needs.
 //!
-//! One pass from the outside in: Ethernet and what is around IP ([`link`]), IP, IPv6 extension headers, transport. Every loop has a
-//! named bound, and what exceeds it has a reason of its own. A fault before the source address is known makes the
-//! frame [`Parsed::Broken`]; one behind it is a [`defect`](Packet::defect) of the packet, so that the allow list
-//! can still speak for its source.
+//! One pass from the outside in: Ethernet and what surrounds IP ([`link`]), IP, IPv6 extension headers, transport.
+//! Every loop has a named bound, and exceeding it has a reason of its own. A fault before the source address is
+//! known makes the frame [`Parsed::Broken`]; a fault behind it is a [`defect`](Packet::defect) of the packet, so
+//! that the allow list still applies to its source.
 //!
 //! Invariant: ports are read only where the IP header, its options and its extension headers say that a transport
 //! header begins, and never from a later fragment.
@@ -20,15 +20,15 @@ use crate::{
     },
 };
 
-/// IPv6 extension headers that are walked. RFC 8200 section 4.1 recommends an order in which each occurs at most
-/// once, destination options twice; six leaves room for all that are seen together in practice.
+/// Maximum number of IPv6 extension headers that are parsed. RFC 8200 section 4.1 recommends an order in which each
+/// occurs at most once, destination options twice; six leaves room for all that occur together in practice.
 pub const MAX_IPV6_EXTENSIONS: usize = 6;
 
-/// No header is looked for at or beyond this offset, bytes: what is around IP (30 bytes) and IPv6 with the longest
-/// chain of extension headers (2048 bytes each) end before it, and the verifier knows a bound for every packet access.
+/// No header is read at or beyond this offset, bytes. What surrounds IP (30 bytes) and IPv6 with the longest chain
+/// of extension headers (2048 bytes each) end before it, and the verifier knows a bound for every packet access.
 pub const MAX_HEADER_OFFSET: usize = 0x3fff;
 
-/// What became of a frame.
+/// The result of parsing a frame.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
@@ -36,7 +36,7 @@ pub enum Parsed {
     Packet(Packet),
     /// Not IP; the EtherType, or [`link::LENGTH`].
     NotIp(u16),
-    /// Something that may carry IP, and is not looked into; the EtherType.
+    /// A protocol that may carry IP and is not parsed; the EtherType.
     Encapsulated(u16),
     /// Too broken to have a source.
     Broken(Reason),
@@ -49,13 +49,13 @@ pub struct Packet {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Class, not yet told apart: UDP from the port of a mirror is still `Udp`, and an error of ICMP still `Icmp`.
+    /// Preliminary class: UDP from a reflector port is still `Udp`, and an ICMP error still `Icmp`.
     pub class: Class,
     /// Length of the whole frame, bytes.
     pub length: u32,
     /// Offset of the IP header, bytes.
     pub network_at: usize,
-    /// Where a header around the packet states how many bytes follow there ([`Inner::length_at`]).
+    /// Offset of the field in a surrounding header that states how many bytes follow it ([`Inner::length_at`]).
     pub length_at: usize,
     /// Offset of what follows the IP header, its options and its extension headers, bytes.
     pub transport_at: usize,
@@ -63,31 +63,31 @@ pub struct Packet {
     pub protocol: u8,
     /// Which part of a datagram this is.
     pub part: Part,
-    /// The datagram, where this is a part of one: its identification, and in IPv4 its protocol above that (RFC 791 section
-    /// 3.2, RFC 8200 section 4.5).
+    /// Identifies the datagram that this is a part of: its identification, and in IPv4 its protocol in the bits
+    /// above that (RFC 791 section 3.2, RFC 8200 section 4.5).
     pub datagram: u64,
-    /// Where in its datagram it lies.
+    /// Its position in the datagram.
     pub piece: Piece,
-    /// Source and destination port, where there is a TCP or UDP header.
+    /// Source and destination port, if there is a TCP or UDP header.
     pub ports: Option<Ports>,
-    /// Flags, where there is a TCP header.
+    /// Flags, if there is a TCP header.
     pub tcp_flags: Option<u8>,
-    /// Type of the message, and the identifier that a ping would have, where it is ICMP or ICMPv6.
+    /// Fields of an ICMP or ICMPv6 header, the identifier read as that of a ping.
     pub icmp: Message,
     /// Set when the packet must get through for the host to stay reachable.
     pub vital: Option<Vital>,
-    /// What is wrong with the packet behind its addresses.
+    /// The defect of the packet behind its addresses, if any.
     pub defect: Option<Reason>,
 }
 
-/// What an ICMP header says; zeros where there is none.
+/// The fields of an ICMP header; zeros if there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Message {
     /// Type.
     pub kind: u8,
     /// Code.
     pub code: u8,
-    /// Tells those who ask apart.
+    /// Distinguishes the senders of pings.
     pub identifier: u16,
 }
 
@@ -103,16 +103,17 @@ pub enum Part {
     Later = 2,
 }
 
-/// Where in its datagram a packet lies: a whole one is the only piece of it.
+/// Position of a packet in its datagram; an unfragmented packet is the only piece.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
-    /// Where its data begin among those of the datagram, bytes.
+    /// Offset of its data in that of the datagram, bytes.
     pub start: u32,
     /// Length of its data, bytes.
     pub length: u32,
-    /// Where they end, bytes: with the header before them in IPv4, where that counts to the longest packet.
+    /// End of its data, bytes. In IPv4 this includes the IP header, which counts towards the maximum packet length
+    /// there.
     pub end: u32,
-    /// Whether no other follows.
+    /// Whether no other piece follows.
     pub is_last: bool,
 }
 
@@ -125,7 +126,7 @@ pub struct Ports {
     pub destination: u16,
 }
 
-/// Kinds of messages without which a host falls off the network; each has a budget of its own.
+/// Kinds of messages without which a host falls off the network. Each has a budget of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Vital {
@@ -133,19 +134,20 @@ pub enum Vital {
     NeighbourDiscovery = 0,
     /// ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 8201).
     PathMtu = 1,
-    /// What is sent to all hosts of the link, and which no router forwards (224.0.0.0/24, RFC 5771; ff02::/16, RFC 4291): the
-    /// protocols by which a link is run, as VRRP, OSPF, IGMP and mDNS.
+    /// Packets to all hosts of the link, which no router forwards (224.0.0.0/24, RFC 5771; ff02::/16, RFC 4291):
+    /// the protocols that run a link, such as VRRP, OSPF, IGMP and mDNS.
     Link = 2,
 }
 
-/// How many kinds there are.
+/// Number of kinds.
 pub const VITALS: usize = 3;
 
-/// The first 24 bits of what is sent to all hosts of a link in IPv4, and the first 16 in IPv6: see [`Vital::Link`].
+/// The first 24 bits of the addresses of all hosts of a link in IPv4, and the first 16 in IPv6: see
+/// [`Vital::Link`].
 pub(crate) const LINK_MULTICAST_V4: u32 = 0x00e0_0000;
 pub(crate) const LINK_MULTICAST_V6: u64 = 0xff02;
 
-/// Hop limit that only a neighbour on the link can arrive with (RFC 4861 section 7.1).
+/// Hop limit that only packets from a neighbour on the link can have (RFC 4861 section 7.1).
 const ON_LINK_HOP_LIMIT: u8 = 255;
 
 /// Parses a frame.
@@ -157,7 +159,7 @@ pub fn parse<'a, W: Window<'a>>(window: W) -> Parsed {
         None => return Parsed::Broken(Reason::Truncated),
     };
     let bare = Inner { ethertype: kind, offset: size_of::<Ethernet>(), length_at: 0 };
-    // Two copies of the code: in that for a bare packet, offsets are constants.
+    // Two copies of the code: offsets are constants in the copy for IP directly behind Ethernet.
     match kind {
         ethertype::IPV4 => parse_ipv4(window, bare),
         ethertype::IPV6 => parse_ipv6(window, bare),
@@ -184,7 +186,7 @@ fn parse_ipv4<'a, W: Window<'a>>(window: W, Inner { offset, length_at, .. }: Inn
         return Parsed::Broken(Reason::IpHeaderLength);
     }
     let stated = usize::from(ip.total_length.get());
-    // 0 where a host hands segments over to be cut later (TSO, BIG TCP): the frame's end is the bound then.
+    // 0 if a host hands over segments to be cut later (TSO, BIG TCP). Then the end of the frame is the bound.
     let length = if stated == 0 { window.length() } else { window.length_of_packet(offset + stated) };
     let total = if stated == 0 { (length as usize).saturating_sub(offset) } else { stated };
     if total < header || offset + total > length as usize {
@@ -236,7 +238,7 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, Inner { offset, length_at, .. }: Inn
     if stated > room {
         return Parsed::Broken(Reason::IpLength);
     }
-    // A jumbogram states its length in a hop-by-hop option (RFC 2675); the frame's end is the bound then.
+    // A jumbogram states its length in a hop-by-hop option (RFC 2675). Then the end of the frame is the bound.
     let jumbo = stated == 0 && ip.next_header == protocol::HOP_BY_HOP;
     let remaining = if jumbo { room } else { stated };
     let end = opaque(start + remaining, length);
@@ -277,14 +279,14 @@ fn parse_ipv6<'a, W: Window<'a>>(window: W, Inner { offset, length_at, .. }: Inn
     })
 }
 
-/// Where a chain of IPv6 extension headers led: to the header `protocol`, `remaining` bytes before the packet's end.
+/// The end of a chain of IPv6 extension headers: the header `protocol`, `remaining` bytes before the packet's end.
 struct Chain {
     remaining: usize,
     protocol: u8,
     cut: Cut,
-    /// Bytes behind the last fragment header, or behind the IP header where there is none.
+    /// Bytes behind the last fragment header, or behind the IP header if there is none.
     behind_cut: usize,
-    /// That of the last fragment header.
+    /// Identification in the last fragment header.
     identification: u32,
     defect: Option<Reason>,
 }
@@ -295,10 +297,10 @@ fn opaque(value: usize, unknown: u32) -> usize {
     verifier::opaque(value as u64, u64::from(unknown)) as usize
 }
 
-/// Walks the extension headers of a packet that ends at offset `end`, from `remaining` bytes before there.
+/// Parses the extension headers of a packet that ends at offset `end`, starting `remaining` bytes before it.
 ///
-/// VERIFIER: positions are counted from the end, which is never a constant. Counted from the start, each way
-/// through the chain has an offset of its own and is verified on its own: 158,000 instructions (6.18).
+/// VERIFIER: positions are counted from the end, which is never a constant. Counted from the start, each path
+/// through the chain has an offset of its own and is verified separately: 158,000 instructions (6.18).
 #[inline(always)]
 fn walk_extensions<'a, W: Window<'a>>(
     window: W,
@@ -351,7 +353,7 @@ fn walk_extensions<'a, W: Window<'a>>(
     chain
 }
 
-/// Whether it is an extension header of IPv6.
+/// Whether it is the number of an IPv6 extension header.
 #[inline(always)]
 pub(crate) fn is_extension(number: u8) -> bool {
     matches!(
@@ -364,9 +366,10 @@ pub(crate) fn is_extension(number: u8) -> bool {
     )
 }
 
-/// How a datagram was cut: bit 13 says that more fragments follow, the bits below are the offset (RFC 791 section 3.1).
+/// How a datagram was fragmented: bit 13 says that more fragments follow, the bits below are the offset (RFC 791
+/// section 3.1).
 ///
-/// Bits rather than a [`Part`], which the compiler would carry as a constant on each of three ways.
+/// Bits instead of a [`Part`], which the compiler would carry as a constant on each of three paths.
 #[derive(Clone, Copy)]
 struct Cut(u16);
 
@@ -385,7 +388,7 @@ impl Cut {
         Self(((offset_more & 1) << 13) | (offset_more >> 3))
     }
 
-    /// Cut twice: a second fragment header does not make a fragment whole again.
+    /// Combines two fragment headers: the second does not make a fragment whole again.
     #[inline(always)]
     fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -419,7 +422,7 @@ impl Cut {
     }
 }
 
-/// What the transport header said.
+/// The content of the transport header.
 struct Transport {
     ports: Option<Ports>,
     tcp_flags: Option<u8>,
@@ -429,7 +432,7 @@ struct Transport {
 }
 
 impl Transport {
-    /// None that says anything.
+    /// No information.
     const NONE: Self = Self {
         ports: None,
         tcp_flags: None,
@@ -439,7 +442,7 @@ impl Transport {
     };
 }
 
-/// Reads the transport header at `offset`, of which the IP header says that `remaining` bytes are there.
+/// Parses the transport header at `offset`. The IP header states that `remaining` bytes are there.
 #[inline(always)]
 fn parse_transport<'a, W: Window<'a>>(
     window: W,
@@ -461,7 +464,7 @@ fn parse_transport<'a, W: Window<'a>>(
         _ => return nothing,
     };
     if remaining < needed {
-        // The rest of the header may be in another fragment; whether that is right is a question of sanity.
+        // The rest of the header may be in another fragment. The sanity checks decide whether that is allowed.
         return if whole { Transport { defect: Some(Reason::TransportHeader), ..nothing } } else { fragment };
     }
     let beyond = Transport { defect: Some(Reason::Truncated), ..nothing };
@@ -485,7 +488,7 @@ fn parse_transport<'a, W: Window<'a>>(
                 return beyond;
             };
             let length = usize::from(udp.length.get());
-            // 0 stands for "too long to say" in a jumbogram (RFC 2675 section 4).
+            // 0 means that the length does not fit, in a jumbogram (RFC 2675 section 4).
             let jumbo = length == 0 && remaining > usize::from(u16::MAX);
             let wrong = (length < size_of::<Udp>() && !jumbo) || (whole && length > remaining);
             Transport {

@@ -1,16 +1,18 @@
-//! What the host has asked for: who may answer.
+//! Records what the host has solicited: which remote sides may reply.
 //!
-//! A packet that goes out to the port of a [mirror](crate::reflector), of a tunnel, or to see whether somebody is there, is
-//! noted for some seconds, by both addresses and both ports. So an answer is told from what a mirror was made to send. A note
-//! is a word, `tag:32 | answers:6 | end:26`, in a table of buckets like that of debts; the place of a flow in it is a hash with
-//! secret keys.
+//! A packet that leaves for the port of a [reflector](crate::reflector), of a tunnel, or as a ping is noted for
+//! some seconds, by both addresses and both ports. This distinguishes a reply from reflected attack traffic. A note
+//! is a word, `tag:32 | answers:6 | end:26`, in a table of buckets like the debt table; the place of a flow in it
+//! is a hash with secret keys.
 //!
-//! A service answers whatever it is sent. So that it does not vouch for every mirror that is aimed at it, flows that the other
-//! side has begun are marked in a second table of the same form, and what leaves in one of them is no question, from whichever
-//! address of this host: a service may answer from another than it was asked at.
+//! A service answers whatever it is sent. It must not vouch for every reflector that is aimed at it, so a second
+//! table of the same form marks the flows that the remote side began. A packet that leaves in such a flow is not a
+//! question, whichever address of this host it leaves from: a service may answer from another address than it was
+//! asked at.
 //!
-//! Invariants: only what leaves the host makes or renews a note, and from outside a note can only be used up. A question is worth
-//! so many answers and no more; what is let in by a session is charged to an [account](crate::account).
+//! Invariants: only packets that leave the host make or renew notes; packets from outside can only use them up. A
+//! question is worth a fixed number of answers and no more; packets that a session admits are charged to an
+//! [account](crate::account).
 
 use crate::{
     abi::Settings,
@@ -25,51 +27,51 @@ use crate::{
     wire::{Icmp, Ipv4, Ipv6, Tcp, Udp, Window, ethertype, is_ping, protocol, tcp_flags},
 };
 
-/// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000 questions a
-/// second.
+/// Binary logarithm of the number of buckets of each table: 131,072 flows in 1 MiB, or five seconds of 25,000
+/// questions a second.
 pub const SOLICIT_BITS: u32 = 14;
 
-/// Nanoseconds in a unit of time are two to this power: 0.13 seconds, so that 26 bits last for 104 days.
+/// Nanoseconds in a unit of time, as a binary logarithm: 0.13 seconds, so that 26 bits last for 104 days.
 const UNIT_SHIFT: u32 = 27;
 
-/// Bits of an end, and of the answers above it.
+/// Bits of an end; the number of answers is above it.
 const END_BITS: u32 = 26;
 const END_MASK: u32 = (1 << END_BITS) - 1;
 
 /// Seconds for which a resolver waits for an answer at most; unbound and BIND give up sooner.
 pub const DNS_S: u32 = 10;
-/// Seconds for which a note of a service lasts that is asked a question and answers it: the shortest interval at which
-/// NTP polls (RFC 5905 section 7.3), longer than any client waits.
+/// Seconds for which a note lasts for a service that answers each question: the shortest interval at which NTP
+/// polls (RFC 5905 section 7.3), longer than any client waits.
 pub const ANSWER_S: u32 = 16;
-/// Seconds for which a note of a service lasts with which one has a session. QUIC, IPsec, OpenVPN and STUN send
-/// something every 15 to 30 seconds to keep a translator's table alive (RFC 9308 section 3.2, RFC 3948 section 4).
+/// Seconds for which a note lasts for a service that has sessions. QUIC, IPsec, OpenVPN and STUN send something
+/// every 15 to 30 seconds to keep the table of a NAT device alive (RFC 9308 section 3.2, RFC 3948 section 4).
 pub const SESSION_S: u32 = 60;
-/// Seconds for which a flow is marked that the other side has begun: longer than a service needs for its answer. A service
-/// that goes on sending renews it.
+/// Seconds for which a flow is marked as begun by the remote side: longer than a service needs for its answer. A
+/// service that continues to send renews the mark.
 pub const MARK_S: u32 = 5;
 
-/// Answers to a question: one, or the few packets of a long one. Questions that follow each other add theirs.
+/// Answers to a question: one, or the few packets of a long one. Successive questions add up.
 const ANSWERS: u32 = 8;
 
-/// The most answers that are open, and instead of a number the mark of a session.
+/// The most answers that can be outstanding; above it, the number that marks a session.
 const MOST_ANSWERS: u32 = 62;
 pub(crate) const SESSION: u32 = 63;
 
 const DNS: u16 = 53;
 
-/// Secrets of the hash.
+/// Secret keys of the hash.
 pub type SolicitSeeds = [u64; 10];
 
-/// What somebody and this host send each other.
+/// The packets that a remote side and this host send each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
     /// The IP protocol.
     pub protocol: u8,
-    /// The other side.
+    /// The remote side.
     pub remote: Address,
-    /// This host, or whom it forwards for.
+    /// This host, or the host that it forwards for.
     pub local: Address,
-    /// Port of the other side; 0 where the protocol has none.
+    /// Port of the remote side; 0 if the protocol has none.
     pub remote_port: u16,
     /// Port here, or the identifier of a ping.
     pub local_port: u16,
@@ -80,13 +82,13 @@ pub struct Flow {
 pub struct SolicitPlace {
     /// Number of the bucket.
     pub bucket: u32,
-    /// Tells the flows in a bucket apart.
+    /// Distinguishes the flows in a bucket.
     pub tag: u32,
 }
 
-/// Hashes two addresses and one word more, all bits of the result alike. Pair-multiply-shift (Dietzfelbinger 1996), by which
-/// two of them have the same upper half of the sum with a probability of 2^-32, and a multiplication that brings all of it
-/// up.
+/// Hashes two addresses and one more word; all bits of the result are equally good. This is pair-multiply-shift
+/// (Dietzfelbinger 1996), in which two inputs have the same upper half of the sum with a probability of 2^-32,
+/// followed by a multiplication that carries all of it into the upper bits.
 #[inline(always)]
 pub(crate) fn hash(seeds: &SolicitSeeds, [one, other]: [Address; 2], word: u64) -> u64 {
     let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9] = *seeds;
@@ -104,7 +106,7 @@ pub(crate) fn hash(seeds: &SolicitSeeds, [one, other]: [Address; 2], word: u64) 
 }
 
 impl Flow {
-    /// The flow of a packet that comes in.
+    /// Returns the flow of an incoming packet.
     #[inline(always)]
     pub fn of(packet: &Packet) -> Self {
         let [remote_port, local_port] = ports(packet.ports);
@@ -117,7 +119,7 @@ impl Flow {
         }
     }
 
-    /// A hash of all of it.
+    /// Returns a hash of the whole flow.
     #[inline(always)]
     pub(crate) fn hash(&self, seeds: &SolicitSeeds) -> u64 {
         let word =
@@ -125,20 +127,20 @@ impl Flow {
         hash(seeds, [self.remote, self.local], word)
     }
 
-    /// Where the flow is noted.
+    /// Returns where the flow is noted.
     #[inline(always)]
     pub fn place(&self, seeds: &SolicitSeeds) -> SolicitPlace {
         let x = self.hash(seeds);
         SolicitPlace { bucket: (x >> (64 - SOLICIT_BITS)) as u32, tag: (x >> (32 - SOLICIT_BITS)) as u32 }
     }
 
-    /// Where it is marked that the other side has begun it.
+    /// Returns where the flow is marked as begun by the remote side.
     #[inline(always)]
     pub fn place_begun(&self, seeds: &SolicitSeeds) -> SolicitPlace {
         Self { local: Address::V4(0), ..*self }.place(seeds)
     }
 
-    /// Whether it is of a protocol whose services answer strangers, beside UDP.
+    /// Whether its protocol is one, other than UDP, whose services answer strangers.
     #[inline(always)]
     pub fn answers_strangers(&self) -> bool {
         matches!(self.protocol, protocol::SCTP | protocol::DCCP | protocol::UDP_LITE)
@@ -149,7 +151,7 @@ pub(crate) const fn units_of(seconds: u32) -> u32 {
     (seconds as u64 * 1_000_000_000).div_ceil(1 << UNIT_SHIFT) as u32
 }
 
-/// What is written of a flow.
+/// What is recorded about a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Note {
     /// Units for which it lasts.
@@ -158,13 +160,14 @@ pub struct Note {
 }
 
 impl Note {
-    /// A flow that the other side has begun.
+    /// A flow that the remote side began.
     pub const BEGUN: Self = Self { lifetime: units_of(MARK_S), answers: 0 };
 
-    /// The same, and this host has answered.
+    /// The same, after this host has answered.
     pub const ANSWERED: Self = Self { answers: SESSION, ..Self::BEGUN };
 
-    /// A packet to the other side. `is_session` says that one has sessions with this port of UDP.
+    /// Returns the note for a packet to the remote side. `is_session` says that services on this UDP port have
+    /// sessions.
     #[inline(always)]
     pub fn question(flow: &Flow, is_session: bool) -> Self {
         let (lifetime, answers) = match flow.protocol {
@@ -177,22 +180,22 @@ impl Note {
     }
 }
 
-/// What has been asked of whoever sends a packet.
+/// What this host has asked of the sender of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Asked {
     /// Nothing.
     Nothing = 0,
-    /// A question, of which this is an answer.
+    /// A question, and this is an answer to it.
     Question = 1,
-    /// There is a session.
+    /// A session exists.
     Session = 2,
-    /// A question that has had its answers.
+    /// A question that has already had its answers.
     Answered = 3,
 }
 
 impl Asked {
-    /// Takes it from its number.
+    /// Converts from the number.
     #[inline(always)]
     pub fn from_number(number: u64) -> Self {
         match number {
@@ -224,7 +227,7 @@ pub(crate) fn word(tag: u32, answers: u32, end: u32) -> u64 {
     u64::from(tag) << 32 | u64::from(answers << END_BITS | end & END_MASK)
 }
 
-/// Units for which a word lasts; 0 once it has ended.
+/// Returns the units for which a word still lasts; 0 once it has ended.
 #[inline(always)]
 pub(crate) fn left(word: u64, now_ns: u64) -> u32 {
     const LONGEST: u32 = units_of(SESSION_S);
@@ -232,7 +235,7 @@ pub(crate) fn left(word: u64, now_ns: u64) -> u32 {
     if left > LONGEST + 1 { 0 } else { left }
 }
 
-/// Whether a word is of a flow at `now_ns`.
+/// Whether a word belongs to a flow at `now_ns`.
 #[inline(always)]
 pub fn is_live(word: u64, now_ns: u64) -> bool {
     word != 0 && left(word, now_ns) != 0
@@ -247,8 +250,8 @@ pub fn is_in<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     })
 }
 
-/// Whether the word of the flow with this tag has the mark of a session. Among flows that the other side has begun these are those
-/// in which this host has answered since that was last marked.
+/// Whether the word of the flow with this tag has the mark of a session. Among flows that the remote side began,
+/// these are the flows in which this host has answered since the flow was last marked.
 #[inline(always)]
 pub fn is_session<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     bucket.iter().any(|slot| {
@@ -257,7 +260,8 @@ pub fn is_session<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> bool {
     })
 }
 
-/// What has been asked in the flow with this tag. A packet that answers a question uses up one of its answers.
+/// Returns what has been asked in the flow with this tag. A packet that answers a question uses up one of its
+/// answers.
 #[inline(always)]
 pub fn asked<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> Asked {
     for slot in bucket {
@@ -268,7 +272,7 @@ pub fn asked<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> Asked {
         return match answers_of(found) {
             SESSION => Asked::Session,
             0 => Asked::Answered,
-            // Lost to another packet of the flow, which is answered as well.
+            // If the race is lost, another packet of the flow won it, which is an answer as well.
             _ => {
                 slot.compare_swap(found, found - (1 << END_BITS));
                 Asked::Question
@@ -278,12 +282,13 @@ pub fn asked<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64) -> Asked {
     Asked::Nothing
 }
 
-/// Writes of the flow with this tag into its bucket: into its own word, or into that which ends first. So words that have ended
-/// are taken before others, and where there are none the oldest gives way.
+/// Writes a note about the flow with this tag into its bucket: into the flow's own word, or else into the word that
+/// ends first. So words that have ended are overwritten before others; if there are none, the oldest note is
+/// evicted.
 #[inline(always)]
 pub fn write<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, note: Note) {
     for _ in 0..RACES {
-        // VERIFIER: the way in the low bits, as in the table of debts.
+        // VERIFIER: the way is in the low bits, as in the debt table.
         let mut first = u64::MAX;
         for (way, slot) in bucket.iter().enumerate() {
             let found = slot.load();
@@ -302,15 +307,15 @@ pub fn write<S: Slot>(bucket: &[S; WAYS], tag: u32, now_ns: u64, note: Note) {
     }
 }
 
-/// Writes only when half of the time or of the answers is over, so that a flow of many packets mostly reads. A lost race is
-/// another packet's.
+/// Writes only when half of the time is over or answers are to be added, so that a flow of many packets mostly
+/// reads. If the race is lost, another packet won it.
 #[inline(always)]
 fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
     let left = left(found, now_ns);
     let open = if left == 0 { 0 } else { answers_of(found) };
     let answers = match note.answers {
         SESSION => SESSION,
-        // What the other side sends says nothing of answers.
+        // What the remote side sends gives no information about answers.
         0 => 0,
         more => (open + more).min(MOST_ANSWERS),
     };
@@ -319,34 +324,34 @@ fn renew<S: Slot>(slot: &S, found: u64, now_ns: u64, note: Note) {
     }
 }
 
-/// Where is written what leaves the host: BPF maps in the kernel, ordinary memory on a host.
+/// Where outgoing packets are recorded: BPF maps in the kernel, ordinary memory on a host.
 pub trait Outgoing {
-    /// Sets the bit of a port in a [word](open::word) of what is open.
+    /// Sets the bit of a port in a [word](open::word) of the open ports.
     fn set_open(&self, word: usize, port: u16);
-    /// Whether UDP to this port may be answered by a mirror.
+    /// Whether a reflector may answer UDP to this port.
     fn is_mirror(&self, port: u16) -> bool;
-    /// Whether one has sessions with services on this port of UDP.
+    /// Whether services on this UDP port have sessions.
     fn has_sessions(&self, port: u16) -> bool;
     /// Whether a socket of this host on this UDP port is the end of a tunnel.
     fn is_tunnel(&self, port: u16) -> bool;
-    /// Whether it is, and of one whose other end sends from ports that are hashes.
+    /// Whether it is the end of a tunnel whose remote end sends from ports that are hashes.
     fn is_hashing_tunnel(&self, port: u16) -> bool;
     /// Whether a source is [watched](crate::watch).
     fn is_watched(&self, source: SolicitPlace, now_ns: u64) -> bool;
-    /// [Counts](crate::watch::count) a packet in a flow with one.
+    /// [Counts](crate::watch::count) a packet in a flow with a watched source.
     fn count(&self, flow: SolicitPlace, now_ns: u64);
-    /// Whether this host has asked for something in a flow.
+    /// Whether this host has asked something in a flow.
     fn has_asked(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Whether the other side has begun a flow.
+    /// Whether the remote side began a flow.
     fn has_begun(&self, flow: SolicitPlace, now_ns: u64) -> bool;
-    /// Marks that it has once more, and that this host answers.
+    /// Marks again that the remote side began a flow, and that this host answers.
     fn goes_on(&self, flow: SolicitPlace, now_ns: u64);
-    /// Notes what this host has asked for in a flow.
+    /// Notes what this host has asked in a flow.
     fn ask(&self, flow: SolicitPlace, note: Note, now_ns: u64);
 }
 
-/// Writes down what follows from a packet that leaves: that its port is in use, and what may be answered. `is_connected` says
-/// whether its socket is.
+/// Records what follows from a packet that leaves: that its port is in use, and which answers to admit.
+/// `is_connected` says whether its socket is connected.
 #[inline(always)]
 pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, tables: &impl Outgoing) {
     if let Some(session) = watch::session(settings, flow, tables)
@@ -368,7 +373,7 @@ pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, t
     }
     let seeds = &settings.solicit_seeds;
     let (begun, asked) = (flow.place_begun(seeds), flow.place(seeds));
-    // What this host has begun stays so, whatever anybody sends to another of its addresses.
+    // A flow that this host began remains so, whatever anybody sends to another of its addresses.
     if !is_connected && tables.has_begun(begun, now_ns) && !tables.has_asked(asked, now_ns) {
         tables.goes_on(begun, now_ns);
     } else {
@@ -377,10 +382,11 @@ pub fn sent(settings: &Settings, flow: &Flow, is_connected: bool, now_ns: u64, t
     }
 }
 
-/// The flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without ports; and, on a host that
-/// `passes_on` packets of others, TCP that is [told from an answer to a stranger](crate::watch). `kind` is its EtherType, or that inside
-/// the VLAN tag which the kernel keeps beside the frame. What is looked behind is what is of a frame
-/// that comes in, as the answer will be; only IPv6 with extension headers is not looked into.
+/// Returns the flow of a frame that leaves the host, if it may be a question: UDP, a ping, or a protocol without
+/// ports; and, if the host `passes_on` packets of others, TCP that is [not an answer to a stranger](crate::watch).
+/// `kind` is its EtherType, or that inside the VLAN tag that the kernel keeps beside the frame. The parser looks
+/// behind the same headers as in an incoming frame, because the answer will have them too; but it does not look
+/// into IPv6 with extension headers.
 #[inline(always)]
 pub fn outgoing<'a, W: Window<'a>>(window: W, kind: u16, passes_on: bool) -> Option<Flow> {
     let Link::Ip(Inner { ethertype, offset, .. }) = link::open(window, kind) else { return None };
@@ -526,7 +532,7 @@ mod tests {
         let bucket = bucket();
         assert!((0..9).all(|tag| asked(&bucket, tag, NOW) == Asked::Nothing));
         assert!(bucket.iter().all(|word| Slot::load(word) == 0));
-        // A note that has ended is none, and no packet revives it.
+        // A note that has ended does not count, and no packet revives it.
         write(&bucket, 7, NOW, question(53));
         let later = NOW + 3_600 * SECOND;
         assert!((0..2).all(|_| asked(&bucket, 7, later) == Asked::Nothing));

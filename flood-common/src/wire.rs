@@ -1,8 +1,8 @@
-//! Headers as they lie on the wire, and the one way to look at them.
+//! Headers in wire format, and the only means of reading them.
 //!
 //! A [`Window`] is a frame that can be viewed at an offset. There are two: [`Frame`] over a slice, for the host,
-//! and `XdpWindow` in `flood-ebpf`, for the kernel, whose verifier wants every view compared with the packet's
-//! end pointer and rejects a plain slice over the packet. They differ in nothing else.
+//! and `XdpWindow` in `flood-ebpf`, for the kernel, whose verifier requires every view to be compared with the
+//! packet's end pointer and rejects a plain slice over the packet. They differ in nothing else.
 //!
 //! Header types are views: alignment 1, every bit pattern valid, numbers in network byte order ([`Be16`]).
 
@@ -11,16 +11,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// A 16-bit number in network byte order.
 pub type Be16 = zerocopy::big_endian::U16;
 
-/// A type that any bytes at any address may be viewed as.
+/// A type as which any bytes at any address may be viewed.
 pub trait WireType: FromBytes + Immutable + KnownLayout + Unaligned {}
 impl<T: FromBytes + Immutable + KnownLayout + Unaligned> WireType for T {}
 
 /// A frame whose bytes can be viewed as headers.
 pub trait Window<'a>: Copy {
-    /// Views the bytes at `offset` as a `T`, or returns `None` when they reach beyond what can be viewed.
+    /// Views the bytes at `offset` as a `T`, or returns `None` if they extend beyond what can be viewed.
     fn view<T: WireType>(self, offset: usize) -> Option<&'a T>;
 
-    /// Whether what lies there begins with an IP header, as on a device without a link layer.
+    /// Whether the frame begins with an IP header, as on a device without a link layer.
     fn is_bare(self) -> bool {
         false
     }
@@ -34,8 +34,8 @@ pub trait Window<'a>: Copy {
         self.length()
     }
 
-    /// Length of the frame for a packet that ends at offset `end`. Where the first buffer holds all of the packet, this
-    /// leaves out what trails behind it in others, for asking the kernel costs a tenth of a verdict.
+    /// Length of the frame for a packet that ends at offset `end`. If the first buffer holds the whole packet, this
+    /// omits what trails behind it in other buffers, because asking the kernel costs a tenth of a verdict.
     #[inline(always)]
     fn length_of_packet(self, end: usize) -> u32 {
         let first_buffer = self.first_buffer();
@@ -78,8 +78,8 @@ impl<'a> Window<'a> for BarePacket<'a> {
 
 /// Reads a 32-bit number in network byte order.
 ///
-/// In the kernel as one load: packets lie at any alignment, for which the compiler would read byte by byte. All
-/// processors that Floodgate supports read across alignments, and so the verifier accepts it.
+/// In the kernel this is one load: packets have any alignment, for which the compiler would read byte by byte. All
+/// processors that Floodgate supports read unaligned words, so the verifier accepts it.
 #[inline(always)]
 pub fn read_be32(bytes: &[u8; 4]) -> u32 {
     #[cfg(target_arch = "bpf")]
@@ -146,17 +146,17 @@ header! {
 }
 
 header! {
-    /// A PPPoE session header (RFC 2516 section 4), and the beginning of the PPP frame behind it.
+    /// A PPPoE session header (RFC 2516 section 4), and the beginning of the PPP frame after it.
     Pppoe, 8 {
-        /// Version and type; receivers do not look at it.
+        /// Version and type; receivers ignore them.
         version_type: u8,
-        /// Code; neither at this.
+        /// Code; receivers ignore it, too.
         code: u8,
         /// Number of the session.
         session: Be16,
         /// Length of the PPP frame, bytes.
         length: Be16,
-        /// Its protocol. An odd first byte is all of it (RFC 1661 section 6.5).
+        /// Its protocol. If the first byte is odd, it is the whole protocol field (RFC 1661 section 6.5).
         protocol: [u8; 2],
     }
 }
@@ -166,7 +166,7 @@ header! {
     Snap, 8 {
         /// Both service access points and the control field: [`LLC`](Self::LLC).
         llc: [u8; 3],
-        /// Who numbers `ethertype`; zeros for EtherTypes.
+        /// The organization that assigns `ethertype`; zeros for EtherTypes.
         organization: [u8; 3],
         /// EtherType of what is inside.
         ethertype: Be16,
@@ -174,7 +174,7 @@ header! {
 }
 
 impl Snap {
-    /// `llc` of SNAP.
+    /// The value of `llc` for SNAP.
     pub const LLC: [u8; 3] = [0xaa, 0xaa, 0x03];
 }
 
@@ -247,7 +247,7 @@ header! {
 }
 
 header! {
-    /// The beginning of a frame that holds a packet right behind Ethernet.
+    /// The beginning of a frame with a packet directly behind Ethernet.
     Head, 20 {
         /// MAC addresses.
         around: [u8; 12],
@@ -257,9 +257,9 @@ header! {
 }
 
 header! {
-    /// The same of IPv4 without options, up to the first eight bytes of the transport header.
+    /// The same for IPv4 without options, up to the first eight bytes of the transport header.
     HeadV4, 42 {
-        /// What [`Head`] has.
+        /// The fields of [`Head`].
         before: [u8; 20],
         /// Flags and offset, time to live, protocol.
         middle: [u8; 4],
@@ -269,15 +269,15 @@ header! {
         source: [u8; 4],
         /// Destination address.
         destination: [u8; 4],
-        /// Ports, and what follows them.
+        /// Ports, and the bytes that follow them.
         transport: [[u8; 4]; 2],
     }
 }
 
 header! {
-    /// The same of IPv6 without extension headers.
+    /// The same for IPv6 without extension headers.
     HeadV6, 62 {
-        /// What [`Head`] has.
+        /// The fields of [`Head`].
         before: [u8; 20],
         /// What follows the IP header (IANA number).
         next_header: u8,
@@ -287,7 +287,7 @@ header! {
         source: [[u8; 8]; 2],
         /// Destination address: two halves.
         destination: [[u8; 8]; 2],
-        /// Ports, and what follows them.
+        /// Ports, and the bytes that follow them.
         transport: [[u8; 4]; 2],
     }
 }
@@ -331,7 +331,7 @@ header! {
 }
 
 header! {
-    /// The header of ICMP (RFC 792) and ICMPv6 (RFC 4443); no system takes a shorter one.
+    /// The header of ICMP (RFC 792) and ICMPv6 (RFC 4443); no system accepts a shorter one.
     Icmp, 8 {
         /// Type.
         kind: u8,
@@ -339,9 +339,9 @@ header! {
         code: u8,
         /// Checksum.
         checksum: Be16,
-        /// Of a ping and its answer: tells those who ask apart.
+        /// In a ping and its answer: distinguishes senders of pings.
         identifier: Be16,
-        /// Of a ping and its answer: which one.
+        /// In a ping and its answer: which ping of its sender.
         sequence: Be16,
     }
 }
@@ -352,20 +352,21 @@ pub fn is_ping(number: u8, kind: u8) -> bool {
     kind == if number == protocol::ICMP { 8 } else { 128 }
 }
 
-/// Whether it is the answer to one.
+/// Whether an ICMP or ICMPv6 message of this type answers a ping.
 #[inline(always)]
 pub fn is_ping_answer(number: u8, kind: u8) -> bool {
     kind == if number == protocol::ICMP { 0 } else { 129 }
 }
 
-/// Whether it is about a packet that somebody could not deliver (RFC 792: 3, 4, 5, 11 and 12; RFC 4443 section 2.1).
+/// Whether an ICMP or ICMPv6 message of this type reports a packet that could not be delivered (RFC 792: 3, 4, 5,
+/// 11 and 12; RFC 4443 section 2.1).
 #[inline(always)]
 pub fn is_icmp_error(number: u8, kind: u8) -> bool {
     const ERRORS: u64 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12;
     if number == protocol::ICMP { kind < 64 && ERRORS >> kind & 1 != 0 } else { kind < 128 }
 }
 
-/// EtherTypes (IEEE registration authority; `linux/if_ether.h` for what it has not).
+/// EtherTypes (IEEE registration authority; `linux/if_ether.h` for those that it does not list).
 pub mod ethertype {
     /// Smaller numbers are lengths (IEEE 802.3 clause 3.2.6).
     pub const FIRST: u16 = 0x0600;
@@ -377,13 +378,13 @@ pub mod ethertype {
     pub const VLAN: u16 = 0x8100;
     /// Service VLAN tag (802.1ad).
     pub const SERVICE_VLAN: u16 = 0x88a8;
-    /// Service VLAN tags from before 802.1ad, never registered, which equipment can still be set to.
+    /// Service VLAN tags from before 802.1ad, never registered, which equipment can still be configured to use.
     pub const OLD_SERVICE_VLANS: [u16; 3] = [0x9100, 0x9200, 0x9300];
     /// ARP.
     pub const ARP: u16 = 0x0806;
     /// PPPoE session (RFC 2516).
     pub const PPPOE_SESSION: u16 = 0x8864;
-    /// What carries packets, or whole frames, in ways that are not looked into.
+    /// Protocols that carry packets, or whole frames, in ways that are not parsed.
     pub const CARRIERS: [u16; 10] = [
         0x8847, // MPLS
         0x8848, // MPLS multicast
@@ -398,13 +399,13 @@ pub mod ethertype {
     ];
 }
 
-/// Numbers of PPP (IANA "PPP DLL Protocol Numbers").
+/// PPP protocol numbers (IANA "PPP DLL Protocol Numbers").
 pub mod ppp {
     /// IPv4.
     pub const IPV4: u16 = 0x0021;
     /// IPv6.
     pub const IPV6: u16 = 0x0057;
-    /// From here on are the protocols that run a link; those below carry data (RFC 1661 section 2).
+    /// The protocols from here on run a link; those below carry data (RFC 1661 section 2).
     pub const FIRST_CONTROL: u16 = 0x8000;
 }
 
@@ -436,18 +437,18 @@ pub mod protocol {
     pub const UDP_LITE: u8 = 136;
 }
 
-/// Flags of TCP (RFC 9293 section 3.1).
+/// TCP flags (RFC 9293 section 3.1).
 pub mod tcp_flags {
-    /// No more data.
+    /// The sender has no more data.
     pub const FIN: u8 = 0x01;
     /// Opens a connection.
     pub const SYN: u8 = 0x02;
-    /// Breaks a connection off.
+    /// Aborts a connection.
     pub const RST: u8 = 0x04;
-    /// Wants to be handed over at once.
+    /// The data should be delivered at once.
     pub const PSH: u8 = 0x08;
-    /// The acknowledgement number counts.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
-    /// The urgent pointer counts.
+    /// The urgent pointer is valid.
     pub const URG: u8 = 0x20;
 }

@@ -1,15 +1,16 @@
-//! The clock of everything that lasts: time since the host was started, its sleep included.
+//! The clock for all durations and expiries: time since the host was started, including sleep.
 //!
-//! The wall clock steps: when a host without a clock of its own asks for the time, or when somebody sets it. A ban of an hour
-//! would end at once, or last for years. So it is for showing alone ([`BootTime::wall`]). `std::time::Instant` stands still
-//! while a host sleeps, and so does the filter's clock; the daemon takes out of the lists what has ended meanwhile.
+//! The wall clock steps, either when a host without a clock of its own fetches the time, or when somebody sets it.
+//! An hour's ban could then end at once, or last for years. So the wall clock is for display only
+//! ([`BootTime::wall`]). `std::time::Instant` stops while the host sleeps, and so does the filter's clock; the
+//! daemon removes entries from the lists that expired meanwhile.
 
 use std::{
     ops::Add,
     time::{Duration, SystemTime},
 };
 
-/// A moment, by `CLOCK_BOOTTIME` (clock_gettime(2)); before the start of the host it is negative.
+/// A moment by `CLOCK_BOOTTIME` (clock_gettime(2)); negative before the start of the host.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BootTime {
     ns: i64,
@@ -19,32 +20,32 @@ impl BootTime {
     /// When the host was started.
     pub const START: Self = Self { ns: 0 };
 
-    /// Now.
+    /// Returns the current time.
     pub fn now() -> Self {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a valid place for the answer. The call cannot fail for a clock that every Linux has.
+        // SAFETY: `time` is valid for writing the result. The call cannot fail for a clock that every Linux has.
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
         Self { ns: time.tv_sec * 1_000_000_000 + time.tv_nsec }
     }
 
-    /// Later by so much; `None` in some three hundred years.
+    /// Returns the moment `duration` later; `None` in some three hundred years.
     pub fn checked_add(self, duration: Duration) -> Option<Self> {
         let ns = i64::try_from(duration.as_nanos()).ok()?;
         self.ns.checked_add(ns).map(|ns| Self { ns })
     }
 
-    /// The time from `earlier` until this; zero if that is later.
+    /// Returns the time from `earlier` until this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         let ns = i128::from(self.ns) - i128::from(earlier.ns);
         Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
     }
 
-    /// The time from this until now; zero if it is yet to come.
+    /// Returns the time from this moment until now; zero if it is in the future.
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
     }
 
-    /// When it was, or will be, by the wall clock as that goes now.
+    /// Returns the wall-clock time of this moment, by the current wall clock.
     pub fn wall(self) -> SystemTime {
         let (wall, now) = (SystemTime::now(), Self::now());
         let moved =
@@ -52,13 +53,14 @@ impl BootTime {
         moved.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// When that was which the wall clock, as it goes now, says of the past; now, if it is yet to come.
+    /// Returns the moment of a wall-clock time in the past, by the current wall clock; now, if that time is in the
+    /// future.
     pub fn of_wall(wall: SystemTime) -> Self {
         let (age, now) = (wall.elapsed().unwrap_or_default(), Self::now());
         Self { ns: now.ns.saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)) }
     }
 
-    /// Waits for it; a minute longer at most if the host sleeps meanwhile.
+    /// Waits for this moment; at most a minute longer if the host sleeps meanwhile.
     pub async fn reached(self) {
         const LOOK: Duration = Duration::from_secs(60);
 

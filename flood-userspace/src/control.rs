@@ -1,4 +1,4 @@
-//! The control socket: what is said over it, who listens and serves, who calls.
+//! The control socket: protocol, listener, server and client.
 
 pub mod client;
 pub mod listener;

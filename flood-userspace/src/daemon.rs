@@ -1,7 +1,7 @@
-//! The daemon: loads the filter, attaches it, serves its socket, and takes it off again.
+//! The daemon: loads the filter, attaches it, serves the control socket, and detaches the filter at the end.
 //!
-//! [`engine`] is the state with its operations, `drops` and `trace` are what it makes of the kernel's samples and
-//! log lines. Beside the server run one loop, [`upkeep`], and a task for each feed (`feeds`); `reload` reads the
+//! [`engine`] holds the state and its operations; `drops` and `trace` process the kernel's samples and log lines.
+//! Besides the server there is one loop, [`upkeep`], and a task for each feed (`feeds`); `reload` reads the
 //! configuration again.
 
 mod drops;
@@ -60,53 +60,54 @@ pub use signals::Signals;
 use socket::ControlSocket;
 use syncookies::SharedSyncookies;
 
-/// How often samples and trace lines are fetched: the sample ring holds more than twice what may come in between.
+/// How often samples and trace lines are fetched: the sample ring holds more than twice what can arrive in
+/// between.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often the host and its interfaces are looked at.
+/// How often the host and its interfaces are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the clock is set; it drifts by 500 ppm at worst.
 const SET_CLOCK: Duration = Duration::from_secs(60);
 
-/// How often ended debts are cleared. Their words become ambiguous after 73 minutes (`flood_common::meter`).
+/// How often expired debts are cleared. Their words become ambiguous after 73 minutes (`flood_common::meter`).
 const SWEEP: Duration = Duration::from_secs(1_800);
 
-/// How long a start that is told to end may take until it can be ended properly.
+/// How long an interrupted start may take to reach a point where it can be ended properly.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
-/// How long requests that are under way may take when the daemon ends.
+/// How long pending requests may take when the daemon ends.
 const LAST_REPLIES: Duration = Duration::from_millis(200);
 
-/// Why the daemon cannot start or go on.
+/// Why the daemon cannot start or continue.
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    /// The kernel refuses.
+    /// The kernel refuses an operation.
     #[error(transparent)]
     Bpf(#[from] BpfError),
     /// A list of the configuration cannot be used.
     #[error(transparent)]
     List(#[from] ListError),
-    /// Nothing to guard.
+    /// No interface to guard.
     #[error(
         "no interface to guard: name one (`floodgate run eth0`) or list it under `interfaces` in the configuration"
     )]
     NoInterface,
-    /// Another daemon.
+    /// Another daemon uses the control socket.
     #[error(
         "another floodgate answers at {socket}: let it go first (`floodgate detach`), or give this one a socket of its \
          own with --socket",
         socket = .0.display()
     )]
     SocketInUse(PathBuf),
-    /// Something else has the name of the control socket.
+    /// Something other than a socket exists at the path of the control socket.
     #[error(
         "{path} is there and is no socket: remove it if nobody needs it, or give the control socket another name with \
          --socket",
         path = .0.display()
     )]
     NoSocket(PathBuf),
-    /// The control socket cannot be made.
+    /// The control socket cannot be created.
     #[error("making the control socket {socket}: {source}", socket = socket.display())]
     Socket {
         /// The socket.
@@ -114,7 +115,7 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
-    /// The metrics cannot be served.
+    /// The metrics endpoint cannot be opened.
     #[error("serving metrics at {address}: {source}")]
     Metrics {
         /// The address.
@@ -122,31 +123,31 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
-    /// What is kept over a restart could be changed by others.
+    /// Others could change the state that survives a restart.
     #[error("the copies of feeds are not safe: {0}")]
     State(io::Error),
-    /// The system fails us otherwise.
+    /// Another system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// What the system said.
         source: io::Error,
     },
 }
 
-/// The configuration as it was found.
+/// The configuration as found.
 #[derive(Debug)]
 pub struct Written {
-    /// Where it was looked for, and will be when it is read again.
+    /// Where it was looked for, and where a reload will look.
     pub path: PathBuf,
-    /// What it says; the defaults if there was none.
+    /// Its content; the defaults if there was none.
     pub config: Config,
-    /// Whether there was one.
+    /// Whether the file existed.
     pub found: bool,
 }
 
-/// What has been made by the start.
+/// What the start created.
 struct Started {
     engine: Arc<Mutex<Engine>>,
     feeds: Arc<FeedKeeper>,
@@ -154,8 +155,8 @@ struct Started {
     metrics: Option<tokio::net::TcpListener>,
 }
 
-/// Guards the configured interfaces until a signal or `floodgate detach` ends it. `config` is what is `written`, with
-/// what the command line says about it. `replace` takes other XDP programs off the interfaces.
+/// Guards the configured interfaces until a signal or `floodgate detach` ends it. `config` is the `written`
+/// configuration combined with the command line. `replace` detaches other XDP programs from the interfaces.
 pub async fn run(
     config: &Config,
     written: Written,
@@ -169,7 +170,7 @@ pub async fn run(
     let descriptors = raise_descriptors().map_err(system("asking for more descriptors"))?;
     let Signals { hangup, mut end } = signals;
     let typed = config.interfaces != written.config.interfaces;
-    // Listening begins before the first look, so that no change is missed in between.
+    // Start listening before the first check, so that no change in between is missed.
     let changes = LinkChanges::listen().map_err(system("listening for changes of interfaces"))?;
     let mut starting = {
         let config = config.clone();
@@ -181,7 +182,7 @@ pub async fn run(
             info!("{name}: the start is given up");
             return match timeout(LAST_STEPS, starting).await {
                 Ok(Ok(Ok(started))) => let_go(&started.engine),
-                // The kernel takes off what is attached when the process ends.
+                // The kernel detaches everything when the process ends.
                 _ => Ok(()),
             };
         }
@@ -209,8 +210,8 @@ pub async fn run(
     let_go(&engine)
 }
 
-/// Loads the filter and attaches it, with what it needs to be talked to. May take long, and blocks. `typed` says that the interfaces
-/// are from the command line.
+/// Loads and attaches the filter, and opens the sockets. May take long, and blocks. `typed` means that the
+/// interfaces come from the command line.
 fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonError> {
     let facts = Facts::read()
         .map_err(|source| DaemonError::System { what: "asking for the addresses of this host", source })?;
@@ -234,17 +235,17 @@ fn start(config: &Config, replace: bool, typed: bool) -> Result<Started, DaemonE
     Ok(Started { engine, feeds, socket, metrics })
 }
 
-/// Lets all interfaces go.
+/// Detaches the filter from all interfaces.
 fn let_go(engine: &Mutex<Engine>) -> Result<(), DaemonError> {
-    // Requests may still hold the engine, so letting go cannot be left to its end.
+    // Pending requests may still hold the engine, so detaching cannot be left to its drop.
     locked(engine).detach(&[]).map(|_| ()).or_else(|refused| match refused {
         Refused::Kernel(error) => Err(error.into()),
         _ => Ok(()),
     })
 }
 
-/// The engine with the filter loaded and the lists filled. Reading files takes about as long as what the kernel does
-/// with the filter, and goes on beside it.
+/// Returns the engine with the filter loaded and the lists filled. Reads the list files while the kernel loads the
+/// filter, because both take about equally long.
 fn load(config: &Config, facts: &Facts) -> Result<Engine, DaemonError> {
     let guard = Guard::new(facts.lifelines.clone());
     let (engine, lists) = thread::scope(|scope| {
@@ -262,13 +263,13 @@ fn load(config: &Config, facts: &Facts) -> Result<Engine, DaemonError> {
     Ok(engine)
 }
 
-/// The engine, for as long as this is held.
+/// Locks the engine.
 fn locked(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     // What a panicking thread left is still the state of the filter.
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads the configuration again with each SIGHUP. Never ends.
+/// Reads the configuration again on each SIGHUP. Never ends.
 async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
     while hangup.recv().await.is_some() {
         if let Err(refused) = reloader.reload(false).await {
@@ -277,7 +278,7 @@ async fn reload_when_signalled(mut hangup: Signal, reloader: Arc<Reloader>) {
     }
 }
 
-/// Looks at the interfaces when the kernel says that one has changed. Never ends.
+/// Checks the interfaces whenever the kernel reports a change. Never ends.
 async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
     loop {
         if let Err(error) = changes.next().await {
@@ -294,40 +295,41 @@ async fn look_when_told(mut changes: LinkChanges, engine: Arc<Mutex<Engine>>) {
         if let Err(error) = tokio::task::block_in_place(|| look_at_interfaces(&engine)) {
             error!("{error}");
         }
-        // Many come at once, and one look is for all of them.
+        // Changes come in bursts; one check covers all of them.
         tokio::time::sleep(TICK).await;
     }
 }
 
-/// Has the kernel make SYN cookies while SYNs exceed a limit. Never ends. What is written for that waits for a disk, and so goes
-/// on beside everything else.
+/// Makes the kernel use SYN cookies while SYNs exceed a limit. Never ends. Waits for the disk when it records the
+/// change, and therefore runs beside everything else.
 async fn raise_syncookies(syncookies: Arc<SharedSyncookies>) {
     loop {
-        // At once when they do: until it is raised, they fill the queues of the listeners.
+        // React at once: until the setting is raised, the SYNs fill the listeners' queues.
         let _ = timeout(LOOK, syncookies.grown()).await;
         tokio::task::block_in_place(|| syncookies.look(Instant::now()));
     }
 }
 
-/// Looks whether the interfaces are guarded, and at the rest of the host.
+/// Checks whether the interfaces are guarded, and the rest of the host.
 fn look_at_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
     locked(engine).look_at_interfaces()?;
     follow_host(engine)
 }
 
-/// Looks whether the interfaces are guarded, and at the rest of the host if that has changed.
+/// Checks whether the interfaces are guarded, and the rest of the host if that has changed.
 fn look_at_interfaces(engine: &Mutex<Engine>) -> Result<(), BpfError> {
     let has_changed = locked(engine).look_at_interfaces()?;
     if has_changed { follow_host(engine) } else { Ok(()) }
 }
 
-/// Has the engine take over what this host is. Files and, but for its UDP ports, the kernel are asked without the lock.
+/// Updates the engine with the state of this host. Reads files and queries the kernel without the lock, except for
+/// the UDP ports.
 fn follow_host(engine: &Mutex<Engine>) -> Result<(), BpfError> {
     let facts = Facts::read().map_err(|error| BpfError::Netlink { cause: error.to_string() })?;
     locked(engine).follow_host(&facts)
 }
 
-/// Does what has to be done again and again. Never ends.
+/// Does the periodic work. Never ends.
 async fn upkeep(engine: &Mutex<Engine>) {
     let (mut tick, mut look, mut set_clock, mut sweep) =
         (every(TICK), every(LOOK), every(SET_CLOCK), every(SWEEP));
@@ -341,7 +343,7 @@ async fn upkeep(engine: &Mutex<Engine>) {
         let outcome = tokio::task::block_in_place(|| work(engine));
         if let Err(error) = outcome {
             error!("{error}");
-            // What fails now fails ten times a second; the log is no place for that.
+            // What fails now would fail ten times a second and flood the log.
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -1,7 +1,7 @@
-//! Reading what an operator names as a file: a configuration, a list, a copy of a feed, a capture.
+//! Reads files that an operator names: a configuration, a list, a copy of a feed, a capture.
 //!
-//! What is named may be something else: a pipe that nobody writes to, a device that never ends, a folder. None of them
-//! holds up who reads, or fills the memory.
+//! The path may lead to something else: a pipe that nobody writes to, an endless device, a folder. None of them
+//! blocks the reader or fills the memory.
 
 use std::{
     fs::{File, Metadata},
@@ -13,8 +13,8 @@ use std::{
     path::Path,
 };
 
-/// Opens a file, and nothing else: what is not a regular file is refused by its kind, before anything is read or
-/// waited for. Symbolic links are followed.
+/// Opens a regular file. Anything else is refused, naming its kind, before anything is read or waited for. Follows
+/// symbolic links.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     // Opening a pipe would wait for its writer.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -25,7 +25,7 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     }
 }
 
-/// What it is, if not a regular file.
+/// Returns what it is, if not a regular file.
 fn kind(metadata: &Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     match () {
@@ -37,20 +37,20 @@ fn kind(metadata: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// Reads a whole file of at most so many bytes; one that has more is an error that names the bound.
+/// Reads a whole file of at most `most` bytes; a larger one is an error that names the bound.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
     read_from(file, metadata.len(), most)
 }
 
-/// The same of text in UTF-8.
+/// Does the same for UTF-8 text.
 pub fn read_to_string(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("it is not text: {error}")))
 }
 
-/// Opens a file for one who waits and can end it: `-` is standard input, and what the command was started with
-/// (`/dev/stdin`, `<(…)` of a shell) may be a pipe.
+/// Opens a file for an interactive caller, who can interrupt it: `-` is standard input, and what the command was
+/// started with (`/dev/stdin`, the shell's `<(…)`) may be a pipe.
 pub fn open_given(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
@@ -61,17 +61,18 @@ pub fn open_given(path: &Path) -> io::Result<File> {
     }
 }
 
-/// [`read`] for the same.
+/// Does what [`read`] does, for the same files.
 pub fn read_given(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     read_from(open_given(path)?, 0, most)
 }
 
-/// Whether [`open_given`] opens something that the process was started with, which may have no name of its own.
+/// Returns whether [`open_given`] opens something that the process was started with, which may have no name of its
+/// own.
 pub fn is_given(path: &Path) -> bool {
     path == Path::new("-") || is_inherited(path)
 }
 
-/// Whether a path is a name of something that this process was started with.
+/// Returns whether a path names something that this process was started with.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(read(&path, 10).unwrap(), b"0123456789");
         assert_eq!(read(&path, 9).unwrap_err().to_string(), "it has more than 9 bytes");
         assert_eq!(size(64 << 20), "64 MiB");
-        // A file of /proc says that it has no bytes.
+        // Files in /proc report a size of zero.
         assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());
         fs::write(&path, b"\xff\xfe").unwrap();
         assert!(read_to_string(&path, 10).unwrap_err().to_string().contains("not text"));

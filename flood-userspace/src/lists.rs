@@ -1,11 +1,11 @@
 //! The lists as the daemon holds them.
 //!
-//! [`target`] reads one address, prefix or range; [`import`] reads whole files of them; [`guard`] keeps out
-//! what would cut the host off, and [`doubt`] what is not believed; [`configured`] is what a configuration fills a list with;
-//! [`book`] holds a list; [`tables`] writes the tables in which the kernel looks addresses up;
-//! [`books`] keeps the two together, and [`proven`] works out what the kernel has to know of the list allow-proven.
-//! Nothing here makes a system call of its own for the kernel's tables. Every prefix that leaves these modules has
-//! its host bits cleared, and an IPv4-mapped IPv6 address is the IPv4 address.
+//! [`target`] parses one address, prefix or range; [`import`] reads whole files of them. [`guard`] keeps out what
+//! would cut the host off, and [`doubt`] what is implausible. [`configured`] returns what a configuration puts
+//! into a list. [`book`] holds a list; [`tables`] writes the tables in which the kernel looks addresses up;
+//! [`books`] keeps the two together; and [`proven`] works out what the kernel has to know of the allow-proven
+//! list. Nothing here makes system calls for the kernel's tables. Every prefix that leaves these modules has its
+//! host bits cleared, and an IPv4-mapped IPv6 address becomes the IPv4 address.
 
 pub mod book;
 pub mod books;

@@ -1,8 +1,8 @@
-//! The daemon's log: lines to standard error, by a thread of its own.
+//! The daemon's log: a dedicated thread writes lines to standard error.
 //!
-//! Whoever logs only puts a line into a queue, so neither a reader who has stopped (Ctrl-S) nor one who is gone, nor a
-//! full disk, holds up or ends anything else. Lines that the queue has no room for, or that cannot be written, are
-//! counted, and the count is logged as soon as lines can be written again. What lines say is made [`printable`].
+//! Logging only puts a line into a queue. So a reader that has stopped (Ctrl-S) or gone away, or a full disk,
+//! neither blocks nor ends anything else. Lines that do not fit into the queue, or cannot be written, are counted,
+//! and the count is logged as soon as writing works again. The text of lines is made [`printable`].
 //!
 //! [`printable`]: crate::printable
 
@@ -23,44 +23,44 @@ use tracing_subscriber::{EnvFilter, fmt::format};
 
 use crate::printable::Lines;
 
-/// How many lines may wait.
+/// Maximum number of queued lines.
 const WAITING: usize = 1024;
 
-/// The longest line, in bytes. A verifier's report has a few thousand.
+/// The longest line, in bytes. A verifier report has a few thousand.
 const LONGEST: usize = 16 << 10;
 
-/// How often lost lines are looked for, when nothing is logged.
+/// How often lost lines are checked for when nothing is logged.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the end of the process waits for what is in the queue.
+/// How long the process waits at its end for the queue to be written.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// Lines that were lost since the start.
+/// Lines lost since the start.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// The way to the thread that writes.
+/// Queue to the writing thread.
 static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
 
 enum Order {
     Line(Box<[u8]>),
-    /// Tell when all lines before this have been written.
+    /// Reports when all lines before this have been written.
     Flush(SyncSender<()>),
 }
 
-/// Starts the log; `FLOODGATE_LOG=debug` makes it say more. A panic is logged, too, for the standard library would write
-/// it to standard error itself and wait for that.
+/// Starts the log; `FLOODGATE_LOG=debug` makes it more verbose. Panics are logged as well, because the standard
+/// library would write them to standard error itself, and block on that.
 pub fn start() {
     let filter = EnvFilter::try_from_env("FLOODGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let (queue, orders) = sync_channel(WAITING);
     if QUEUE.set(queue).is_err() {
-        return; // it has been started before
+        return; // already started
     }
     let is_written = thread::Builder::new().name("log".into()).spawn(move || write(&orders, io::stderr()));
     if is_written.is_err() {
-        return; // lines fill the queue and are counted as lost
+        return; // lines fill the queue and count as lost
     }
-    // SAFETY: nobody else handles this signal. A log that has reached the limit of a file's size (setrlimit(2)) is a write
-    // that fails, and not the end of the process.
+    // SAFETY: nobody else handles this signal. If the log reaches the file size limit (setrlimit(2)), the write
+    // should fail, not end the process.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let fields = format::debug_fn(|to, field, value| match field.name() {
         "message" => write!(to, "{}", Lines { text: format_args!("{value:?}"), indent: "    " }),
@@ -76,12 +76,12 @@ pub fn start() {
     panic::set_hook(Box::new(|panic| error!("this should not have happened, please report it: {panic}")));
 }
 
-/// How many lines were lost since the start.
+/// Returns how many lines were lost since the start.
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Waits until what has been logged is written, but not for a reader who has stopped.
+/// Waits until everything logged so far is written, but not for a reader that has stopped.
 pub fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (done, is_done) = sync_channel(1);
@@ -95,7 +95,7 @@ pub fn flush() {
     let _ = is_done.recv_timeout(end.saturating_duration_since(Instant::now()));
 }
 
-/// What a line is written to. Each call of `write` is one line.
+/// The sink of log lines. Each call of `write` is one line.
 struct Line;
 
 impl Write for Line {
@@ -112,7 +112,7 @@ impl Write for Line {
     }
 }
 
-/// The line, or the beginning of a very long one.
+/// Returns the line, truncated if it is very long.
 fn cut(line: &[u8]) -> Vec<u8> {
     let mut line = line.to_vec();
     if line.len() > LONGEST {
@@ -122,14 +122,14 @@ fn cut(line: &[u8]) -> Vec<u8> {
     line
 }
 
-/// Writes what comes, until nobody can send any more.
+/// Writes queued lines until nobody can send any more.
 fn write(orders: &Receiver<Order>, mut to: impl Write) {
     let mut said = 0;
     loop {
         let order = orders.recv_timeout(LOOK);
         let missing = lost() - said;
         if missing > 0 && !matches!(order, Err(RecvTimeoutError::Disconnected)) {
-            // A line that cannot be written is not lost a second time.
+            // If this notice cannot be written, it does not count as another lost line.
             if to.write_all(format!("({missing} lines of the log are lost)\n").as_bytes()).is_ok() {
                 said += missing;
             }
@@ -141,7 +141,7 @@ fn write(orders: &Receiver<Order>, mut to: impl Write) {
                 }
             }
             Ok(Order::Flush(done)) => {
-                let _ = done.try_send(()); // who asked may have given up
+                let _ = done.try_send(()); // the caller may have given up
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -153,7 +153,7 @@ fn write(orders: &Receiver<Order>, mut to: impl Write) {
 mod tests {
     use super::*;
 
-    /// Standard error that fails until it is told to work.
+    /// A standard error that fails until told to work.
     struct Broken<'a> {
         works: bool,
         written: &'a mut String,

@@ -1,7 +1,7 @@
-//! `/metrics`: what a scrape finds, read from the maps at that moment.
+//! `/metrics`: the content of a scrape, read from the maps at that moment.
 //!
-//! Labels are bounded: interfaces, verdicts, reasons and feeds, never an address. Every series is there from the start,
-//! so that rates can be computed over its first step.
+//! Labels are bounded: interfaces, verdicts, reasons and feeds, never an address. Every series exists from the
+//! start, so that rates can be computed over its first step.
 
 use std::{
     collections::BTreeMap,
@@ -66,7 +66,7 @@ type Gauges<L> = Family<L, Gauge>;
 /// The media type of OpenMetrics.
 const OPENMETRICS: &str = "application/openmetrics-text";
 
-/// A scrape, in both formats that there are.
+/// A scrape, in both available formats.
 #[derive(Clone, Debug)]
 pub struct Scrape {
     openmetrics: Bytes,
@@ -74,14 +74,14 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Renders it.
+    /// Renders a scrape.
     pub fn render(status: &Status, counters: &[(String, InterfaceCounters)]) -> Result<Self, fmt::Error> {
         let openmetrics = render(status, counters)?;
         Ok(Self { text: in_text_format(&openmetrics).into(), openmetrics: openmetrics.into() })
     }
 
-    /// The format that a scraper prefers by what it accepts, and its content type. Without a word about OpenMetrics it gets
-    /// the text format of Prometheus, which every scraper reads.
+    /// Returns the format that a scraper prefers according to its Accept header, and its content type. Without
+    /// OpenMetrics in that header, it is the Prometheus text format, which every scraper reads.
     pub fn negotiated<'a>(&self, accepted: impl Iterator<Item = &'a str>) -> (&'static str, Bytes) {
         let (mut openmetrics, mut text) = (0.0, 0.0);
         for range in accepted.flat_map(|accepted| accepted.split(',')) {
@@ -103,8 +103,8 @@ impl Scrape {
     }
 }
 
-/// The same in the text format of Prometheus, version 0.0.4: a metric is called there as its samples are, and there is
-/// neither the type `info`, nor a unit, nor a mark at the end.
+/// Converts to the Prometheus text format, version 0.0.4. There a metric has the name of its samples, and there is
+/// no type `info`, no unit, and no end mark.
 fn in_text_format(openmetrics: &str) -> String {
     let mut types = BTreeMap::new();
     for line in openmetrics.lines() {
@@ -136,7 +136,7 @@ fn in_text_format(openmetrics: &str) -> String {
     text
 }
 
-/// The text of a scrape in OpenMetrics.
+/// Returns a scrape as OpenMetrics text.
 fn render(status: &Status, counters: &[(String, InterfaceCounters)]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("floodgate");
     let version = vec![("version", status.version.clone())];

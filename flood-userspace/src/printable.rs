@@ -1,20 +1,20 @@
-//! Text from outside, made fit for a terminal and a log.
+//! Makes text from outside safe for a terminal and a log.
 //!
-//! Reasons, names of users and files, what a feed or a web server says: any of it may hold characters that move the
-//! cursor, colour the screen, turn the direction of text, or begin a line that nobody wrote. This is the one place that
-//! says which those are and what is shown in their place.
+//! Reasons, user and file names, text from a feed or a web server: any of it may contain characters that move the
+//! cursor, colour the screen, change the text direction, or begin a line that nobody wrote. Only this module
+//! defines which characters those are, and what is shown instead.
 
 use std::fmt::{self, Display, Write};
 
-/// Shows a value with each character that would act on a terminal written as `\u{1b}`, line ends included.
+/// Displays a value with each character that would act on a terminal escaped as in `\u{1b}`, line ends included.
 pub struct Printable<T>(pub T);
 
-/// The same for text of several lines: line ends stay, and what follows one is indented by `indent`, so that it cannot
-/// be taken for a line of its own.
+/// The same for text of several lines: line ends stay, and each following line is indented by `indent`, so that it
+/// cannot be taken for a separate message.
 pub struct Lines<T> {
-    /// What is shown.
+    /// The text to show.
     pub text: T,
-    /// What stands before each line but the first.
+    /// Prefix of each line but the first.
     pub indent: &'static str,
 }
 
@@ -30,7 +30,7 @@ impl<T: Display> Display for Lines<T> {
     }
 }
 
-/// JSON with the same characters in its own escapes, `\u001b`; they occur in its strings alone.
+/// Escapes the same characters in JSON as `\u001b`; they occur only in its strings.
 pub fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -46,8 +46,9 @@ pub fn json(text: &str) -> String {
     shown
 }
 
-/// Whether a character does something else than to be seen: control characters (C0, DEL, C1), separators of lines and
-/// paragraphs, and what turns the direction of the text around it or is invisible in it (Unicode TR 9 and TR 36, 3.5).
+/// Returns whether a character has an effect other than being visible: control characters (C0, DEL, C1),
+/// separators of lines and paragraphs, and characters that change the direction of the surrounding text or are
+/// invisible in it (Unicode TR 9 and TR 36, 3.5).
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(

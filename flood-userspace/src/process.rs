@@ -1,8 +1,8 @@
-//! What this process, or a thread of it, asks of the system for itself.
+//! System settings of this process and its threads.
 
 use std::io;
 
-/// Lets this process have as many descriptors as it may; returns how many.
+/// Raises the limit of file descriptors as far as possible; returns the limit.
 pub fn raise_descriptors() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a whole rlimit, which the call fills.
@@ -15,9 +15,10 @@ pub fn raise_descriptors() -> io::Result<u64> {
     Ok(if is_raised { most.rlim_cur } else { limit.rlim_cur })
 }
 
-/// Keeps this thread on a processor, whose number is less than `CPU_SETSIZE` (1,024).
+/// Pins this thread to a processor, whose number is less than `CPU_SETSIZE` (1,024).
 pub fn pin(processor: usize) -> io::Result<()> {
-    // SAFETY: a zeroed set is empty, `CPU_SET` checks that the number is within it, and the call reads no more than its size.
+    // SAFETY: a zeroed set is empty, `CPU_SET` checks that the number is within it, and the call reads no more
+    // than its size.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(processor, &mut set);
@@ -26,9 +27,9 @@ pub fn pin(processor: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps this thread on the processor that it is on, and returns its number.
+/// Pins this thread to the processor that it is running on, and returns its number.
 pub fn stay() -> io::Result<usize> {
-    // SAFETY: no arguments, no conditions.
+    // SAFETY: it takes no arguments and has no preconditions.
     let processor = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
     pin(processor).map(|()| processor)
 }

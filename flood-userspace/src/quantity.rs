@@ -1,8 +1,8 @@
 //! Numbers as people write them: `20k/s`, `1.2Gbit/s`, `40k`, `8Mbit`, and durations such as `10m`.
 //!
-//! A quantity is a whole number in a type that carries its unit. Reading is strict (the unit is never
-//! guessed) and printing gives the shortest form that reads back as exactly the same number. Prefixes are
-//! decimal: `k` is 1000. What a sensible limit is, is not decided here but in [`crate::config`].
+//! A quantity is a whole number in a type that carries its unit. Parsing is strict (the unit is never guessed),
+//! and printing gives the shortest form that reads back as exactly the same number. Prefixes are decimal:
+//! `k` is 1000. [`crate::config`] decides what a sensible limit is.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,11 +16,11 @@ mod tests;
 
 /// A whole number with a unit, written as `NUMBER[k|M|G]UNIT`.
 pub trait Quantity: FromStr<Err = QuantityError> {
-    /// What it is, for messages: "packet rate".
+    /// Name for messages: "packet rate".
     const KIND: &str;
     /// The letters after the number and its prefix: "/s".
     const UNIT: &str;
-    /// A right value, for messages.
+    /// A valid value, for messages.
     const EXAMPLE: &str;
 }
 
@@ -93,7 +93,7 @@ impl<T: fmt::Display> fmt::Display for OrOff<T> {
     }
 }
 
-/// Text that is not the quantity that was asked for.
+/// Text that is not the expected quantity.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[error("{written:?} cannot be a {kind}: {fault}; write for example \"{example}\"")]
 pub struct QuantityError {
@@ -147,7 +147,7 @@ fn parse_number(text: &str, unit: &'static str) -> Result<u64, Fault> {
     let prefix = suffix.trim_start().strip_suffix(unit).ok_or(Fault::Unit(unit))?;
     let exponent = parse_prefix(prefix)?;
 
-    // "1.25k" is the digits 125 and one power of ten that the prefix has left over.
+    // "1.25k" is the digits 125 and the one power of ten that remains of the prefix.
     let fraction = fraction.trim_end_matches('0');
     let decimals = u32::try_from(fraction.len()).map_err(|_| Fault::Fraction)?;
     let left_over = exponent.checked_sub(decimals).ok_or(Fault::Fraction)?;
@@ -156,7 +156,7 @@ fn parse_number(text: &str, unit: &'static str) -> Result<u64, Fault> {
     if value == 0 { Err(Fault::Zero) } else { Ok(value) }
 }
 
-/// The power of ten of a prefix. `K` is read as `k`, because it can mean nothing else here.
+/// Returns the power of ten of a prefix. `K` is read as `k`, because it can mean nothing else here.
 fn parse_prefix(prefix: &str) -> Result<u32, Fault> {
     match prefix {
         "m" => Err(Fault::Milli),
@@ -168,7 +168,7 @@ fn parse_prefix(prefix: &str) -> Result<u32, Fault> {
     }
 }
 
-/// The shortest exact decimal form; of two equally short ones that with the larger prefix (`1.5k`, not
+/// Returns the shortest exact decimal form; of two equally short ones, the one with the larger prefix (`1.5k`, not
 /// `1500`).
 fn render_number(value: u64) -> String {
     PREFIXES
@@ -187,8 +187,8 @@ fn render_scaled(value: u64, exponent: u32) -> String {
     padded.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A duration as people write it, such as `90s`, `10m`, `24h` or `7d` (`m` is minutes, `M` is months). Zero
-/// is refused: what it would apply to would be over at once.
+/// Parses a duration as people write it, such as `90s`, `10m`, `24h` or `7d` (`m` is minutes, `M` is months). Zero
+/// is rejected, because whatever it applies to would be over at once.
 pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     let fault = match humantime::parse_duration(text.trim()) {
         Ok(Duration::ZERO) => Fault::ZeroDuration,

@@ -1,7 +1,7 @@
-//! The folder of what is kept over a restart.
+//! The folder for state that survives a restart.
 //!
-//! What is read from it is believed, and what is written to it is written as root. So it is used only while nobody
-//! else can put anything there; and a file in it is either whole or not there at all.
+//! What is read from it is trusted, and what is written to it is written as root. So it is used only while nobody
+//! else can put anything there, and a file in it is either complete or absent.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata},
@@ -15,31 +15,31 @@ use thiserror::Error;
 
 use crate::{file, printable::Printable};
 
-/// What the name of a file begins with that is not whole yet.
+/// Name prefix of a file that is not complete yet.
 const NEW: &str = ".new.";
 
-/// The age of such a file from which on nobody writes it any more.
+/// Age from which on nobody is still writing such a file.
 const LEFT_BEHIND: Duration = Duration::from_secs(600);
 
-/// Bits of a mode: others than the owner may write, and only owners may rename and remove (inode(7)).
+/// Mode bits: others than the owner may write, and only owners may rename and remove (inode(7)).
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// A folder in which others could put what is then believed.
+/// A folder in which others could plant trusted files.
 #[derive(Debug, Error)]
 pub enum Unsafe {
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("{} belongs to user {owner}, who could put anything there: `chown root` it, or name another folder as `state`", Printable(path.display()))]
     Owner {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
     },
     /// Others may write to it.
     #[error("others than its owner may write to {} (mode {mode:04o}): `chmod go-w` it, or name another folder as `state`", Printable(path.display()))]
     Mode {
-        /// Which.
+        /// The folder.
         path: PathBuf,
         /// Its mode.
         mode: u32,
@@ -52,30 +52,30 @@ impl From<Unsafe> for io::Error {
     }
 }
 
-/// A folder for files that are believed when they are read again.
+/// A folder for files that are trusted when they are read again.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    /// The folder at a path, which need not be there yet.
+    /// Returns the folder at a path, which need not exist yet.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// The path of a file in it.
+    /// Returns the path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Looks whether others could put files there, or something else in the place of the folder or of one above it. What is
-    /// not there yet will be made for us alone.
+    /// Checks that others can neither put files there nor replace the folder or one of its parents. Whatever does
+    /// not exist yet will be created for this process's user only.
     pub fn check(&self) -> io::Result<()> {
         for path in self.path.ancestors() {
             check_one(path, path == self.path)?;
         }
-        // The same for where symbolic links lead.
+        // Do the same for the targets of symbolic links.
         match self.path.canonicalize() {
             Ok(real) if real != self.path => {
                 real.ancestors().try_for_each(|path| check_one(path, path == real))
@@ -84,7 +84,7 @@ impl Folder {
         }
     }
 
-    /// Reads a file of at most so many bytes, and when it was last changed; none if there is none.
+    /// Reads a file of at most `most` bytes, and its modification time; `None` if it does not exist.
     pub fn read(&self, name: &str, most: u64) -> io::Result<Option<(Vec<u8>, SystemTime)>> {
         self.check()?;
         let path = self.file(name);
@@ -95,12 +95,12 @@ impl Folder {
         }
     }
 
-    /// Writes a file: under a name that nobody can know before, and then in the place of the one that was there.
+    /// Writes a file: first under an unpredictable name, which then replaces the old file.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         self.write_held(name, parts, |_| Ok(())).map(drop)
     }
 
-    /// The same, and keeps it open; `hold` is done before it has its name.
+    /// Does the same and keeps the file open; calls `hold` before the file gets its name.
     pub fn write_held(
         &self,
         name: &str,
@@ -111,7 +111,7 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.check()?;
         self.sweep();
-        // It is made with O_EXCL and mode 0600, and removed again when anything fails.
+        // The file is created with O_EXCL and mode 0600, and removed if anything fails.
         let mut new = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.path)?;
         parts.iter().try_for_each(|part| new.write_all(part))?;
         new.as_file().sync_all()?;
@@ -121,14 +121,14 @@ impl Folder {
         Ok(file)
     }
 
-    /// Notes that a file is right as it is, now.
+    /// Records that a file is still correct now.
     pub fn touch(&self, name: &str) -> io::Result<()> {
         self.check()?;
         let (file, _) = file::open(&self.file(name))?;
         file.set_modified(SystemTime::now())
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.file(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -136,7 +136,7 @@ impl Folder {
         }
     }
 
-    /// Removes what was being written when a process was killed.
+    /// Removes files that were being written when a process was killed.
     fn sweep(&self) {
         let is_left = |metadata: Metadata| {
             metadata.is_file()
@@ -145,25 +145,25 @@ impl Folder {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let is_new = entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes());
             if is_new && entry.metadata().is_ok_and(is_left) {
-                let _ = fs::remove_file(entry.path()); // the next time will try it again
+                let _ = fs::remove_file(entry.path()); // the next sweep tries again
             }
         }
     }
 }
 
-/// Checks one folder, or symbolic link, on the way; `is_last` is the folder itself.
+/// Checks one folder or symbolic link on the path; `is_last` marks the folder itself.
 fn check_one(path: &Path, is_last: bool) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => return Ok(()),
         metadata => metadata?,
     };
-    // SAFETY: it takes nothing and cannot fail.
+    // SAFETY: it takes no arguments and cannot fail.
     let us = unsafe { libc::geteuid() };
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if owner != 0 && owner != us {
         return Err(Unsafe::Owner { path: path.to_owned(), owner }.into());
     }
-    // Whoever may write to a sticky folder cannot exchange what is ours in it. The mode of a link means nothing.
+    // Whoever may write to a sticky folder cannot replace our files in it. The mode of a link means nothing.
     let is_kept_apart = !is_last && mode & STICKY != 0;
     if !metadata.is_symlink() && mode & OTHERS_WRITE != 0 && !is_kept_apart {
         return Err(Unsafe::Mode { path: path.to_owned(), mode }.into());
@@ -211,9 +211,9 @@ mod tests {
 
     #[test]
     fn a_folder_or_link_of_somebody_else_is_refused() {
-        // SAFETY: it takes nothing and cannot fail.
+        // SAFETY: it takes no arguments and cannot fail.
         if unsafe { libc::geteuid() } != 0 {
-            return; // only root can give something away
+            return; // only root can give files away
         }
         let outer = tempfile::tempdir().unwrap();
         let (theirs, link) = (outer.path().join("theirs"), outer.path().join("link"));
@@ -249,7 +249,7 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let folder = Folder::at(outer.path().join("feeds"));
         folder.write("a", &[b"whole"]).unwrap();
-        // A folder in its place cannot be replaced by a file.
+        // A file cannot replace a folder at its path.
         fs::create_dir(folder.file("b")).unwrap();
         assert!(folder.write("b", &[b"part"]).is_err());
         let left = folder.file(".new.killed");

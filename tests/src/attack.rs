@@ -1,18 +1,20 @@
-//! An attacker who has read the source: mixes of packets, found by chance, against the filter's twin on a host.
+//! An attacker who has read the source: random mixes of packets against the filter's twin on a host.
 //!
-//! A [`Trial`] is a configuration, facts of the host, and the phases of an attack. [`Trial::run`] plays six seconds of virtual
-//! time: the [attacker](attacker)'s packets, between them those of [visitors](visitors) and of the host's own clients, and what
-//! the [host](world) does with what passes. Two things are wrong, whatever the attack:
+//! A [`Trial`] is a configuration, facts of the host, and the phases of an attack. [`Trial::run`] simulates six
+//! seconds of virtual time: the packets of the [attacker](attacker), between them those of [visitors](visitors) and
+//! of the host's own clients, and what the [host](world) does with packets that pass. Two outcomes are errors,
+//! whatever the attack:
 //!
-//! - More passes than the limits and the budgets of evidence allow: the [ledger](ledger) is poured what has passed, and overflows.
-//! - A visitor loses what he can prove, or a connection does not come about within a retransmission, or he loses what he cannot
-//!   prove, and the ledger does not show who has used up his limit.
+//! - More passes than the limits and the budgets of evidence allow: the [ledger](ledger) records what has passed, and
+//!   overflows.
+//! - A visitor loses a packet with evidence, or a connection is not established within a retransmission, or a visitor
+//!   loses a packet without evidence although the ledger does not show that others have used up its limit.
 //!
-//! [`search`] draws trials and shrinks what it finds. The attacker knows all addresses and the ports of services, and has an
-//! address, a connection and a server of his own. He does not know sequence numbers, cookies, or the ports of the host's
-//! clients.
+//! [`search`] draws trials and shrinks what it finds. The attacker knows all addresses and the ports of services, and
+//! has an address, a connection and a server of its own. It does not know sequence numbers, cookies, or the ports of
+//! the host's clients.
 //!
-//! Not covered: IPv6, lists, defects, the memory for fragments, the full table; and a processor that races with another.
+//! Not covered: IPv6, lists, defects, the memory for fragments, the full table, and races between processors.
 
 mod attacker;
 mod ledger;
@@ -35,10 +37,10 @@ use world::World;
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 
-/// How long a trial lasts. The attack may last for the first four seconds of it.
+/// Length of a trial. The attack may last for the first four seconds of it.
 const LASTS: u64 = 6 * SECOND;
 
-/// When it begins: time is far from 0.
+/// When it begins: far from time 0.
 const START: u64 = 1_000 * SECOND;
 
 /// Addresses of the documentation ranges (RFC 5737).
@@ -54,21 +56,21 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
 mod port {
     use std::ops::RangeInclusive;
 
-    /// Of a web server.
+    /// A web server.
     pub(super) const WEB: u16 = 443;
-    /// Of a server that takes no more connections.
+    /// A server that accepts no more connections.
     pub(super) const STUCK: u16 = 8_080;
-    /// Of UDP services that answer what they are sent: below the ports that the host gives to its clients, and among them.
+    /// UDP services that reply to what they receive: one below the host's client port range, and one within it.
     pub(super) const GAME: u16 = 30_000;
     pub(super) const VOICE: u16 = 40_000;
-    /// Nobody listens.
+    /// A closed port.
     pub(super) const CLOSED: u16 = 9;
-    /// From which the host has asked the attacker's server, and from which it has a session with it.
+    /// The ports from which the host has sent a request to the attacker's server, and has a session with it.
     pub(super) const ASKED: u16 = 45_001;
     pub(super) const SESSION: u16 = 45_000;
-    /// The ports that it gives to its clients (`ip_local_port_range`).
+    /// The client port range (`ip_local_port_range`).
     pub(super) const CLIENTS: RangeInclusive<u16> = 32_768..=60_999;
-    /// Those of them that a client of the host's has now and then.
+    /// The part of it that the host's clients use now and then.
     pub(super) const TAKEN: RangeInclusive<u16> = 45_100..=60_000;
 }
 
@@ -87,30 +89,31 @@ pub enum Profile {
 pub struct Trial {
     /// The configuration.
     pub profile: Profile,
-    /// Whether SYNs over a limit are answered with cookies, rather than have to come twice.
+    /// Whether SYNs over a limit are answered with cookies, rather than having to be retransmitted.
     pub cookies: bool,
-    /// Whether the kernel always makes cookies (`net.ipv4.tcp_syncookies` is 2), rather than when a queue is full.
+    /// Whether the kernel always uses cookies (`net.ipv4.tcp_syncookies` is 2), rather than only when a queue is
+    /// full.
     pub always_cookies: bool,
-    /// Whether it means anything that there is no socket.
+    /// Whether the absence of a socket counts.
     pub absence: bool,
-    /// Whether it is noted what the host asks.
+    /// Whether the filter notes what the host sends.
     pub notes: bool,
     /// The attack.
     pub phases: Vec<Phase>,
-    /// By which times and numbers are drawn.
+    /// Seed for times and numbers.
     pub seed: u64,
 }
 
 impl Trial {
-    /// A host as most are.
+    /// Creates a trial of a typical host.
     pub fn new(profile: Profile, phases: Vec<Phase>) -> Self {
         Self { profile, cookies: true, always_cookies: false, absence: true, notes: true, phases, seed: 1 }
     }
 
-    /// Plays it.
+    /// Runs the trial.
     ///
     /// # Errors
-    /// What is wrong, in a sentence.
+    /// Describes what is wrong, in a sentence.
     pub fn run(&self) -> Result<(), String> {
         let mut world = World::new(self);
         let mut random = Rng::with_seed(self.seed);
@@ -138,8 +141,8 @@ impl Trial {
     }
 }
 
-/// Any trial. What is simple comes first, as that is what the search shrinks to. Half of the phases have the same addresses and
-/// ports, so that one prepares what another makes use of.
+/// Draws any trial. Simple values come first, because the search shrinks towards them. Half of the phases have the
+/// same addresses and ports, so that one can prepare what another exploits.
 fn trials() -> impl Strategy<Value = Trial> {
     let profile = select(vec![Profile::Default, Profile::Web, Profile::Dns, Profile::Game]);
     let facts = [0.7, 0.5, 0.8, 0.9].map(prop::bool::weighted);
@@ -156,15 +159,15 @@ fn trials() -> impl Strategy<Value = Trial> {
 /// What the search has found.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// The smallest trial that shows it.
+    /// The smallest trial that shows the error.
     pub trial: Trial,
     /// What is wrong.
     pub why: String,
 }
 
-/// Draws so many trials, by a number that makes them the same again.
+/// Draws this many trials, reproducibly by seed.
 pub fn search(seed: u64, trials_in_all: u32) -> Option<Finding> {
-    /// Shrinking is trying: some seconds of it.
+    /// Shrinking steps: some seconds of them.
     const SHRINKING: u32 = 400;
 
     let config = Config {

@@ -1,15 +1,15 @@
-//! What a packet costs in the filter and in what people would use instead, side by side in one run.
+//! Compares the cost of a packet in the filter and in the alternatives, side by side in one run.
 //!
 //! *Cases* are test runs of one frame. The `harness` program writes a random source into it and calls the program
 //! under test, so that one run exercises up to 16 million sources. The same harness calling a bare `XDP_DROP` is the
-//! floor; a figure is the median, over rounds, of program minus the floor *just before it*, in thread CPU time. On a
-//! noisy machine only such differences and their ratios mean anything, and these only as far as their quartiles tell them
-//! from nothing.
+//! floor. A figure is the median, over rounds, of program minus the floor *just before it*, in thread CPU time. On a
+//! noisy machine only such differences and their ratios mean anything, and only if their quartiles distinguish them
+//! from zero.
 //!
-//! *End to end* ([`e2e`]) is a flood on a virtual interface; [`Part`] names what else there is. docs/bench.md says
-//! how to read all of it.
+//! *End to end* ([`e2e`]) is a flood on a virtual interface. [`Part`] names the other measurements. docs/bench.md
+//! explains how to read them.
 //!
-//! Invariant: a figure counts only if the packets came to what its case says.
+//! Invariant: a figure counts only if the packets got the verdicts that its case claims.
 
 use std::{fmt::Display, thread, time::Duration};
 
@@ -60,23 +60,23 @@ mod vectors;
 /// What is measured besides the cases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// What a core takes in of a flood, and a visitor, with each filter in turn.
+    /// What a core takes in of a flood, and what a visitor gets, with each filter in turn.
     EndToEnd,
     /// Floods of each kind.
     Vectors,
     /// How long it takes to change long lists.
     Lists,
-    /// What more cores would come to, and memory.
+    /// Predictions for more cores, and memory.
     Scaling,
     /// Floods of each kind at a host with services and clients.
     Hosts,
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 5] = [Self::EndToEnd, Self::Vectors, Self::Lists, Self::Scaling, Self::Hosts];
 
-    /// The word for it on the command line.
+    /// The name on the command line.
     pub const fn label(self) -> &'static str {
         match self {
             Self::EndToEnd => "e2e",
@@ -88,17 +88,17 @@ impl Part {
     }
 }
 
-/// Runs before the first slice, so that caches fill up.
+/// Runs before the first slice, to warm up caches.
 const WARM_UP_RUNS: u64 = 100_000;
 
-/// Where sources are remembered: runs for each of them, so that nearly all have been seen (all but e^-4), and the
-/// most runs, which fill the largest table, of a million entries.
+/// Runs for each source in cases that remember sources, so that nearly all have been seen (all but e^-4); and the
+/// maximum number of runs, which fills the largest table, of a million entries.
 const WARM_UP_RUNS_FOR_A_SOURCE: u64 = 4;
 const MOST_WARM_UP_RUNS: u64 = 2_000_000;
 
-/// Runs before each slice that do not count: caches that other cases have emptied fill again, with a table of some
-/// megabytes where there are many sources, and a source uses up what it has regained of its burst, 40,000 packets at most
-/// by default. Not longer than this: a case of a microsecond fills caches in fewer runs.
+/// Time of the runs before each slice that do not count. They refill caches that other cases have evicted (with many
+/// sources, a table of some megabytes), and each source uses up the burst it has regained, 40,000 packets at most by
+/// default. No longer than this: a case that takes a microsecond needs fewer runs to fill the caches.
 const LONGEST_WARM_UP: Duration = Duration::from_millis(30);
 
 fn runs_before_a_slice(sources: u64, ns: f64) -> u32 {
@@ -109,47 +109,47 @@ fn runs_before_a_slice(sources: u64, ns: f64) -> u32 {
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Effort {
-    /// The cases that are measured in each family when none is named,
+    /// The cases that are measured in each family if none is named,
     pub cases: &'static [(Family, &'static [Case])],
-    /// and the parts when nothing is named.
+    /// and the parts if nothing is named.
     pub parts: &'static [Part],
     /// Slices of each case; odd, for the median.
     pub rounds: usize,
-    /// How long a slice takes.
+    /// Length of a slice.
     pub slice: Duration,
-    /// Numbers of sources, ascending, for the cases.
+    /// Numbers of sources for the cases, ascending.
     pub sources: &'static [u64],
-    /// The filters that are measured end to end when none is named.
+    /// The filters that are measured end to end if none is named.
     pub guards: &'static [Guard],
-    /// Numbers of sources of the floods there.
+    /// Numbers of sources of the end-to-end floods.
     pub flood_sources: &'static [u64],
     /// Floods on each filter; odd, for the median.
     pub floods: usize,
-    /// How long each lasts.
+    /// Length of each flood.
     pub flood: Duration,
-    /// During which shares of a filter's capacity a visitor comes, percent.
+    /// Loads at which a visitor is measured, in percent of a filter's capacity.
     pub loads: &'static [u32],
-    /// Visits during each; odd, for the median.
+    /// Visits at each load; odd, for the median.
     pub load_visits: usize,
     /// The kinds of floods,
     pub kinds: &'static [&'static str],
-    /// and visits during each; odd, for the median.
+    /// and visits during each flood; odd, for the median.
     pub visits: usize,
-    /// How long each lasts.
+    /// Length of each visit.
     pub visit: Duration,
     /// IPv4 addresses in the lists that are changed, and a fifth as many IPv6 prefixes.
     pub listed: usize,
     /// How often each change is made; odd, for the median.
     pub changes: usize,
-    /// How long clients are counted in each flood at each host.
+    /// How long clients are counted in each flood against each host.
     pub host: Duration,
 }
 
-/// Percents of the capacity of a core that floods a server with a visitor.
+/// Load of a core in percent of its capacity, while a visitor uses the server.
 const LOADS: [u32; 4] = [0, 25, 50, 90];
 
 impl Effort {
-    /// Under a minute: what is behind the ratios.
+    /// Takes less than a minute: the figures behind the ratios.
     pub const QUICK: Self = Self {
         cases: &[
             (
@@ -183,7 +183,7 @@ impl Effort {
         ..Self::FULL
     };
 
-    /// Less than ten minutes; hosts, which are more, have to be named.
+    /// Takes less than ten minutes. Hosts take longer and have to be named.
     pub const FULL: Self = Self {
         cases: &[(Family::Ipv4, &Case::ALL), (Family::Ipv6, &Case::ALL)],
         parts: &[Part::EndToEnd, Part::Vectors, Part::Lists, Part::Scaling],
@@ -205,7 +205,7 @@ impl Effort {
     };
 }
 
-/// What is measured.
+/// What to measure.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
     cases: Vec<(Family, Vec<Case>)>,
@@ -215,8 +215,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The cases, families and parts that are named, and where none is named those of the effort. But parts that stand
-    /// alone go without cases, and cases and families without parts.
+    /// Parses the cases, families and parts that are named; those of the effort stand in for what is not named. But
+    /// parts named alone run without cases, and cases and families named alone run without parts.
     pub fn parse(words: &[String], effort: Effort) -> Result<Self> {
         let named = |label: &str| words.iter().any(|word| word == label);
         let labels = [
@@ -246,7 +246,7 @@ impl Selection {
         } else if parts.contains(&Part::Scaling) {
             selected = vec![(Family::Ipv4, scaling::CASES.to_vec())];
         }
-        // What is not in a family is no difference.
+        // Cases that do not exist in a family are skipped.
         for (family, cases) in &mut selected {
             cases.retain(|case| case.exists_in(*family));
         }
@@ -259,19 +259,19 @@ impl Selection {
         Ok(Self { cases: selected, parts, filters, floods: Vec::new() })
     }
 
-    /// At hosts only these floods, where any is named.
+    /// Restricts hosts to these floods, if any is named.
     pub fn with_floods(self, floods: Vec<String>) -> Self {
         Self { floods, ..self }
     }
 
-    /// End to end only these filters, where any is named.
+    /// Restricts the end-to-end part to these filters, if any is named.
     pub fn with_filters(self, names: &[String]) -> Result<Self> {
         let filters = filters(names)?;
         Ok(if filters.is_empty() { self } else { Self { filters, ..self } })
     }
 }
 
-/// The labels of filters that are named.
+/// Returns the labels of the named filters.
 fn filters(names: &[String]) -> Result<Vec<&'static str>> {
     let all = Guard::ALL.map(Guard::label);
     let label = |name: &String| {
@@ -281,7 +281,8 @@ fn filters(names: &[String]) -> Result<Vec<&'static str>> {
     names.iter().map(label).collect()
 }
 
-/// Measures what is selected. `progress` is told each figure as it is there, and ends the run with an error.
+/// Measures what is selected. Reports each figure to `progress` as soon as it is there; an error from it ends the
+/// run.
 pub fn run(
     effort: Effort,
     selection: &Selection,
@@ -311,28 +312,28 @@ pub fn run(
     Report::new(measured)
 }
 
-/// What was measured of one case with so many sources on so many cores.
+/// Measurements of one case with one number of sources on one number of cores.
 #[derive(Default)]
 struct Rounds {
     floors: Vec<f64>,
     differences: Vec<f64>,
 }
 
-/// A case, and what was measured of it with each number of sources.
+/// A case, and its measurements with each number of sources.
 struct Measuring {
     subject: Subject,
     by_sources: Vec<BySources>,
 }
 
-/// With one number of sources: how long a run takes, nanoseconds, and the rounds on one core and on two.
+/// With one number of sources: nanoseconds per run, and the rounds on one core and on two.
 #[derive(Default)]
 struct BySources {
     run_ns: f64,
     by_cores: Vec<Rounds>,
 }
 
-/// Measures the cases round by round, each slice just after one of the floor: in a round each case has its turn with each number
-/// of sources, on one core and on two.
+/// Measures the cases round by round, each slice just after one of the floor. In a round, each case has its turn with
+/// each number of sources, on one core and on two.
 fn measure_family(
     effort: Effort,
     family: Family,
@@ -386,7 +387,8 @@ fn measure_family(
     Ok(figures)
 }
 
-/// Runs a case until its tables and the caches are as with so many sources; returns how long a run takes, nanoseconds.
+/// Runs a case until its tables and the caches are in the steady state of that many sources. Returns nanoseconds per
+/// run.
 fn fill(subject: &mut Subject, sources: u64, cores: usize) -> Result<f64> {
     let for_sources = if subject.case.remembers_sources() { sources * WARM_UP_RUNS_FOR_A_SOURCE } else { 0 };
     let runs = for_sources.clamp(WARM_UP_RUNS, MOST_WARM_UP_RUNS) / cores as u64;

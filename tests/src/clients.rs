@@ -1,7 +1,7 @@
-//! Clients that ask at a pace of their own, whatever becomes of it, with the patience of real ones; and what share of their
-//! attempts comes to something.
+//! Clients that send at their own pace, whatever happens to their packets, with the patience of real ones; and the
+//! share of their attempts that succeeds.
 //!
-//! The pace is random, so that none of them is in step with the ticks of the clock.
+//! The pace is random, so that no client is in step with the clock ticks.
 
 use std::{
     io::Read,
@@ -20,48 +20,48 @@ use crate::{
     processor::await_input,
 };
 
-/// So long a browser's user waits for a page (a lost SYN is sent again after one second, RFC 6298), a resolver's for an
-/// answer, a player for the world, and a clock for the time.
+/// How long a browser user waits for a page (a lost SYN is retransmitted after one second, RFC 6298), a resolver for
+/// an answer, a player for the world, and an NTP client for the time.
 const FOR_PAGE: Duration = Duration::from_secs(3);
 const FOR_ANSWER: Duration = Duration::from_secs(2);
 const FOR_MOVE: Duration = Duration::from_millis(500);
 const FOR_TIME: Duration = Duration::from_secs(1);
 
-/// Attempts a second of those whose attempts have nothing to do with each other.
+/// Attempts a second of clients whose attempts are independent of each other.
 const ATTEMPTS_PER_S: f64 = 40.0;
 
-/// Connections that stay open, or players, or sessions of QUIC; and what each does in a second.
+/// Number of open connections, players, or QUIC sessions; and what each does in a second.
 const CONNECTIONS: usize = 8;
 const REQUESTS_PER_S: f64 = 6.0;
 const PLAYERS: usize = 4;
 const MOVES_PER_S: f64 = 20.0;
 
-/// Questions for the time, and datagrams in fragments, a second.
+/// NTP requests, and fragmented datagrams, a second.
 const TIMES_PER_S: f64 = 20.0;
 
-/// How long a player stays, in the mean.
+/// Mean time that a player stays.
 const STAY: Duration = Duration::from_secs(2);
 
-/// What makes a datagram longer than the MTU of Ethernet, bytes.
+/// Bytes that make a datagram longer than the Ethernet MTU.
 const LONG: usize = 1_800;
 
-/// How often is looked whether all has come back.
+/// How often to check whether everything has come back.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The port that a clock asks from, and is asked at.
+/// The port that NTP uses as source and destination.
 const NTP: u16 = 123;
 
-/// Attempts that began while it counted, and those of them that came to something.
+/// Attempts that began within the window, and those of them that succeeded.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Tally {
-    /// All.
+    /// All attempts.
     pub tried: u64,
-    /// Of these.
+    /// Those that succeeded.
     pub succeeded: u64,
 }
 
 impl Tally {
-    /// The share that came to something; 0 of none.
+    /// Returns the share that succeeded; 0 without attempts.
     pub fn share(self) -> f64 {
         self.succeeded as f64 / self.tried.max(1) as f64
     }
@@ -81,9 +81,9 @@ impl AddAssign for Tally {
 /// When attempts count.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// From then,
+    /// From this time,
     pub begin: Instant,
-    /// and no longer.
+    /// until this time.
     pub end: Instant,
 }
 
@@ -93,9 +93,9 @@ impl Window {
     }
 }
 
-/// A kind of client. Where one has connections, they are open already.
+/// A kind of client. If it uses connections, they are already open.
 pub struct Client {
-    /// The word for it in reports.
+    /// The name in reports.
     pub name: &'static str,
     run: Box<dyn FnOnce(Window) -> Result<Tally> + Send>,
 }
@@ -105,7 +105,7 @@ impl Client {
         Self { name, run: Box::new(run) }
     }
 
-    /// Fetches pages, each over a connection of its own.
+    /// Fetches pages, each over a new connection.
     pub fn of_pages(name: &'static str, server: IpAddr) -> Self {
         Self::new(name, move |window| Ok(try_often(window, || fetch((server, 80).into(), FOR_PAGE).is_ok())))
     }
@@ -119,12 +119,12 @@ impl Client {
         }))
     }
 
-    /// Asks for names, each from a port of its own.
+    /// Sends DNS queries, each from a new port.
     pub fn of_names(name: &'static str, server: SocketAddr) -> Self {
         Self::new(name, move |window| Ok(try_often(window, || dns::ask(server, FOR_ANSWER).is_ok())))
     }
 
-    /// Plays, for some seconds each time.
+    /// Plays for some seconds each time.
     pub fn of_game(name: &'static str, server: SocketAddr) -> Result<Self> {
         let join = move || Session::open(None, server);
         let first = (0..PLAYERS).map(|_| join()).collect::<Result<Vec<_>>>()?;
@@ -146,7 +146,7 @@ impl Client {
         }))
     }
 
-    /// Has sessions that go on and on, as those of QUIC.
+    /// Keeps sessions open throughout, like those of QUIC.
     pub fn of_sessions(name: &'static str, server: SocketAddr) -> Result<Self> {
         let open = |_| Session::open(None, server);
         let sessions = (0..PLAYERS).map(open).collect::<Result<Vec<_>>>()?;
@@ -159,21 +159,21 @@ impl Client {
         }))
     }
 
-    /// Sends datagrams that are longer than a cable's MTU, and gets them back.
+    /// Sends datagrams that are longer than the MTU of a veth pair, and receives them back.
     pub fn of_fragments(name: &'static str, server: SocketAddr) -> Result<Self> {
         let mut session = Session::open(None, server)?;
         session.padding = LONG;
         Ok(Self::new(name, move |window| Ok(session.keep_up(TIMES_PER_S, FOR_TIME, window.end, window))))
     }
 
-    /// Asks for the time, from the port where others ask (RFC 5905).
+    /// Asks for the time from the NTP port, as NTP peers do (RFC 5905).
     pub fn of_time(name: &'static str, server: IpAddr) -> Result<Self> {
         let mut session = Session::open(Some(NTP), (server, NTP).into())?;
         Ok(Self::new(name, move |window| Ok(session.keep_up(TIMES_PER_S, FOR_TIME, window.end, window))))
     }
 }
 
-/// Runs clients, all at once, from a namespace; returns what share of the attempts of each succeeded.
+/// Runs clients from a namespace, all at once. Returns the tally of each.
 pub fn run(host: &Namespace, clients: Vec<Client>, window: Window) -> Result<Vec<(&'static str, Tally)>> {
     thread::scope(|scope| {
         let running: Vec<_> = clients
@@ -191,7 +191,7 @@ pub fn run(host: &Namespace, clients: Vec<Client>, window: Window) -> Result<Vec
     })
 }
 
-/// Adds up what some threads come to that are in the namespace of this one.
+/// Sums the tallies of some threads in this thread's namespace.
 fn at_once<F: FnOnce() -> Result<Tally> + Send>(clients: impl Iterator<Item = F>) -> Result<Tally> {
     thread::scope(|scope| {
         let running: Vec<_> = clients.map(|client| scope.spawn(client)).collect();
@@ -203,7 +203,7 @@ fn at_once<F: FnOnce() -> Result<Tally> + Send>(clients: impl Iterator<Item = F>
     })
 }
 
-/// Tries again and again, whether or not it has succeeded.
+/// Tries repeatedly, whether or not it has succeeded.
 fn try_often(window: Window, attempt: impl Fn() -> bool + Sync) -> Tally {
     thread::scope(|scope| {
         let mut attempts = Vec::new();
@@ -221,7 +221,8 @@ fn try_often(window: Window, attempt: impl Fn() -> bool + Sync) -> Tally {
     })
 }
 
-/// Fetches pages over a connection. When one does not come in time, it is given up, and all others with it.
+/// Fetches pages over a connection. If one does not arrive in time, the connection and all further pages are given
+/// up.
 fn ask_over(mut stream: TcpStream, window: Window) -> Tally {
     let mut tally = Tally::default();
     let mut alive = true;
@@ -238,7 +239,7 @@ fn ask_over(mut stream: TcpStream, window: Window) -> Tally {
     }
 }
 
-/// A socket that is connected to a service that sends back what it is sent.
+/// A socket that is connected to an echo service.
 struct Session {
     socket: Socket,
     /// Bytes behind the number in each message.
@@ -257,9 +258,9 @@ impl Session {
         Ok(Self { socket, padding: 0 })
     }
 
-    /// Sends numbers until the end, and waits for each to come back, without waiting to send the next.
+    /// Sends numbers until the end, and waits for each to come back, without delaying the next one.
     fn keep_up(&mut self, per_s: f64, patience: Duration, end: Instant, window: Window) -> Tally {
-        // When each was sent, and whether it has come back in time.
+        // When each was sent, and whether it came back in time.
         let mut messages: Vec<(Instant, bool)> = Vec::new();
         let mut next = Instant::now();
         while next < end {
@@ -281,7 +282,7 @@ impl Session {
         tally
     }
 
-    /// Takes note of what comes back, until then.
+    /// Records what comes back until a time.
     fn listen(&self, until: Instant, patience: Duration, messages: &mut [(Instant, bool)]) {
         let mut buffer = [0; 2_048];
         loop {
@@ -289,7 +290,7 @@ impl Session {
             if left.is_zero() || await_input(&self.socket, left).is_err() {
                 return;
             }
-            // An error is one that an ICMP packet has made.
+            // An error results from an ICMP packet.
             while let Ok(length) = (&self.socket).read(&mut buffer) {
                 let number = buffer[..length].first_chunk().map(|number| u64::from_be_bytes(*number));
                 if let Some((sent, came_back)) = number.and_then(|number| messages.get_mut(number as usize)) {
@@ -300,7 +301,7 @@ impl Session {
     }
 }
 
-/// A random time to the next of so many a second: from half to one and a half of the mean.
+/// A random interval at this many events a second: from half to one and a half of the mean.
 fn pause(per_s: f64) -> Duration {
     at_random(Duration::from_secs_f64(1.0 / per_s))
 }

@@ -1,4 +1,4 @@
-//! The binary `floodgate` as an operator runs it: started, asked, ended.
+//! The binary `floodgate` as an operator runs it: started, queried, ended.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use crate::{
     process::Process,
 };
 
-/// The floodgate that was built along with this program.
+/// Returns the path of the floodgate that was built along with this program.
 pub fn binary() -> Result<PathBuf> {
     let program = env::current_exe()?;
     let folder = program.parent().context("a program is in some folder")?;
@@ -33,9 +33,9 @@ pub fn binary() -> Result<PathBuf> {
 pub struct Said {
     /// Exit code; -1 when a signal ended it.
     pub code: i32,
-    /// Data.
+    /// Data, on standard output.
     pub stdout: String,
-    /// Talk.
+    /// Messages, on standard error.
     pub stderr: String,
 }
 
@@ -49,25 +49,25 @@ pub fn run(command: &mut Command) -> Result<Said> {
     })
 }
 
-/// Runs floodgate with these arguments, separated by blanks, where no daemon is wanted.
+/// Runs floodgate with these arguments, separated by blanks, without a daemon.
 pub fn floodgate(arguments: &str) -> Result<Said> {
     run(Command::new(binary()?).args(arguments.split_whitespace()))
 }
 
-/// A floodgate that runs.
+/// A running floodgate daemon.
 pub struct Daemon {
     process: Process,
     folder: TempDir,
 }
 
 impl Daemon {
-    /// Starts one in a namespace, with this configuration (TOML) and these arguments to `run`. Returns when it
-    /// answers.
+    /// Starts a daemon in a namespace, with this configuration (TOML) and these arguments to `run`. Returns once it
+    /// replies.
     pub fn start(namespace: &Namespace, config: &str, arguments: &str) -> Result<Self> {
         Self::start_with(namespace, config, arguments, &[])
     }
 
-    /// Starts one with these variables in its environment.
+    /// Starts a daemon with these environment variables.
     pub fn start_with(
         namespace: &Namespace,
         config: &str,
@@ -79,7 +79,7 @@ impl Daemon {
         Self::start_in(folder, namespace, config, arguments, log.into(), environment)
     }
 
-    /// The same with another place for its log, which [`log`](Self::log) does not know.
+    /// The same with another log destination, which [`log`](Self::log) does not know.
     pub fn start_logging_to(
         namespace: &Namespace,
         config: &str,
@@ -100,7 +100,7 @@ impl Daemon {
         let mut command = start_command(&folder, namespace, config, arguments, log)?;
         command.envs(environment.iter().copied());
         let mut daemon = Self { process: Process::start(&mut command)?, folder };
-        // Trying to connect costs less than asking, which then waits for its answer.
+        // A connection attempt costs less than a request, which then waits for its reply.
         let answers = eventually("floodgate answers", || {
             let listens = UnixStream::connect(daemon.socket()).is_ok();
             daemon.has_ended() || (listens && daemon.ask("status").is_ok_and(|said| said.code == 0))
@@ -111,7 +111,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// A command with this verb and arguments, separated by blanks, that talks to this daemon.
+    /// Returns a command with this verb and arguments, separated by blanks, that talks to this daemon.
     pub fn command(&self, words: &str) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command.arg("--socket").arg(self.socket()).args(words.split_whitespace());
@@ -124,7 +124,7 @@ impl Daemon {
         run(&mut self.command(words)?)
     }
 
-    /// Runs a verb that has to succeed; returns what it printed.
+    /// Runs a verb that must succeed. Returns what it printed.
     pub fn tell(&self, words: &str) -> Result<String> {
         let said = self.ask(words)?;
         ensure!(said.code == 0, "`floodgate {words}`: {}", said.stderr.trim());
@@ -142,17 +142,17 @@ impl Daemon {
         socket(&self.folder)
     }
 
-    /// Writes another configuration in the place of the one it was started with.
+    /// Replaces the configuration that it was started with.
     pub fn rewrite(&self, config: &str) -> Result<()> {
         Ok(fs::write(self.folder.path().join("floodgate.toml"), with_state(&self.folder, config))?)
     }
 
-    /// Has it read its configuration again, by SIGHUP.
+    /// Makes it reload its configuration, by SIGHUP.
     pub fn hang_up(&self) {
         self.process.signal(libc::SIGHUP);
     }
 
-    /// The folder with its configuration and its socket.
+    /// The folder with its configuration and socket.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -162,7 +162,7 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// What it has logged.
+    /// Returns what it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(&self.folder)).unwrap_or_else(|error| error.to_string())
     }
@@ -172,7 +172,7 @@ impl Daemon {
         self.process.has_ended()
     }
 
-    /// Ends it with a signal; returns how it ended and what it had logged.
+    /// Ends it with a signal. Returns its exit status and its log.
     pub fn end(mut self, signal: libc::c_int) -> Result<(ExitStatus, String)> {
         self.process.signal(signal);
         let status = self.wait()?;
@@ -201,7 +201,7 @@ fn start_command(
     Ok(command)
 }
 
-/// A configuration whose state is in the folder of the daemon, unless it says where.
+/// Returns a configuration whose state is in the daemon's folder, unless it says otherwise.
 fn with_state(folder: &TempDir, config: &str) -> String {
     let says = config.lines().any(|line| line.trim_start().starts_with("state ="));
     let state = folder.path().join("state");

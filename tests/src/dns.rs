@@ -1,4 +1,4 @@
-//! Questions to name servers: as many as a client needs, and as an attacker sends.
+//! Queries to name servers, as clients and attackers send them.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -10,16 +10,16 @@ use anyhow::{Result, bail};
 /// The domain below which every name exists.
 pub const DOMAIN: &str = "example";
 
-/// Where the name begins, behind the header (RFC 1035 section 4.1.1), and its first label, behind the label's length.
+/// Offset of the name's first label, behind the header (RFC 1035 section 4.1.1) and the label's length.
 pub const LABEL_AT: usize = 13;
 
 /// Length of that label.
 pub const LABEL: usize = 12;
 
-/// How often a question is asked, as resolvers do.
+/// How often a query is sent, as by resolvers.
 const TRIES: u32 = 2;
 
-/// A question for the address of the name with this label in [`DOMAIN`].
+/// Returns a query for the address of the name with this label in [`DOMAIN`].
 pub fn question(id: u16, label: [u8; LABEL]) -> Vec<u8> {
     const RECURSION_DESIRED: u8 = 0x01;
     let mut message = id.to_be_bytes().to_vec();
@@ -32,14 +32,14 @@ pub fn question(id: u16, label: [u8; LABEL]) -> Vec<u8> {
     message
 }
 
-/// Whether this is an answer to the question with this number, without an error, that says something.
+/// Whether this is a response without an error, and with answers, to the query with this number.
 fn is_answer(message: &[u8], id: u16) -> bool {
     let [high, low, flags, code, _, _, count_high, count_low, ..] = *message else { return false };
     let is_response = flags & 0x80 != 0;
     u16::from_be_bytes([high, low]) == id && is_response && code & 0x0f == 0 && count_high | count_low != 0
 }
 
-/// Asks for a name that nobody has asked for, from a port of its own, and once more after half of the time.
+/// Queries a random name, from a new port, and retries after half of the time.
 pub fn ask(server: SocketAddr, patience: Duration) -> Result<()> {
     let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
     let socket = UdpSocket::bind((any, 0))?;

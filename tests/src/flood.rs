@@ -1,4 +1,4 @@
-//! The generator: frames with random sources, sent by the kernel itself (live frames of a BPF test run).
+//! The generator: the kernel itself sends frames with random sources (live frames of a BPF test run).
 
 use std::{
     hint,
@@ -17,48 +17,50 @@ use crate::{
     programs::{Programs, Sources},
 };
 
-/// Frames per call into the kernel: a call lasts some milliseconds, and then the clock is looked at.
+/// Frames per call into the kernel. A call takes some milliseconds; the clock is read between calls.
 const FRAMES_PER_CALL: u32 = 65_536;
 
 /// Frames that the kernel prepares at once.
 const BATCH: u32 = 64;
 
-/// The same of a flood that another processor takes in: as many as a cable has room for, and the most that the kernel allows. It
-/// keeps memory for as many (`pool_size`, net/bpf/test_run.c, Linux 6.18), so that what comes back is used again. With fewer, the
-/// other processor frees pages, and reads frames while their neighbours are written: at 64 a bare `XDP_DROP` takes 143 ns there and
-/// a program that reads one address 249, at 256 they take 54 and 69. On one and the same processor it makes no difference.
+/// The same for a flood that another processor receives: as many as fit into the veth queue, and the maximum that the
+/// kernel allows. The kernel keeps memory for this number (`pool_size`, net/bpf/test_run.c, Linux 6.18), so that
+/// frames are reused when they come back. With fewer, the other processor frees pages, and reads frames while their
+/// neighbours are written: at 64 a bare `XDP_DROP` takes 143 ns there and a program that reads one address 249; at
+/// 256 they take 54 and 69. On a single processor it makes no difference.
 const FAR_BATCH: u32 = 256;
 
-/// The program that sends in bursts, and those of a call into the kernel.
+/// The program that sends in bursts, and the bursts per call into the kernel.
 const IN_BURSTS: &str = "flood_in_bursts";
 const BURSTS_PER_CALL: u32 = 64;
 
-/// Between two calls of a flood of a fixed rate, so that it comes evenly: at 200,000 frames a second, a hundred at once. Longer
-/// pauses would leave the filter's limits time to fill up in between, a tick of the clock or more, and would lose what a cable
-/// has no room for, 256 frames.
+/// Pause between two calls of a flood of a fixed rate, so that it is even: at 200,000 frames a second, a hundred at
+/// once. Longer pauses, of a clock tick or more, would let the filter's limits refill in between, and would overflow
+/// the veth queue, which holds 256 frames.
 pub const PAUSE: Duration = Duration::from_micros(500);
 
 /// What to send.
 #[derive(Clone, Debug)]
 pub struct Flood {
-    /// Index of the interface, in the namespace of this thread.
+    /// Index of the interface in this thread's namespace.
     pub interface: u32,
     /// The frame; its source is overwritten.
     pub frame: Vec<u8>,
-    /// What else varies in it.
+    /// Other fields that vary in the frame.
     pub varied: Vec<Varied>,
-    /// Where sources come from.
+    /// The sources of the frames.
     pub sources: Sources,
-    /// Frames per second, if not as many as possible.
+    /// Frames per second; otherwise as many as possible.
     pub rate: Option<u64>,
-    /// When to stop: after this many frames,
+    /// Stops after this many frames,
     pub count: u64,
-    /// or after this long.
+    /// or after this time.
     pub duration: Duration,
 }
 
 impl Flood {
-    /// A frame from the attacker of a lab to its server, from the attacker's own address: without a rate, for a minute.
+    /// Returns a flood of a frame from a lab's attacker to its server, from the attacker's own address: without a
+    /// rate, for a minute.
     pub fn of_attacker(lab: &Lab, build: &Build) -> Result<Self> {
         let IpAddr::V4(source) = ATTACKER else { bail!("{ATTACKER} is no IPv4 address") };
         let mut frame = build.bytes();
@@ -74,7 +76,7 @@ impl Flood {
         })
     }
 
-    /// Sends from a host for as long as something is done. Returns what comes of that, and how many frames were sent.
+    /// Sends from a host while `work` runs. Returns the result of `work`, and how many frames were sent.
     pub fn during<T>(&self, host: &Namespace, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -86,12 +88,12 @@ impl Flood {
         })
     }
 
-    /// Sends until count or duration is reached, or `stop` says so. Returns how many frames were sent.
+    /// Sends until the count or duration is reached, or `stop` returns true. Returns how many frames were sent.
     pub fn run(&self, stop: impl Fn() -> bool) -> Result<u64> {
         self.send(&mut self.load()?, stop)
     }
 
-    /// Loads what sends, for those who look at the clock from the first frame on.
+    /// Loads the sending program, for callers that measure time from the first frame on.
     pub fn load(&self) -> Result<Programs> {
         let mut programs = Programs::load()?;
         programs.set_sources(self.sources)?;
@@ -107,7 +109,7 @@ impl Flood {
         Ok(programs)
     }
 
-    /// [`run`](Self::run), with what [`load`](Self::load) gave.
+    /// The same as [`run`](Self::run), with the programs from [`load`](Self::load).
     pub fn send(&self, programs: &mut Programs, stop: impl Fn() -> bool) -> Result<u64> {
         ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
         let program = programs.program("flood")?;
@@ -131,13 +133,13 @@ impl Flood {
 }
 
 impl Flood {
-    /// The same for so long.
+    /// Returns the same flood with this duration.
     pub fn duration_of(&self, duration: Duration) -> Self {
         Self { duration, ..self.clone() }
     }
 
-    /// [`send`](Self::send) at a rate, so many frames at once, on a processor that nobody else needs: it does not sleep. What
-    /// falls behind is not sent later, all at once.
+    /// Sends like [`send`](Self::send) at a rate, this many frames at once, on a dedicated processor: it does not
+    /// sleep. Frames that fall behind schedule are not made up for in a burst.
     pub fn send_evenly(&self, programs: &mut Programs, at_once: u64, stop: impl Fn() -> bool) -> Result<u64> {
         ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
         let rate = self.rate.context("a flood of a fixed rate")?;
@@ -160,8 +162,8 @@ impl Flood {
 }
 
 impl Flood {
-    /// [`send`](Self::send) in bursts, each as many as a cable has room for, and a pause before each: long enough for another
-    /// processor to have taken the last one in, every burst finds the same.
+    /// Sends like [`send`](Self::send) in bursts, each as large as the veth queue, with a pause before each. If the
+    /// pause is long enough for another processor to have received the last burst, every burst meets the same state.
     pub fn send_in_bursts(&self, programs: &mut Programs, pause: Duration) -> Result<u64> {
         ensure!(is_veth(self.interface)?, "floods are sent out of veth interfaces only");
         programs.set_bursts(u64::try_from(pause.as_nanos())?, FAR_BATCH)?;
@@ -175,7 +177,7 @@ impl Flood {
         Ok(sent)
     }
 
-    /// Frames of such a burst.
+    /// Returns the number of frames in such a burst.
     pub fn burst() -> u32 {
         FAR_BATCH
     }
@@ -202,7 +204,7 @@ fn run_live(
     Ok(())
 }
 
-/// Whether an interface of this namespace is one end of a veth pair.
+/// Returns whether an interface of this namespace is one end of a veth pair.
 fn is_veth(index: u32) -> Result<bool> {
     let interfaces = flood_userspace::bpf::interface::interfaces()?;
     let interface = interfaces.into_iter().find(|interface| interface.index == index);

@@ -1,10 +1,10 @@
-//! The way of a visitor's packets through the Internet: each is held for a while of random length.
+//! The path of a visitor's packets through the Internet: each is delayed for a random time.
 //!
-//! Without it a visitor on the same machine is lucky. Its kernel sends a segment again when a timer fires, on a tick of the
-//! clock; by the same clock the filter fills up its limits. So what is sent again would always come at the one moment at which
-//! the limits have room.
+//! Without it, a visitor on the same machine has an advantage. Its kernel retransmits a segment when a timer fires,
+//! on a clock tick, and the filter refills its limits by the same clock. So retransmissions would always arrive at
+//! the one moment when the limits have room.
 //!
-//! The kernel's own means for this, netem, is not in every kernel.
+//! The kernel's own facility for this, netem, is not in every kernel.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,16 +29,16 @@ use crate::{
     wire::Wire,
 };
 
-/// No packet is held longer: as long as the longest tick of a kernel (100 a second).
+/// Maximum delay of a packet: as long as the longest clock tick of a kernel (100 a second).
 pub const LONGEST: Duration = Duration::from_millis(10);
 
-/// How often is looked whether to end.
+/// How often to check whether to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Flows of which the last packet is remembered before those are forgotten that have none left.
+/// Number of flows at which those without delayed packets are forgotten.
 const FLOWS: usize = 1_024;
 
-/// Carries frames until it is dropped.
+/// Forwards frames until it is dropped.
 #[derive(Debug)]
 pub struct Jitter {
     over: Arc<AtomicBool>,
@@ -46,8 +46,8 @@ pub struct Jitter {
 }
 
 impl Jitter {
-    /// Carries what comes in on one interface of a namespace to others: `ports` are the last bytes of destination MAC
-    /// addresses, and the interfaces behind which these are.
+    /// Forwards what arrives on one interface of a namespace to others: `ports` maps the last bytes of destination
+    /// MAC addresses to the interfaces behind which they are.
     pub fn new(namespace: &Namespace, from: u32, ports: BTreeMap<u8, u32>) -> Result<Self> {
         let wire = namespace.within(|| Wire::to(from))?;
         wire.wait_for_nothing()?;
@@ -72,17 +72,17 @@ impl Drop for Jitter {
     }
 }
 
-/// What packets overtake each other in no real network: those with the same addresses and ports, and fragments with the same
-/// addresses.
+/// Packets that do not overtake each other in a real network: those with the same addresses and ports, and fragments
+/// with the same addresses.
 type Flow = (Address, Address, [u16; 2]);
 
 struct Carrier {
     wire: Wire,
     ports: BTreeMap<u8, u32>,
-    /// Frames by when they leave; those that leave at the same time by their number.
+    /// Frames by departure time, and by number for the same time.
     held: BTreeMap<(Instant, u64), Vec<u8>>,
     number: u64,
-    /// When the last packet of a flow leaves.
+    /// Departure time of a flow's last packet.
     last: HashMap<Flow, Instant>,
 }
 
@@ -114,7 +114,7 @@ impl Carrier {
     }
 }
 
-/// When a frame that comes now leaves: at random, but not before the last one of its flow.
+/// Returns the departure time of a frame that arrives now: random, but not before the last frame of its flow.
 fn leaves(last: &mut HashMap<Flow, Instant>, frame: &[u8], now: Instant) -> Instant {
     let leaves = now + LONGEST.mul_f64(fastrand::f64());
     let Parsed::Packet(Packet { source, destination, ports, part, .. }) = parse(Frame(frame)) else {

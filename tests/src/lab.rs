@@ -1,7 +1,7 @@
 //! Network namespaces with real interfaces: an attacker, a server, a visitor, and the switch that joins them.
 //!
-//! Everything carries this process's number in its name and goes when the [`Lab`] is dropped. A thread that has to
-//! be in a namespace is moved there by [`Namespace::enter`]; the process itself stays where it is.
+//! Everything carries this process's number in its name and is removed when the [`Lab`] is dropped.
+//! [`Namespace::enter`] moves a thread into a namespace; the process itself stays where it is.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use ipnet::IpNet;
 
 use crate::{jitter::Jitter, programs::Programs, wire::Wire};
 
-/// Runs a command that has to succeed.
+/// Runs a command that must succeed.
 pub fn command(line: &str) -> Result<String> {
     let mut words = line.split_whitespace();
     let program = words.next().context("an empty command")?;
@@ -38,23 +38,23 @@ pub fn command(line: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// How much slower than a real one the processor is: `cargo xtask vm` says so where it has to emulate one.
+/// How much slower than a real processor this one is. `cargo xtask vm` reports when it has to emulate one.
 pub fn slowness() -> u32 {
     if std::env::var_os("FLOODGATE_VM").is_some_and(|value| value == "emulated") { 6 } else { 1 }
 }
 
-/// Asks until the answer is yes, or fails after ten seconds (of a real processor).
+/// Polls until the answer is yes, or fails after ten seconds (of a real processor).
 pub fn eventually(what: &str, answer: impl FnMut() -> bool) -> Result<()> {
     eventually_within(Duration::from_secs(10), what, answer)
 }
 
-/// Asks until the answer is yes, or fails after this time (of a real processor).
+/// Polls until the answer is yes, or fails after this time (of a real processor).
 pub fn eventually_within(limit: Duration, what: &str, mut answer: impl FnMut() -> bool) -> Result<()> {
     let limit = limit * slowness();
     let end = Instant::now() + limit;
     while !answer() {
         ensure!(Instant::now() < end, "not within {} seconds: {what}", limit.as_secs());
-        // Asking costs time, too, on a processor that has little.
+        // Polling takes time, too, on a slow processor.
         thread::sleep(Duration::from_millis(20) * slowness());
     }
     Ok(())
@@ -63,26 +63,26 @@ pub fn eventually_within(limit: Duration, what: &str, mut answer: impl FnMut() -
 /// A network namespace.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Empty for the one that this process is in.
+    /// Empty for the namespace of this process.
     name: String,
 }
 
 impl Namespace {
-    /// Makes a namespace, whose loopback interface is up.
+    /// Creates a namespace whose loopback interface is up.
     pub fn new(role: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("flood-{}-{number}-{role}", std::process::id());
         command(&format!("ip netns add {name}"))?;
         let namespace = Self { name };
-        // No link-local addresses, so that nothing is sent but what a test or demonstration sends. As the default, since
-        // an interface that is given the mode and set up at once may have its address before the mode.
+        // No link-local addresses, so that only tests and demonstrations send. Set as the default, because an
+        // interface that is brought up right after the mode is set may get its address before the mode applies.
         namespace.within(|| Ok(fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?))?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
 
-    /// The one that this process is in, which stays.
+    /// The namespace of this process, which is not removed.
     pub fn here() -> Self {
         Self { name: String::new() }
     }
@@ -92,12 +92,13 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `ip` in it.
+    /// Runs `ip` in the namespace.
     pub fn ip(&self, arguments: &str) -> Result<String> {
         command(&format!("ip -n {} {arguments}", self.name))
     }
 
-    /// Runs many `ip` commands in it, as one process: starting one takes longer than what it does.
+    /// Runs many `ip` commands in the namespace as one process, because starting a process takes longer than the
+    /// commands.
     pub fn ip_all(&self, lines: &[String]) -> Result<()> {
         let mut child = Command::new("ip")
             .args(["-n", &self.name, "-batch", "-"])
@@ -114,17 +115,18 @@ impl Namespace {
         Ok(())
     }
 
-    /// A command that will run in it. Not by `ip netns exec`, which hides the BPF file system.
+    /// Returns a command that will run in the namespace. It does not use `ip netns exec`, which hides the BPF file
+    /// system.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let file = self.open()?;
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        // SAFETY: one system call and no memory, which is what may happen between fork and exec.
+        // SAFETY: one system call and no memory access, which is allowed between fork and exec.
         unsafe { command.pre_exec(move || enter(&file)) };
         Ok(command)
     }
 
-    /// Moves this thread into it.
+    /// Moves this thread into the namespace.
     pub fn enter(&self) -> Result<()> {
         enter(&self.open()?).with_context(|| format!("entering {}", self.name))
     }
@@ -138,7 +140,7 @@ impl Namespace {
         File::open(&path).with_context(|| path.clone())
     }
 
-    /// Runs something on a thread of its own in it.
+    /// Runs a closure on a thread of its own in the namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -149,12 +151,12 @@ impl Namespace {
         })
     }
 
-    /// How many IPv4 UDP datagrams for ports where nobody listens have reached its network stack.
+    /// Returns how many IPv4 UDP datagrams to closed ports have reached its network stack.
     pub fn datagrams_without_port(&self) -> Result<u64> {
         self.snmp("Udp", "NoPorts")
     }
 
-    /// How many IPv4 packets have reached its network stack.
+    /// Returns how many IPv4 packets have reached its network stack.
     pub fn packets_for_stack(&self) -> Result<u64> {
         self.snmp("Ip", "InReceives")
     }
@@ -168,12 +170,12 @@ impl Namespace {
         Ok(count.with_context(|| format!("/proc/net/snmp names no {counter}"))?.parse()?)
     }
 
-    /// How many packets an interface in it has taken in, those included that a filter dropped.
+    /// Returns how many packets an interface has received, including those that a filter dropped.
     pub fn packets_received(&self, interface: &str) -> Result<u64> {
         self.packets(interface, 1) // after the bytes
     }
 
-    /// How many packets an interface in it has sent.
+    /// Returns how many packets an interface has sent.
     pub fn packets_sent(&self, interface: &str) -> Result<u64> {
         self.packets(interface, 9) // behind all that is about receiving, and the bytes
     }
@@ -186,11 +188,11 @@ impl Namespace {
         Ok(packets.with_context(|| format!("/proc/net/dev names no {interface}"))?.parse()?)
     }
 
-    /// Index of an interface in it.
+    /// Returns the index of an interface in the namespace.
     pub fn index(&self, interface: &str) -> Result<u32> {
         let name = CString::new(interface)?;
         self.within(|| {
-            // SAFETY: a string that ends with a NUL.
+            // SAFETY: the string ends with a NUL.
             let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
             ensure!(index != 0, "{interface}: {}", io::Error::last_os_error());
             Ok(index)
@@ -199,7 +201,7 @@ impl Namespace {
 }
 
 fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and moving this thread breaks nobody's assumptions but its own.
+    // SAFETY: the descriptor is open, and only this thread is moved, which relies on no other namespace.
     let moved = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
     if moved { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -212,14 +214,14 @@ impl Drop for Namespace {
     }
 }
 
-/// Who takes part, by the last byte of his MAC address. Each has an interface `eth0`.
+/// The participants, by the last byte of their MAC addresses. Each has an interface `eth0`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// Who floods.
+    /// Sends the flood.
     Attacker = 1,
-    /// Who is attacked.
+    /// Is attacked.
     Server = 2,
-    /// Who wants to be served.
+    /// Wants to be served.
     Visitor = 3,
 }
 
@@ -234,7 +236,7 @@ impl Role {
         }
     }
 
-    /// Its IPv4 address.
+    /// Returns its IPv4 address.
     pub fn address(self) -> IpAddr {
         match self {
             Self::Attacker => crate::packet::ATTACKER,
@@ -243,7 +245,7 @@ impl Role {
         }
     }
 
-    /// Its IPv6 address.
+    /// Returns its IPv6 address.
     pub fn address6(self) -> IpAddr {
         match self {
             Self::Attacker => crate::packet::ATTACKER6,
@@ -256,24 +258,24 @@ impl Role {
         [self.address(), self.address6()]
     }
 
-    /// Its MAC address.
+    /// Returns its MAC address.
     pub fn mac(self) -> [u8; 6] {
         [0x02, 0, 0, 0, 0, self as u8]
     }
 
-    /// The same as `ip` writes it.
+    /// Returns its MAC address in the notation of `ip`.
     pub fn mac_text(self) -> String {
         format!("02:00:00:00:00:{:02x}", self as u8)
     }
 }
 
-/// Queues of a cable: as many as processors that send floods, as a network card has one for each of them.
+/// Queues of a veth pair: one for each processor that sends floods, as on a network card.
 const QUEUES: usize = 2;
 
-/// Three hosts, each with an interface `eth0` (veth), joined by a switch that is an XDP program: a bridge of the
-/// kernel would itself be the bottleneck of a flood. What the visitor sends is held up on its way, by [`Jitter`].
+/// Three hosts, each with an interface `eth0` (veth), joined by a switch that is an XDP program: a kernel bridge
+/// would itself be the bottleneck of a flood. [`Jitter`] delays what the visitor sends.
 pub struct Lab {
-    /// Ends before the namespaces.
+    /// Dropped before the namespaces.
     _jitter: Jitter,
     hosts: [Namespace; 3],
     _links: Vec<XdpLinkId>,
@@ -282,7 +284,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it.
+    /// Builds the laboratory.
     pub fn new() -> Result<Self> {
         let middle = Namespace::new("switch")?;
         let hosts = [
@@ -315,11 +317,11 @@ impl Lab {
                 }
             }
             host.ip_all(&lines)?;
-            // XDP redirect carries no checksum offload and no segments that are still to be cut.
+            // XDP redirect supports neither checksum offload nor segmentation offload.
             let off =
                 host.command("ethtool")?.args("-K eth0 tx off tso off gso off gro on".split(' ')).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
-            // With it on, a port without an XDP program would take in several segments as one.
+            // With GRO on, a port without an XDP program would merge several segments into one.
             let gro = if role == Role::Visitor { "off" } else { "on" };
             let off = middle.command("ethtool")?.args(["-K", port, "gro", gro]).output()?;
             ensure!(off.status.success(), "ethtool: {}", String::from_utf8_lossy(&off.stderr));
@@ -341,23 +343,23 @@ impl Lab {
         Ok(Self { _jitter: jitter, hosts, _links: links, _switch: switch, middle })
     }
 
-    /// The namespace of a host.
+    /// Returns the namespace of a host.
     pub fn host(&self, role: Role) -> &Namespace {
         &self.hosts[role as usize - 1]
     }
 
-    /// The namespace of the switch.
+    /// Returns the namespace of the switch.
     pub fn switch(&self) -> &Namespace {
         &self.middle
     }
 
-    /// Index of the switch's end of a host's cable: what is sent out of it comes in on the host's `eth0`.
+    /// Returns the index of the switch's end of a host's veth pair: what is sent on it arrives at the host's `eth0`.
     pub fn port(&self, role: Role) -> Result<u32> {
         self.middle.index(role.name())
     }
 }
 
-/// The page that web servers have.
+/// The page that the web servers serve.
 pub const PAGE: &str = "hello\n";
 
 /// Serves the page over HTTP in a namespace, to any number of visitors, until the process ends.
@@ -372,7 +374,7 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
             thread::spawn(move || {
                 let mut stream = stream;
                 let mut request = [0; 1024];
-                // Where it fails the visitor has left.
+                // An error means that the visitor has left.
                 let _ = stream.read(&mut request).and_then(|_| stream.write_all(answer.as_bytes()));
             });
         }
@@ -380,15 +382,15 @@ pub fn serve_http(server: &Namespace, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Sends back every UDP packet that comes to an address of a namespace, until the process ends. Returns how many came from
-/// each port.
+/// Echoes every UDP packet that arrives at an address of a namespace, until the process ends. Returns how many came
+/// from each port.
 pub fn serve_udp(server: &Namespace, address: SocketAddr) -> Result<Arc<Mutex<BTreeMap<u16, u64>>>> {
     let socket = server.within(|| Ok(UdpSocket::bind(address)?))?;
     let counts = Arc::new(Mutex::new(BTreeMap::new()));
     let counted = Arc::clone(&counts);
     thread::spawn(move || {
         let mut packet = [0; 2_048];
-        // What fails is what the other side makes fail (port unreachable).
+        // Errors are caused by the other side (port unreachable).
         loop {
             if let Ok((length, peer)) = socket.recv_from(&mut packet) {
                 *counted.lock().expect("nobody panics with it").entry(peer.port()).or_default() += 1;
@@ -399,13 +401,13 @@ pub fn serve_udp(server: &Namespace, address: SocketAddr) -> Result<Arc<Mutex<BT
     Ok(counts)
 }
 
-/// Sends frames out of an interface of this thread's namespace, exactly as they are.
+/// Sends frames on an interface of this thread's namespace, unchanged.
 pub fn send_frames<'a>(interface: u32, frames: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
     let wire = Wire::to_send()?;
     frames.into_iter().try_for_each(|frame| wire.send(interface, frame))
 }
 
-/// Fetches the page once, over a connection of its own, waiting so long in all. The thread must be in the visitor's
+/// Fetches the page once over a new connection, within this time in all. The thread must be in the visitor's
 /// namespace.
 pub fn fetch(address: SocketAddr, patience: Duration) -> Result<()> {
     let end = Instant::now() + patience;
@@ -413,7 +415,8 @@ pub fn fetch(address: SocketAddr, patience: Duration) -> Result<()> {
     ask_for_page(&mut stream, "close", end)
 }
 
-/// Asks for the page over a connection that is to `close` then, or not (`keep-alive`), and waits until then for it.
+/// Requests the page over a connection that is to `close` afterwards, or not (`keep-alive`), and waits for it until
+/// `end`.
 pub fn ask_for_page(stream: &mut TcpStream, connection: &str, end: Instant) -> Result<()> {
     write!(stream, "GET / HTTP/1.1\r\nhost: server\r\nconnection: {connection}\r\n\r\n")?;
     let mut answer = Vec::new();

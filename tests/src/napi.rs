@@ -1,8 +1,8 @@
-//! Who takes in what comes to an interface: its kernel threads (threaded NAPI), on a processor of our choice, so that their
-//! time is told from everybody else's.
+//! The threads that receive an interface's packets: its kernel threads (threaded NAPI), on a processor of our choice,
+//! so that their time can be measured separately.
 //!
-//! The kernel says which threads these are (netdev netlink, Linux 6.8), so that those of another interface of the same name
-//! are never taken for them.
+//! The kernel reports which threads these are (netdev netlink, Linux 6.8), so that those of another interface of the
+//! same name are never mistaken for them.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use crate::{
     sysfs::Device,
 };
 
-/// Whether an interface has such threads.
+/// The file that says whether an interface has such threads.
 const THREADED: &str = "threaded";
 
-/// What takes packets in, in threads of its own on one processor, for as long as this lives. Then it is as it was.
+/// Receives packets in dedicated threads on one processor, until dropped. Then everything is restored.
 #[derive(Debug)]
 pub struct Receiver {
     device: Device,
-    /// Whether it had such threads before.
+    /// Whether the interface had such threads before.
     before: String,
-    /// The threads, and where each ran and when, before.
+    /// The threads, with their previous affinity and scheduling.
     threads: Vec<(u32, Place)>,
 }
 
 impl Receiver {
-    /// Of an interface of this thread's namespace, by name and index.
+    /// Sets up the threads of an interface of this thread's namespace, by name and index.
     ///
     /// # Errors
-    /// Where the kernel has no threaded NAPI, or does not say which threads are the interface's.
+    /// If the kernel has no threaded NAPI, or does not report which threads are the interface's.
     pub fn on(interface: &str, index: u32, core: usize) -> Result<Self> {
         let device = Device::here(interface)?;
         let before = device.read(THREADED).with_context(|| format!("{interface} has no threaded NAPI"))?;
@@ -47,13 +47,13 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Lets its threads run before all others, as a card's interrupts do: what others do at the same time costs packets nothing but
-    /// what is in the caches. Not for long: little else runs on their processor while packets come.
+    /// Gives its threads priority over all others, like a card's interrupts: other work at the same time affects
+    /// packets only through the caches. Not for long: little else runs on their processor while packets arrive.
     pub fn go_first(&self) -> Result<()> {
         self.threads.iter().try_for_each(|(thread, _)| let_go_first(*thread))
     }
 
-    /// How long its threads have run so far.
+    /// Returns how long its threads have run so far.
     pub fn busy(&self) -> Result<Duration> {
         self.threads.iter().map(|(thread, _)| cpu_time(*thread)).sum()
     }
@@ -61,7 +61,7 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Where it fails the interface is gone. Some kernels keep the threads.
+        // An error means that the interface is gone. Some kernels keep the threads.
         for (thread, place) in &self.threads {
             let _ = place.take(*thread);
         }
@@ -69,7 +69,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Whether an interface of this thread's namespace has threads of its own.
+/// Returns whether an interface of this thread's namespace has dedicated threads.
 pub fn is_threaded(interface: &str) -> Result<bool> {
     Ok(Device::here(interface)?.read(THREADED)? != "0")
 }

@@ -1,8 +1,7 @@
-//! Frames, byte by byte: right ones by default, and wrong ones on purpose.
+//! Frames, byte by byte: valid by default, and broken on purpose.
 //!
-//! [`from`] begins a packet; methods add layers; [`Build::bytes`] computes lengths and checksums. What is wrong on
-//! purpose is written over the finished bytes by [`Build::patch`] and [`Build::cut`], so that a test says exactly
-//! which byte it breaks.
+//! [`from`] begins a packet; methods add layers; [`Build::bytes`] computes lengths and checksums. [`Build::patch`]
+//! and [`Build::cut`] break the finished bytes on purpose, so that a test states exactly which byte it breaks.
 
 pub mod generate;
 
@@ -13,11 +12,11 @@ use std::{
 
 use flood_common::wire::{ethertype, protocol};
 
-/// Who floods (RFC 5737, TEST-NET-2).
+/// The flood's sender (RFC 5737, TEST-NET-2).
 pub const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 66));
-/// Who wants to be served (TEST-NET-3).
+/// A legitimate client (TEST-NET-3).
 pub const VISITOR: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
-/// Who is attacked (TEST-NET-1).
+/// The host under attack (TEST-NET-1).
 pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// [`ATTACKER`] in IPv6 (RFC 3849).
 pub const ATTACKER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0x66));
@@ -26,15 +25,15 @@ pub const VISITOR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x600d, 0, 
 /// [`SERVER`] in IPv6.
 pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// Whom the server asks (TEST-NET-2): a resolver, a clock, a web site.
+/// A server that the host sends requests to (TEST-NET-2): a resolver, an NTP server, a web site.
 pub const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
 /// [`RESOLVER`] in IPv6.
 pub const RESOLVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53));
 
-/// Four bytes of a frame, at an even offset, that a flood makes random in each packet, under a mask.
+/// Four bytes of a frame, at an even offset, that a flood randomizes in each packet, under a mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Varied {
-    /// Where they begin.
+    /// Offset of the first byte.
     pub offset: usize,
     /// The bits that vary.
     pub mask: u32,
@@ -43,20 +42,20 @@ pub struct Varied {
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
-/// What is between the tags and the IP packet.
+/// The encapsulation between the tags and the IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Around {
     Nothing,
-    /// PPPoE; the protocol of PPP in one byte or two.
+    /// PPPoE, with the PPP protocol in one byte or two.
     Pppoe {
         is_short: bool,
     },
-    /// A length, LLC and SNAP.
+    /// An 802.3 length, LLC and SNAP.
     Snap,
 }
 
 impl Around {
-    /// Bytes that it takes, beyond an EtherType.
+    /// Bytes that it takes, in addition to an EtherType.
     fn size(self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -65,7 +64,7 @@ impl Around {
         }
     }
 
-    /// The EtherType of a packet, or what leads to it, of a packet of so many bytes.
+    /// Returns the EtherType, or the encapsulation header that stands for it, of a packet of this many bytes.
     fn announce(self, ethertype: u16, packet: usize) -> Vec<u8> {
         let length = |more: usize| u16::try_from(packet + more).unwrap_or(u16::MAX).to_be_bytes();
         let kind = ethertype.to_be_bytes();
@@ -103,8 +102,8 @@ pub struct Build {
     cut: Option<usize>,
 }
 
-/// Begins a packet from `source` to the server; without a transport header it is of the experimental protocol 253
-/// (RFC 3692).
+/// Begins a packet from `source` to the server. Without a transport header, its protocol is the experimental 253 (RFC
+/// 3692).
 pub fn from(source: IpAddr) -> Build {
     Build {
         source,
@@ -138,17 +137,17 @@ impl Build {
         self
     }
 
-    /// Adds a customer's VLAN tag (802.1Q) inside those that are there.
+    /// Adds a customer's VLAN tag (802.1Q) inside the existing tags.
     pub fn vlan(self) -> Self {
         self.tag(ethertype::VLAN)
     }
 
-    /// Adds a provider's VLAN tag (802.1ad) inside those that are there.
+    /// Adds a provider's VLAN tag (802.1ad) inside the existing tags.
     pub fn service_vlan(self) -> Self {
         self.tag(ethertype::SERVICE_VLAN)
     }
 
-    /// Adds a VLAN tag of this EtherType inside those that are there.
+    /// Adds a VLAN tag of this EtherType inside the existing tags.
     pub fn tag(mut self, ethertype: u16) -> Self {
         self.tags.push(ethertype);
         self
@@ -160,19 +159,19 @@ impl Build {
         self
     }
 
-    /// The same with the protocol of PPP in one byte.
+    /// The same with the PPP protocol in one byte.
     pub fn short_pppoe(mut self) -> Self {
         self.around = Around::Pppoe { is_short: true };
         self
     }
 
-    /// Puts it into a frame with a length, behind LLC and SNAP.
+    /// Puts it into a frame with an 802.3 length, behind LLC and SNAP.
     pub fn snap(mut self) -> Self {
         self.around = Around::Snap;
         self
     }
 
-    /// Adds IPv4 options: so many words of no-operations.
+    /// Adds IPv4 options: this many words of no-operations.
     pub fn options(mut self, words: usize) -> Self {
         self.options = vec![1; words * 4];
         self
@@ -203,13 +202,13 @@ impl Build {
         self
     }
 
-    /// Says of which datagram it is, by its identification.
+    /// Sets the identification of the datagram.
     pub fn datagram(mut self, identification: u16) -> Self {
         self.identification = identification;
         self
     }
 
-    /// Sets the hop limit, or time to live.
+    /// Sets the hop limit, or TTL.
     pub fn hop_limit(mut self, hop_limit: u8) -> Self {
         self.hop_limit = hop_limit;
         self
@@ -227,14 +226,14 @@ impl Build {
         self
     }
 
-    /// Sets sequence and acknowledgement number of its TCP header.
+    /// Sets the sequence and acknowledgement numbers of its TCP header.
     pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
         self.transport[4..8].copy_from_slice(&sequence.to_be_bytes());
         self.transport[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
         self
     }
 
-    /// Adds a TCP header that asks for a connection.
+    /// Adds the TCP header of a SYN.
     pub fn syn(self, destination: u16) -> Self {
         self.tcp(40_000, destination, 0x02)
     }
@@ -248,26 +247,26 @@ impl Build {
         self
     }
 
-    /// Adds an ICMP or ICMPv6 header with four bytes of zero behind it.
+    /// Adds an ICMP or ICMPv6 header followed by four zero bytes.
     pub fn icmp(mut self, kind: u8, code: u8) -> Self {
         self.protocol = if self.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
         self.transport = vec![kind, code, 0, 0, 0, 0, 0, 0];
         self
     }
 
-    /// A ping.
+    /// Makes it a ping.
     pub fn echo_request(self) -> Self {
         let kind = if self.source.is_ipv4() { 8 } else { 128 };
         self.icmp(kind, 0)
     }
 
-    /// The answer to a ping with this identifier.
+    /// Makes it the reply to a ping with this identifier.
     pub fn ping_answer(self, identifier: u16) -> Self {
         let kind = if self.source.is_ipv4() { 0 } else { 129 };
         self.icmp(kind, 0).identifier(identifier)
     }
 
-    /// The identifier of a ping.
+    /// Sets the identifier of a ping.
     pub fn identifier(self, identifier: u16) -> Self {
         let at = self.transport_offset() + 4;
         self.patch(at, &identifier.to_be_bytes())
@@ -278,67 +277,67 @@ impl Build {
         self.hop_limit(255).icmp(135, 0).payload(16)
     }
 
-    /// Sets the protocol number of a packet without a transport header of ours.
+    /// Sets the protocol number of a packet without a transport header.
     pub fn protocol(mut self, number: u8) -> Self {
         self.protocol = number;
         self.transport.clear();
         self
     }
 
-    /// Adds data that say something, before those of [`payload`](Self::payload).
+    /// Adds specific data, before those of [`payload`](Self::payload).
     pub fn data(mut self, data: &[u8]) -> Self {
         self.transport.extend(data);
         self
     }
 
-    /// Adds so many bytes of data.
+    /// Adds this many bytes of data.
     pub fn payload(mut self, bytes: usize) -> Self {
         self.payload = bytes;
         self
     }
 
-    /// Adds so many bytes behind the packet, as short frames have.
+    /// Adds this many bytes behind the packet, as in short frames.
     pub fn padding(mut self, bytes: usize) -> Self {
         self.padding = bytes;
         self
     }
 
-    /// Writes over the finished frame.
+    /// Overwrites bytes of the finished frame.
     pub fn patch(mut self, offset: usize, bytes: &[u8]) -> Self {
         self.patches.push((offset, bytes.to_vec()));
         self
     }
 
-    /// Lets a flood make four bytes random, so far behind the beginning of the transport header, under a mask.
+    /// Lets a flood randomize four bytes at this offset from the transport header, under a mask.
     pub fn vary(mut self, behind: usize, mask: u32) -> Self {
         self.varied.push(Varied { offset: self.transport_offset() + behind, mask });
         self
     }
 
-    /// What a flood makes random.
+    /// Returns what a flood randomizes.
     pub fn varied(&self) -> &[Varied] {
         &self.varied
     }
 
-    /// Cuts the finished frame.
+    /// Truncates the finished frame.
     pub fn cut(mut self, length: usize) -> Self {
         self.cut = Some(length);
         self
     }
 
-    /// Offset of the IP header.
+    /// Returns the offset of the IP header.
     pub fn ip_offset(&self) -> usize {
         ETHERNET + 4 * self.tags.len() + self.around.size()
     }
 
-    /// Offset of the transport header.
+    /// Returns the offset of the transport header.
     pub fn transport_offset(&self) -> usize {
         let extensions: usize = self.extensions.iter().map(|(_, header)| header.len()).sum();
         let header = if self.source.is_ipv4() { 20 + self.options.len() } else { 40 + extensions };
         self.ip_offset() + header
     }
 
-    /// The frame.
+    /// Returns the frame.
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
         for tag in &self.tags {
@@ -389,7 +388,7 @@ impl Build {
         if self.protocol == protocol::ICMP {
             pseudo.clear();
         }
-        // A fragment's checksum covers what is elsewhere.
+        // A fragment's checksum covers data in other fragments.
         if whole {
             let sum = checksum(&[&pseudo, data]);
             data[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -435,7 +434,7 @@ impl Build {
     }
 }
 
-/// The Internet checksum (RFC 1071) of parts of even length, but for the last.
+/// Computes the Internet checksum (RFC 1071) over parts of even length, except for the last.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 =
@@ -446,7 +445,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// A frame that is not IP, of the shortest length on a wire.
+/// Returns a frame that is not IP, of the minimum length on the wire.
 pub fn not_ip(ethertype: u16) -> Vec<u8> {
     let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 2];
     frame.extend(ethertype.to_be_bytes());
@@ -454,15 +453,15 @@ pub fn not_ip(ethertype: u16) -> Vec<u8> {
     frame
 }
 
-/// A frame in which an IP packet lies behind `header`, which is no way that is looked behind.
+/// Returns a frame with an IP packet behind `header`, an encapsulation that the filter does not look into.
 pub fn encapsulated(ethertype: u16, header: &[u8], packet: &Build) -> Vec<u8> {
     let bytes = packet.bytes();
     [&bytes[..ETHERNET - 2], &ethertype.to_be_bytes(), header, &bytes[packet.ip_offset()..]].concat()
 }
 
-/// A frame for a message: what etherparse makes of it, and its bytes.
+/// Describes a frame for a message: etherparse's view of it, and its bytes.
 pub fn describe(frame: &[u8]) -> String {
-    /// Bytes in a line.
+    /// Bytes per line.
     const LINE: usize = 16;
 
     let mut text = format!("{} bytes", frame.len());

@@ -1,8 +1,8 @@
-//! A TCP peer that is made by hand: it says what a test tells it to, and nothing by itself. So a socket of the kernel can be
-//! brought into any state, and its numbers are known.
+//! A hand-made TCP peer: it sends what a test tells it to, and nothing by itself. So a socket of the kernel can be
+//! brought into any state, with known sequence numbers.
 //!
-//! It has an address that no interface has, and is at the far end of a cable to which this thread's network namespace sends
-//! everything ([`Peer::prepare`]).
+//! It has an address that no interface has, at the far end of a veth pair to which this thread's network namespace
+//! sends everything ([`Peer::prepare`]).
 
 use std::{
     fs, io,
@@ -24,7 +24,7 @@ use crate::{
     wire::Wire,
 };
 
-/// Both ends of the cable: the host's, and that of all peers.
+/// Both ends of the veth pair: the host's, and that of all peers.
 const ENDS: [&str; 2] = ["wire", "far"];
 
 /// The MAC address of the host's end.
@@ -57,7 +57,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Lays the cable in this thread's network namespace. It has no address resolution, which nobody would answer.
+    /// Creates the veth pair in this thread's network namespace. It has no address resolution, because nothing would
+    /// reply.
     pub fn prepare() -> Result<()> {
         let [host, far] = ENDS;
         command(&format!("ip link add {host} address 02:00:00:00:00:aa type veth peer name {far}"))?;
@@ -71,10 +72,10 @@ impl Peer {
         Ok(())
     }
 
-    /// A peer of a server of this namespace.
+    /// Creates a peer of a server in this namespace.
     pub fn new(address: IpAddr, port: u16, server: SocketAddr) -> Result<Self> {
         let name = std::ffi::CString::new(ENDS[1])?;
-        // SAFETY: a string that ends.
+        // SAFETY: the string ends with a NUL.
         let interface = unsafe { libc::if_nametoindex(name.as_ptr()) };
         ensure!(interface != 0, "no {}: {}", ENDS[1], io::Error::last_os_error());
         let wire = Wire::to_all()?;
@@ -82,7 +83,7 @@ impl Peer {
         Ok(Self { address, port, server, wire, interface, sequence: 1_000_000, acknowledgement: 0 })
     }
 
-    /// A segment with these flags and the numbers that come next.
+    /// Returns a segment with these flags and the next numbers.
     pub fn segment(&self, flags: u8) -> Build {
         let acknowledgement = if flags & ACK == 0 { 0 } else { self.acknowledgement };
         from(self.address)
@@ -91,7 +92,7 @@ impl Peer {
             .numbers(self.sequence, acknowledgement)
     }
 
-    /// Sends it. A SYN or FIN counts as one byte.
+    /// Sends a segment. A SYN or FIN counts as one byte.
     pub fn send(&mut self, flags: u8) -> Result<()> {
         let frame = self.segment(flags).patch(0, &HOST_MAC).bytes();
         self.wire.send(self.interface, &frame)?;
@@ -101,7 +102,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Waits for a segment with just these flags, and takes note of what it says.
+    /// Waits for a segment with exactly these flags, and records its numbers.
     pub fn receive(&mut self, flags: u8) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(5) * slowness();
         let mut buffer = [0; 2_048];
@@ -123,7 +124,7 @@ impl Peer {
         bail!("no segment with flags {flags:#x} for {}", self.address)
     }
 
-    /// Sends a SYN, and waits for its answer: the server has a request.
+    /// Sends a SYN, and waits for the reply: the server then has a request.
     pub fn ask(&mut self) -> Result<()> {
         self.send(SYN)?;
         self.receive(SYN | ACK)
@@ -135,7 +136,7 @@ impl Peer {
         self.send(ACK)
     }
 
-    /// The flow of its packets.
+    /// Returns the flow of its packets.
     pub fn flow(&self) -> Flow {
         Flow {
             protocol: protocol::TCP,
@@ -146,7 +147,7 @@ impl Peer {
         }
     }
 
-    /// What the server's socket knows, when the peer has acknowledged all but so many bytes.
+    /// Returns what the server's socket knows when the peer has acknowledged all but this many bytes.
     pub fn connection(&self, state: u32, outstanding: u32) -> Connection {
         Connection {
             state,
@@ -157,7 +158,7 @@ impl Peer {
         }
     }
 
-    /// The state of the server's socket, by its number, as the kernel tells it.
+    /// Returns the state of the server's socket, by its number, as the kernel reports it.
     pub fn state(&self) -> Result<Option<u32>> {
         let file = if self.address.is_ipv4() { "tcp" } else { "tcp6" };
         let table = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use crate::rig::entry;
 
-/// Where the IPv6 prefixes of [`random`] begin, and where the harness has its sources.
+/// The first of the IPv6 prefixes of [`random`], and of the harness's sources.
 pub const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
 
-/// So many random IPv4 addresses, and so many random IPv6 /48 among the 2^32 from [`FIRST_V6`] on. Some occur twice.
+/// Returns this many random IPv4 addresses, and this many random IPv6 /48 among the 2^32 from [`FIRST_V6`] on. Some
+/// occur twice.
 pub fn random(ipv4: usize, ipv6: usize, seed: u64) -> Vec<IpNet> {
     let mut random = Rng::with_seed(seed);
     let mut prefixes: Vec<IpNet> = Vec::with_capacity(ipv4 + ipv6);
@@ -23,7 +24,7 @@ pub fn random(ipv4: usize, ipv6: usize, seed: u64) -> Vec<IpNet> {
     prefixes
 }
 
-/// So many random IPv6 prefixes of the /32 that begins at [`FIRST_V6`], longer than the /48 of a source.
+/// Returns this many random IPv6 prefixes of the /32 that begins at [`FIRST_V6`], longer than the /48 of a source.
 pub fn of_all_lengths(count: usize, seed: u64) -> Vec<IpNet> {
     let mut random = Rng::with_seed(seed);
     let first = u128::from(FIRST_V6) << 64;
@@ -34,7 +35,7 @@ pub fn of_all_lengths(count: usize, seed: u64) -> Vec<IpNet> {
     prefixes.collect()
 }
 
-/// The edit that puts prefixes into a list for ever.
+/// Returns an edit that adds prefixes to a list without an expiry.
 pub fn put(prefixes: impl IntoIterator<Item = IpNet>) -> Edit {
     Edit::put_alike(prefixes.into_iter().collect(), &entry(None))
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::lab::eventually;
 
-/// A program that runs.
+/// A running program.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -18,12 +18,12 @@ pub struct Process {
 impl Process {
     /// Starts it.
     pub fn start(command: &mut Command) -> Result<Self> {
-        // Ctrl-C is for us; we tell the program.
+        // Ctrl-C is meant for this process, which then ends the program.
         let child = command.process_group(0).spawn().with_context(|| format!("starting {command:?}"))?;
         Ok(Self { child })
     }
 
-    /// Its number.
+    /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -42,7 +42,7 @@ impl Process {
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // SAFETY: no pointers. Who calls has not seen the child's end, so the number is still its own.
+            // SAFETY: no pointers. The caller has not reaped the child, so the process ID is still its own.
             unsafe { libc::kill(pid, signal) };
         }
     }

@@ -1,4 +1,4 @@
-//! Where and when a thread runs.
+//! Which processor a thread runs on, and with which priority.
 
 use std::{
     fs, hint, io,
@@ -15,15 +15,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flood_userspace::process;
 
-/// Keeps this thread on a processor.
+/// Pins this thread to a processor.
 pub fn pin(core: usize) -> Result<()> {
     process::pin(core).with_context(|| format!("pinning to processor {core}"))
 }
 
-/// Keeps another thread on a processor: those of the kernel, too, by their number.
+/// Pins another thread, which may be a kernel thread, to a processor, by its number.
 pub fn pin_thread(thread: u32, core: usize) -> Result<()> {
     let thread = libc::pid_t::try_from(thread)?;
-    // SAFETY: a zeroed set is empty, `CPU_SET` checks that the number is within it, and the call reads no more than its size.
+    // SAFETY: a zeroed set is empty, `CPU_SET` checks that the number is within it, and the call reads no more than
+    // its size.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(core, &mut set);
@@ -33,7 +34,7 @@ pub fn pin_thread(thread: u32, core: usize) -> Result<()> {
     Ok(())
 }
 
-/// Where a thread may run, and when it has its turn.
+/// Affinity and scheduling policy of a thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     processors: libc::cpu_set_t,
@@ -42,7 +43,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Of a thread, those of the kernel, too.
+    /// Reads those of a thread, which may be a kernel thread.
     pub fn of(thread: u32) -> Result<Self> {
         let thread = libc::pid_t::try_from(thread)?;
         let mut parameter = libc::sched_param { sched_priority: 0 };
@@ -61,7 +62,7 @@ impl Place {
         }
     }
 
-    /// Puts a thread there.
+    /// Applies them to a thread.
     pub fn take(&self, thread: u32) -> Result<()> {
         let thread = libc::pid_t::try_from(thread)?;
         let Self { processors, policy, parameter } = self;
@@ -77,25 +78,25 @@ impl Place {
     }
 }
 
-/// How long a thread has run so far.
+/// Returns how long a thread has run so far.
 pub fn cpu_time(thread: u32) -> Result<Duration> {
     let path = format!("/proc/{thread}/schedstat");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     parse_schedstat(&text).with_context(|| format!("{path}: {text:?}"))
 }
 
-/// How long a thread has run, from its `schedstat` (Documentation/scheduler/sched-stats.rst): nanoseconds on a processor, others
-/// waiting for one, turns.
+/// Parses a thread's run time from its `schedstat` (Documentation/scheduler/sched-stats.rst): nanoseconds on a
+/// processor, nanoseconds waiting for one, time slices.
 pub fn parse_schedstat(text: &str) -> Option<Duration> {
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The kernel's thread of this name.
+/// Returns the kernel thread of this name.
 pub fn kernel_thread(name: &str) -> Result<u32> {
     for entry in fs::read_dir("/proc")? {
         let file_name = entry?.file_name();
         let Some(number) = file_name.to_str().and_then(|number| number.parse().ok()) else { continue };
-        // Whoever has ended meanwhile has no name.
+        // A thread that has ended meanwhile has no name.
         let named = fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
         if named.trim_end() == name {
             return Ok(number);
@@ -104,13 +105,13 @@ pub fn kernel_thread(name: &str) -> Result<u32> {
     bail!("no thread {name}")
 }
 
-/// Lets this thread run before all others, as the interrupts of a network card come before what a processor has to do
-/// otherwise. It must not have much to do.
+/// Gives this thread priority over all others, as a network card's interrupts have priority over a processor's other
+/// work. The thread must not have much to do.
 pub fn go_first() -> Result<()> {
     let_go_first(0)
 }
 
-/// The same for another thread; 0 is this one.
+/// The same for another thread; 0 is the current one.
 pub fn let_go_first(thread: u32) -> Result<()> {
     let lowest_of_these = libc::sched_param { sched_priority: 1 };
     let thread = libc::pid_t::try_from(thread)?;
@@ -120,8 +121,9 @@ pub fn let_go_first(thread: u32) -> Result<()> {
     Ok(())
 }
 
-/// Gives a thread, and those that it starts from now on, as much of a processor as the kernel gives to anything but who
-/// [goes first](go_first); 0 is this one. Those who are given the same share what there is.
+/// Gives a thread, and the threads that it starts from now on, the largest share of a processor that the kernel gives
+/// to anything except threads that [go first](go_first); 0 is the current one. Threads with this priority share the
+/// processor.
 pub fn favour(thread: u32) -> Result<()> {
     const MOST: libc::c_int = -20;
 
@@ -131,8 +133,8 @@ pub fn favour(thread: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits for something to read, or so long. Not by the time limit of a socket, which ends on a tick of the clock: whoever goes
-/// on then is in step with all that ticks.
+/// Waits for input, or until the time is up. It does not use a socket timeout, which ends on a clock tick: a thread
+/// that continues then is in step with everything else that runs on ticks.
 pub fn await_input(input: &impl AsFd, patience: Duration) -> Result<()> {
     let mut poll = libc::pollfd { fd: input.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let patience = libc::timespec {
@@ -146,15 +148,15 @@ pub fn await_input(input: &impl AsFd, patience: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a processor from falling asleep, until it is dropped: whoever wakes up there then finds caches as he left them, as on one
-/// that is never idle. What it runs gives way to everything else.
+/// Keeps a processor from going idle until dropped, so that a thread that wakes up there finds its caches still warm.
+/// Its own thread yields to everything else.
 pub struct Awake {
     over: Arc<AtomicBool>,
     spinning: Option<JoinHandle<()>>,
 }
 
 impl Awake {
-    /// On this processor.
+    /// Starts on this processor.
     pub fn on(core: usize) -> Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
         let (ends, (ready, is_ready)) = (Arc::clone(&over), mpsc::channel());
@@ -182,7 +184,7 @@ impl Drop for Awake {
     }
 }
 
-/// Lets this thread run only where nobody else wants to.
+/// Lets this thread run only when the processor would otherwise be idle.
 fn give_way() -> Result<()> {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameter, and no more than its length.

@@ -1,4 +1,4 @@
-//! The laboratory's BPF programs: the generator, the switch, and the harness that benches other programs.
+//! The laboratory's BPF programs: the generator, the switch, and the harness that benchmarks other programs.
 
 use std::{fs::File, io, thread};
 
@@ -20,19 +20,19 @@ use flood_common::{
 
 use crate::packet::Varied;
 
-/// Places in a frame that can vary (flood-ebpf/src/lab.rs).
+/// Number of places in a frame that can vary (flood-ebpf/src/lab.rs).
 const PLACES: usize = 4;
 
 /// The loaded laboratory.
 pub struct Programs {
     ebpf: Ebpf,
-    /// Which bit of the upper 64 of an IPv6 address the numbers of sources begin at.
+    /// The bit of the upper 64 of an IPv6 address at which the source number begins.
     lowest_bit: u32,
     /// The namespaces of [`attach_nowhere`](Self::attach_nowhere).
     nowhere: Vec<File>,
 }
 
-/// A source is a /48, if nothing else is said.
+/// A source is a /48 by default.
 const LOWEST_BIT: u32 = 16;
 
 /// Where a generated packet's source comes from.
@@ -40,14 +40,14 @@ const LOWEST_BIT: u32 = 16;
 pub struct Sources {
     /// IPv4: the first address. IPv6: the upper 64 bits of the first.
     pub first: u64,
-    /// How many there are: a power of two, at most 2^32.
+    /// Number of sources: a power of two, at most 2^32.
     pub count: u64,
-    /// Whether they fill one block of addresses, rather than being strewn over all.
+    /// Whether they fill one block of addresses, rather than being spread over all addresses.
     pub adjacent: bool,
 }
 
 impl Programs {
-    /// Makes the maps; a program is loaded when it is asked for.
+    /// Creates the maps. Each program is loaded when it is requested.
     pub fn load() -> Result<Self> {
         let ebpf = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab")))
@@ -55,7 +55,7 @@ impl Programs {
         Ok(Self { ebpf, lowest_bit: LOWEST_BIT, nowhere: Vec::new() })
     }
 
-    /// The program of this name.
+    /// Returns the program of this name.
     pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
         let program: &mut Xdp =
             self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
@@ -65,18 +65,18 @@ impl Programs {
         Ok(program)
     }
 
-    /// Attaches a program where no packet comes, in a network namespace of its own, for as long as this lives.
+    /// Attaches a program where no packet arrives, in a network namespace of its own, for the lifetime of `self`.
     ///
-    /// A test run of more than one frame enters its program into the kernel's dispatcher of XDP programs, and takes it out
-    /// again. Both wait for an RCU grace period, some 25 ms (`bpf_dispatcher_update`, kernel/bpf/dispatcher.c, Linux 6.18). A
-    /// program that is attached is in there already.
+    /// A test run of more than one frame enters its program into the kernel's dispatcher of XDP programs, and removes
+    /// it afterwards. Both wait for an RCU grace period, some 25 ms (`bpf_dispatcher_update`,
+    /// kernel/bpf/dispatcher.c, Linux 6.18). An attached program is in the dispatcher already.
     pub fn attach_nowhere(&mut self, name: &str) -> Result<()> {
         const LOOPBACK: u32 = 1;
 
         let program = self.program(name)?;
         let namespace = thread::scope(|scope| {
             let attaching = scope.spawn(|| {
-                // SAFETY: it moves this thread alone, which ends at once.
+                // SAFETY: this moves only the current thread, which ends at once.
                 let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
                 ensure!(moved == 0, "making a network namespace: {}", io::Error::last_os_error());
                 program
@@ -90,8 +90,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Puts the program `leave` on the way out of an interface of this thread's namespace, for as long as this lives: into
-    /// `clsact`, or as a link of its own.
+    /// Attaches the program `leave` to the egress of an interface of this thread's namespace, for the lifetime of
+    /// `self`: in `clsact`, or as a link of its own.
     pub fn stand_on_the_way_out(&mut self, interface: &str, clsact: bool) -> Result<()> {
         let options = if clsact {
             TcAttachOptions::Netlink(NlOptions::default())
@@ -101,7 +101,8 @@ impl Programs {
         self.stand_on_the_way("leave", interface, TcAttachType::Egress, options)
     }
 
-    /// Counts what reaches the network stack through an interface of this thread's namespace, for as long as this lives.
+    /// Counts what reaches the network stack through an interface of this thread's namespace, for the lifetime of
+    /// `self`.
     pub fn count_arrivals(&mut self, interface: &str) -> Result<()> {
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
         self.stand_on_the_way("count_arrivals", interface, TcAttachType::Ingress, options)
@@ -123,13 +124,13 @@ impl Programs {
         Ok(())
     }
 
-    /// Packets that have been [counted](Self::count_arrivals), from the MAC address that ends in this byte.
+    /// Returns the number of packets [counted](Self::count_arrivals) from the MAC address that ends in this byte.
     pub fn arrivals(&self, last_byte: u8) -> Result<u64> {
         let map: PerCpuArray<_, u64> = self.ebpf.map("ARRIVALS").context("no map ARRIVALS")?.try_into()?;
         Ok(map.get(&u32::from(last_byte), 0)?.iter().sum())
     }
 
-    /// Says where `harness` and `flood` take sources from.
+    /// Sets where `harness` and `flood` take sources from.
     pub fn set_sources(&mut self, sources: Sources) -> Result<()> {
         let mut map: Array<_, [u64; 4]> =
             self.ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
@@ -139,12 +140,12 @@ impl Programs {
         Ok(())
     }
 
-    /// Says which bit of the upper 64 of an IPv6 address the numbers of sources begin at, before they are set.
+    /// Sets the bit of the upper 64 of an IPv6 address at which source numbers begin. Call it before sources are set.
     pub fn set_lowest_bit(&mut self, bit: u32) {
         self.lowest_bit = bit;
     }
 
-    /// Says what `flood` sends, and what varies in it besides the source.
+    /// Sets the frame that `flood` sends, and what varies in it besides the source.
     pub fn set_frame(&mut self, frame: &[u8], varied: &[Varied]) -> Result<()> {
         let mut map: Array<_, [u64; 17]> = self.ebpf.map_mut("FRAME").context("no map FRAME")?.try_into()?;
         let headers = &frame[..frame.len().min(128)];
@@ -170,8 +171,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Has `flood` write each frame anew, not only those that have been answered, so that it costs the same whatever the filter
-    /// does.
+    /// Makes `flood` rewrite every frame, not only the answered ones, so that its cost does not depend on the filter.
     pub fn write_each_anew(&mut self) -> Result<()> {
         let mut map: Array<_, [u64; 17]> = self.ebpf.map_mut("FRAME").context("no map FRAME")?.try_into()?;
         let mut words = map.get(&0, 0)?;
@@ -180,21 +180,21 @@ impl Programs {
         Ok(())
     }
 
-    /// Says how long `flood_in_bursts` waits before each burst, nanoseconds, and how many frames one has.
+    /// Sets how many nanoseconds `flood_in_bursts` waits before each burst, and how many frames a burst has.
     pub fn set_bursts(&mut self, pause_ns: u64, frames: u32) -> Result<()> {
         let mut map: Array<_, [u64; 3]> = self.ebpf.map_mut("BURSTS").context("no map BURSTS")?.try_into()?;
         map.set(0, [pause_ns, frames.into(), 0], 0)?;
         Ok(())
     }
 
-    /// Says which program `harness` calls.
+    /// Sets the program that `harness` calls.
     pub fn set_target(&mut self, target: &ProgramFd) -> Result<()> {
         let mut map: ProgramArray<_> = self.ebpf.map_mut("TARGET").context("no map TARGET")?.try_into()?;
         map.set(0, target, 0)?;
         Ok(())
     }
 
-    /// Says behind which interface the destination MAC address that ends in `last_byte` is.
+    /// Sets the interface behind which the destination MAC address that ends in `last_byte` is.
     pub fn set_port(&mut self, last_byte: u8, interface_index: u32) -> Result<()> {
         let mut map: Array<_, u32> = self.ebpf.map_mut("PORTS").context("no map PORTS")?.try_into()?;
         map.set(u32::from(last_byte), interface_index, 0)?;
@@ -202,8 +202,9 @@ impl Programs {
     }
 }
 
-/// Where a frame has checksums: that of its IPv4 header, and that of what is behind it; 0 for none, as in fragments, of which
-/// none has all that is covered. Then 1 if the second covers the addresses.
+/// Returns the offsets of a frame's checksums: of the IPv4 header, and of the payload protocol; 0 if there is none,
+/// as in fragments, which do not hold all that the checksum covers. The third value is 1 if the second checksum
+/// covers the addresses.
 fn checksums(frame: &[u8]) -> [u32; 3] {
     let Parsed::Packet(packet) = parse(Frame(frame)) else { return [0; 3] };
     let header = match packet.source {

@@ -1,11 +1,11 @@
-//! The filter on a bench: frames in by test run, verdicts out, and a twin on the host that must agree.
+//! The filter on a test bench: frames go in by test run, verdicts come out, and a twin on the host must agree.
 //!
 //! [`Rig::send`] runs a frame in the kernel, runs the same frame through the same code over tables in ordinary
 //! memory, and compares *all* counters before and after: exactly one reason may have counted, once, with the length
 //! of the frame, and it must be the twin's. So every test that sends a frame is also a differential test.
 //!
-//! Time stands still until [`Rig::advance`]. No interface is touched, so tests run side by side. Each test has a rig of
-//! its own, but for emulated processors, which need seconds to verify a program: there a [`Loan`] is used again.
+//! Time stands still until [`Rig::advance`]. No interface is touched, so tests run side by side. Each test has a rig
+//! of its own, except on emulated processors, which need seconds to verify a program: there a [`Loan`] is reused.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -51,23 +51,23 @@ use crate::{
     peer::Peer,
 };
 
-/// Test runs come in on the loopback interface, which the rig gives the first slot.
+/// Test runs arrive on the loopback interface, to which the rig gives the first slot.
 const LOOPBACK: u32 = 1;
 const SLOT: u32 = 1;
 
-/// Rigs whose tests have passed.
+/// Rigs whose tests have passed, for reuse.
 static USED: Mutex<Vec<Rig>> = Mutex::new(Vec::new());
 
-/// Longer than a debt of any test.
+/// Longer than any debt of a test lasts.
 const LONGEST_DEBT: Duration = Duration::from_secs(200);
 
-/// Where time begins: far enough from 0 that nothing is special about it.
+/// When time begins: far enough from 0 that nothing is special about it.
 const START_NS: u64 = 1_000_000_000_000;
 
-/// What a test run puts into the first buffer: a page without headroom (256) and tail (320) (net/bpf/test_run.c).
+/// What a test run puts into the first buffer: a page without headroom (256) and tailroom (320) (net/bpf/test_run.c).
 const FIRST_BUFFER: usize = 4_096 - 256 - 320;
 
-/// A frame as a test run lays it out: a program sees the first buffer, and asks for the length of them all.
+/// A frame as a test run lays it out: a program sees only the first buffer, but can query the length of all buffers.
 #[derive(Clone, Copy)]
 struct Buffers<'a> {
     frame: &'a [u8],
@@ -96,23 +96,23 @@ impl<'a> Window<'a> for Buffers<'a> {
 /// A filter and its twin.
 pub struct Rig {
     filter: Filter,
-    /// What a host would say, with what the twin believes of this one's sockets.
+    /// The host's tables for the twin, with what the twin assumes about this host's sockets.
     pub twin: HostTables,
     settings: Settings,
-    /// What it began with.
+    /// The settings that the rig began with.
     unlimited: Settings,
     now_ns: u64,
     counters: InterfaceCounters,
     open: Vec<UdpSocket>,
     reassembly: Reassembly,
-    /// Whether the UDP ports of the host are looked at.
+    /// Whether the filter follows the UDP ports of the host.
     looks: bool,
 }
 
 /// How a socket is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Open {
-    /// For anybody, at every address of both families.
+    /// Not connected, at every address of both families.
     ForAll,
     /// At the server's address of the peer's family, connected to the peer.
     To(SocketAddr),
@@ -139,7 +139,7 @@ impl Rig {
         Loan(Some(used.map_or_else(Self::load, Self::renew)))
     }
 
-    /// The same, with the sketch before the table of debts. The filter and its twin stay on one processor.
+    /// The same, with the sketch in front of the debt table. The filter and its twin stay on one processor.
     pub fn sketched() -> Self {
         let mut rig = Self::load_on(FilterOptions::default().processors);
         let processors =
@@ -149,7 +149,7 @@ impl Rig {
         rig
     }
 
-    /// A filter on a kernel that does not say where it has the fields of its sockets.
+    /// A filter on a kernel that does not reveal the offsets of its socket fields.
     pub fn without_socket_fields() -> Self {
         Self::load_with(FilterOptions {
             processors: Vec::new(),
@@ -189,7 +189,7 @@ impl Rig {
         rig
     }
 
-    /// A used rig as if it were new: all debts have ended, and nothing is on a list.
+    /// Makes a used rig as good as new: all debts have ended, and the lists are empty.
     fn renew(mut self) -> Self {
         for kind in [ListKind::Allow, ListKind::Block] {
             let entries: Vec<IpNet> = self.filter.lists.book(kind).iter().map(|(prefix, _)| prefix).collect();
@@ -218,12 +218,12 @@ impl Rig {
         self.publish();
     }
 
-    /// Stays on one processor from now on, so that the leases of totals are those of one.
+    /// Stays on one processor from now on, so that only the leases of one processor count for totals.
     fn stay(&self) {
         stay().unwrap_or_else(|error| panic!("staying on a processor: {error}"));
     }
 
-    /// Sets all limits: those of a configuration (TOML), and of the default ones those that it does not change.
+    /// Sets all limits: those of a configuration (TOML), and the defaults that it does not change.
     pub fn limits(&mut self, config: &str) {
         let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
         set_limits(&mut self.settings, &config.limits, &config.protected_limits);
@@ -231,7 +231,7 @@ impl Rig {
         self.publish();
     }
 
-    /// Makes these checks, and refuses the protocols with these numbers.
+    /// Enables these checks, and refuses the protocols with these numbers.
     pub fn check(&mut self, checks: impl IntoIterator<Item = Reason>, protocols: &[u8]) {
         self.settings.sanity = Sanity::new(checks, protocols);
         self.publish();
@@ -243,8 +243,8 @@ impl Rig {
         self.publish();
     }
 
-    /// Chooses [how](flood_common::proof::means) packets beyond a limit prove their origin; `again` SYNs may come again
-    /// in a second.
+    /// Chooses [how](flood_common::proof::means) packets over a limit prove their origin. Up to `again` retransmitted
+    /// SYNs may pass in a second.
     pub fn prove(&mut self, means: u32, again: u64) {
         self.filter.set_proof(means, true).unwrap_or_else(|error| panic!("{error}"));
         self.settings.proof = means;
@@ -255,7 +255,7 @@ impl Rig {
         self.publish();
     }
 
-    /// Says what there is of each account, as the section `[proof]` of a configuration would.
+    /// Sets the size of each account, as the section `[proof]` of a configuration would.
     pub fn account(&mut self, config: &str) {
         let config = Config::parse(config, Path::new("")).unwrap_or_else(|error| panic!("{error}"));
         self.settings.accounts = accounts(&config.proof);
@@ -264,13 +264,13 @@ impl Rig {
         self.publish();
     }
 
-    /// Says what memory the host has for fragments of each family.
+    /// Sets how much memory the host has for fragments of each family.
     pub fn fragment_memory(&mut self, memory: FragmentMemory) {
         self.reassembly.memory = [memory; 2];
         self.reassemble();
     }
 
-    /// Says whether the host puts together what is not for it, too.
+    /// Sets whether the host also reassembles packets that are not addressed to it.
     pub fn defragment_for_all(&mut self, for_all: bool) {
         self.reassembly.for_all = for_all;
         self.reassemble();
@@ -284,23 +284,23 @@ impl Rig {
         self.publish();
     }
 
-    /// Says whether it means that nobody wants a packet when there is no socket for it.
+    /// Sets whether the absence of a socket means that nobody wants a packet.
     pub fn absence(&mut self, counts: bool) {
         self.settings.absence = counts.into();
         self.publish();
     }
 
-    /// Says which addresses are the host's own.
+    /// Sets the host's own addresses.
     pub fn own(&mut self, addresses: &[IpAddr]) {
         let prefixes: Vec<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
         self.filter.set_local(&prefixes).unwrap_or_else(|error| panic!("{error}"));
         self.twin.sockets.local = addresses.iter().map(|address| (*address).into()).collect();
     }
 
-    /// Has answers told by what the host asks ([`ask`](Self::ask)) and by its sockets ([`open`](Self::open)), of which there
-    /// are none yet: this thread moves into a network namespace of its own.
+    /// Has solicited replies recognized by what the host sends ([`ask`](Self::ask)) and by its sockets
+    /// ([`open`](Self::open)). There are no sockets yet: this thread moves into a network namespace of its own.
     pub fn tell_answers(&mut self) {
-        // SAFETY: no pointers, and this thread breaks nobody's assumptions but its own.
+        // SAFETY: no pointers, and only this thread is moved, which relies on no other namespace.
         let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
         assert!(moved, "leaving the network namespace: {}", std::io::Error::last_os_error());
         for line in [
@@ -318,7 +318,7 @@ impl Rig {
         self.tell_by(solicited::NOTED | solicited::SOCKETS);
     }
 
-    /// Has the filter look at the UDP ports of the host, as its daemon does each second.
+    /// Has the filter read the UDP ports of the host, as its daemon does each second.
     fn look(&mut self) {
         if self.looks {
             self.filter.open.follow(true, || udp_ports(&[])).unwrap_or_else(|error| panic!("{error}"));
@@ -326,7 +326,7 @@ impl Rig {
         }
     }
 
-    /// Sets by what answers are told: bits of [`solicited`].
+    /// Sets how solicited replies are recognized: bits of [`solicited`].
     pub fn tell_by(&mut self, bits: u32) {
         self.settings.solicited = bits;
         self.publish();
@@ -360,10 +360,11 @@ impl Rig {
         self.look();
     }
 
-    /// Lets a frame leave the host, from a socket that is not connected; none that the kernel does not run.
+    /// Sends a frame out of the host, from an unconnected socket. Does nothing if the kernel does not run such a
+    /// frame.
     ///
     /// # Panics
-    /// When the twin has noted something else, or the program does anything to the frame.
+    /// If the twin has noted something else, or the program does anything to the frame.
     pub fn ask(&mut self, frame: &[u8]) {
         let action =
             self.filter.run_egress(frame).unwrap_or_else(|error| panic!("{error}\n{}", describe(frame)));
@@ -379,7 +380,7 @@ impl Rig {
         }
     }
 
-    /// Compares the bucket of a flow.
+    /// Compares a flow's bucket in the kernel with the twin's.
     fn compare_notes(&self, flow: &Flow, frame: &[u8]) {
         let bucket = flow.place(&self.settings.solicit_seeds).bucket as usize;
         let [kernel, twin] =
@@ -388,7 +389,7 @@ impl Rig {
         assert_eq!(kernel, twin, "notes of kernel and host differ after\n{}", describe(frame));
     }
 
-    /// How many flows are noted.
+    /// Returns how many flows are noted.
     pub fn noted(&self) -> u64 {
         self.filter.solicited.noted()
     }
@@ -409,7 +410,7 @@ impl Rig {
         self.add(ListKind::Allow, prefix);
     }
 
-    /// Has the packets of a prefix pass over all limits by evidence.
+    /// Lets the packets of a prefix exceed all limits if there is evidence for them.
     pub fn allow_proven(&mut self, prefix: &str) {
         self.add(ListKind::AllowProven, prefix);
     }
@@ -419,7 +420,7 @@ impl Rig {
         self.edit(kind, Edit::put([(prefix, entry(None))]));
     }
 
-    /// Changes a list, of the filter and of the twin.
+    /// Changes a list of the filter and of the twin.
     pub fn edit(&mut self, kind: ListKind, edit: Edit) {
         let list = match kind {
             ListKind::Allow => &mut self.twin.allow,
@@ -438,7 +439,7 @@ impl Rig {
         self.settings.lists = self.filter.settings.read().lists;
     }
 
-    /// The IPv4 source that has this place in the table of debts.
+    /// Returns the IPv4 source that has this place in the debt table.
     pub fn source_at(&self, place: Place) -> IpAddr {
         Ipv4Addr::from(self.settings.seeds.v4_address(place, MIN_BUCKET_BITS)).into()
     }
@@ -450,10 +451,10 @@ impl Rig {
         self.look();
     }
 
-    /// Sends a frame; returns the reason, or `None` when the kernel does not run such a frame.
+    /// Sends a frame. Returns the reason, or `None` if the kernel does not run such a frame.
     ///
     /// # Panics
-    /// When the twin disagrees, when another counter moved, or when action and reason do not fit.
+    /// If the twin disagrees, if any other counter moved, or if action and reason do not match.
     pub fn send(&mut self, frame: &[u8]) -> Option<Reason> {
         let outcome = self.filter.run(frame).unwrap_or_else(|error| panic!("{error}\n{}", describe(frame)));
         if outcome == RunOutcome::Refused {
@@ -501,7 +502,7 @@ impl Rig {
         Some(expected)
     }
 
-    /// What the twin says.
+    /// Returns the twin's verdict.
     fn expect(&self, parsed: &Parsed, buffers: Buffers<'_>) -> Reason {
         let (settings, now_ns, twin) = (&self.settings, self.now_ns, &self.twin);
         let Verdict { reason, looks_again, class } = decide(parsed, settings, now_ns, twin);
@@ -523,7 +524,7 @@ impl Rig {
         Reason::from_number(number).expect("it is one's")
     }
 
-    /// Forgets what was counted for frames that were not [sent](Self::send).
+    /// Discards the counts of frames that were not [sent](Self::send).
     pub fn recount(&mut self) {
         self.counters = self.read_counters();
     }
@@ -532,13 +533,13 @@ impl Rig {
         self.filter.counters.interface(SLOT).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The filter itself.
+    /// Returns the filter itself.
     pub fn filter(&mut self) -> &mut Filter {
         &mut self.filter
     }
 }
 
-/// A rig, until the test ends.
+/// A rig on loan until the test ends.
 pub struct Loan(Option<Rig>);
 
 impl Deref for Loan {
@@ -563,19 +564,19 @@ impl Drop for Loan {
     }
 }
 
-/// An entry of a list.
+/// Returns a list entry.
 pub fn entry(expires: Option<BootTime>) -> Entry {
     let note = Note { origin: Origin::Operator.into(), reason: None, added: BootTime::now(), added_by: None };
     Entry { expires, note: Arc::new(note) }
 }
 
-/// Nanoseconds until then.
+/// Returns the nanoseconds until a time.
 fn until(time: BootTime) -> u64 {
     let ahead = time.since(BootTime::now());
     u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The counters that moved, for a message.
+/// Describes the counters that moved, for a message.
 fn difference(before: &InterfaceCounters, after: &InterfaceCounters) -> String {
     let mut moved = Vec::new();
     for (bank, before, after) in [("done", &before.done, &after.done), ("would", &before.would, &after.would)]

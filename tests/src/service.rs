@@ -1,6 +1,6 @@
-//! Programs that real hosts run, each in a network namespace, until dropped: a web server, name servers, resolvers.
+//! Programs of real hosts, each in a network namespace, until dropped: a web server, name servers, resolvers.
 //!
-//! They keep everything in a folder of their own and touch nothing of the system's.
+//! They keep everything in a folder of their own and touch nothing of the system.
 
 use std::{
     fs::{self, File},
@@ -24,10 +24,10 @@ use crate::{
     process::Process,
 };
 
-/// How long a program may take to answer when it is asked whether it runs.
+/// How long a program may take to reply to a probe.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often an echo looks whether to end.
+/// How often an echo checks whether to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A program, and its folder.
@@ -38,7 +38,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// nginx with the page of [`serve_http`](crate::lab::serve_http) at port 80.
+    /// Starts nginx with the page of [`serve_http`](crate::lab::serve_http) at port 80.
     pub fn web_server(namespace: &Namespace, addresses: &[IpAddr]) -> Result<Self> {
         let listen = addresses.iter().map(|address| format!("listen {};", SocketAddr::new(*address, 80)));
         let listen: String = listen.collect();
@@ -62,7 +62,7 @@ impl Service {
         Self::start(command, folder, || namespace.within(|| Ok(TcpStream::connect_timeout(&page, PATIENCE)?)))
     }
 
-    /// Unbound, which answers for all names below [`dns::DOMAIN`].
+    /// Starts Unbound as the name server for all names below [`dns::DOMAIN`].
     pub fn name_server(namespace: &Namespace, addresses: &[IpAddr]) -> Result<Self> {
         let domain = dns::DOMAIN;
         let listen: String = addresses.iter().map(|address| format!("    interface: {address}\n")).collect();
@@ -72,10 +72,10 @@ impl Service {
         Self::unbound(namespace, (first, 53).into(), &format!("{listen}{zone}"))
     }
 
-    /// Unbound on a port of the loopback interface, which asks another name server: from random ports, over sockets that are
-    /// connected.
+    /// Starts Unbound on a port of the loopback interface. It forwards to another name server, from random ports,
+    /// with connected sockets.
     pub fn resolver(namespace: &Namespace, address: SocketAddr, upstream: IpAddr) -> Result<Self> {
-        // A name server that does not answer is given up for a while. What one flood does must not show in the next.
+        // An unresponsive name server is avoided for a while. The effect of one flood must not extend to the next.
         let config = format!(
             "    interface: {}@{}
     infra-host-ttl: 1
@@ -116,8 +116,8 @@ remote-control:
         Self::start(command, folder, || namespace.within(|| dns::ask(address, PATIENCE)))
     }
 
-    /// dnsmasq on a port of the loopback interface, which asks another name server: from random ports, over sockets that are
-    /// not connected.
+    /// Starts dnsmasq on a port of the loopback interface. It forwards to another name server, from random ports,
+    /// with unconnected sockets.
     pub fn forwarder(namespace: &Namespace, address: SocketAddr, upstream: IpAddr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut command = namespace.command("dnsmasq")?;
@@ -143,7 +143,7 @@ remote-control:
         Self::start(command, folder, || namespace.within(|| dns::ask(address, PATIENCE)))
     }
 
-    /// Starts a program, and waits until it answers.
+    /// Starts a program, and waits until it replies.
     fn start<T>(mut command: Command, folder: TempDir, mut ask: impl FnMut() -> Result<T>) -> Result<Self> {
         let log = folder.path().join("log");
         command.stdout(Stdio::null()).stderr(File::create(&log)?);
@@ -162,7 +162,7 @@ fn write(folder: &TempDir, config: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Sends back every datagram that comes to an address, until dropped: a game, a clock, whatever keeps sessions.
+/// Echoes every datagram that arrives at an address, until dropped: a game, an NTP server, anything with sessions.
 #[derive(Debug)]
 pub struct Echo {
     over: Arc<AtomicBool>,
@@ -170,7 +170,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Begins.
+    /// Starts it.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let socket = namespace.within(|| Ok(UdpSocket::bind(address)?))?;
         socket.set_read_timeout(Some(LOOK_EVERY))?;

@@ -1,4 +1,4 @@
-//! Tests that cannot run here say so, and are counted: a skipped test never passes silently.
+//! Tests that cannot run here report it, and are counted: a skipped test never passes silently.
 //!
 //! `cargo xtask test` names a file in `FLOODGATE_SKIPPED`; each skip adds a line `test<TAB>reason` to it.
 
@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 
 use crate::lab::slowness;
 
-/// Says that a test does not run, and why.
+/// Reports that a test does not run, and why.
 pub fn skip(test: &str, reason: &str) {
     println!("SKIPPED {test}: {reason}");
     let Some(path) = env::var_os("FLOODGATE_SKIPPED") else {
@@ -29,7 +29,7 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// Leaves a test that needs root when it has none.
+/// Returns from a test that needs root if there is none.
 #[macro_export]
 macro_rules! needs_root {
     () => {
@@ -39,7 +39,7 @@ macro_rules! needs_root {
     };
 }
 
-/// Leaves a test that says nothing about the kernel where it runs for the sake of another kernel.
+/// Returns from a test that does not depend on the kernel if it runs for the sake of another kernel.
 #[macro_export]
 macro_rules! same_on_every_kernel {
     () => {
@@ -49,7 +49,7 @@ macro_rules! same_on_every_kernel {
     };
 }
 
-/// Leaves a test that measures where the processor is emulated.
+/// Returns from a test that measures if the processor is emulated.
 #[macro_export]
 macro_rules! measures {
     () => {
@@ -59,9 +59,9 @@ macro_rules! measures {
     };
 }
 
-/// What a test function returns.
+/// The return type of a test function.
 pub trait Outcome {
-    /// What it returns when it is skipped.
+    /// The value for a skipped test.
     fn skipped() -> Self;
 }
 
@@ -75,12 +75,12 @@ impl Outcome for Result<()> {
     }
 }
 
-/// The function in which a closure was written, with its modules.
+/// Returns the name of the function in which a closure was written, with its modules.
 pub fn test_name<T>(_: T) -> &'static str {
     std::any::type_name::<T>().trim_end_matches("::{{closure}}")
 }
 
-/// Whether a test that needs root can run; skips it otherwise.
+/// Returns whether a test that needs root can run; skips it otherwise.
 pub fn can_use_kernel(test: &str) -> bool {
     // SAFETY: no arguments, no conditions.
     let root = unsafe { libc::geteuid() } == 0;
@@ -90,7 +90,7 @@ pub fn can_use_kernel(test: &str) -> bool {
     root
 }
 
-/// Whether a test that measures can run; skips it where the processor is emulated.
+/// Returns whether a test that measures can run; skips it on an emulated processor.
 pub fn can_measure(test: &str) -> bool {
     let real = slowness() == 1;
     if !real {
@@ -99,8 +99,8 @@ pub fn can_measure(test: &str) -> bool {
     real
 }
 
-/// Whether a test runs that says nothing about the kernel; skips it in a machine of `cargo xtask vm`, where it would say
-/// what it has said outside.
+/// Returns whether to run a test that does not depend on the kernel; skips it in a machine of `cargo xtask vm`, where
+/// the result would be the same as outside.
 pub fn needs_no_other_kernel(test: &str) -> bool {
     let outside = env::var_os("FLOODGATE_VM").is_none();
     if !outside {
@@ -109,7 +109,7 @@ pub fn needs_no_other_kernel(test: &str) -> bool {
     outside
 }
 
-/// Major and minor number of the running kernel.
+/// Returns the major and minor number of the running kernel.
 pub fn kernel_series() -> Result<(u32, u32)> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -119,8 +119,8 @@ pub fn kernel_series() -> Result<(u32, u32)> {
     }
 }
 
-/// The two network cards, wired to each other, that a machine of `cargo xtask vm` has; skips the test elsewhere,
-/// where cards of that kind are the operator's.
+/// Returns the two connected network cards of a machine of `cargo xtask vm`; skips the test elsewhere, where cards of
+/// that kind belong to the operator.
 pub fn wired_cards(test: &str) -> Result<Option<[String; 2]>> {
     if env::var_os("FLOODGATE_VM").is_none() {
         skip(test, "needs the two virtual network cards, wired to each other, of `cargo xtask vm`");
@@ -137,8 +137,8 @@ pub fn wired_cards(test: &str) -> Result<Option<[String; 2]>> {
     <[String; 2]>::try_from(cards).map(Some).map_err(|cards| anyhow::anyhow!("two cards, not {cards:?}"))
 }
 
-/// Real captures of a class (`attacks`, `legit`, `torture`), which are not in the repository: the folder that
-/// `FLOODGATE_CAPTURES` names holds `CLASS/public/*.pcap`. Skips the test when they are not there.
+/// Returns real captures of a class (`attacks`, `legit`, `torture`), which are not in the repository: the folder that
+/// `FLOODGATE_CAPTURES` names holds `CLASS/public/*.pcap`. Skips the test if they are missing.
 pub fn captures(test: &str, class: &str) -> Vec<PathBuf> {
     let Some(folder) = env::var_os("FLOODGATE_CAPTURES") else {
         skip(test, "FLOODGATE_CAPTURES names no folder with real captures");

@@ -1,5 +1,5 @@
-//! A visitor who fetches page after page, each over a connection of its own, from several threads: a client that is
-//! faster than what it visits.
+//! A visitor that fetches page after page, each over a new connection, from several threads: a client that is faster
+//! than the server.
 
 use std::{
     net::SocketAddr,
@@ -11,31 +11,31 @@ use anyhow::{Result, bail};
 
 use crate::lab::{Namespace, fetch};
 
-/// Pages that are fetched at the same time.
+/// Number of pages fetched concurrently.
 const CLIENTS: usize = 4;
 
-/// Who has no answer after this long gives up. A lost SYN is sent again after one second (RFC 6298).
+/// Timeout of a page. A lost SYN is retransmitted after one second (RFC 6298).
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the visitor got.
+/// The visitor's results.
 #[derive(Clone, Debug)]
 pub struct Visits {
-    /// Pages.
+    /// Pages fetched.
     pub pages: u64,
-    /// How long it lasted.
+    /// How long the visit took.
     pub elapsed: Duration,
-    /// How long each page took, or each attempt that failed.
+    /// Time for each page, including failed attempts.
     pub latencies: Vec<Duration>,
 }
 
 impl Visits {
-    /// Pages a second.
+    /// Returns pages a second.
     pub fn rate(&self) -> f64 {
         self.pages as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// Fetches pages for so long; what has begun by then is still waited for.
+/// Fetches pages for this long. Fetches that have begun by then are completed.
 pub fn visit(host: &Namespace, address: SocketAddr, duration: Duration) -> Result<Visits> {
     let begin = Instant::now();
     let clients: Result<Vec<(u64, Vec<Duration>)>> = thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Frames exactly as they are: a packet socket (packet(7)) of a network namespace.
+//! Raw frames: a packet socket (packet(7)) of a network namespace.
 
 use std::{
     io::{self, Read},
@@ -16,17 +16,17 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Sends out of any interface of this thread's namespace, and sees nothing.
+    /// Sends on any interface of this thread's namespace, and receives nothing.
     pub fn to_send() -> Result<Self> {
         Self::of_protocol(0)
     }
 
-    /// Sees what all interfaces of this thread's namespace take in and send, too.
+    /// Receives what all interfaces of this thread's namespace receive and send, and can send, too.
     pub fn to_all() -> Result<Self> {
         Self::of_protocol(libc::ETH_P_ALL)
     }
 
-    /// The same of one interface.
+    /// The same for one interface.
     pub fn to(interface: u32) -> Result<Self> {
         let wire = Self::to_all()?;
         wire.socket.bind(&address(interface, libc::ETH_P_ALL)?).context("binding a packet socket")?;
@@ -40,23 +40,23 @@ impl Wire {
         Ok(Self { socket })
     }
 
-    /// How long [`receive`](Self::receive) waits.
+    /// Sets how long [`receive`](Self::receive) waits.
     pub fn set_patience(&self, patience: Duration) -> Result<()> {
         Ok(self.socket.set_read_timeout(Some(patience))?)
     }
 
-    /// [`receive`](Self::receive) does not wait.
+    /// Makes [`receive`](Self::receive) not wait.
     pub fn wait_for_nothing(&self) -> Result<()> {
         Ok(self.socket.set_nonblocking(true)?)
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
         let length = (&self.socket).read(buffer)?;
         Ok(&buffer[..length])
     }
 
-    /// Sends a frame out of an interface.
+    /// Sends a frame on an interface.
     pub fn send(&self, interface: u32, frame: &[u8]) -> Result<()> {
         let sent = self.socket.send_to(frame, &address(interface, 0)?);
         let sent = sent.with_context(|| format!("sending {} bytes", frame.len()))?;
@@ -71,14 +71,14 @@ impl AsFd for Wire {
     }
 }
 
-/// An interface, to send out of, or to see a protocol of.
+/// Returns the address of an interface, for sending, or for receiving a protocol.
 fn address(interface: u32, protocol: libc::c_int) -> Result<SockAddr> {
     let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: this is what the addresses of packet sockets look like.
+    // SAFETY: this is the format of the addresses of packet sockets.
     let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
     link.sll_family = libc::AF_PACKET as u16;
     link.sll_ifindex = i32::try_from(interface)?;
     link.sll_protocol = (protocol as u16).to_be();
-    // SAFETY: the family is that of the address, and so is the length.
+    // SAFETY: the family and the length are those of the address.
     Ok(unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) })
 }

@@ -1,4 +1,5 @@
-//! What the filter thinks, on the host: parsing, deciding, metering; and what the bench makes of its figures. Needs neither root nor a kernel.
+//! Tests of the filter's logic on the host: parsing, deciding, metering; and of the bench's computations. They need
+//! neither root nor a kernel.
 
 #[path = "host/attack.rs"]
 mod attack;

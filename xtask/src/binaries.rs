@@ -1,4 +1,4 @@
-//! `run`, `demo`, `bench`, `flood`: set up, build in release mode, run, pass the exit code on.
+//! `run`, `demo`, `bench`, `flood`: set up, build in release mode, run, and pass the exit code on.
 
 use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     pub(crate) arguments: Vec<String>,
 }
 
-/// Builds and runs a binary. `floodgate` is built along with every other, as the demo starts it.
+/// Builds and runs a binary. `floodgate` is built along with every other binary, because the demo starts it.
 pub(crate) fn run(package: &str, binary: &str, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure()?;
     CommandLine::new("cargo build --release --quiet --package flood-userspace --bin floodgate").run()?;
@@ -31,9 +31,9 @@ pub(crate) fn run(package: &str, binary: &str, arguments: &Arguments) -> Result<
     let path = workspace().join("target/release").join(binary);
     let mut command = CommandLine::program(&path).args(&arguments.arguments).command();
     command.stdin(Stdio::inherit());
-    // Ctrl-C reaches the program as well as us; the program decides what it means, and we wait for it.
+    // Ctrl-C reaches the program as well as this process; the program decides what it means, and this process waits.
     handle_interrupts(libc::SIG_IGN);
-    // SAFETY: between fork and exec only a signal is given its default back, which is allowed there.
+    // SAFETY: between fork and exec only a signal disposition is reset, which is allowed there.
     unsafe {
         command.pre_exec(|| {
             handle_interrupts(libc::SIG_DFL);

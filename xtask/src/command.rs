@@ -1,4 +1,4 @@
-//! Running commands: each is printed before it runs, and a failure names it.
+//! Runs commands: each is printed before it runs, and a failure names it.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,10 +13,10 @@ pub(crate) fn workspace() -> PathBuf {
     package.parent().unwrap_or(package).to_owned()
 }
 
-/// A command line that will be run.
+/// A command line to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CommandLine {
-    /// Variables set for it.
+    /// Environment variables for it.
     pub(crate) environment: Vec<(String, String)>,
     /// The program and its arguments.
     pub(crate) words: Vec<String>,
@@ -31,7 +31,7 @@ impl CommandLine {
         Self { environment: Vec::new(), words, folder: None }
     }
 
-    /// A program whose path may hold blanks.
+    /// Starts a command line with a program whose path may contain blanks.
     pub(crate) fn program(path: &Path) -> Self {
         Self { environment: Vec::new(), words: vec![path.display().to_string()], folder: None }
     }
@@ -54,13 +54,13 @@ impl CommandLine {
         self
     }
 
-    /// As one would type it.
+    /// Formats it as one would type it.
     pub(crate) fn text(&self) -> String {
         let variables = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
         variables.chain(self.words.iter().cloned()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The command, to be run in its folder without standard input.
+    /// Returns the command, which runs in its folder without standard input.
     pub(crate) fn command(&self) -> Command {
         let (program, arguments) =
             self.words.split_first().map_or(("true", &[][..]), |(p, a)| (p.as_str(), a));
@@ -70,20 +70,20 @@ impl CommandLine {
         command
     }
 
-    /// Prints and runs the command; returns how it ended.
+    /// Prints and runs the command. Returns its exit status.
     pub(crate) fn status(&self) -> Result<ExitStatus> {
         eprintln!("$ {}", self.text());
         self.command().status().with_context(|| format!("starting `{}`", self.text()))
     }
 
-    /// Prints and runs the command, which has to succeed.
+    /// Prints and runs the command, which must succeed.
     pub(crate) fn run(&self) -> Result<()> {
         let status = self.status()?;
         ensure!(status.success(), "`{}` failed ({status})", self.text());
         Ok(())
     }
 
-    /// Runs the command quietly; its standard output if it succeeds.
+    /// Runs the command quietly. Returns its standard output if it succeeds.
     pub(crate) fn output(&self) -> Option<String> {
         let output = self.command().stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

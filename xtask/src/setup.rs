@@ -1,10 +1,11 @@
 //! `setup`: from a bare machine to one that builds, tests and shows Floodgate.
 //!
-//! [`facts`] looks at what is there, [`plan`] says what is missing and why (pure, and tested for roads that cannot
-//! be walked everywhere), and this file carries it out. Some steps can only be planned after others (which LLVM the
-//! linker needs is known when the compiler is there), so it looks and plans again until nothing is left.
+//! [`facts`] finds out what is there, [`plan`] determines what is missing and why (pure, and tested for roads that
+//! cannot be tried on every machine), and this file carries it out. Some steps can only be planned after others
+//! (which LLVM the linker needs is known once the compiler is there), so it gathers facts and plans again until
+//! nothing is left.
 //!
-//! Whatever toolchain builds for BPF is given the rustup name `floodgate-bpf`; build scripts know no other.
+//! The toolchain that builds for BPF is given the rustup name `floodgate-bpf`; build scripts know no other.
 
 mod facts;
 mod plan;
@@ -19,7 +20,8 @@ pub(crate) use self::{
     plan::{Package, Step, install},
 };
 
-/// Rounds of looking and doing. The first updates the package lists, three more are needed from nothing; more means that a step does not do what it says.
+/// Maximum rounds of planning and executing. The first updates the package lists, and a bare machine needs three
+/// more. If there are more, a step does not do what it claims.
 const ROUNDS: usize = 5;
 
 /// How to set up.
@@ -50,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     bail!("something is still missing after {ROUNDS} rounds; `cargo xtask setup --check` tells what")
 }
 
-/// The same for tasks that need a complete set-up: silent when it is.
+/// The same for tasks that need a complete set-up; silent if it is complete.
 pub(crate) fn ensure() -> Result<()> {
     if plan(&Facts::gather(false), None)?.steps.is_empty() {
         return Ok(());
@@ -73,7 +75,7 @@ fn check(road: Option<Road>) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Does what was planned, each step with its name and reason first.
+/// Carries out the steps, printing the name and reason of each first.
 pub(crate) fn carry_out(steps: &[Step]) -> Result<()> {
     for step in steps {
         eprintln!("setup: {}: {}", step.what, step.why);

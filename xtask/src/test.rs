@@ -1,4 +1,4 @@
-//! `test`: runs what can run here and says what did not, and why.
+//! `test`: runs what can run here, and reports what did not, and why.
 //!
 //! The test kit writes each test that it skips to the file that `FLOODGATE_SKIPPED` names; libtest's own summary
 //! lines give the rest. The last line is `N passed, N failed, N skipped`.
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     filter: Option<String>,
 }
 
-/// What libtest counted.
+/// libtest's counts.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Counts {
     /// Passed.
@@ -42,7 +42,7 @@ pub(crate) struct Counts {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure()?;
     let skipped_file = env::temp_dir().join(format!("floodgate-skipped-{}", std::process::id()));
-    // A test that fails is no reason not to run the others.
+    // A failing test does not prevent the others from running.
     let mut suites = vec!["cargo test --quiet --no-fail-fast -p flood-common -p flood-userspace -p xtask"];
     if arguments.host_only {
         suites.push("cargo test --quiet --no-fail-fast -p floodgate-tests --test host");

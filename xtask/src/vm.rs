@@ -1,8 +1,8 @@
 //! `vm`: the kernel and end-to-end suites on the kernels that users run, each in a virtual machine.
 //!
-//! [`kernels`] fetches distribution kernels into a cache, [`tools`] brings what runs them (QEMU by virtme-ng),
+//! [`kernels`] fetches distribution kernels into a cache, [`tools`] installs what runs them (QEMU with virtme-ng),
 //! [`machine`] is one run, [`record`] keeps what the verifier needed and renders docs/kernels.md. Nothing here knows
-//! what a test does: the executables that `cargo xtask test` runs are run unchanged.
+//! what a test does: it runs the same executables as `cargo xtask test`, unchanged.
 
 mod kernels;
 mod machine;
@@ -34,7 +34,7 @@ use self::{
     machine::{Job, Outcome, Run},
 };
 
-/// Machines at a time: with two processors, more of them only take turns.
+/// Concurrent machines: with two processors, more of them would only take turns.
 const AT_A_TIME: usize = 2;
 
 /// On which kernels, and which tests.
@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     filter: Option<String>,
 }
 
-/// Where kernels and tools are kept from run to run.
+/// The folder in which kernels and tools are kept from run to run.
 fn cache() -> Result<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
@@ -116,11 +116,11 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
         .collect())
 }
 
-/// Runs each kernel that is there, some machines at a time; results in the order of the series.
+/// Runs each available kernel, some machines at a time. Returns results in the order of the series.
 ///
-/// Each executable gets a machine of its own, those of the first one before all others and the newest kernel, which takes
-/// longest, before older ones, so that all processors have something to do to the end. On a kernel that is refused there is
-/// too little to do for that.
+/// Each executable gets a machine of its own. Those of the first executable run before all others, and the newest
+/// kernel, which takes longest, before older ones, so that all processors are busy to the end. An unsupported kernel
+/// has too little to do for that.
 fn run_all(
     fetched: &[(&'static Series, Availability)],
     executables: &[PathBuf],
@@ -159,7 +159,7 @@ fn run_all(
     results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
-/// Prints what all came to; the last line is `N passed, N failed, N skipped`.
+/// Prints the totals; the last line is `N passed, N failed, N skipped`.
 fn sum_up(runs: &[Run], filtered: bool) -> ExitCode {
     let mut total = Counts::default();
     let mut broken = false;

@@ -1,4 +1,4 @@
-//! The other verbs' side of the control socket.
+//! The client side of the control socket, used by the other subcommands.
 
 use std::{
     io,
@@ -16,22 +16,22 @@ use tokio::{net::UnixStream, time};
 
 use super::protocol::{Failure, LARGEST_REQUEST};
 
-/// How long a daemon may take to answer what it has at hand.
+/// How long a daemon may take to answer from data at hand.
 const READING: Duration = Duration::from_secs(15);
 
-/// How long it may take to change something: a long list, a configuration on a slow disk.
+/// How long a change may take: a long list, a configuration on a slow disk.
 const CHANGING: Duration = Duration::from_secs(120);
 
-/// How long it may take to read feeds, which are at servers that may be slow.
+/// How long reading feeds may take; their servers may be slow.
 const FETCHING: Duration = Duration::from_secs(900);
 
-/// How long to wait before the next try at a socket that has no place for us.
+/// How long to wait before retrying a socket whose backlog is full.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a request got no answer.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Nobody listens on the socket.
     #[error(
         "no floodgate answers at {socket} ({source}): start one with `floodgate run`, or name its socket with --socket",
         socket = socket.display()
@@ -39,7 +39,7 @@ pub enum ClientError {
     Unreachable {
         /// The socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The socket may not be opened.
@@ -48,7 +48,7 @@ pub enum ClientError {
         /// The socket.
         socket: PathBuf,
     },
-    /// It does not answer.
+    /// The daemon does not answer.
     #[error(
         "{socket} is a daemon's, but it has not answered within {} s: it hangs, is stopped, or this host is overloaded; its \
          log may say more, and `kill -KILL` of its process takes the filter off",
@@ -57,21 +57,21 @@ pub enum ClientError {
     Silent {
         /// The socket.
         socket: PathBuf,
-        /// How long was waited.
+        /// How long the client waited.
         waited: Duration,
     },
-    /// It would refuse the request by its size.
+    /// The request is larger than the daemon accepts.
     #[error("this is too much for one request ({0} bytes, and {LARGEST_REQUEST} are the most): divide it")]
     TooLarge(usize),
-    /// The conversation broke off.
+    /// The connection broke off.
     #[error("floodgate broke off the conversation: {0}")]
     BrokenOff(String),
-    /// The daemon said no.
+    /// The daemon refused the request.
     #[error("{message}")]
     Refused {
-        /// Its status.
+        /// The HTTP status.
         status: StatusCode,
-        /// Its reason.
+        /// The daemon's explanation.
         message: String,
     },
 }
@@ -82,24 +82,24 @@ impl From<hyper::Error> for ClientError {
     }
 }
 
-/// Asks a daemon.
+/// A client for a daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
 }
 
 impl Client {
-    /// A client of the daemon that listens at this socket.
+    /// Creates a client for the daemon that listens on this socket.
     pub fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
-    /// Asks for something.
+    /// Sends a GET request.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, Bytes::new(), READING).await
     }
 
-    /// Asks with something in hand.
+    /// Sends a request with a body.
     pub async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -109,7 +109,7 @@ impl Client {
         self.ask(method, path, to_json(body)?, CHANGING).await
     }
 
-    /// The same for what waits for others than the daemon.
+    /// Does the same for requests during which the daemon waits for others.
     pub async fn send_and_wait<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -133,7 +133,7 @@ impl Client {
             .map_err(|error| ClientError::BrokenOff(format!("its answer cannot be read: {error}")))
     }
 
-    /// Asks for text that goes on; `each` gets the pieces as they come.
+    /// Requests continuous text; `each` gets the pieces as they arrive.
     pub async fn stream(
         &self,
         path: &str,
@@ -164,7 +164,7 @@ impl Client {
     async fn connect(&self) -> io::Result<UnixStream> {
         loop {
             match UnixStream::connect(&self.socket).await {
-                // So many are waiting to be accepted that there is no place for one more.
+                // The backlog of pending connections is full.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => time::sleep(AGAIN).await,
                 connected => return connected,
             }
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client says after this time about a daemon that listens and does nothing else.
+    /// Returns a client's error after this time if the daemon listens and does nothing else.
     const PATIENCE: Duration = Duration::from_millis(300);
 
     async fn asked(client: &Client) -> ClientError {
@@ -234,7 +234,7 @@ mod tests {
         let error = asked(&client).await;
         assert!(matches!(error, ClientError::Silent { .. }), "{error}");
         assert!(error.to_string().contains("has not answered within"), "{error}");
-        // The same when so many wait that there is no place in the queue.
+        // The same with a full backlog.
         listener.set_nonblocking(true).unwrap();
         // SAFETY: the descriptor is open, and no memory is involved.
         assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);

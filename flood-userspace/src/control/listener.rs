@@ -1,9 +1,9 @@
-//! Accepting connections, and what bounds them.
+//! Accepts connections, and limits them.
 //!
-//! Whoever connects may be slow, broken or hostile: any user of the host can connect to the metrics. So there are places
-//! for so many connections, each of which is for one request; and where all are taken, a new one gets the place of
-//! the oldest that has not brought its request yet, or that does not fetch its answer. Thus nobody can use up the
-//! process's descriptors, or keep others from being answered by waiting.
+//! A client may be slow, broken or hostile: any user of the host can connect to the metrics. So there is a limited
+//! number of places for connections, and each connection serves one request. If all places are taken, a new
+//! connection replaces the oldest one that has not sent its request yet, or that does not fetch its response. So
+//! no client can exhaust the process's file descriptors, or keep others from being answered by waiting.
 
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
@@ -31,48 +31,48 @@ use tokio::{
     time::{Sleep, interval, sleep},
 };
 
-/// The most places that a listener has; a host's operators and scrapers need a handful.
+/// Maximum places of a listener; a host's operators and scrapers need a handful.
 const MOST_PLACES: u64 = 128;
 
-/// The share of the process's descriptors that a listener may use: one in so many.
+/// The share of the process's file descriptors that a listener may use: one in so many.
 const SHARE: u64 = 8;
 
-/// How long the head of a request may take to come, and how long its body may pause.
+/// How long the head of a request may take to arrive, and how long its body may pause.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The largest head of a request, in bytes.
+/// Maximum size of a request's head, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
 
-/// How long a new connection waits where it takes the place of another: what an endless stream of them may cost is bounded.
+/// How long a new connection waits when it replaces another: this bounds the cost of an endless stream of them.
 const TAKING_A_PLACE: Duration = Duration::from_millis(1);
 
-/// How long to wait for a place while the daemon is at work for all who have one.
+/// How long to wait for a place while the daemon is working for all connections.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// How often a connection is looked at while its answer is not finished, for a client who has hung up.
+/// How often a connection is checked for a client that has hung up while its response is not finished.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a scraper may take for everything.
+/// How long a scrape may take in total.
 const SCRAPE: Duration = Duration::from_secs(10);
 
-/// Bounds of a listener.
+/// Limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at once.
+    /// Simultaneous connections.
     places: usize,
-    /// How long one may last.
+    /// Maximum duration of a connection.
     lasts: Option<Duration>,
-    /// For how long one whose answer has begun keeps its place from those that want it.
+    /// How long a connection whose response has begun keeps its place when others need it.
     keeps_place: Duration,
 }
 
 impl Bounds {
-    /// For the control socket, in a process that may have so many `descriptors`.
+    /// Limits for the control socket, in a process that may have this many file descriptors.
     pub fn of_control(descriptors: u64) -> Self {
         Self { places: places(descriptors), lasts: None, keeps_place: Duration::from_secs(30) }
     }
 
-    /// For the metrics, which any user of the host may ask for.
+    /// Limits for the metrics, which any user of the host may request.
     pub fn of_metrics(descriptors: u64) -> Self {
         Self { places: places(descriptors), lasts: Some(SCRAPE), keeps_place: Duration::from_secs(1) }
     }
@@ -82,18 +82,18 @@ fn places(descriptors: u64) -> usize {
     usize::try_from((descriptors / SHARE).clamp(1, MOST_PLACES)).unwrap_or(1)
 }
 
-/// How far a connection is.
+/// Progress of a connection.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// Its request has not come as a whole.
+    /// Its request has not arrived completely.
     Asking,
-    /// The daemon is at work for it.
+    /// The daemon is working on it.
     Waiting,
-    /// It is fetching its answer, since then.
+    /// It has been fetching its response since this time.
     Fetching(Instant),
 }
 
-/// The stage of a connection, for those who have to know it.
+/// The stage of a connection, shared by all who need it.
 #[derive(Clone)]
 struct Progress(Arc<Mutex<Stage>>);
 
@@ -109,7 +109,7 @@ struct Open {
     task: AbortHandle,
 }
 
-/// Serves who connects. Never ends; connections go on when this is dropped.
+/// Serves connections. Never ends; connections continue when this is dropped.
 pub async fn serve<L>(mut listener: L, router: Router, bounds: Bounds)
 where
     L: Listener,
@@ -125,7 +125,7 @@ where
     }
 }
 
-/// Waits for a place, and takes one from who does not use it.
+/// Waits for a place, or takes one from a connection that does not use it.
 async fn make_room(open: &mut Vec<Open>, bounds: &Bounds) {
     loop {
         open.retain(|connection| !connection.task.is_finished());
@@ -164,7 +164,7 @@ where
             answer
         }
     });
-    // Who has asked may close his side and still wait for the answer, as `nc -N` does.
+    // A client may close its side after the request and still wait for the response, as `nc -N` does.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -179,20 +179,20 @@ where
         }
     });
     tokio::select! {
-        _ = connection => {} // what a client does wrong is his concern
+        _ = connection => {} // a client's errors are its own concern
         () = hung_up(descriptor) => {}
         () = &mut lasts => {}
     }
 }
 
-/// Waits until the other side has closed a connection altogether. HTTP alone would see that only when it next writes,
-/// which for a trace may be never.
+/// Waits until the peer has closed a connection completely. HTTP alone would notice only at its next write, which
+/// may never come for a trace.
 async fn hung_up(descriptor: RawFd) {
     let mut look = interval(LOOK);
     loop {
         look.tick().await;
         let mut state = libc::pollfd { fd: descriptor, events: 0, revents: 0 };
-        // SAFETY: the pointer is to one pollfd, which is as many as the call is told of; it does not wait.
+        // SAFETY: the pointer is to one pollfd, and the count passed is 1; the call does not wait.
         let found = unsafe { libc::poll(&raw mut state, 1, 0) };
         if found > 0 && state.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
             return;
@@ -200,7 +200,7 @@ async fn hung_up(descriptor: RawFd) {
     }
 }
 
-/// The body of a request, which notes when it has come as a whole, and fails when it pauses for too long.
+/// The body of a request. Records when it has arrived completely, and fails if it pauses for too long.
 struct Asked {
     body: Incoming,
     progress: Progress,

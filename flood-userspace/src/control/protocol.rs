@@ -1,4 +1,4 @@
-//! What the daemon and its clients say to each other: JSON over HTTP on a unix socket.
+//! The protocol between the daemon and its clients: JSON over HTTP on a unix socket.
 //!
 //! | request | body | answer |
 //! |---|---|---|
@@ -19,9 +19,10 @@
 //! | `POST /v1/detach` | [`DetachRequest`] | [`DetachReply`] |
 //! | `GET /metrics` | | OpenMetrics, or the text format of Prometheus |
 //!
-//! A request that fails is answered with [`Failure`] and a status of 400 (bad request), 403 (needs `force`), 404, 405,
-//! 409 (in use), 413 (too large) or 500. A field or parameter that a request does not have is refused, so that none is
-//! misspelt in vain. The schema is stable: fields are added, never renamed or removed. `docs/control.md` has it for people.
+//! A failed request is answered with [`Failure`] and status 400 (bad request), 403 (needs `force`), 404, 405, 409
+//! (in use), 413 (too large) or 500. Unknown fields and parameters are rejected, so that a misspelt one does not
+//! go unnoticed. The schema is stable: fields are added, never renamed or removed. `docs/control.md` documents it
+//! for users.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -34,52 +35,52 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CellLimits, CellName, Mode, ProtectedLimits, SynProof};
 
-/// Room for a request about a list, in bytes: a million prefixes have some 30 MB.
+/// Maximum body size of a request about a list, in bytes: a million prefixes have some 30 MB.
 pub const LARGEST_REQUEST: usize = 128 << 20;
 
 /// Why a request failed.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// One sentence, with what to do.
+    /// One sentence, including what to do.
     pub error: String,
 }
 
-/// What is attached, and how.
+/// Which interfaces the filter is attached to, and how.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
-    /// Its process.
+    /// Process ID of the daemon.
     pub pid: u32,
-    /// Seconds that it has run.
+    /// Seconds since the daemon started.
     pub uptime_s: u64,
     /// Enforce or monitor.
     pub mode: Mode,
-    /// The interfaces that it guards.
+    /// The interfaces to guard.
     pub interfaces: Vec<InterfaceStatus>,
     /// Entries in the block list.
     pub blocked: ListSize,
     /// Entries in the allow list.
     pub allowed: ListSize,
-    /// Entries in the list allow-proven.
+    /// Entries in the allow-proven list.
     pub allowed_proven: ListSize,
-    /// Places of both lists in the kernel's tables.
+    /// How full the kernel's tables for the block and allow lists are.
     pub list_places: ListPlaces,
     /// Sources in debt.
     pub sources: TableStatus,
     /// Destinations in debt.
     pub destinations: TableStatus,
-    /// Flows to mirrors that were asked for.
+    /// Solicited flows to reflectors.
     #[serde(default)]
     pub solicited: PlaceStatus,
     /// Samples of dropped packets.
     pub samples: SampleStatus,
-    /// Lines of the log that could not be written since the start, or had to wait for too long.
+    /// Log lines since the start that could not be written or had to wait too long.
     #[serde(default)]
     pub log_lines_lost: u64,
     /// How packets over a limit prove their origin.
     pub proof: ProofStatus,
-    /// Which checks of sanity are made.
+    /// Which sanity checks are enabled.
     #[serde(default)]
     pub sanity: SanityStatus,
     /// The source that is being traced.
@@ -87,38 +88,38 @@ pub struct Status {
     /// The feeds of all lists.
     #[serde(default)]
     pub feeds: Vec<FeedStatus>,
-    /// The keys of the configuration that have changed since the start, as a reload has found, and take effect at the next.
+    /// Configuration keys that changed since the start, as found by a reload. They take effect at the next start.
     #[serde(default)]
     pub pending: Vec<String>,
-    /// What the operator should know: generic mode, an interface that is gone, a table that fills up.
+    /// What the operator should know: generic mode, a missing interface, a table that fills up.
     pub warnings: Vec<String>,
 }
 
 /// How packets over a limit prove their origin.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ProofStatus {
-    /// How SYNs do; never `auto`.
+    /// How SYNs prove their origin; never `auto`.
     pub syn: SynProof,
-    /// Why SYNs have to come twice, where they might have been answered.
+    /// Why SYNs have to be retransmitted where cookies might have been used.
     #[serde(default)]
     pub why_no_cookies: Option<String>,
-    /// Whether sockets speak for other packets.
+    /// Whether a matching socket vouches for other packets.
     pub sockets: bool,
-    /// Whether it speaks against a packet when there is no socket for it.
+    /// Whether the absence of a matching socket counts against a packet.
     #[serde(default)]
     pub absence: bool,
     /// Why it does not, where it might.
     #[serde(default)]
     pub why_no_absence: Option<String>,
-    /// Whether it can be told what a half-open connection has sent; where it cannot, 5,000 packets a second pass to each
-    /// listener for such.
+    /// Whether the filter can tell what a half-open connection has sent. If not, 5,000 packets a second pass to
+    /// each listener for such connections.
     #[serde(default)]
     pub half_open: bool,
     /// Whether `net.ipv4.tcp_syncookies` is raised at the moment.
     pub syncookies_raised: bool,
 }
 
-/// How SYNs over a limit prove their origin, by bits of [`means`].
+/// Returns how SYNs over a limit prove their origin, from the bits of [`means`].
 pub fn syn_proof(means: u32) -> SynProof {
     if means & means::COOKIES != 0 {
         SynProof::Cookie
@@ -129,16 +130,16 @@ pub fn syn_proof(means: u32) -> SynProof {
     }
 }
 
-/// Which checks of sanity are made.
+/// Which sanity checks are enabled.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct SanityStatus {
-    /// Those that are not, by the labels of their reasons.
+    /// Disabled checks, by the labels of their reasons.
     pub off: Vec<String>,
-    /// Protocols that are refused, by number.
+    /// Refused IP protocols, by number.
     pub refused_protocols: Vec<u8>,
-    /// EtherTypes that are refused.
+    /// Refused EtherTypes.
     pub refused_ethertypes: Vec<u16>,
-    /// The only ones that are accepted, if not all are.
+    /// The only EtherTypes that are accepted, unless all are.
     pub accepted_ethertypes: Vec<u16>,
 }
 
@@ -157,45 +158,45 @@ impl From<&Sanity> for SanityStatus {
 /// An interface that the filter is to guard.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceStatus {
-    /// The name that it has; of one that is not there, the last that it had, or that it was given.
+    /// Current name. If the interface is absent: its last name, or the configured one.
     pub name: String,
-    /// The name that it was given on the command line or in the configuration, if that is another.
+    /// The name on the command line or in the configuration, if different.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<String>,
-    /// Number in the kernel; 0 of one that has never been there.
+    /// Interface index; 0 if the interface has never been present.
     pub index: u32,
     /// Where the filter runs.
     pub attached: Attached,
-    /// Whether the interface is there.
+    /// Whether the interface exists.
     pub present: bool,
-    /// Why it is not guarded, if it is not: a sentence.
+    /// Why the interface is not guarded, if so: a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unguarded: Option<String>,
-    /// Whether the name that it was given is that of another interface by now.
+    /// Whether the configured name now belongs to another interface.
     #[serde(default)]
     pub name_taken: bool,
-    /// How often the filter was attached again, since it had come off.
+    /// How often the filter was reattached after it had come off.
     #[serde(default)]
     pub reattached: u64,
-    /// By what is told whether answers that come in by it were asked for.
+    /// How solicited replies are recognized on this interface.
     #[serde(default)]
     pub answers: AnswersBy,
-    /// Why that is not by what was noted, where it should be.
+    /// Why the egress program is not in use although it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unnoted: Option<String>,
 }
 
-/// By what is told whether UDP from the port of a mirror was asked for.
+/// How the filter tells whether UDP from a reflector port is solicited.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswersBy {
-    /// By what a program on the way out has noted, a link of its own; and by sockets where the configuration has it.
+    /// By the records of an egress program, attached as a tcx link; also by sockets if configured.
     Tcx,
-    /// The same, as a filter in the queueing discipline `clsact`.
+    /// The same, attached as a filter in the queueing discipline `clsact`.
     Clsact,
     /// By the host's sockets.
     Sockets,
-    /// By nothing: the limits of `amplification` are all that holds.
+    /// Not at all: only the limits of `amplification` apply.
     #[default]
     Nothing,
 }
@@ -206,13 +207,13 @@ pub enum AnswersBy {
 pub enum Attached {
     /// In the driver.
     Native,
-    /// Behind the driver.
+    /// In the kernel, after the driver.
     Generic,
     /// Nowhere: the interface is not guarded.
     Nowhere,
 }
 
-/// How much is on a list.
+/// Number of entries on a list.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListSize {
     /// IPv4 prefixes.
@@ -233,9 +234,9 @@ pub struct ListPlaces {
 /// How full a table is.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct PlaceStatus {
-    /// Places that entries take.
+    /// Places in use.
     pub used: u64,
-    /// Places that there are.
+    /// Places available.
     pub capacity: u64,
 }
 
@@ -255,11 +256,11 @@ pub struct TableStatus {
 /// How dropped packets are sampled.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SampleStatus {
-    /// One in so many was sampled of late.
+    /// Recent sampling rate: one packet in this many.
     pub every: u32,
     /// Samples taken since the start.
     pub taken: u64,
-    /// Samples that the ring had no room for.
+    /// Samples lost because the ring was full.
     pub lost: u64,
 }
 
@@ -268,18 +269,18 @@ pub struct SampleStatus {
 pub struct Volume {
     /// Frames.
     pub packets: u64,
-    /// Bytes of whole frames without frame check sequence.
+    /// Bytes of whole frames, without the frame check sequence.
     pub bytes: u64,
 }
 
 /// Counters since the filter was attached, by interface.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Stats {
-    /// By name of the interface.
+    /// Counters by interface name.
     pub interfaces: BTreeMap<String, InterfaceStats>,
 }
 
-/// Counters of one interface. A reason that has not occurred is not listed.
+/// Counters of one interface. Reasons that have not occurred are omitted.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct InterfaceStats {
     /// Passed, by reason.
@@ -288,18 +289,18 @@ pub struct InterfaceStats {
     pub answered: BTreeMap<String, Volume>,
     /// Dropped, by reason.
     pub dropped: BTreeMap<String, Volume>,
-    /// Passed in monitor mode, where it would have been dropped or answered, by reason.
+    /// Passed in monitor mode, but would have been dropped or answered, by reason.
     pub would_drop: BTreeMap<String, Volume>,
 }
 
-/// The sources that use their limit, and those that lose packets.
+/// The sources that use their limit, and those whose packets are dropped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Sources {
-    /// Sources in debt, and networks and destinations if they are limited; the busiest first.
+    /// Sources in debt, plus networks and destinations if they are limited; busiest first.
     pub busiest: Vec<BusySource>,
-    /// How many are in debt in all.
+    /// Total number in debt.
     pub in_debt: u64,
-    /// Sources whose packets were dropped (in monitor mode: would have been), the most first.
+    /// Sources whose packets were dropped (in monitor mode: would have been), most drops first.
     pub dropped: Vec<DroppedSource>,
     /// Whether the volumes in `dropped` are exact; otherwise each is an estimate with its error.
     pub dropped_exact: bool,
@@ -308,21 +309,21 @@ pub struct Sources {
 /// A source in debt.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct BusySource {
-    /// Address, or prefix; unknown for an IPv6 prefix of which no packet has been sampled.
+    /// Address or prefix; unknown for an IPv6 prefix of which no packet has been sampled.
     pub source: Option<String>,
     /// The limit that it is charged to.
     pub limit: CellName,
     /// 4 or 6.
     pub version: u8,
-    /// Share of the limit that it uses, 0 to 1.
+    /// Share of the limit in use, 0 to 1.
     pub share: f64,
-    /// Its rate if all its packets are small, packets per second: the share of the packet limit.
+    /// Rate if all packets are small, packets per second: the share of the packet limit.
     pub packets_per_s: Option<f64>,
-    /// Its rate if its packets are large, bits per second: the share of the bit limit.
+    /// Rate if packets are large, bits per second: the share of the bit limit.
     pub bits_per_s: Option<f64>,
 }
 
-/// A source that loses packets.
+/// A source whose packets are dropped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct DroppedSource {
     /// Address.
@@ -331,28 +332,29 @@ pub struct DroppedSource {
     pub packets: u64,
     /// Bytes dropped.
     pub bytes: u64,
-    /// Half width of the 95 % interval of `packets`, as a share of it; 0 when exact.
+    /// Half width of the 95 % interval of `packets`, as a share of it; 0 if exact.
     pub error: f64,
     /// Dropped packets by reason.
     pub reasons: BTreeMap<String, u64>,
-    /// Those over a limit, by its name in the configuration without `limit.`, as `source.amplification`.
+    /// Packets dropped over a limit, by the limit's configuration name without `limit.`, such as
+    /// `source.amplification`.
     #[serde(default)]
     pub limits: BTreeMap<CellName, u64>,
-    /// Seconds since the last of them.
+    /// Seconds since the last drop.
     pub last_seen_s: f64,
 }
 
 /// A list.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListReply {
-    /// Its entries, in the order of their addresses; several where a prefix is on the list for several reasons.
+    /// Entries in address order; a prefix that is on the list for several reasons has several entries.
     pub entries: Vec<ListEntry>,
 }
 
-/// An entry of a list: what one origin says about a prefix.
+/// A list entry: what one origin says about a prefix.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ListEntry {
-    /// What it covers.
+    /// The addresses it covers.
     pub prefix: IpNet,
     /// `operator`, `config`, `file PATH`, `import NAME` or `feed NAME`.
     pub origin: String,
@@ -362,7 +364,7 @@ pub struct ListEntry {
     pub added_by: Option<String>,
     /// Seconds since it was added.
     pub age_s: u64,
-    /// Seconds until it ends; none for an entry without end.
+    /// Seconds until it expires; none if it does not expire.
     pub expires_in_s: Option<u64>,
 }
 
@@ -370,56 +372,56 @@ pub struct ListEntry {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
-    /// What to cover.
+    /// Prefixes to add.
     pub prefixes: Vec<IpNet>,
-    /// Seconds until they end; none for entries without end.
+    /// Seconds until they expire; none if they do not expire.
     pub ttl_s: Option<u64>,
-    /// Why.
+    /// Why they are added.
     pub reason: Option<String>,
     /// Who adds them.
     pub added_by: Option<String>,
-    /// The name of the import that they come from, as the path of a file; none for what was typed.
+    /// Name of the import they come from, given as the path of a file; none for entries typed by hand.
     pub file: Option<String>,
-    /// Remove what came from an import of this name before and is not among them.
+    /// Remove entries of an earlier import of this name that are not in this one.
     #[serde(default)]
     pub replace: bool,
-    /// Add them although they are very short, or cover what this host needs or `logged_in_from`; believe an import although it is
-    /// suddenly much shorter or longer than the one that it replaces, or covers very much.
+    /// Add the entries although they are very short, or cover what this host needs or `logged_in_from`. Accept an
+    /// import although it is suddenly much shorter or longer than the one it replaces, or covers very much.
     #[serde(default)]
     pub force: bool,
     /// The address that the operator is logged in from.
     pub logged_in_from: Option<IpAddr>,
 }
 
-/// What was added.
+/// Result of adding entries.
 #[derive(Serialize, Deserialize, Clone, Default, PartialEq, Eq, Debug)]
 pub struct AddReply {
     /// Entries that were not there before.
     pub added: u64,
-    /// Entries that were there and now have this reason and end.
+    /// Entries that existed and now have this reason and expiry.
     pub replaced: u64,
-    /// Entries that came from this import before and are not among the new ones.
+    /// Entries of the earlier import that are not in the new one.
     #[serde(default)]
     pub removed: u64,
-    /// Entries that were there, end later, and stay as they are.
+    /// Entries that existed, expire later, and stay unchanged.
     #[serde(default)]
     pub kept: u64,
-    /// Prefixes of an import that are not in force as they are written, since they cover what this host needs.
+    /// Prefixes of an import that are not in force as written, because they cover what this host needs.
     #[serde(default)]
     pub withheld: u64,
-    /// The first of those that were added.
+    /// The first entries that were added.
     #[serde(default)]
     pub first_added: Vec<IpNet>,
-    /// The first of those that were removed.
+    /// The first entries that were removed.
     #[serde(default)]
     pub first_removed: Vec<IpNet>,
-    /// What is different from what one might expect, in words.
+    /// Anything that the caller might not expect, in words.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl AddReply {
-    /// What has changed, with the first prefixes by name.
+    /// Describes the changes, naming the first prefixes.
     pub fn named(&self) -> String {
         let Self { added, replaced, removed, kept, first_added, first_removed, .. } = self;
         let counts = [
@@ -436,7 +438,7 @@ impl AddReply {
     }
 }
 
-/// Names some of so many prefixes.
+/// Lists some of `count` prefixes in brackets.
 fn in_brackets(some: &[IpNet], count: u64) -> String {
     if some.is_empty() {
         return String::new();
@@ -448,30 +450,30 @@ fn in_brackets(some: &[IpNet], count: u64) -> String {
     }
 }
 
-/// Entries to remove from a list: what was added at run time, from an import or else by hand.
+/// Entries to remove from a list. Only what was added at run time, either by an import or by hand.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveRequest {
-    /// The entries' prefixes, as they were added; none for all of an import.
+    /// Prefixes of the entries, as they were added; none for all of an import.
     pub prefixes: Vec<IpNet>,
-    /// The name of the import.
+    /// Name of the import.
     #[serde(default)]
     pub import: Option<String>,
 }
 
-/// What was removed.
+/// Result of removing entries.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct RemoveReply {
-    /// How many entries.
+    /// Number of entries removed.
     pub removed: u64,
     /// Prefixes that were not in the list.
     pub missing: Vec<IpNet>,
     /// Shorter prefixes on the list that still cover a removed one.
     pub still_covered_by: Vec<IpNet>,
-    /// Prefixes that stay because feeds carry them, with the names of the feeds.
+    /// Prefixes that stay because feeds contain them, with the names of the feeds.
     #[serde(default)]
     pub in_feeds: BTreeMap<IpNet, Vec<String>>,
-    /// Prefixes that stay because others have them, with their origins.
+    /// Prefixes that stay because other origins hold them, with those origins.
     #[serde(default)]
     pub held_by: BTreeMap<IpNet, Vec<String>>,
 }
@@ -479,7 +481,7 @@ pub struct RemoveReply {
 /// The feeds of all lists.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Feeds {
-    /// In the order of the configuration.
+    /// Feeds in the order of the configuration.
     pub feeds: Vec<FeedStatus>,
 }
 
@@ -490,32 +492,32 @@ pub struct FeedStatus {
     pub list: String,
     /// Its name.
     pub name: String,
-    /// Its path or URL, without what may be secret.
+    /// Its path or URL, with potential secrets removed.
     pub source: String,
-    /// How often it is read, seconds.
+    /// Interval between reads, seconds.
     pub every_s: u64,
-    /// Entries that it carries.
+    /// Entries it contains.
     pub entries: u64,
-    /// Lines and prefixes of it that were left out.
+    /// Lines and prefixes that were left out.
     pub left_out: u64,
-    /// The first of them.
+    /// The first problems that caused this.
     pub problems: Vec<String>,
-    /// What it is written in, once it has been read: `addresses`, `json`, `ipset save` ...
+    /// Detected format, once it has been read: `addresses`, `json`, `ipset save` ...
     #[serde(default)]
     pub format: Option<String>,
-    /// Prefixes that are not in force as they are written, since they cover what this host needs.
+    /// Prefixes that are not in force as written, because they cover what this host needs.
     #[serde(default)]
     pub withheld: u64,
-    /// The first of them, and because of what.
+    /// The first withheld prefixes, and because of what.
     #[serde(default)]
     pub first_withheld: Vec<String>,
-    /// When it was last read, or found unchanged; seconds since 1970.
+    /// When it was last read or found unchanged; seconds since 1970.
     pub last_success: Option<u64>,
-    /// How often reading it has failed since the start.
+    /// Failed reads since the start.
     pub errors: u64,
-    /// What is wrong with it now.
+    /// Current error.
     pub error: Option<String>,
-    /// Seconds until it is read again; 0 while it is being read, none before it has been.
+    /// Seconds until the next read; 0 during a read, none before the first.
     pub next_s: Option<u64>,
 }
 
@@ -523,35 +525,35 @@ pub struct FeedStatus {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct RefreshRequest {
-    /// Their names; none for all.
+    /// Names of the feeds; none for all.
     pub names: Vec<String>,
-    /// Believe them even if they are suddenly much shorter or longer than they were.
+    /// Accept feeds even if they are suddenly much shorter or longer than before.
     #[serde(default)]
     pub force: bool,
 }
 
-/// The configuration is to be read again.
+/// Request to read the configuration again.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
-    /// Believe files that are suddenly empty or much shorter than they were.
+    /// Accept files that are suddenly empty or much shorter than before.
     #[serde(default)]
     pub force: bool,
 }
 
-/// What reading the configuration again has changed. Feeds are read afterwards.
+/// Result of reading the configuration again. Feeds are read afterwards.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 pub struct ReloadReply {
-    /// In the allow list.
+    /// Changes to the allow list.
     pub allow: AddReply,
-    /// In the block list.
+    /// Changes to the block list.
     pub block: AddReply,
-    /// In the list allow-proven.
+    /// Changes to the allow-proven list.
     pub allow_proven: AddReply,
-    /// What has become of feeds.
+    /// What happened to feeds.
     #[serde(default)]
     pub feeds: Vec<String>,
-    /// The keys that have changed since the start, and take effect at the next.
+    /// Keys that changed since the start and take effect at the next.
     #[serde(default)]
     pub pending: Vec<String>,
     /// What was left out.
@@ -561,20 +563,20 @@ pub struct ReloadReply {
 /// The limits in force.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// By name as in the configuration without `limit.`: a scope, or a scope and a class.
+    /// By configuration name without `limit.`: a scope, or a scope and a class.
     pub limits: CellLimits,
-    /// Of messages that keep the host reachable, in all.
+    /// Total limits of the messages that keep the host reachable.
     pub protected: ProtectedLimits,
 }
 
-/// Limits to change; what is not named stays.
+/// Limits to change; those not named stay.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct LimitChange {
-    /// By name as in the configuration without `limit.`: a scope or a scope and a class, as `source` or `source.syn`, then
-    /// `.packets`, `.packets_burst`, `.bits` or `.bits_burst`; without that the unit of the value tells which. Further
-    /// `protected.neighbour_discovery`, `protected.path_mtu`, `protected.link`. A rate without its burst sets the burst to its
-    /// default.
+    /// By configuration name without `limit.`: a scope or a scope and a class, such as `source` or `source.syn`,
+    /// followed by `.packets`, `.packets_burst`, `.bits` or `.bits_burst`. Without that suffix the unit of the
+    /// value decides. Also `protected.neighbour_discovery`, `protected.path_mtu`, `protected.link`. A rate without
+    /// its burst sets the burst to its default.
     pub set: BTreeMap<String, String>,
 }
 
@@ -594,7 +596,7 @@ pub struct TraceRequest {
     pub address: IpAddr,
 }
 
-/// The interfaces to let go.
+/// The interfaces to detach from.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
@@ -602,11 +604,11 @@ pub struct DetachRequest {
     pub interfaces: Vec<String>,
 }
 
-/// What was let go.
+/// Result of detaching.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct DetachReply {
     /// The interfaces.
     pub detached: Vec<String>,
-    /// Whether the daemon ends, having none left.
+    /// Whether the daemon exits because no interface is left.
     pub ends: bool,
 }

@@ -38,21 +38,21 @@ use super::protocol::{
     ReloadReply, ReloadRequest, RemoveRequest, TraceRequest,
 };
 
-/// Room for a request that is about no list.
+/// Maximum body size of requests that are not about lists.
 const LARGEST_OTHER: usize = 64 << 10;
 
-/// How often the metrics are read at most. Who asks more often waits for the next time.
+/// Minimum interval between reads of the metrics. More frequent requests wait for the next read.
 const SCRAPE_EVERY: Duration = Duration::from_millis(100);
 
-/// What every request has at hand.
+/// State shared by all requests.
 #[derive(Clone)]
 pub struct Server {
     engine: Arc<Mutex<Engine>>,
     feeds: Arc<FeedKeeper>,
     reloader: Arc<Reloader>,
-    /// Told when nothing is left to guard.
+    /// Notified when nothing is left to guard.
     ended: Arc<Notify>,
-    /// The last scrape, and when it was begun.
+    /// The last scrape, and when it began.
     scraped: Arc<tokio::sync::Mutex<Option<(Instant, Scrape)>>>,
 }
 
@@ -69,7 +69,7 @@ impl Server {
         Self { engine, feeds, reloader, ended, scraped: Arc::default() }
     }
 
-    /// All routes, for the control socket.
+    /// Returns all routes, for the control socket.
     pub fn control(self) -> Router {
         let lists = Router::new()
             .route("/v1/lists/{list}", get(entries).post(add).delete(remove))
@@ -96,7 +96,7 @@ impl Server {
         lists.merge(asked).merge(others).merge(metrics_route()).with_refusals().with_state(self)
     }
 
-    /// The metrics alone, for everybody on this host.
+    /// Returns only the metrics, for everybody on this host.
     pub fn metrics(self) -> Router {
         metrics_route().with_refusals().with_state(self)
     }
@@ -106,7 +106,7 @@ impl Server {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs an operation where it may block.
+    /// Runs an operation that may block, on a thread for that.
     async fn run<T, E>(
         self,
         operation: impl FnOnce(&mut Engine) -> Result<T, E> + Send + 'static,
@@ -129,7 +129,7 @@ impl Server {
     }
 }
 
-/// A request that was not met.
+/// A failed request.
 struct Failed(StatusCode, String);
 
 impl From<Refused> for Failed {
@@ -173,7 +173,7 @@ impl IntoResponse for Failed {
     }
 }
 
-/// What there is no answer to is refused as all else is: with a status and one sentence.
+/// Answers unknown paths and methods as all other failures: with a status and one sentence.
 trait Refusals {
     fn with_refusals(self) -> Self;
 }
@@ -190,7 +190,7 @@ impl Refusals for Router<Server> {
     }
 }
 
-/// Refuses a request by its announced length, before any of it is read.
+/// Rejects a request by its announced length, before its body is read.
 async fn refuse_larger<const MOST: usize>(request: Request, next: Next) -> Response {
     let length = request.body().size_hint().lower();
     if length > MOST as u64 {
@@ -200,7 +200,7 @@ async fn refuse_larger<const MOST: usize>(request: Request, next: Next) -> Respo
     next.run(request).await
 }
 
-/// Refuses what follows a question mark, where nothing is asked that way.
+/// Rejects query parameters on paths that take none.
 async fn refuse_query(request: Request, next: Next) -> Response {
     match request.uri().query() {
         None | Some("") => next.run(request).await,
@@ -208,13 +208,13 @@ async fn refuse_query(request: Request, next: Next) -> Response {
     }
 }
 
-/// JSON in a request, whose faults are answered as all others are.
+/// A JSON request body; faults are answered like all other failures.
 type Input<T> = Result<Json<T>, JsonRejection>;
 
-/// Parameters, likewise.
+/// Query parameters, likewise.
 type Parameters<T> = Result<Query<T>, QueryRejection>;
 
-/// The list that a path names, likewise.
+/// The list named in a path, likewise.
 type Named = Result<Path<List>, PathRejection>;
 
 /// `{list}` in a path.
@@ -246,7 +246,7 @@ async fn sources(
     State(server): State<Server>,
     query: Parameters<SourcesQuery>,
 ) -> Reply<super::protocol::Sources> {
-    /// Sources in each part of the answer, unless the client says otherwise.
+    /// Number of sources in each part of the response, unless the client says otherwise.
     const USUAL: usize = 20;
 
     let Query(query) = query?;
@@ -288,7 +288,7 @@ async fn reload(
     request: Result<Option<Json<ReloadRequest>>, JsonRejection>,
 ) -> Reply<ReloadReply> {
     let ReloadRequest { force } = request?.unwrap_or_default().0;
-    // It goes on to its end even if nobody waits for it any more.
+    // The reload runs to completion even if the client no longer waits for it.
     let reload = tokio::spawn(async move { server.reloader.reload(force).await });
     let outcome = reload.await;
     let reply = outcome.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -300,7 +300,7 @@ async fn add(
     list: Named,
     request: Input<AddRequest>,
 ) -> Reply<super::protocol::AddReply> {
-    /// From so many entries on it matters what memory they took.
+    /// From this many entries on, their memory is worth giving back.
     const MANY: usize = 10_000;
 
     let (Path(list), Json(request)) = (list?, request?);
@@ -368,7 +368,7 @@ async fn scrape(State(server): State<Server>, headers: HeaderMap) -> Result<Resp
 }
 
 impl Server {
-    /// Reads the metrics, once for all who ask at the same time. What is returned was read after it was asked for.
+    /// Reads the metrics once for all simultaneous requests. The result was read after the request arrived.
     async fn scraped(self) -> Result<Scrape, Failed> {
         let asked = Instant::now();
         let mut last = self.scraped.lock().await;
@@ -391,8 +391,8 @@ impl Server {
 async fn trace(State(server): State<Server>, request: Input<TraceRequest>) -> Result<Response, Failed> {
     let Json(request) = request?;
     let owner = server.clone();
-    // The trace is its body's from the first moment: when the client has hung up meanwhile, nobody takes this, and
-    // it is dropped.
+    // The body owns the trace from the start: if the client has hung up in the meantime, nobody takes the body,
+    // and it is dropped.
     let start = move |engine: &mut Engine| {
         let (number, lines) = engine.start_trace(request.address)?;
         Ok::<_, Refused>(TraceBody { lines, number, server: owner })
@@ -401,7 +401,7 @@ async fn trace(State(server): State<Server>, request: Input<TraceRequest>) -> Re
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::new(body)).into_response())
 }
 
-/// The lines of a trace, which ends when the client hangs up and this is dropped.
+/// The lines of a trace. The trace ends when the client hangs up and this is dropped.
 struct TraceBody {
     lines: mpsc::Receiver<Bytes>,
     number: u64,
@@ -423,7 +423,7 @@ impl HttpBody for TraceBody {
 impl Drop for TraceBody {
     fn drop(&mut self) {
         let (server, number) = (self.server.clone(), self.number);
-        // Without a runtime the daemon is at its end.
+        // Without a runtime, the daemon is ending.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn_blocking(move || server.lock().stop_trace(number));
         }

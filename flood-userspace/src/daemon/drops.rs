@@ -1,7 +1,8 @@
-//! Who loses packets: the sources of dropped packets, from samples, in bounded memory.
+//! Whose packets are dropped: the sources of dropped packets, estimated from samples in bounded memory.
 //!
-//! A sample stands for `weight` dropped packets. While drops are few each of them is sampled and the volumes are
-//! exact; in a flood the [`sampler`](flood_common::sampler) thins the samples out, and each volume comes with its error.
+//! A sample stands for `weight` dropped packets. While drops are few, each one is sampled and the volumes are
+//! exact. In a flood the [`sampler`](flood_common::sampler) thins out the samples, and each volume comes with its
+//! error.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +14,7 @@ use flood_common::{abi::Sample, address::Address, reason::Reason};
 
 use crate::{config::CellName, control::protocol::DroppedSource};
 
-/// Sources that survive at most when there are too many; twice as many are held before.
+/// Maximum number of sources that survive a pruning; up to twice as many are held before it.
 const KEPT: usize = 16_384;
 
 /// Half width of a 95 % interval in standard deviations.
@@ -23,33 +24,33 @@ const TWO_SIDED_95: f64 = 1.96;
 #[derive(Default)]
 pub(super) struct Drops {
     sources: HashMap<Address, Dropped>,
-    /// A source that is not in `sources` may have lost so many packets.
+    /// A source that is not in `sources` may have lost up to this many packets.
     floor: f64,
-    /// Samples that the kernel had taken and lost at the last look.
+    /// Samples that the kernel had taken and lost at the last call.
     taken_lost: (u64, u64),
     inexact: bool,
 }
 
-/// What one source lost.
+/// Losses of one source.
 struct Dropped {
     packets: f64,
     bytes: f64,
     /// Variance of `packets`.
     variance: f64,
-    /// Packets that may have been lost before the source was held.
+    /// Packets that may have been lost before the source was tracked.
     before: f64,
     reasons: BTreeMap<Reason, f64>,
-    /// By the limits that they exceeded.
+    /// By the limits that were exceeded.
     limits: BTreeMap<CellName, f64>,
     last: Instant,
 }
 
 impl Drops {
-    /// Adds what was sampled since the last call, in all of which the kernel had taken and lost so many samples.
+    /// Adds the samples taken since the last call. `taken` and `lost` are the kernel's total counts of samples.
     pub(super) fn add(&mut self, samples: &[Sample], taken: u64, lost: u64, now: Instant) {
         let (taken_before, lost_before) = std::mem::replace(&mut self.taken_lost, (taken, lost));
         let (new_taken, new_lost) = (taken.saturating_sub(taken_before), lost.saturating_sub(lost_before));
-        // The samples that came through stand for those that did not.
+        // The samples that arrived stand for those that were lost.
         let scale = 1.0 + new_lost as f64 / new_taken.max(1) as f64;
         for sample in samples {
             self.add_sample(sample, scale, now);
@@ -99,12 +100,12 @@ impl Drops {
         self.inexact = true;
     }
 
-    /// Whether every dropped packet was sampled, and no source forgotten.
+    /// Returns whether every dropped packet was sampled, and no source forgotten.
     pub(super) fn exact(&self) -> bool {
         !self.inexact
     }
 
-    /// The sources that lost the most.
+    /// Returns the sources that lost the most packets.
     pub(super) fn most(&self, count: usize, now: Instant) -> Vec<DroppedSource> {
         let mut sources: Vec<(IpAddr, &Dropped)> =
             self.sources.iter().map(|(address, dropped)| ((*address).into(), dropped)).collect();
@@ -113,7 +114,7 @@ impl Drops {
         sources.into_iter().map(|(address, dropped)| dropped.describe(address, now)).collect()
     }
 
-    /// All sources that are held.
+    /// Returns all tracked sources.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.sources.keys().copied()
     }
@@ -174,7 +175,7 @@ mod tests {
         let mut over = sample(7, 2);
         over.reason = Reason::SourcePackets.number() as u16;
         over.exceeded = Class::Amplification as u16;
-        // What the last packet over a limit has exceeded says nothing about one that is blocked.
+        // The limit that the last packet exceeded says nothing about a packet that is blocked.
         drops.add(&[over, Sample { exceeded: 5, ..sample(7, 1) }], 2, 0, now);
         let limits: Vec<_> = drops.most(1, now)[0].limits.clone().into_iter().collect();
         assert_eq!(limits, [("source.amplification".parse().unwrap(), 2)]);

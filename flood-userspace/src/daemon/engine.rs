@@ -1,4 +1,4 @@
-//! The daemon's state, and every operation on it. One lock guards it all; nothing here waits for the network.
+//! The daemon's state, and every operation on it. One lock protects all of it; nothing here waits for the network.
 
 mod feeds;
 mod lists;
@@ -51,33 +51,33 @@ use feeds::FeedState;
 pub(super) use feeds::{FeedError, Read};
 use withheld::withheld_warning;
 
-/// A share of the table from which on the operator should know, percent.
+/// The share of a table in use from which on the operator is warned, percent.
 const FULL_PERCENT: u64 = 80;
 
-/// Why a request cannot be met.
+/// Why a request is refused.
 #[derive(thiserror::Error, Debug)]
 pub enum Refused {
-    /// It makes no sense.
+    /// The request makes no sense.
     #[error("{0}")]
     Bad(String),
-    /// It is dangerous.
+    /// The request is dangerous.
     #[error("{0}")]
     NeedsForce(#[from] guard::Refusal),
-    /// An import is not believed.
+    /// An import is implausible.
     #[error("the {origin} is not believed: {doubt}; if that is right, repeat with --force")]
     Doubtful {
-        /// Which.
+        /// The import.
         origin: String,
-        /// Why.
+        /// What is doubtful about it.
         doubt: Doubt,
     },
-    /// It is about something that is not there.
+    /// The request names something that does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// Something else is in its way.
+    /// Something else conflicts with the request.
     #[error("{0}")]
     Conflict(String),
-    /// The kernel does not do it.
+    /// The kernel refuses it.
     #[error(transparent)]
     Kernel(#[from] BpfError),
 }
@@ -88,9 +88,9 @@ pub struct Engine {
     mode: Mode,
     limits: Limits,
     proof: Proof,
-    /// What that comes to on this host.
+    /// What `proof` resolves to on this host.
     means: Means,
-    /// What this host can tell.
+    /// What this host can tell about its traffic.
     told: HostTells,
     reassembly: Reassembly,
     syncookies: Arc<SharedSyncookies>,
@@ -101,21 +101,21 @@ pub struct Engine {
     started: BootTime,
     /// The feeds of all lists.
     feeds: Vec<FeedState>,
-    /// Knows what must not be blocked.
+    /// Protects what must not be blocked.
     list_guard: Guard,
-    /// What is withheld of the block list, by origin; of those that are not guarded there is nothing.
+    /// What is withheld of the block list, by origin; origins that are not guarded have no item.
     withheld: Vec<Withholding>,
-    /// What was typed into it and covers what this host needs. Whether it is still there, the list says.
+    /// Typed block entries that cover what this host needs. The list tells whether they are still there.
     harm: Vec<Withheld>,
-    /// The keys of the configuration that wait for another start.
+    /// Configuration keys that take effect at the next start.
     pending: Vec<String>,
     guards: Guards,
-    /// How packets are sampled.
+    /// The current sampling rate.
     sampled: Sampled,
     unjudged: Unjudged,
 }
 
-/// How many dropped packets a sample stands for, by what was counted from one look to the next.
+/// How many dropped packets a sample stands for, from the counts between one look and the next.
 #[derive(Clone, Copy)]
 struct Sampled {
     every: u32,
@@ -137,21 +137,21 @@ impl Sampled {
     }
 }
 
-/// What is needed to look for sources without the lock.
+/// What is needed to watch for sources in debt without the lock.
 pub struct Watch {
     debts: Arc<DebtTables>,
     settings: flood_common::abi::Settings,
 }
 
 impl Watch {
-    /// Looks for about a third of a second.
+    /// Watches for about a third of a second.
     pub fn run(&self) -> Vec<Debtor> {
         self.debts.watch(&self.settings)
     }
 }
 
 impl Engine {
-    /// Loads the filter with the limits and mode of the configuration. Its lists are empty, and it guards nothing yet.
+    /// Loads the filter with the configured limits and mode. The lists are empty, and nothing is guarded yet.
     pub fn new(config: &Config) -> Result<Self, BpfError> {
         let options = FilterOptions::from(config);
         let mut filter = Filter::load(&options)?;
@@ -187,8 +187,8 @@ impl Engine {
         })
     }
 
-    /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
-    /// for; if none is and they were `typed`, that is an error.
+    /// Guards the configured interfaces; `replace` detaches other XDP programs from them. Waits for missing
+    /// interfaces; but if all are missing and they were `typed`, returns an error.
     pub fn guard(
         &mut self,
         config: &Config,
@@ -200,7 +200,7 @@ impl Engine {
         self.follow_host(facts)
     }
 
-    /// Takes over what this host is at the moment: which addresses are its own, and what may pass over a limit.
+    /// Updates the filter with the current state of the host: its addresses, and what may pass over a limit.
     pub fn follow_host(&mut self, facts: &Facts) -> Result<(), BpfError> {
         self.filter.set_local(&facts.local)?;
         self.follow_lifelines(&facts.lifelines)?;
@@ -222,7 +222,8 @@ impl Engine {
         let means = Means::resolve(&self.proof, self.filter.attachments(), facts);
         if means != self.means {
             means.log();
-            // A kernel whose verifier refuses the second look is guarded without it, and by no limits that need it.
+            // If the kernel's verifier rejects the program for the second look, guard without it, and without
+            // limits that need it.
             if let Err(error) = self.filter.set_proof(means.bits, means.absence) {
                 let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
                 warn!(
@@ -246,7 +247,7 @@ impl Engine {
         self.filter.change_settings(|settings| set_limits(settings, limits, protected));
     }
 
-    /// What is attached, and how.
+    /// Returns what is attached, and how.
     pub fn status(&self) -> Result<Status, BpfError> {
         let horizon = self.filter.settings.read().horizon_ns();
         let state = self.filter.counters.state()?;
@@ -317,7 +318,7 @@ impl Engine {
         }
     }
 
-    /// The counters of every interface.
+    /// Returns the counters of every interface.
     pub fn stats(&self) -> Result<Stats, BpfError> {
         let mut interfaces = BTreeMap::new();
         for attachment in self.filter.attachments() {
@@ -327,7 +328,7 @@ impl Engine {
         Ok(Stats { interfaces })
     }
 
-    /// The counters themselves, by name of the interface.
+    /// Returns the raw counters, by interface name.
     pub fn counters(&self) -> Result<Vec<(String, InterfaceCounters)>, BpfError> {
         let attachments = self.filter.attachments().iter();
         attachments
@@ -337,17 +338,17 @@ impl Engine {
             .collect()
     }
 
-    /// What [`sources`](Self::sources) needs to be found out first, without the lock.
+    /// Returns what must run first, without the lock, to collect the input of [`sources`](Self::sources).
     pub fn watch(&self) -> Watch {
         Watch { debts: self.filter.debts.clone(), settings: self.filter.settings.read() }
     }
 
-    /// The busiest and the most dropped sources.
+    /// Returns the busiest and the most dropped sources.
     pub fn sources(&mut self, debtors: &[Debtor], count: usize) -> Result<Sources, BpfError> {
         self.take_samples()?;
         let settings = self.filter.settings.read();
         let bits = self.filter.debts.bucket_bits();
-        // An IPv6 prefix cannot be had from its place, but those whose packets were dropped are known.
+        // An IPv6 prefix cannot be recovered from its place, but sources whose packets were dropped are known.
         let mut known_v6 = BTreeMap::new();
         for address in self.drops.addresses().filter(|address| address.version() == 6) {
             let counted_by = address.source_network(&settings.translators).bits;
@@ -391,7 +392,7 @@ impl Engine {
         })
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     pub fn limits(&self) -> Limits {
         let all = &self.limits.limits;
         let in_force = all.iter().filter(|(name, limit)| limit.is_in_force(**name, self.told));
@@ -400,7 +401,7 @@ impl Engine {
         Limits { limits: limits.collect(), ..self.limits.clone() }
     }
 
-    /// Changes limits: as a whole, or not at all.
+    /// Changes limits: all of them, or none.
     pub fn change_limits(&mut self, change: &LimitChange) -> Result<Limits, Refused> {
         self.limits = changed(&self.limits, change).map_err(Refused::Bad)?;
         self.publish_limits();
@@ -415,7 +416,8 @@ impl Engine {
         info!("mode is now {mode:?}");
     }
 
-    /// Begins to trace a source. Its lines come from the receiver; the number is for [`stop_trace`](Self::stop_trace).
+    /// Starts tracing a source. The receiver yields its lines; pass the number to
+    /// [`stop_trace`](Self::stop_trace).
     pub fn start_trace(&mut self, address: IpAddr) -> Result<(u64, mpsc::Receiver<Bytes>), Refused> {
         if let (Some(traced), true) = (self.traced, self.trace.is_on()) {
             return Err(Refused::Conflict(format!("{traced} is being traced already, and one is the most")));
@@ -433,7 +435,7 @@ impl Engine {
         Ok(reader)
     }
 
-    /// Ends a trace, unless another has begun since.
+    /// Ends a trace, unless another one has started since.
     pub fn stop_trace(&mut self, number: u64) {
         if self.trace.stop(number) {
             self.traced = None;
@@ -442,7 +444,7 @@ impl Engine {
         }
     }
 
-    /// Lets interfaces go; all of them when none is named.
+    /// Detaches from the named interfaces, or from all if none is named.
     pub fn detach(&mut self, names: &[String]) -> Result<DetachReply, Refused> {
         let detached = self.guards.let_go(&mut self.filter, names);
         let ends = self.guards.is_empty();
@@ -452,7 +454,7 @@ impl Engine {
         Ok(DetachReply { detached: detached?, ends })
     }
 
-    /// What has to be done again and again: lists expire, samples and trace lines are fetched.
+    /// Does the periodic work: expires list entries, fetches samples and trace lines.
     pub fn tick(&mut self) -> Result<(), BpfError> {
         self.expire()?;
         self.take_samples()?;
@@ -468,7 +470,8 @@ impl Engine {
         Ok(())
     }
 
-    /// What raises the kernel's SYN cookies, which waits for files and so is not looked at with this held.
+    /// Returns the control of the kernel's SYN cookies. It waits for files, so it must not be used while the
+    /// engine is locked.
     pub fn syncookies(&self) -> Arc<SharedSyncookies> {
         Arc::clone(&self.syncookies)
     }
@@ -481,17 +484,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks whether the interfaces are guarded. Returns whether anything has changed.
+    /// Checks whether the interfaces are guarded. Returns whether anything has changed.
     pub fn look_at_interfaces(&mut self) -> Result<bool, BpfError> {
         self.guards.look(&mut self.filter, Instant::now())
     }
 
-    /// Sets the clock by which debts and expiries are read and written; wanted once a minute.
+    /// Sets the clock for reading and writing debts and expiries; must be called once a minute.
     pub fn set_clock(&mut self) -> Result<(), BpfError> {
         self.filter.set_clock()
     }
 
-    /// Clears the words of debts that have ended; wanted at least twice an hour.
+    /// Clears the words of expired debts; must be called at least twice an hour.
     pub fn sweep(&self) {
         self.filter.debts.sweep(self.filter.settings.read().horizon_ns());
     }
@@ -560,7 +563,7 @@ fn warnings(status: &Status) -> Vec<String> {
     warnings
 }
 
-/// Packets that had one of these reasons, or would have had.
+/// Counts the packets that had one of these reasons, or would have had.
 fn sum(counters: &[(String, InterfaceCounters)], is_wanted: impl Fn(Reason) -> bool) -> u64 {
     let packets = |counters: &InterfaceCounters| -> u64 {
         let wanted = Reason::ALL.iter().filter(|reason| is_wanted(**reason));
@@ -574,7 +577,7 @@ fn sum(counters: &[(String, InterfaceCounters)], is_wanted: impl Fn(Reason) -> b
     counters.iter().map(|(_, counters)| packets(counters)).sum()
 }
 
-/// Whether it is the reason of a SYN to a listener over a limit.
+/// Returns whether this is the reason of a SYN to a listener over a limit.
 fn is_open_question(reason: Reason) -> bool {
     matches!(reason, Reason::QueueHasRoom | Reason::Answered)
 }

@@ -1,6 +1,6 @@
-//! Keeps the feeds: one task for each reads it when its time has come or when it is told to.
+//! Keeps the feeds up to date: one task per feed reads it when it is due or when ordered to.
 //!
-//! Reading and parsing happen without the engine's lock, and the start waits for none of it: until a feed has been
+//! Reading and parsing happen without the engine's lock, and startup waits for neither: until a feed has been
 //! read, its last good copy is in force.
 
 use std::{
@@ -30,20 +30,20 @@ use super::{
     locked,
 };
 
-/// How many threads may be waiting for feeds: twice as many as there are feeds at most, for one that is configured
-/// anew does not wait for what it was before. Memory is bounded by [`fetch`].
+/// How many threads may be waiting for feeds: at most twice as many as there are feeds, because a reconfigured
+/// feed does not wait for its previous incarnation. [`fetch`] bounds the memory.
 const WAITING: usize = 128;
 
-/// How many feeds are parsed, put into force and copied at once. That takes memory and processors.
+/// How many feeds are parsed, put into force and copied at the same time, because that takes memory and CPU time.
 const AT_ONCE: usize = 2;
 
-/// How long one visit may take. A server has less; a file on a disk that is gone would take for ever.
+/// Maximum duration of one visit. A server gets less time; a file on a lost disk would take forever.
 const VISIT: Duration = Duration::from_secs(360);
 
-/// How many orders a feed may have waiting; whoever gives more waits.
+/// Maximum number of pending orders per feed; further callers wait.
 const ORDERS: usize = 16;
 
-/// Keeps the feeds.
+/// Keeps the feeds up to date.
 pub struct FeedKeeper {
     engine: Arc<Mutex<Engine>>,
     copies: Copies,
@@ -52,23 +52,23 @@ pub struct FeedKeeper {
     kept: Mutex<BTreeMap<FeedName, Kept>>,
 }
 
-/// A feed that is kept, as long as this is there.
+/// A feed that is kept up to date as long as this exists.
 struct Kept {
     kind: ListKind,
     feed: Feed,
     orders: mpsc::Sender<Order>,
 }
 
-/// Read it now.
+/// An order to read a feed now.
 struct Order {
-    /// Believe it even if it lists almost nothing.
+    /// Accept it even if it lists almost nothing.
     force: bool,
-    /// Told when it is done.
+    /// Notified when the read is done.
     done: oneshot::Sender<()>,
 }
 
 impl FeedKeeper {
-    /// Keeps none yet. `state` is the folder of what is kept over a restart.
+    /// Creates a keeper without feeds. `state` is the folder for state that survives a restart.
     pub fn new(engine: Arc<Mutex<Engine>>, state: &Path) -> Self {
         Self {
             engine,
@@ -83,18 +83,18 @@ impl FeedKeeper {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks whether others could change the copies, if there are to be any.
+    /// Checks that others cannot change the copies, if there are any feeds.
     pub fn check(&self, config: &Config) -> io::Result<()> {
         if feeds(config).next().is_some() { self.copies.check() } else { Ok(()) }
     }
 
-    /// Puts the last good copies in force. Returns what they are copies of.
+    /// Puts the last good copies into force. Returns the stamps of the copied content.
     pub fn load_copies(&self, config: &Config) -> BTreeMap<FeedName, Stamp> {
         let mut stamps = BTreeMap::new();
         for (kind, feed) in feeds(config) {
             let accept = |Copy { bytes, stamp, good_at }| {
                 let content = Content::read(&bytes);
-                // It was believed when it came.
+                // It was accepted when it was fetched.
                 locked(&self.engine).accept_feed(kind, feed, content, true, Read::Copied(good_at))?;
                 Ok(stamp)
             };
@@ -107,8 +107,8 @@ impl FeedKeeper {
         stamps
     }
 
-    /// Keeps the feeds of a configuration and no others; the engine must have taken them over. Each is read now.
-    /// `stamps` says what is known of those that are new.
+    /// Keeps exactly the feeds of a configuration; the engine must already know them. Reads each of them now.
+    /// `stamps` has what is known about new ones.
     pub fn keep(self: &Arc<Self>, config: &Config, mut stamps: BTreeMap<FeedName, Stamp>) {
         let mut kept = self.kept();
         kept.retain(|name, kept| {
@@ -122,7 +122,7 @@ impl FeedKeeper {
         for (kind, feed) in feeds(config) {
             let same = |kept: &&Kept| kept.kind == kind && kept.feed == *feed;
             if let Some(Kept { orders, .. }) = kept.get(&feed.name).filter(same) {
-                // Where there is no room for it, it has been ordered already.
+                // If the queue is full, a read has already been ordered.
                 let _ = orders.try_send(Order { force: false, done: oneshot::channel().0 });
                 continue;
             }
@@ -133,7 +133,7 @@ impl FeedKeeper {
         }
     }
 
-    /// Reads feeds now, all of them if none is named, and returns when that is done.
+    /// Reads feeds now, all if none is named, and returns when that is done.
     pub async fn refresh(&self, names: &[String], force: bool) -> Result<(), Refused> {
         let mut orders = Vec::new();
         {
@@ -152,7 +152,7 @@ impl FeedKeeper {
         let mut waiting = Vec::new();
         for feed in orders {
             let (done, is_done) = oneshot::channel();
-            // A feed that has gone in the meantime needs no reading.
+            // A feed that was removed in the meantime need not be read.
             if feed.send(Order { force, done }).await.is_ok() {
                 waiting.push(is_done);
             }
@@ -163,7 +163,7 @@ impl FeedKeeper {
         Ok(())
     }
 
-    /// Reads a feed again and again, until nobody can give orders any more.
+    /// Reads a feed repeatedly, until nobody can give orders any more.
     async fn keep_one(
         self: Arc<Self>,
         kind: ListKind,
@@ -196,7 +196,7 @@ impl FeedKeeper {
                 engine.schedule_feed(kind, &feed, next);
             });
             if let Some(Order { done, .. }) = order.take() {
-                let _ = done.send(()); // who asked may have gone
+                let _ = done.send(()); // the caller may have gone
             }
             tokio::select! {
                 next = orders.recv() => match next {
@@ -208,7 +208,7 @@ impl FeedKeeper {
         }
     }
 
-    /// Reads a feed once; returns which state of it is in force now.
+    /// Reads a feed once; returns the stamp of the content that is now in force.
     async fn visit(
         self: &Arc<Self>,
         kind: ListKind,
@@ -217,7 +217,7 @@ impl FeedKeeper {
         force: bool,
     ) -> Result<Stamp, FeedError> {
         let known = known.filter(|_| !force);
-        // The semaphores are never closed. A thread that hangs keeps its permit, so that there are never too many.
+        // The semaphores are never closed. A hanging thread keeps its permit, so there are never too many threads.
         let waiting = Arc::clone(&self.waiting).acquire_owned().await;
         let (source, known_there) = (feed.source.clone(), known.clone());
         let fetching = tokio::task::spawn_blocking(move || {
@@ -236,7 +236,7 @@ impl FeedKeeper {
         tokio::task::spawn_blocking(take).await.map_err(|error| FeedError::Panic(error.to_string()))?
     }
 
-    /// Puts into force what was read.
+    /// Puts fetched content into force.
     fn take(
         &self,
         kind: ListKind,
@@ -248,7 +248,7 @@ impl FeedKeeper {
         let now = BootTime::now();
         let (stamp, copied) = match (fetched, known) {
             (Fetched::New { bytes, stamp, room: _room }, _) => {
-                // The engine is for others in the meantime.
+                // Others can use the engine meanwhile.
                 let content = Content::read(&bytes);
                 let is_kept = locked(&self.engine).accept_feed(kind, feed, content, force, Read::At(now))?;
                 let store = || self.copies.store(kind, &feed.name, &bytes, &stamp);
@@ -261,7 +261,7 @@ impl FeedKeeper {
                 (stamp, if is_kept { self.copies.confirm(kind, &feed.name) } else { Ok(()) })
             }
         };
-        // The next time writes one.
+        // The next visit writes one.
         copied.map_err(FeedError::NoCopy)?;
         Ok(stamp)
     }

@@ -1,9 +1,9 @@
-//! The interfaces that are to be guarded, and whether they are: what the kernel says, each second and whenever it reports a
-//! change, not what was done once.
+//! The interfaces to guard, and whether they are guarded: checked against the kernel every second and on every
+//! change that it reports, not remembered from what was done once.
 //!
-//! A guard is bound to the interface that has its name, or has it among its alternative names, and follows that through
-//! renamings for as long as it lives. Where the filter has come off, it is attached again; where another program has its
-//! place, that is said, and the place is not fought for.
+//! A guard is bound to the interface that has its name, or has it among its alternative names, and follows that
+//! interface through renamings for as long as it exists. If the filter has come off, it is attached again. If
+//! another program has its place, that is reported, and the daemon does not fight for the place.
 
 use std::time::Instant;
 
@@ -21,25 +21,25 @@ use crate::{
 
 use super::engine::Refused;
 
-/// The interfaces that are to be guarded.
+/// The interfaces to guard.
 pub(super) struct Guards {
     attach: AttachMode,
     all: Vec<Guard>,
 }
 
-/// One of them.
+/// An interface to guard.
 struct Guard {
-    /// As the configuration or the command line has it.
+    /// As named in the configuration or on the command line.
     name: String,
-    /// Of what the filter keeps for it, once it was attached.
+    /// Slot of its counters in the filter, once attached.
     slot: Option<u32>,
-    /// Why it is not guarded, if it is not.
+    /// Why it is not guarded, if so.
     why_not: Option<Why>,
-    /// Whether there is such an interface.
+    /// Whether the interface exists.
     is_present: bool,
-    /// Whether another interface has its name by now.
+    /// Whether another interface now has its name.
     is_name_taken: bool,
-    /// How often the filter, or its program on the way out, was attached again.
+    /// How often the filter, or its egress program, was attached again.
     reattached: u64,
     pause: Pause,
 }
@@ -47,21 +47,21 @@ struct Guard {
 /// Why an interface is not guarded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Why {
-    /// There has never been one.
+    /// The interface has never existed.
     Missing,
-    /// It is not there any more.
+    /// The interface no longer exists.
     Gone,
-    /// It is elsewhere.
+    /// The interface is in another network namespace.
     Moved,
-    /// Somebody has taken the filter off.
+    /// Another process detached the filter.
     Detached,
-    /// Whose program has its place.
+    /// The program that has the filter's place.
     Taken(String),
-    /// Somebody has put another program into the link of the filter.
+    /// Another process replaced the program in the filter's link.
     Displaced(String),
-    /// It is another name of one that is guarded.
+    /// The name is another name of an interface that is already guarded.
     Same(String),
-    /// What the kernel says.
+    /// The kernel's error.
     Failed(String),
 }
 
@@ -89,13 +89,13 @@ impl Why {
 }
 
 impl Guards {
-    /// Guards nothing.
+    /// Creates an instance that guards nothing.
     pub(super) fn none(attach: AttachMode) -> Self {
         Self { attach, all: Vec::new() }
     }
 
-    /// Guards the interfaces of a configuration; `replace` takes other XDP programs off them. One that is not there is waited
-    /// for. If none is there and they were `typed`, that is taken for a mistake.
+    /// Guards the configured interfaces; `replace` detaches other XDP programs from them. Waits for missing
+    /// interfaces. If none exists and they were `typed`, that is taken for a mistake.
     pub(super) fn start(
         filter: &mut Filter,
         config: &Config,
@@ -131,12 +131,13 @@ impl Guards {
         Ok(guards)
     }
 
-    /// Whether there is nothing to guard.
+    /// Returns whether there is nothing to guard.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Takes over what the kernel says, and attaches the filter where it is missing. Returns whether anything has changed.
+    /// Takes over the kernel's state, and attaches the filter where it is missing. Returns whether anything has
+    /// changed.
     pub(super) fn look(&mut self, filter: &mut Filter, now: Instant) -> Result<bool, BpfError> {
         let there = interface::interfaces()?;
         let mut found = Vec::new();
@@ -156,8 +157,8 @@ impl Guards {
         looked.map(|()| has_changed)
     }
 
-    /// Lets go of interfaces, all if none is named, by a name that they have or that they were given. Returns their names. Where
-    /// something stays behind on one of them, that is the error, and the others are let go all the same.
+    /// Detaches from interfaces, all if none is named, by their current or given names. Returns their names. If
+    /// something stays behind on one of them, returns that error, but detaches from the others all the same.
     pub(super) fn let_go(&mut self, filter: &mut Filter, names: &[String]) -> Result<Vec<String>, Refused> {
         let shown = |guard: &Guard| guard.shown(filter).to_owned();
         let mut wanted = Vec::new();
@@ -193,7 +194,7 @@ impl Guards {
         Ok(gone.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// What there is to say about each. `by_sockets` is whether sockets tell which answers were asked for.
+    /// Returns the status of each interface. `by_sockets` is whether sockets tell which replies are solicited.
     pub(super) fn status(&self, filter: &Filter, by_sockets: bool) -> Vec<InterfaceStatus> {
         self.all.iter().map(|guard| guard.status(filter, by_sockets)).collect()
     }
@@ -216,12 +217,12 @@ impl Guard {
         filter.attachments().iter().find(|attachment| Some(attachment.slot) == self.slot)
     }
 
-    /// The name that it has, or had.
+    /// Returns the current name, or the last one.
     fn shown<'a>(&'a self, filter: &'a Filter) -> &'a str {
         self.attachment(filter).map_or(&self.name, |attachment| &attachment.interface.name)
     }
 
-    /// Notes, and says once, why it is not guarded.
+    /// Records why the interface is not guarded, and logs it once.
     fn is_not(&mut self, why: Why) {
         self.is_present = !matches!(why, Why::Missing | Why::Gone | Why::Moved);
         if self.why_not.as_ref() != Some(&why) {
@@ -230,7 +231,7 @@ impl Guard {
         self.why_not = Some(why);
     }
 
-    /// Notes, and says, that it is guarded.
+    /// Records and logs that the interface is guarded.
     fn take_note_of(&mut self, attachment: &Attachment) {
         let Attachment { interface, native, noting, .. } = attachment;
         let name = &interface.name;
@@ -251,7 +252,7 @@ impl Guard {
         self.pause.attached(Instant::now());
     }
 
-    /// Takes over what the kernel says.
+    /// Takes over a state that the kernel reports.
     fn take_over(&mut self, found: Found, attachment: &Attachment, now: Instant) {
         let name = &attachment.interface.name;
         match found {
@@ -272,7 +273,7 @@ impl Guard {
             }
             Found::NotingBack => {
                 info!("what is asked for through {name} is noted");
-                // It may also be the first time that the kernel takes it.
+                // It may also be the first time that the kernel accepts the egress program.
                 self.reattached += u64::from(attachment.has_lost_noting());
             }
             Found::Gone => {
@@ -291,8 +292,8 @@ impl Guard {
         }
     }
 
-    /// The interface that it is about, of those that there are: the one that it had, for as long as that lives, or the one that
-    /// has its name.
+    /// Returns the interface to guard among those that exist: the one it had, for as long as that exists, or else
+    /// the one that has its name.
     fn target<'a>(&self, filter: &Filter, there: &'a [Interface]) -> Option<&'a Interface> {
         let had = self.attachment(filter).map(|attachment| &attachment.interface);
         let is_it = |had: &Interface, now: &Interface| now.index == had.index && now.name == had.name;
@@ -300,7 +301,8 @@ impl Guard {
             .or_else(|| interface::find(there, &self.name))
     }
 
-    /// Attaches the filter if it is not attached, can be, and should be by now. Returns whether anything has changed.
+    /// Attaches the filter if it is missing, can be attached, and the pause is over. Returns whether anything has
+    /// changed.
     fn attach_if_missing(
         &mut self,
         filter: &mut Filter,
@@ -343,7 +345,7 @@ impl Guard {
         self.why_not.as_ref() != Some(&before)
     }
 
-    /// Notes whether the name that it was given is that of an interface which it does not guard.
+    /// Records whether the given name now belongs to an interface other than the guarded one.
     fn look_for_namesake(&mut self, filter: &Filter, there: &[Interface]) {
         let Some(attachment) = self.attachment(filter).filter(|_| self.why_not.is_none()) else { return };
         let other = interface::find(there, &self.name);
@@ -390,7 +392,7 @@ impl Guard {
     }
 }
 
-/// Takes away what a daemon that was killed has left on the way out of interfaces, whether they are to be guarded or not.
+/// Removes egress programs that a killed daemon left behind, from all interfaces, guarded or not.
 fn clear_way_out(there: &[Interface]) {
     match remove_left_behind(there) {
         Ok(cleared) if cleared.is_empty() => {}
@@ -402,7 +404,7 @@ fn clear_way_out(there: &[Interface]) {
     }
 }
 
-/// Whose program it is, for people.
+/// Describes the XDP program with this ID for the log.
 fn program(id: u32) -> String {
     match interface::program_name(id).as_str() {
         interface::OUR_PROGRAM => format!("another floodgate (program id {id})"),

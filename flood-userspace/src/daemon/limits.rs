@@ -8,13 +8,13 @@ use crate::{
     quantity::{BitRate, OrOff, PacketRate, Quantity},
 };
 
-/// The budgets that can be set: a rate each.
+/// The budgets that can be set, each as a rate.
 const BUDGETS: [&str; 3] = ["protected.neighbour_discovery", "protected.path_mtu", "protected.link"];
 
-/// Which part of a limit a name is about, by its last word. Rates come before the bursts that they reset.
+/// The part of a limit that a name refers to, by its last word. Rates come before the bursts that they reset.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
-    /// Whichever the unit of the value says.
+    /// Determined by the unit of the value.
     ByUnit,
     Packets,
     Bits,
@@ -22,7 +22,7 @@ enum Part {
     BitsBurst,
 }
 
-/// The limits after a change. A rate sets its burst to the default, unless the burst is set as well.
+/// Returns the limits after a change. A rate sets its burst to the default, unless the burst is set as well.
 pub(super) fn changed(limits: &Limits, change: &LimitChange) -> Result<Limits, String> {
     let mut changed = limits.clone();
     let mut cells: Vec<(Part, CellName, &str, &str)> = Vec::new();
@@ -66,7 +66,7 @@ fn parse_name(name: &str) -> Result<(CellName, Part), String> {
     let found = parts.iter().find_map(|(suffix, part)| Some((name.strip_suffix(suffix)?, *part)));
     let (cell, part) = found.unwrap_or((name, Part::ByUnit));
     let cell = cell.parse::<CellName>().map_err(|_| {
-        // With what the operator wrote, and the names that are no cells.
+        // Shows the operator's input, and the names that are not cells.
         format!("{}; further there are {}", UnknownCell(name.to_owned()), BUDGETS.join(", "))
     })?;
     Ok((cell, part))

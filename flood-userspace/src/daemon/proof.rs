@@ -1,4 +1,4 @@
-//! What may pass over a limit: which means this host has.
+//! What may pass over a limit: the means that this host has.
 
 use flood_common::proof::means;
 use tracing::info;
@@ -11,21 +11,21 @@ use crate::{
 
 use super::syncookies;
 
-/// What may pass over a limit on this host as it is.
+/// What may pass over a limit on this host in its current state.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Means {
     /// Bits of [`means`].
     pub(super) bits: u32,
-    /// Whether it means that nobody wants a packet when there is no socket for it.
+    /// Whether the absence of a socket means that a packet is unwanted.
     pub(super) absence: bool,
-    /// Why SYNs have to come twice, where they might have been answered.
+    /// Why SYNs have to be retransmitted where cookies might have been used.
     pub(super) why_no_cookies: Option<String>,
-    /// Why nothing is dropped for want of a socket, where it might be.
+    /// Why packets are not dropped for lack of a socket, where they might be.
     pub(super) why_no_absence: Option<String>,
 }
 
 impl Means {
-    /// What the configuration asks for and this host has.
+    /// Returns what the configuration requests and this host supports.
     pub(super) fn resolve(proof: &Proof, attachments: &[Attachment], facts: &Facts) -> Self {
         let asks_sockets = proof.host != HostSays::No;
         let why_no_absence = match proof.host {
@@ -53,7 +53,7 @@ impl Means {
         }
     }
 
-    /// Says in the log what `auto` comes to.
+    /// Logs what `auto` resolves to.
     pub(super) fn log(&self) {
         if let Some(why) = &self.why_no_cookies {
             info!("SYNs over a limit have to come twice, as they cannot be answered: {why}");
@@ -64,7 +64,7 @@ impl Means {
     }
 }
 
-/// Why a client whom the filter answers on these interfaces would not get to whom it wants, if it would not.
+/// Returns why a client that the filter answers on these interfaces would not reach its destination, if so.
 pub(crate) fn why_answers_harm<'a>(
     proof: &Proof,
     guarded: impl Iterator<Item = &'a Interface>,
@@ -73,14 +73,15 @@ pub(crate) fn why_answers_harm<'a>(
     translated(proof, facts).or_else(|| facts.tracking.clone()).or_else(|| stripped(guarded, facts))
 }
 
-/// Who brings a cookie back may get to somebody who knows nothing of it, as cookies are their listener's alone; but not where the
-/// operator says that sockets tell.
+/// Returns the reason if ports may be translated: a client that returns a cookie may then reach a listener that
+/// does not know the cookie, because a cookie is valid for its own listener only. Not if the operator says that
+/// sockets tell.
 fn translated(proof: &Proof, facts: &Facts) -> Option<String> {
     let who = facts.translation.as_ref().filter(|_| proof.host != HostSays::Yes)?;
     Some(format!("ports may be translated ({who}), and a cookie is its listener's alone"))
 }
 
-/// What is sent back in the driver would have no tag where one was taken off before.
+/// Returns the reason if the host strips VLAN tags: a reply sent from the driver would lack the tag.
 fn stripped<'a>(mut guarded: impl Iterator<Item = &'a Interface>, facts: &Facts) -> Option<String> {
     let (guarded, stripped) = guarded.find_map(|interface| {
         let stripped = facts.stripped.iter().find(|stripped| stripped.index == interface.index)?;

@@ -1,4 +1,4 @@
-//! Reading the configuration again: its lists are exchanged, and what else has changed in it is named.
+//! Reads the configuration again: replaces its lists, and names everything else that has changed.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,12 @@ use super::{
     locked,
 };
 
-/// How long the configuration and its lists may take to be read: a million entries take two seconds.
+/// Maximum time for reading the configuration and its lists: a million entries take two seconds.
 const READING: Duration = Duration::from_secs(60);
 
 /// How long a reload waits for another to end.
 const ANOTHER: Duration = Duration::from_secs(10);
-/// What is said before the keys that have changed since the start.
+/// Text before the keys that have changed since the start.
 pub const PENDING: &str =
     "the configuration has changed since the start, and these settings take effect at the next";
 
@@ -42,9 +42,9 @@ pub struct Reloader {
     path: PathBuf,
     engine: Arc<Mutex<Engine>>,
     feeds: Arc<FeedKeeper>,
-    /// What waits for a start when it is changed, as the daemon started with it.
+    /// The settings that only take effect at a start, as the daemon started with them.
     started: Arc<Map<String, Value>>,
-    /// Whether there was a file, by the last look. One reload after the other holds this.
+    /// Whether the file existed at the last look. A reload holds the lock, so that reloads run one at a time.
     found: tokio::sync::Mutex<bool>,
 }
 
@@ -62,16 +62,16 @@ impl From<ListError> for Refused {
 }
 
 impl Reloader {
-    /// For a daemon that was started with what is `written`.
+    /// Creates a reloader for a daemon that was started with `written`.
     pub fn new(written: Written, engine: Arc<Mutex<Engine>>, feeds: Arc<FeedKeeper>) -> Self {
         let Written { path, config, found } = written;
         let started = Arc::new(restarted(&config));
         Self { path, engine, feeds, started, found: tokio::sync::Mutex::new(found) }
     }
 
-    /// Reads it, exchanges the lists, and has all feeds read. A configuration with a fault changes nothing, and neither
-    /// does one that cannot be read in time, as from a disk that is gone. Where there was no file and still is none, the
-    /// defaults hold, and only the feeds that there are not are read.
+    /// Reads the configuration, replaces the lists, and has all feeds read. A faulty configuration changes
+    /// nothing, and neither does one that cannot be read in time, for example from a lost disk. If there was no
+    /// file and there still is none, the defaults hold, and there are no feeds to read.
     pub async fn reload(&self, force: bool) -> Result<ReloadReply, Refused> {
         let waited = timeout(ANOTHER, self.found.lock()).await;
         let mut found = waited.map_err(|_| Refused::Conflict("another reload is under way".into()))?;
@@ -128,7 +128,7 @@ impl Reloader {
     }
 }
 
-/// What a reload has changed, a line for each list and feed.
+/// Returns what a reload has changed, one line for each list and feed.
 fn changes(reply: &ReloadReply) -> Vec<String> {
     let lists = [("allow", &reply.allow), ("block", &reply.block), ("allow-proven", &reply.allow_proven)];
     let lists = lists.iter().map(|(list, changed)| (list, changed.named()));
@@ -139,14 +139,14 @@ fn changes(reply: &ReloadReply) -> Vec<String> {
         .collect()
 }
 
-/// What a configuration says, but for what a reload puts in force.
+/// Returns the settings of a configuration that a reload does not put into force.
 fn restarted(config: &Config) -> Map<String, Value> {
     let Ok(Value::Object(mut sections)) = serde_json::to_value(config) else { return Map::new() };
     sections.retain(|section, _| !RELOADED.contains(&section.as_str()));
     sections
 }
 
-/// The keys of which two configurations say different things.
+/// Returns the keys whose values differ between two configurations.
 fn changed_keys(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<String> {
     let mut keys = Vec::new();
     for (section, now) in after {
@@ -154,7 +154,7 @@ fn changed_keys(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<
         if was == now {
             continue;
         }
-        // As they are called in the file.
+        // Use the names in the file.
         let section = match section.as_str() {
             "limits" => "limit",
             "protected_limits" => "limit.protected",

@@ -1,30 +1,30 @@
-//! Signals. They are caught before anything else is done, since until then each of them ends the process.
+//! Signals. They are caught before anything else is done, because until then each of them ends the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::DaemonError;
 
-/// The signals that a daemon follows.
+/// The signals that the daemon handles.
 pub struct Signals {
     /// SIGHUP: read the configuration again.
     pub(super) hangup: Signal,
     pub(super) end: End,
 }
 
-/// The signals that end it.
+/// The signals that end the daemon.
 pub(super) struct End {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    /// Catches them from now on. Needs a runtime.
+    /// Starts catching the signals. Needs a runtime.
     pub fn catch() -> Result<Self, DaemonError> {
         let catch =
             |kind| signal(kind).map_err(|source| DaemonError::System { what: "catching signals", source });
-        // Whoever sends one of these means another program, or rotates a log; nobody means the filter to end.
+        // Whoever sends one of these means another program, or rotates a log; nobody wants the filter to end.
         for other in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
-            drop(catch(other)?); // what is caught once never ends the process again
+            drop(catch(other)?); // once caught, a signal never ends the process again
         }
         Ok(Self {
             hangup: catch(SignalKind::hangup())?,
@@ -37,7 +37,7 @@ impl Signals {
 }
 
 impl End {
-    /// Waits for one, and returns its name.
+    /// Waits for one of them, and returns its name.
     pub(super) async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

@@ -1,5 +1,5 @@
-//! The control socket as a file: made where nothing else is, made again when it has been removed, and removed at the
-//! end if it is still ours.
+//! The control socket as a file: created where nothing else exists, created again when it has been removed, and
+//! removed at the end if it is still ours.
 
 use std::{
     fs::{self, File, Metadata},
@@ -23,33 +23,33 @@ use crate::control::listener::{self, Bounds};
 
 use super::{DaemonError, every};
 
-/// How often the socket is looked for.
+/// How often the socket's existence is checked.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long another start in the same folder is waited for.
+/// How long to wait for another start in the same folder.
 const OTHER_START: Duration = Duration::from_secs(2);
 
-/// The control socket. It is removed with this.
+/// The control socket. Dropping this removes it.
 pub(super) struct ControlSocket {
     path: PathBuf,
     listener: Option<UnixListener>,
-    /// Device and number of the file; none after the end.
+    /// Device and inode of the file; none after the end.
     ours: Mutex<Option<(u64, u64)>>,
 }
 
 impl ControlSocket {
-    /// Makes it. What is already there is removed only if it is a socket at which nobody listens.
+    /// Creates the socket. An existing file is removed only if it is a socket on which nobody listens.
     pub(super) fn bind(path: &Path) -> Result<Self, DaemonError> {
         let (listener, ours) = bind(path)?;
         Ok(Self { path: path.to_owned(), listener: Some(listener), ours: Mutex::new(Some(ours)) })
     }
 
-    /// Its path.
+    /// Returns its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Serves it, and makes it again when its file has gone. Never ends.
+    /// Serves the socket, and creates it again if its file is gone. Never ends.
     pub(super) async fn serve(&mut self, router: Router, bounds: Bounds) {
         let serve = |listener| tokio::spawn(listener::serve(listener, router.clone(), bounds)).abort_handle();
         let mut serving = self.listener.take().map(serve);
@@ -96,7 +96,7 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Which socket is at a path.
+/// Returns the identity of the socket at a path.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     metadata.file_type().is_socket().then(|| number(&metadata))
@@ -114,7 +114,7 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), DaemonError> {
     let failed = failed(path);
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(&failed)?;
-    // Of two that start at the same time one would remove the socket of the other.
+    // If two processes start at the same time, one could remove the other's socket.
     let _alone = lock(folder);
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -126,7 +126,7 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), DaemonError> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(&failed)?;
             }
-            // Somebody listens, also when he has no place for us at the moment.
+            // Somebody listens, even if the backlog is full at the moment.
             Ok(()) => return Err(DaemonError::SocketInUse(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(DaemonError::SocketInUse(path.to_owned()));
@@ -147,15 +147,15 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), DaemonError> {
     }
 }
 
-/// Tries to connect, without waiting for one who does not accept.
+/// Tries to connect, without waiting for a listener that does not accept.
 fn connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)
 }
 
-/// Holds the lock of a folder as long as the file is there; none when it cannot be had, since anybody may hold that
-/// of `/tmp`.
+/// Locks a folder for as long as the returned file exists. Returns none if that fails, because anybody may hold
+/// the lock of `/tmp`.
 fn lock(folder: &Path) -> Option<File> {
     let folder = File::open(folder).ok()?;
     let end = Instant::now() + OTHER_START;

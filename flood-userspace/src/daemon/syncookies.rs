@@ -1,9 +1,9 @@
-//! The one setting of the host that the daemon changes: whether the kernel makes SYN cookies, which it raises while SYNs
-//! exceed a limit, if the configuration allows it.
+//! Controls the only host setting that the daemon changes: whether the kernel makes SYN cookies. The daemon raises
+//! it while SYNs exceed a limit, if the configuration allows it.
 //!
-//! What the setting was is [written down](Changes) before it is changed. It is put back when it is quiet, at the end, and by
-//! the next daemon if this one is killed; but only where it is as we have set it, since whoever has changed it meanwhile had
-//! his reasons.
+//! The previous value is [recorded](Changes) before it is changed. It is restored when traffic is quiet, at the
+//! end, and by the next daemon if this one is killed. But it is restored only if the setting still has the value
+//! that the daemon set, because anyone who changed it meanwhile had a reason.
 
 use std::{
     fs, io,
@@ -27,13 +27,13 @@ use crate::{
 /// (Documentation/networking/ip-sysctl.rst).
 pub(super) const SETTING: &str = "ipv4/tcp_syncookies";
 
-/// The setting at which it always does.
+/// The value that makes the kernel always use cookies.
 const ALWAYS: &str = "2";
 
-/// After so long without a SYN over a limit, the setting is put back.
+/// The setting is restored after this long without a SYN over a limit.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The setting, for those who want to know whether it is raised and cannot wait for files.
+/// The setting, for callers that need to know whether it is raised and cannot wait for files.
 pub struct SharedSyncookies {
     syncookies: Mutex<Syncookies>,
     is_raised: AtomicBool,
@@ -53,31 +53,31 @@ impl SharedSyncookies {
         }
     }
 
-    /// Whether the setting is raised at the moment.
+    /// Returns whether the setting is currently raised.
     pub(super) fn is_raised(&self) -> bool {
         self.is_raised.load(Ordering::Relaxed)
     }
 
-    /// Notes how many SYNs have exceeded a limit by now. Waits for nothing.
+    /// Records how many SYNs have exceeded a limit so far. Never blocks.
     pub(super) fn note(&self, syns: u64) {
         if self.syns.swap(syns, Ordering::Relaxed) < syns {
             self.grown.notify_one();
         }
     }
 
-    /// Waits until more SYNs have exceeded a limit than were noted before.
+    /// Waits until more SYNs have exceeded a limit than recorded before.
     pub(super) async fn grown(&self) {
         self.grown.notified().await;
     }
 
-    /// See [`Syncookies::look`]: by what has been noted.
+    /// Calls [`Syncookies::look`] with the recorded count.
     pub(super) fn look(&self, now: Instant) {
         let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
         syncookies.look(self.syns.load(Ordering::Relaxed), now);
         self.is_raised.store(syncookies.is_raised(), Ordering::Relaxed);
     }
 
-    /// Puts the setting back, if it is raised, and leaves it so.
+    /// Restores the setting if it is raised, and no longer changes it.
     pub(super) fn end(&self) {
         let mut syncookies = self.syncookies.lock().unwrap_or_else(PoisonError::into_inner);
         syncookies.put_back();
@@ -91,15 +91,15 @@ struct Syncookies {
     control: SyncookieControl,
     file: PathBuf,
     changes: Changes,
-    /// What it was before, while it is raised, and when the last SYN exceeded a limit.
+    /// While raised: the previous value, and when the last SYN exceeded a limit.
     raised: Option<(Kept, Instant)>,
-    /// SYNs over a limit, at the last look.
+    /// SYNs over a limit at the last look.
     before: u64,
 }
 
 impl Syncookies {
-    /// Leaves the setting as it is for now, unless a daemon that was killed has left it raised. `state` is the folder of what
-    /// is kept over a restart.
+    /// Leaves the setting unchanged for now, unless a killed daemon left it raised. `state` is the folder for
+    /// state that survives a restart.
     fn new(control: SyncookieControl, state: &Path) -> Self {
         Self::of(setting_path(SETTING), control, state)
     }
@@ -122,20 +122,20 @@ impl Syncookies {
         Self { control, file, changes, raised: None, before: 0 }
     }
 
-    /// Whether the setting is raised at the moment.
+    /// Returns whether the setting is currently raised.
     fn is_raised(&self) -> bool {
         self.raised.is_some()
     }
 
-    /// Raises the setting when the number of SYNs over a limit has grown, and puts it back when it has not for a
-    /// while.
+    /// Raises the setting when the number of SYNs over a limit has grown, and restores it when that has not grown
+    /// for a while.
     fn look(&mut self, syns: u64, now: Instant) {
         let grew = syns > std::mem::replace(&mut self.before, syns);
         if self.control == SyncookieControl::Keep {
             return;
         }
         if self.is_raised() && read(&self.file).is_ok_and(|value| value != ALWAYS) {
-            // Who has done so wants it.
+            // Whoever changed it wants it that way.
             self.put_back();
             self.control = SyncookieControl::Keep;
             return;
@@ -153,13 +153,13 @@ impl Syncookies {
         let raise = || -> io::Result<Option<Kept>> {
             let before = read(&self.file)?;
             if before == ALWAYS {
-                return Ok(None); // there is nothing to change, nor to put back
+                return Ok(None); // nothing to change or to restore
             }
             let kept = self.changes.note(Change { before, set: ALWAYS.to_owned() })?;
             match fs::write(&self.file, ALWAYS) {
                 Ok(()) => Ok(Some(kept)),
                 Err(error) => {
-                    let _ = kept.forget(); // it would be seen that nothing was changed
+                    let _ = kept.forget(); // if this fails, the next start sees that nothing was changed
                     Err(error)
                 }
             }
@@ -173,12 +173,12 @@ impl Syncookies {
             Ok(None) => {}
             Err(error) => {
                 warn!("raising {}: {error}; cookies are made only when a queue is full", self.file.display());
-                self.control = SyncookieControl::Keep; // said once
+                self.control = SyncookieControl::Keep; // logged only once
             }
         }
     }
 
-    /// Puts the setting back, if it is raised.
+    /// Restores the setting if it is raised.
     fn put_back(&mut self) {
         if let Some((kept, _)) = self.raised.take() {
             put_back(&self.file, kept);
@@ -192,12 +192,12 @@ impl Drop for Syncookies {
     }
 }
 
-/// The setting's value.
+/// Returns the setting's value.
 fn read(file: &Path) -> io::Result<String> {
     Ok(fs::read_to_string(file)?.trim().to_owned())
 }
 
-/// Puts a setting back to what it was, unless somebody else has changed it since.
+/// Restores a setting, unless someone else has changed it since.
 fn put_back(file: &Path, kept: Kept) {
     let Change { before, set } = kept.change.clone();
     let outcome = read(file).and_then(|now| {
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// What is left of a daemon that is killed: nothing of it runs, and the kernel closes its files.
+    /// Simulates a killed daemon: none of its code runs, and the kernel closes its files.
     fn kill(mut syncookies: Syncookies) {
         drop(syncookies.raised.take());
     }

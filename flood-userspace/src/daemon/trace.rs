@@ -1,4 +1,4 @@
-//! Tracing: from the lines that the kernel logs to the one client who asked for them.
+//! Tracing: passes the lines that the kernel logs to the one client that requested them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,10 +12,10 @@ use crate::{
     config::CellName,
 };
 
-/// Lines that wait for a client who reads slowly; more are dropped, and counted.
+/// Maximum lines queued for a slow client; further ones are dropped, and counted.
 const WAITING_LINES: usize = 1_024;
 
-/// Lines that the kernel has logged.
+/// Lines logged by the kernel.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<String>>>);
 
@@ -37,19 +37,19 @@ impl log::Log for Sink {
     fn flush(&self) {}
 }
 
-/// The trace log, and who reads it.
+/// The trace log and its reader.
 pub(super) struct Trace {
     logger: EbpfLogger<Sink>,
     sink: Sink,
     reader: Option<Reader>,
-    /// Counts readers, so that one who leaves late does not end the trace of the next.
+    /// Counts readers, so that one that leaves late does not end the trace of the next.
     readers: u64,
 }
 
 struct Reader {
     number: u64,
     lines: mpsc::Sender<Bytes>,
-    /// Lines that were not written, here or in the kernel, when last said.
+    /// Lines that were not written, here or in the kernel, when last reported.
     suppressed: u64,
     not_sent: u64,
 }
@@ -60,27 +60,27 @@ impl Trace {
         Ok(Self { logger: filter.take_trace(sink.clone())?, sink, reader: None, readers: 0 })
     }
 
-    /// Whether somebody reads.
+    /// Returns whether there is a reader.
     pub(super) fn is_on(&self) -> bool {
         self.reader.is_some()
     }
 
-    /// Begins to send lines. `suppressed` is how many the kernel has not written until now.
+    /// Starts sending lines. `suppressed` is how many the kernel has suppressed so far.
     pub(super) fn start(&mut self, suppressed: u64) -> (u64, mpsc::Receiver<Bytes>) {
         self.logger.flush();
-        self.sink.take(); // what the last reader did not wait for
+        self.sink.take(); // leftovers of the last reader
         let (sender, lines) = mpsc::channel(WAITING_LINES);
         self.readers += 1;
         self.reader = Some(Reader { number: self.readers, lines: sender, suppressed, not_sent: 0 });
         (self.readers, lines)
     }
 
-    /// Stops sending to this reader; false when he was not the one.
+    /// Stops sending to this reader; returns false if it is not the current one.
     pub(super) fn stop(&mut self, number: u64) -> bool {
         self.reader.take_if(|reader| reader.number == number).is_some()
     }
 
-    /// Sends what has been logged.
+    /// Sends the lines logged since the last call.
     pub(super) fn forward(&mut self, monitor: bool, suppressed: u64) {
         self.logger.flush();
         let lines = self.sink.take();
@@ -98,7 +98,7 @@ impl Trace {
     }
 }
 
-/// Puts verdict, label and limit where the kernel wrote the numbers of the reason and of the cell.
+/// Replaces the numbers of the reason and of the cell by verdict, label and limit.
 fn readable(line: &str, monitor: bool) -> String {
     let mut words = line.splitn(3, ' ');
     let mut number = || words.next()?.parse().ok();

@@ -1,29 +1,29 @@
-//! Whether most of what arrives is judged at all: what is not IP, or carries it in a way that is not looked into, passes
-//! whatever the lists and limits say.
+//! Checks whether most of the traffic is judged at all: packets that are not IP, or carry it in an encapsulation
+//! that is not parsed, pass regardless of lists and limits.
 
 use std::time::{Duration, Instant};
 
 use flood_common::{abi::InterfaceCounters, reason::Reason};
 use tracing::{info, warn};
 
-/// Over so long a share is taken.
+/// Time over which a share is measured.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Fewer packets than these in a window say nothing: of a quiet network most may be ARP.
+/// Fewer packets than this in a window mean nothing: on a quiet network most may be ARP.
 const FEW: u64 = 1_000;
 
-/// Why a packet is passed without being judged.
+/// Reasons for which a packet passes without being judged.
 const UNJUDGED: [Reason; 2] = [Reason::NotIp, Reason::Encapsulated];
 
-/// The interfaces on which most of what arrives is not judged.
+/// The interfaces on which most of the traffic is not judged.
 pub(super) struct Unjudged {
-    /// When the window began, and what had been counted by then.
+    /// When the window began, and the counts at that time.
     since: Instant,
     before: Vec<(String, Seen)>,
     warnings: Vec<(String, String)>,
 }
 
-/// Packets of an interface.
+/// Packet counts of an interface.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     all: u64,
@@ -36,7 +36,7 @@ impl Seen {
         Self { all: counters.done.iter().map(|count| count.packets).sum(), unjudged: UNJUDGED.map(packets) }
     }
 
-    /// What has been added since.
+    /// Returns the increase since `before`.
     fn since(self, before: Self) -> Self {
         let mut unjudged = self.unjudged;
         for (after, before) in unjudged.iter_mut().zip(before.unjudged) {
@@ -45,7 +45,7 @@ impl Seen {
         Self { all: self.all.saturating_sub(before.all), unjudged }
     }
 
-    /// What an operator should know, if most are not judged.
+    /// Returns a warning for the operator, if most packets are not judged.
     fn warning(self, interface: &str) -> Option<String> {
         let unjudged: u64 = self.unjudged.iter().sum();
         if self.all < FEW || unjudged * 2 <= self.all {
@@ -69,7 +69,7 @@ impl Unjudged {
         Self { since: now, before: Vec::new(), warnings: Vec::new() }
     }
 
-    /// Looks at what has been counted on each interface. An interface that is new is looked at from then on.
+    /// Evaluates the counters of each interface. A new interface is evaluated from then on.
     pub(super) fn look(&mut self, counters: &[(String, InterfaceCounters)], now: Instant) {
         if now.saturating_duration_since(self.since) < WINDOW {
             return;
@@ -95,7 +95,7 @@ impl Unjudged {
         }
     }
 
-    /// For people.
+    /// Returns the warnings for display.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         self.warnings.iter().map(|(_, warning)| warning.clone())
     }

@@ -1,11 +1,11 @@
 //! One list, block or allow, with everything that is known about its entries.
 //!
-//! Entries of different origins live side by side: a prefix is on the list while any of them holds it, and each origin
-//! changes its own alone. So nobody has to know who else has said something about a prefix, and what one takes out or
-//! lets end is still there if another has it.
+//! Entries of different origins coexist: a prefix is on the list while any origin holds it, and each origin
+//! changes only its own entries. So no origin has to know the others, and an entry that one origin removes or lets
+//! expire stays on the list if another origin also holds it.
 //!
-//! A book changes by [`Edit`]s, and [`Book::swap`] gives back the edit that undoes one. What the kernel must be told
-//! follows from the prefixes in an edit and from what the book says afterwards; [`tables`](super::tables) sees to it.
+//! A book changes by [`Edit`]s, and [`Book::swap`] returns the edit that undoes one. The updates of the kernel
+//! tables follow from the prefixes in an edit and from the book afterwards; [`tables`](super::tables) makes them.
 //!
 //! The book has no clock. An entry applies while `now < expires`, whether it is still in the book or not.
 
@@ -39,14 +39,14 @@ pub enum Origin {
     Config,
     /// A list file of the configuration, by its path.
     File(String),
-    /// What was imported at run time under this name.
+    /// Imported at run time under this name.
     Import(String),
     /// A feed.
     Feed(FeedName),
 }
 
 impl Origin {
-    /// Whether the configuration itself says it.
+    /// Whether the entry comes from the configuration itself.
     pub fn is_configured(&self) -> bool {
         matches!(self, Self::Config | Self::File(_))
     }
@@ -64,69 +64,70 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is known about entries that came together.
+/// What is known about entries that were added together.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Note {
     /// Where they came from.
     pub origin: Arc<Origin>,
     /// Why, in the operator's words.
     pub reason: Option<String>,
-    /// Since when.
+    /// When they were added.
     pub added: BootTime,
-    /// Who added them, when that is known.
+    /// Who added them, if known.
     pub added_by: Option<String>,
 }
 
 /// One entry of a list. A million of them share few notes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// From this time on it no longer applies; `None` is never.
+    /// The entry no longer applies from this time on; `None` means never.
     pub expires: Option<BootTime>,
-    /// The rest.
+    /// Everything else about the entry.
     pub note: Arc<Note>,
 }
 
 impl Entry {
-    /// An entry without end, of which nothing is known but where it came from, and when.
+    /// Returns an entry without expiry, with only its origin and the time it was added.
     pub fn of(origin: &Arc<Origin>, added: BootTime) -> Self {
         let note = Note { origin: Arc::clone(origin), reason: None, added, added_by: None };
         Self { expires: None, note: Arc::new(note) }
     }
 
-    /// Whether it ends after another.
+    /// Whether it expires after `other`.
     pub fn outlasts(&self, other: &Self) -> bool {
         ends_late(self) > ends_late(other)
     }
 }
 
-/// Greater for what ends later.
+/// Returns a key that is greater for entries that expire later.
 fn ends_late(entry: &Entry) -> (bool, Option<BootTime>) {
     (entry.expires.is_none(), entry.expires)
 }
 
-/// Exchanges two entries of a prefix if the second one ends later.
+/// Swaps two entries of a prefix if the second one expires later.
 fn put_in_order(first: &mut Entry, other: &mut Entry) {
     if ends_last(other, first) == Ordering::Less {
         mem::swap(first, other);
     }
 }
 
-/// The order of a prefix's entries: what ends last comes first, and of two that end together that of the first origin.
+/// Orders the entries of a prefix: the latest expiry first. If two expire together, the smaller origin comes
+/// first.
 fn ends_last(a: &Entry, b: &Entry) -> Ordering {
     Reverse(ends_late(a)).cmp(&Reverse(ends_late(b))).then_with(|| a.note.origin.cmp(&b.note.origin))
 }
 
-/// Places in the tables that entries take.
+/// Table places that entries occupy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Single IPv4 addresses in prefixes longer than /24. Shorter ones are painted, which takes no place.
+    /// Single IPv4 addresses in prefixes longer than /24. Shorter prefixes are painted, which takes no place.
     pub ipv4: u64,
     /// IPv6 prefixes.
     pub ipv6: u64,
 }
 
 impl Places {
-    /// What this prefix takes.
+    /// Places that this prefix occupies.
     pub fn of(prefix: IpNet) -> Self {
         let length = u32::from(prefix.prefix_len());
         match prefix {
@@ -136,7 +137,7 @@ impl Places {
         }
     }
 
-    /// The sum.
+    /// Returns the sum.
     pub fn plus(self, other: Self) -> Self {
         Self { ipv4: self.ipv4 + other.ipv4, ipv6: self.ipv6 + other.ipv6 }
     }
@@ -146,7 +147,7 @@ impl Places {
     }
 }
 
-/// How many entries there are of each length.
+/// Number of entries of each prefix length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lengths {
     ipv4: [usize; 33],
@@ -170,16 +171,16 @@ impl Lengths {
     }
 }
 
-/// Entries of a prefix besides the one that ends last.
+/// Entries of a prefix other than the one that expires last.
 type Others = SmallVec<[Entry; 1]>;
 
 /// One list of entries, at most one per prefix and origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Book {
-    /// The entry of each prefix that ends last, which is all that matters to packets. In the order of prefixes, what lies
-    /// within a prefix follows it.
+    /// For each prefix the entry that expires last; only this one matters to packets. In prefix order, whatever
+    /// lies within a prefix follows it.
     entries: BTreeMap<IpNet, Entry>,
-    /// The other entries of those prefixes that have several, in their order ([`ends_last`]); most have one of them.
+    /// The other entries of prefixes that have several, ordered by [`ends_last`]; mostly one each.
     others: BTreeMap<IpNet, Others>,
     /// The prefixes of entries that expire, soonest first.
     expiries: BTreeSet<(BootTime, IpNet)>,
@@ -200,8 +201,8 @@ impl Default for Book {
 }
 
 impl Book {
-    /// Makes the changes of an edit; returns the edit that undoes them. An origin's entry of the same prefix is replaced
-    /// as a whole, expiry and reason included.
+    /// Applies an edit and returns the edit that undoes it. An origin's entry for the same prefix is replaced as a
+    /// whole, including expiry and reason.
     pub fn swap(&mut self, edit: Edit) -> Edit {
         let Edit(mut changes) = edit;
         if self.entries.is_empty() {
@@ -217,8 +218,8 @@ impl Book {
         Edit(changes)
     }
 
-    /// Fills an empty book, and leaves the changes that empty it. A map that is built whole takes half the memory of one
-    /// that is built bit by bit, and a fraction of the time.
+    /// Fills an empty book and turns `changes` into those that empty it. A map that is built in one pass takes
+    /// half the memory of one that is built by single insertions, and a fraction of the time.
     fn fill(&mut self, changes: &mut [(IpNet, Change)]) {
         let entries = changes.iter_mut().filter_map(|(prefix, change)| Some((*prefix, take_entry(change)?)));
         let mut entries = entries.peekable();
@@ -245,7 +246,7 @@ impl Book {
         }
     }
 
-    /// Puts an entry in; returns the change that undoes it.
+    /// Puts in an entry; returns the change that undoes it.
     fn put(&mut self, prefix: IpNet, entry: Entry) -> Change {
         let origin = Arc::clone(&entry.note.origin);
         self.expiries.extend(entry.expires.map(|at| (at, prefix)));
@@ -291,7 +292,7 @@ impl Book {
         }
     }
 
-    /// Takes an origin's entry out; returns the change that undoes it.
+    /// Takes out an origin's entry; returns the change that undoes it.
     fn take(&mut self, prefix: IpNet, origin: &Arc<Origin>) -> Change {
         let nothing = Change::Take(Arc::clone(origin));
         let btree_map::Entry::Occupied(mut first) = self.entries.entry(prefix) else { return nothing };
@@ -320,7 +321,7 @@ impl Book {
         Change::Put(before)
     }
 
-    /// One of the entries of a prefix that ended then is gone.
+    /// Drops the expiry of an entry that is gone, unless another entry of the prefix expires at the same time.
     fn forget_expiry(&mut self, prefix: IpNet, expires: Option<BootTime>) {
         if let Some(at) = expires
             && self.holders(prefix).all(|entry| entry.expires != expires)
@@ -329,7 +330,7 @@ impl Book {
         }
     }
 
-    /// The edit that takes out what no longer applies at `now`.
+    /// Returns the edit that takes out all entries that no longer apply at `now`.
     pub fn expired(&self, now: BootTime) -> Edit {
         let due = self.expiries.iter().take_while(|(at, _)| *at <= now);
         let has_ended = |entry: &&Entry| entry.expires.is_some_and(|at| at <= now);
@@ -342,8 +343,8 @@ impl Book {
         )
     }
 
-    /// The edit with which an origin has these prefixes (sorted, none twice) and no others. What it has already stays as it
-    /// is; what is new gets this entry.
+    /// Returns the edit that gives an origin exactly these prefixes (sorted, none twice). Its existing entries
+    /// stay unchanged; new prefixes get `entry`.
     pub fn exchange(&self, prefixes: &[IpNet], entry: &Entry) -> Edit {
         let origin = &entry.note.origin;
         let mut there = self.of(origin).peekable();
@@ -361,35 +362,35 @@ impl Book {
         Edit::new(changes)
     }
 
-    /// When [`expired`](Self::expired) will next have something to say.
+    /// When [`expired`](Self::expired) will next return something.
     #[cfg(test)]
     pub fn next_expiry(&self) -> Option<BootTime> {
         self.expiries.first().map(|&(at, _)| at)
     }
 
-    /// The entry of exactly this prefix that ends last.
+    /// Returns the entry of exactly this prefix that expires last.
     pub fn get(&self, prefix: IpNet) -> Option<&Entry> {
         self.entries.get(&prefix.trunc())
     }
 
-    /// All entries of exactly this prefix; the one that ends last is the first.
+    /// Returns all entries of exactly this prefix, the one that expires last first.
     pub fn holders(&self, prefix: IpNet) -> impl Iterator<Item = &Entry> {
         let prefix = prefix.trunc();
         let others = if self.others.is_empty() { None } else { self.others.get(&prefix) };
         self.entries.get(&prefix).into_iter().chain(others.into_iter().flatten())
     }
 
-    /// An origin's entry of exactly this prefix.
+    /// Returns an origin's entry of exactly this prefix.
     pub fn held_by(&self, prefix: IpNet, origin: &Origin) -> Option<&Entry> {
         self.holders(prefix).find(|entry| *entry.note.origin == *origin)
     }
 
-    /// The prefixes of an origin's entries, in their order.
+    /// Returns the prefixes of an origin's entries, in order.
     pub fn of<'a>(&'a self, origin: &'a Origin) -> impl Iterator<Item = IpNet> + 'a {
         self.all().filter(|(_, entry)| *entry.note.origin == *origin).map(|(prefix, _)| prefix)
     }
 
-    /// The entries of all origins, in the order of prefixes; of each prefix the one that ends last is the first.
+    /// Returns the entries of all origins in prefix order; within a prefix, the one that expires last comes first.
     pub fn all(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
         let mut others = self.others.iter().peekable();
         self.entries.iter().flat_map(move |(prefix, first)| {
@@ -399,8 +400,8 @@ impl Book {
         })
     }
 
-    /// The prefixes that cover one, itself included, broadest first, each with the entry that ends last, whether expired
-    /// or not.
+    /// Returns the prefixes that cover this one, itself included, broadest first. Each comes with its entry that
+    /// expires last, expired or not.
     pub fn cover(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
         let longest = usize::from(prefix.prefix_len());
         let lengths = self.lengths.of(&prefix)[..=longest].iter().zip(0u8..);
@@ -410,38 +411,40 @@ impl Book {
         })
     }
 
-    /// The prefixes within one, itself included, by address, broader before narrower, each with the entry that ends last.
+    /// Returns the prefixes within this one, itself included, by address, broader before narrower. Each comes with
+    /// its entry that expires last.
     pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, &Entry)> {
         let last = IpNet::from(prefix.broadcast());
         self.entries.range(prefix.trunc()..=last).map(|(prefix, entry)| (*prefix, entry))
     }
 
-    /// For visits to many prefixes, in their order.
+    /// Returns a cursor for visiting many prefixes in order.
     pub fn walk(&self) -> Walk<'_> {
         Walk::new(self)
     }
 
-    /// All prefixes: IPv4 before IPv6, then by address, broader before narrower. Each with the entry that ends last.
+    /// Returns all prefixes: IPv4 before IPv6, then by address, broader before narrower. Each comes with its entry
+    /// that expires last.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Entry)> {
         self.entries.iter().map(|(prefix, entry)| (*prefix, entry))
     }
 
-    /// The number of IPv4 prefixes.
+    /// Returns the number of IPv4 prefixes.
     pub fn len_ipv4(&self) -> usize {
         self.lengths.ipv4.iter().sum()
     }
 
-    /// The number of IPv6 prefixes.
+    /// Returns the number of IPv6 prefixes.
     pub fn len_ipv6(&self) -> usize {
         self.lengths.ipv6.iter().sum()
     }
 
-    /// The places that they take.
+    /// Returns the places that all entries occupy.
     pub fn places(&self) -> Places {
         self.places
     }
 
-    /// The places that they will take after an edit.
+    /// Returns the places that the entries will occupy after an edit.
     pub fn places_after(&self, edit: &Edit) -> Places {
         let (mut more, mut less) = (self.places, Places::default());
         for (prefix, stays) in self.coming_and_going(edit) {
@@ -451,14 +454,14 @@ impl Book {
         more.minus(less)
     }
 
-    /// How many prefixes there will be after an edit.
+    /// Returns the number of prefixes after an edit.
     pub fn len_after(&self, edit: &Edit) -> usize {
         let (coming, going): (Vec<_>, Vec<_>) =
             self.coming_and_going(edit).map(|(_, stays)| stays).partition(|stays| *stays);
         self.entries.len() + coming.len() - going.len()
     }
 
-    /// The prefixes that an edit would put on the list or take off it, and which of the two.
+    /// Returns the prefixes that an edit would put on the list (`true`) or take off it (`false`).
     fn coming_and_going(&self, edit: &Edit) -> impl Iterator<Item = (IpNet, bool)> {
         edit.by_prefix().filter_map(|(prefix, changes)| {
             let is_taken = |entry: &Entry| {
@@ -471,7 +474,7 @@ impl Book {
     }
 }
 
-/// The entry that a change puts in; what is left takes out what came from there.
+/// Returns the entry that a change puts in, and turns the change into one that takes out that origin's entry.
 fn take_entry(change: &mut Change) -> Option<Entry> {
     let origin = Arc::clone(change.origin());
     match mem::replace(change, Change::Take(origin)) {

@@ -1,4 +1,4 @@
-//! The lists, with the tables that follow them.
+//! The lists, with the tables that mirror them.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub struct Books {
 }
 
 impl Books {
-    /// One of them.
+    /// Returns one of the books.
     pub fn book(&self, kind: ListKind) -> &Book {
         match kind {
             ListKind::Allow => &self.allow,
@@ -36,18 +36,18 @@ impl Books {
         }
     }
 
-    /// The places that those take in which each packet is looked up.
+    /// Returns the places taken by the two lists in which each packet is looked up.
     pub fn places(&self) -> Places {
         self.allow.places().plus(self.block.places())
     }
 }
 
-/// Places are kept by the sixteenth.
+/// Places are reserved in sixteenths.
 const PARTS: u64 = 16;
 
-/// Of how many sixteenths of all places an edit may take: of all if it is typed, here or in the configuration. A sixteenth
-/// is kept from files, imports and feeds, so that they cannot stop an operator, and another from those of the block list, so
-/// that they cannot stop the allow list.
+/// Returns how many sixteenths of all places an edit may use: all if it was typed, at run time or in the
+/// configuration. One sixteenth is closed to files, imports and feeds, so that they cannot block an operator;
+/// another is closed to those of the block list, so that they cannot block the allow list.
 fn parts(kind: ListKind, edit: &Edit) -> u64 {
     let mut puts = edit.changes().iter().filter_map(|(_, change)| change.put());
     let is_typed = puts.all(|entry| matches!(*entry.note.origin, Origin::Operator | Origin::Config));
@@ -58,20 +58,20 @@ fn parts(kind: ListKind, edit: &Edit) -> u64 {
     }
 }
 
-/// More than fits into the tables.
+/// The edit does not fit into the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub struct Full {
-    /// What takes places.
+    /// What would take the places.
     pub what: &'static str,
-    /// The key of the configuration that says how many there are.
+    /// The configuration key that sets the number of places.
     pub key: &'static str,
-    /// Places that are wanted in addition.
+    /// Additional places needed.
     pub needed: u64,
-    /// Places that are free for this.
+    /// Places that are free for this edit.
     pub room: u64,
-    /// Places that there are.
+    /// Total places.
     pub capacity: u64,
-    /// Those of them that are kept for what is typed, and for the allow list.
+    /// Places reserved for typed entries and for the allow list.
     pub kept: u64,
 }
 
@@ -89,29 +89,29 @@ impl fmt::Display for Full {
     }
 }
 
-/// Why a list stays as it was.
+/// Why a list was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EditError {
-    /// There is no room.
+    /// There is no room in the tables.
     #[error(transparent)]
     Full(#[from] Full),
-    /// There are too many of another kind of entry.
+    /// There are too many allow-proven prefixes.
     #[error(
         "the list allow-proven has room for {most} prefixes, and this would make {prefixes}; nothing is changed. Join \
          entries to shorter prefixes"
     )]
     TooMany {
-        /// How many prefixes this would make.
+        /// Number of prefixes after the edit.
         prefixes: usize,
-        /// How many it may.
+        /// Maximum number.
         most: u64,
     },
-    /// No place has been found.
+    /// No place was found for a word.
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
 }
 
-/// Whether all this has room in lists that are empty, made with so many places.
+/// Checks that all edits fit into empty lists with this capacity.
 pub fn check_room(edits: &[(ListKind, &Edit)], capacity: Places) -> Result<(), EditError> {
     let mut taken = Places::default();
     for (kind, edit) in edits {
@@ -126,7 +126,8 @@ pub fn check_room(edits: &[(ListKind, &Edit)], capacity: Places) -> Result<(), E
     Ok(())
 }
 
-/// Whether there is room for a list that takes so many places `[before, after]` an edit, where both lists take so many.
+/// Checks that there is room for an edit that changes the places of a list from `before` to `after`, where both
+/// lists together take `taken`.
 fn check_places(
     kind: ListKind,
     edit: &Edit,
@@ -150,40 +151,41 @@ fn check_places(
     Ok(())
 }
 
-/// Whether the list allow-proven may have so many prefixes after an edit.
+/// Checks that the allow-proven list may have this many prefixes after an edit.
 fn check_proven(edit: &Edit, prefixes: usize) -> Result<(), EditError> {
     let most = u64::from(PROVEN_PREFIXES) * parts(ListKind::AllowProven, edit) / PARTS;
     if prefixes as u64 > most { Err(EditError::TooMany { prefixes, most }) } else { Ok(()) }
 }
 
-/// All books, and the tables that say what they say; but for allow-proven, which has none here ([`proven`](super::proven)).
+/// All books, and the tables that mirror them, except that allow-proven has no table here
+/// ([`proven`](super::proven)).
 pub struct Lists<M> {
     books: Books,
     tables: Tables<M>,
 }
 
 impl<M: Memory> Lists<M> {
-    /// Empty lists.
+    /// Creates empty lists.
     pub fn new(tables: Tables<M>) -> Self {
         Self { books: Books::default(), tables }
     }
 
-    /// One of the lists.
+    /// Returns one of the lists.
     pub fn book(&self, kind: ListKind) -> &Book {
         self.books.book(kind)
     }
 
-    /// All.
+    /// Returns all books.
     pub fn books(&self) -> &Books {
         &self.books
     }
 
-    /// The tables.
+    /// Returns the tables.
     pub fn tables(&self) -> &Tables<M> {
         &self.tables
     }
 
-    /// Changes a list, in the book and in the tables: all of it, or nothing. Returns the edit that undoes it.
+    /// Changes a list, in the book and in the tables: completely, or not at all. Returns the edit that undoes it.
     pub fn edit(&mut self, kind: ListKind, edit: Edit, moment: &Moment) -> Result<Edit, EditError> {
         if kind == ListKind::AllowProven {
             return self.edit_proven(edit);
@@ -192,7 +194,7 @@ impl<M: Memory> Lists<M> {
         let undo = self.books.book_mut(kind).swap(edit);
         if let Err(error) = self.tables.follow(&self.books, kind, &undo, moment) {
             let undone = self.books.book_mut(kind).swap(undo);
-            // The first error says it already, and what is undone needs no room.
+            // The first error already tells the cause, and undoing needs no room.
             let _ = self.tables.follow(&self.books, kind, &undone, moment);
             return Err(error);
         }
@@ -213,7 +215,7 @@ impl<M: Memory> Lists<M> {
         let (taken, capacity) = (self.books.places(), self.tables.layout().capacity());
         let book = self.book(kind);
         let before = book.places();
-        // Some of it may be there, or other entries may make room for it.
+        // Some of the entries may already exist, or others in the edit may make room.
         check_places(kind, edit, [before, before.plus(edit.places())], taken, capacity)
             .or_else(|_| check_places(kind, edit, [before, book.places_after(edit)], taken, capacity))
     }
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
     use crate::lists::{Entry, Note};
 
-    /// Adds `count` addresses of an origin, where `taken` are taken of 1,600.
+    /// Checks the room for `count` addresses of an origin, where `taken` of 1,600 places are in use.
     fn room(kind: ListKind, origin: Origin, taken: u64, count: u32) -> Result<(), Full> {
         let note = Note { origin: Arc::new(origin), reason: None, added: BootTime::START, added_by: None };
         let entry = Entry { expires: None, note: Arc::new(note) };

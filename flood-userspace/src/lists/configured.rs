@@ -1,7 +1,7 @@
-//! What a configuration fills a list with: its own entries, and the files that it names.
+//! The entries that a configuration puts into a list: its own, and those of the files that it names.
 //!
-//! Whoever wants to know whether a configuration can be used asks [`configured`], be it to run it or to check it: it reads
-//! all files, believes them or not, and counts the places that they take.
+//! [`configured`] tells whether a configuration can be used, both to run it and to check it: it reads all files,
+//! checks their plausibility, and counts the places that they take.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,17 +32,17 @@ pub enum ListError {
     /// A file cannot be read.
     #[error("the list {path}: {source}", path = Printable(path.display()))]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: LoadError,
     },
-    /// A file is something else.
+    /// A file is something other than a list.
     #[error("the list {path}: {source}", path = Printable(path.display()))]
     NoList {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<NoList>,
     },
     /// A list covers too much.
@@ -53,36 +53,36 @@ pub enum ListError {
         key = doubt.key()
     )]
     Doubt {
-        /// Which list.
+        /// The list.
         kind: ListKind,
-        /// Why.
+        /// What is doubtful about it.
         doubt: Doubt,
     },
-    /// There is no room.
+    /// There is no room in the tables.
     #[error(transparent)]
     Room(#[from] EditError),
 }
 
-/// How many prefixes an answer, a warning or the log names.
+/// How many prefixes a reply, a warning or the log names.
 pub const NAMED: usize = 10;
 
-/// The entries of a list, and what was wrong with lines of its files.
+/// The entries of a list, and the problems with lines of its files.
 #[derive(Debug, Default)]
 pub struct Configured {
     /// The entries.
     pub edit: Edit,
-    /// For people: bad lines, with file and line.
+    /// Messages about bad lines, with file and line.
     pub problems: Vec<String>,
-    /// How each file is written.
+    /// The format of each file.
     pub formats: Vec<(PathBuf, Format)>,
-    /// Of each origin that is guarded, what is withheld.
+    /// What is withheld, for each guarded origin.
     pub withheld: Vec<Withholding>,
-    /// How many entries each file lists.
+    /// Number of entries that each file lists.
     pub listed: Vec<(Origin, usize)>,
 }
 
 impl Configured {
-    /// What is not in force as it is written, for people.
+    /// Returns messages about everything that is not in force as written.
     pub fn left_out(&self) -> impl Iterator<Item = String> {
         let withheld = |of: &Withholding| {
             let origin = of.origin.to_string();
@@ -96,8 +96,8 @@ impl Configured {
     }
 }
 
-/// Reads what a configuration says about all lists. Bad lines of files are reported and left out, and so is what the guard
-/// withholds.
+/// Reads what a configuration says about all lists. Bad lines of files, and what the guard withholds, are reported
+/// and left out.
 pub fn configured(config: &Config, guard: &Guard) -> Result<Vec<(ListKind, Configured)>, ListError> {
     let lists = ListKind::ALL.map(|kind| Ok((kind, read(kind, config.list(kind), guard)?)));
     let lists = lists.into_iter().collect::<Result<Vec<_>, ListError>>()?;
@@ -139,8 +139,8 @@ fn read(kind: ListKind, input: &ListInput, guard: &Guard) -> Result<Configured, 
     Ok(list)
 }
 
-/// The edit that exchanges, in a book, what the configuration has put there for what it says now. What has not changed is
-/// left alone.
+/// Returns the edit that replaces what the configuration has put into a book with what it says now. Unchanged
+/// entries are left alone.
 pub fn reloaded(book: &Book, now: &Edit) -> Edit {
     let is_configured = |entry: &Entry| entry.note.origin.is_configured();
     let there = book.all().filter(|(_, entry)| is_configured(entry));
@@ -151,7 +151,7 @@ pub fn reloaded(book: &Book, now: &Edit) -> Edit {
     Edit::new(gone.chain(new.cloned()).collect())
 }
 
-/// The bad lines of a file, for people.
+/// Returns messages about the bad lines of a file.
 pub fn problems(path: &Path, imported: &Import) -> Vec<String> {
     let mut problems: Vec<String> =
         imported.bad.iter().map(|line| format!("{}: {line}", Printable(path.display()))).collect();
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(shown(&book), expected);
     }
 
-    /// What is left out of the block list, or why the configuration cannot be used.
+    /// Returns what is left out of the block list, or why the configuration cannot be used.
     fn outcome(text: &str) -> Result<Vec<String>, String> {
         let folder = tempfile::tempdir().unwrap();
         let many: String = (0..3_000).map(|n| format!("10.{}.{}.0/25\n", n / 256, n % 256)).collect();
@@ -277,7 +277,7 @@ mod tests {
                 assert!(outcome(&meant).is_ok(), "{meant}");
             }
         }
-        // 384,000 addresses, and room for 393,216, of which an eighth is kept.
+        // 384,000 addresses, and room for 393,216, of which an eighth is reserved.
         let error = outcome("[lists]\nipv4 = 1\n[block]\nfiles = [\"many\"]\n").unwrap_err();
         assert!(error.contains("384000 places, and 344064 are free of 393216"), "{error}");
         assert_eq!(outcome("[lists]\nipv4 = 400000\n[block]\nfiles = [\"many\"]\n"), fine);

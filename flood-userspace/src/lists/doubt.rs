@@ -1,7 +1,7 @@
-//! Why the content of a list is not believed: it is suddenly much shorter or longer than it was, or covers more of the
-//! Internet than anybody means.
+//! Why the content of a list is implausible: it is suddenly much shorter or longer than before, or covers more of
+//! the Internet than anyone intends.
 //!
-//! The operator can say that it is right: by a key of the configuration ([`Doubt::key`]), or once with `--force`.
+//! The operator can confirm that it is right: with a configuration key ([`Doubt::key`]), or once with `--force`.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
 use thiserror::Error;
 
-/// The share of the entries that it had with which a list is still believed: one in so many.
+/// A list is still accepted with at least this fraction of its previous entries: one in so many.
 const BELIEVED_SHARE: usize = 10;
 
-/// How many times the entries that it had a list is still believed with.
+/// A list is still accepted with at most this many times its previous entries.
 const BELIEVED_GROWTH: usize = 10;
 
-/// Entries that a list may gain at once, whatever it had.
+/// Entries that a list may gain at once, regardless of its previous size.
 const FREE_GROWTH: usize = 10_000;
 
-/// The blocks from which the regional registries give out IPv6 addresses (IANA, IPv6 Global Unicast Address Assignments): 16
-/// bits each and their length. Lists of addresses that nobody has been given cover all that is outside of them.
+/// The blocks from which the regional registries allocate IPv6 addresses (IANA, IPv6 Global Unicast Address
+/// Assignments): the first 16 bits and the length. Lists of unassigned addresses cover everything outside of them.
 const REGISTRIES: [(u16, u8); 9] = [
     (0x2001, 16),
     (0x2003, 18),
@@ -32,32 +32,32 @@ const REGISTRIES: [(u16, u8); 9] = [
     (0x2c00, 12),
 ];
 
-/// How much of the addresses of a family a list may cover, percent.
+/// Maximum share of an address family that a list may cover, percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Coverage {
-    /// Of all of IPv4.
+    /// Share of all of IPv4.
     pub ipv4: u8,
-    /// Of what the registries give out.
+    /// Share of what the registries allocate.
     pub ipv6: u8,
 }
 
 impl Default for Coverage {
-    /// All that nobody has been given, which is an eighth of IPv4 and more than nine tenths of IPv6, with some room.
+    /// All unassigned addresses, with some margin: an eighth of IPv4 and more than nine tenths of IPv6.
     fn default() -> Self {
         Self { ipv4: 25, ipv6: 97 }
     }
 }
 
-/// Why a list is not believed.
+/// Why a list is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Doubt {
-    /// It lists nothing.
+    /// The list is now empty.
     #[error("it has no entries, and had {0}")]
     Empty(Entries),
-    /// It lists nothing, and nothing is known of it.
+    /// The list is empty, and no earlier content is known.
     #[error("it has no entries")]
     NeverAny,
-    /// It lists almost nothing, all of a sudden.
+    /// The list suddenly has almost no entries.
     #[error("it has {now}, and had {before}, more than ten times as many")]
     Shrunk {
         /// Entries now.
@@ -65,7 +65,7 @@ pub enum Doubt {
         /// Entries before.
         before: Entries,
     },
-    /// It lists much more, all of a sudden.
+    /// The list suddenly has many more entries.
     #[error("it has {now}, and had {before}, less than a tenth as many")]
     Grown {
         /// Entries now.
@@ -73,20 +73,20 @@ pub enum Doubt {
         /// Entries before.
         before: Entries,
     },
-    /// It covers too much.
+    /// The list covers too much.
     #[error("it covers {percent} % of {family}, and {most} % is the most")]
     Covers {
-        /// Which addresses.
+        /// The addresses meant.
         family: &'static str,
-        /// How much of them, rounded up.
+        /// The covered share, rounded up.
         percent: u8,
-        /// How much it may.
+        /// The maximum share.
         most: u8,
     },
 }
 
 impl Doubt {
-    /// The key of the configuration with which it is believed.
+    /// Returns the configuration key that makes it acceptable.
     pub fn key(&self) -> &'static str {
         match self {
             Self::Empty(_) | Self::NeverAny | Self::Shrunk { .. } => "may_shrink = true",
@@ -109,7 +109,7 @@ impl fmt::Display for Entries {
     }
 }
 
-/// Doubts a list of so many entries that has almost none of those that it had `before`, or none at all.
+/// Rejects a list that has almost none of the entries that it had `before`, or none at all.
 pub fn check_shrinking(before: usize, now: usize) -> Result<(), Doubt> {
     match (before, now) {
         (0, 0) => Err(Doubt::NeverAny),
@@ -121,7 +121,7 @@ pub fn check_shrinking(before: usize, now: usize) -> Result<(), Doubt> {
     }
 }
 
-/// Doubts a list of so many entries that had far fewer `before`. The first content of all may have any number.
+/// Rejects a list that had far fewer entries `before`. The very first content may have any number.
 pub fn check_growth(before: usize, now: usize) -> Result<(), Doubt> {
     let is_much = now > before.saturating_mul(BELIEVED_GROWTH) && now > before.saturating_add(FREE_GROWTH);
     if before > 0 && is_much {
@@ -130,7 +130,7 @@ pub fn check_growth(before: usize, now: usize) -> Result<(), Doubt> {
     Ok(())
 }
 
-/// Doubts a list that covers too much. The prefixes are sorted, broader before narrower.
+/// Rejects a list that covers too much. The prefixes are sorted, broader before narrower.
 pub fn check_coverage(prefixes: impl IntoIterator<Item = IpNet>, most: Coverage) -> Result<(), Doubt> {
     let (mut ipv4, mut ipv6) = (0_u64, 0_u128);
     let mut last: Option<IpNet> = None;
@@ -161,7 +161,7 @@ pub fn check_coverage(prefixes: impl IntoIterator<Item = IpNet>, most: Coverage)
     Ok(())
 }
 
-/// How many networks of /64 that registries give out are in a prefix; those that are longer count as one.
+/// Returns how many /64 networks that registries allocate are in a prefix; a longer prefix counts as one.
 fn registered(prefix: &Ipv6Net) -> u128 {
     let (first, last) = (prefix.network().to_bits(), prefix.broadcast().to_bits());
     let networks = REGISTRIES.iter().map(|(start, length)| {

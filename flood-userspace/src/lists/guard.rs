@@ -1,11 +1,13 @@
-//! What must not be blocked by mistake: the addresses without which this host, or who runs it, is cut off.
+//! Protects what must not be blocked by mistake: the addresses without which this host, or its operator, is cut
+//! off.
 //!
-//! One [`Guard`] stands at every way into the block list. What is typed is refused whole, with the reason, unless the
-//! operator says `--force`. A file, a feed or an import has many lines that nobody has typed: what they say about a lifeline
-//! is left out, as little as possible ([`Guard::sift`]), and the rest of them is in force.
+//! Every way into the block list passes through one [`Guard`]. A typed entry is refused as a whole, with the
+//! reason, unless the operator says `--force`. A file, a feed or an import has many lines that nobody typed: of
+//! those, only what covers a lifeline is left out, as little as possible ([`Guard::sift`]), and the rest is in
+//! force.
 //!
-//! The guard knows nothing of the lists: an allow entry may well make a refused block harmless, and then `--force` is the
-//! right answer.
+//! The guard does not look at the lists: an allow entry may make a refused block harmless, and then `--force` is
+//! the right answer.
 
 mod carve;
 
@@ -23,31 +25,32 @@ use crate::host::{Lifeline, Purpose};
 
 use super::{Book, Change, Edit, Entry, Origin};
 
-/// The broadest IPv4 prefix that is taken without question: /8 is the most that was ever given to one holder.
+/// The broadest IPv4 prefix that is accepted without question: /8 is the most that was ever assigned to one
+/// holder.
 const BROADEST_IPV4: u8 = 8;
 
-/// The broadest IPv6 prefix: regional registries hold /12 to /23, their members longer ones; broader is a
-/// typing error.
+/// The broadest IPv6 prefix accepted: regional registries hold /12 to /23, their members longer ones. Anything
+/// broader is a typing error.
 const BROADEST_IPV6: u8 = 16;
 
-/// The broadest IPv4 prefix of a list that nobody has typed. Lists of countries have joined prefixes up to /6, those of
-/// addresses that nobody has been given 224.0.0.0/3.
+/// The broadest IPv4 prefix of a list that nobody typed. Country lists have aggregated prefixes up to /6, lists of
+/// unassigned addresses 224.0.0.0/3.
 const BROADEST_LISTED_IPV4: u8 = 3;
 
-/// The broadest IPv6 prefix of such a list: of addresses that nobody has been given, 4000::/3 and others.
+/// The broadest IPv6 prefix of such a list: lists of unassigned addresses have 4000::/3 and others.
 const BROADEST_LISTED_IPV6: u8 = 3;
 
-/// An entry that is not made without `--force`.
+/// An entry that is not added without `--force`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The prefix holds more addresses than anyone means.
+    /// The prefix covers more addresses than anyone intends.
     #[error(
         "{prefix} is refused, it covers more than a /{broadest}: check its length, or repeat with --force"
     )]
     TooBroad {
         /// The entry.
         prefix: IpNet,
-        /// The broadest prefix length that is taken without question.
+        /// The broadest prefix length accepted without question.
         broadest: u8,
     },
     /// The block would end the operator's own session.
@@ -58,7 +61,7 @@ pub enum Refusal {
     CutsOffLogin {
         /// The entry.
         prefix: IpNet,
-        /// Where the operator is.
+        /// The address the operator is logged in from.
         address: IpAddr,
     },
     /// The block would cut the host off.
@@ -66,21 +69,21 @@ pub enum Refusal {
     CutsOffHost {
         /// The entry.
         prefix: IpNet,
-        /// What this host needs.
+        /// What this host needs there.
         lifeline: Lifeline,
     },
 }
 
-/// A prefix of a list that is not in force as it is written.
+/// A prefix of a list that is not in force as written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Withheld {
-    /// As it is written.
+    /// The prefix as written.
     pub prefix: IpNet,
-    /// What is left of it, and in force.
+    /// What remains of it, which is in force.
     pub pieces: Vec<IpNet>,
-    /// Because of whom: the broadest of those that it would harm.
+    /// Why: the broadest of the lifelines that it would harm.
     pub lifeline: Lifeline,
-    /// How many more there are that do not lie within each other.
+    /// Number of other such lifelines, not counting those that lie within another.
     pub more: usize,
 }
 
@@ -96,23 +99,24 @@ impl fmt::Display for Withheld {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guard {
     lifelines: Vec<Lifeline>,
-    /// Their addresses, IPv4 and IPv6: first and last, in their order, none of them overlapping.
+    /// Addresses of the lifelines, IPv4 and IPv6: first and last, sorted, without overlaps.
     ranges: [Vec<(u128, u128)>; 2],
 }
 
 impl Guard {
-    /// What it guards.
+    /// Returns the lifelines.
     pub fn lifelines(&self) -> &[Lifeline] {
         &self.lifelines
     }
 
-    /// Guards these.
+    /// Creates a guard for these lifelines.
     pub fn new(lifelines: Vec<Lifeline>) -> Self {
         let ranges = [4, 6].map(|version| carve::ranges(&lifelines, version));
         Self { lifelines, ranges }
     }
 
-    /// May this prefix that somebody has typed go on the block list? `logged_in_from` is where the operator is, if known.
+    /// Checks whether a typed prefix may go on the block list. `logged_in_from` is the operator's address, if
+    /// known.
     pub fn check_block(&self, prefix: IpNet, logged_in_from: Option<IpAddr>) -> Result<(), Refusal> {
         check_typed(prefix)?;
         if let Some(address) = logged_in_from.map(|address| address.to_canonical())
@@ -120,25 +124,25 @@ impl Guard {
         {
             return Err(Refusal::CutsOffLogin { prefix, address });
         }
-        // Whoever attacks by SSH has a connection as well, and is blocked by hand and by tools.
+        // SSH attackers also have connections, and operators and tools block them.
         match self.harmed(prefix).find(|lifeline| lifeline.purpose != Purpose::Connection) {
             Some(lifeline) => Err(Refusal::CutsOffHost { prefix, lifeline: lifeline.clone() }),
             None => Ok(()),
         }
     }
 
-    /// What a block of this prefix would harm.
+    /// Returns the lifelines that a block of this prefix would harm.
     fn harmed(&self, prefix: IpNet) -> impl Iterator<Item = &Lifeline> {
         let lifelines = if carve::touches(&self.ranges, prefix) { self.lifelines.as_slice() } else { &[] };
         lifelines.iter().filter(move |lifeline| {
-            // Of a network one host may be an attacker; all of them are not.
+            // A single host in a network may be an attacker; all of its hosts are not.
             let is_harmed =
                 lifeline.purpose != Purpose::Network || prefix.prefix_len() < prefix.max_prefix_len();
             is_harmed && (prefix.contains(&lifeline.prefix) || lifeline.prefix.contains(&prefix))
         })
     }
 
-    /// What is withheld of a prefix, if anything is.
+    /// Returns what is withheld of a prefix, if anything.
     pub fn withhold(&self, prefix: IpNet) -> Option<Withheld> {
         let mut harmed: Vec<&Lifeline> = self.harmed(prefix).collect();
         harmed.sort_by_key(|lifeline| lifeline.prefix.prefix_len());
@@ -152,7 +156,7 @@ impl Guard {
         Some(Withheld { prefix, pieces: carve::without(prefix, &holes), lifeline, more })
     }
 
-    /// Leaves in these prefixes what may be blocked, in no order; returns what is withheld.
+    /// Reduces these prefixes to what may be blocked, in no particular order; returns what is withheld.
     pub fn sift(&self, prefixes: &mut Vec<IpNet>) -> Vec<Withheld> {
         let mut withheld = Vec::new();
         prefixes.retain(|prefix| {
@@ -165,7 +169,7 @@ impl Guard {
         withheld
     }
 
-    /// The entries of these origins in a book that harm a lifeline.
+    /// Returns the entries in a book that harm a lifeline and whose origin `is_guarded`.
     pub fn harmful<'a>(
         &'a self,
         book: &'a Book,
@@ -184,18 +188,18 @@ impl Guard {
     }
 }
 
-/// Is this prefix as short as nobody types on purpose?
+/// Refuses a prefix that is so short that nobody types it on purpose.
 pub fn check_typed(prefix: IpNet) -> Result<(), Refusal> {
     let broadest = if matches!(prefix, IpNet::V4(_)) { BROADEST_IPV4 } else { BROADEST_IPV6 };
     check_breadth(prefix, broadest)
 }
 
-/// Is this prefix as short as nobody lists?
+/// Refuses a prefix that is so short that no list has it.
 pub fn check_listed(prefix: IpNet) -> Result<(), Refusal> {
     check_breadth(prefix, broadest_listed(&prefix))
 }
 
-/// The length of the broadest prefix of its family that a list may have.
+/// Returns the shortest prefix length that a list may have in this address family.
 pub fn broadest_listed(prefix: &IpNet) -> u8 {
     if matches!(prefix, IpNet::V4(_)) { BROADEST_LISTED_IPV4 } else { BROADEST_LISTED_IPV6 }
 }
@@ -204,33 +208,33 @@ fn check_breadth(prefix: IpNet, broadest: u8) -> Result<(), Refusal> {
     if prefix.prefix_len() < broadest { Err(Refusal::TooBroad { prefix, broadest }) } else { Ok(()) }
 }
 
-/// What is withheld of an origin's entries. One with nothing in it says that the origin is guarded.
+/// What is withheld of an origin's entries. An empty one means that the origin is guarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withholding {
-    /// Whose entries.
+    /// The origin of the entries.
     pub origin: Arc<Origin>,
-    /// Sorted by prefix, none of which is there twice.
+    /// Sorted by prefix, each prefix once.
     pub held: Vec<Held>,
 }
 
 /// What is withheld of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// What, and what is left of it.
+    /// What is withheld, and what remains.
     pub withheld: Withheld,
-    /// What it says, with which the pieces are in force.
+    /// The entry itself; the pieces are in force with it.
     pub entry: Entry,
 }
 
 impl Withholding {
-    /// What is withheld of prefixes that all have this entry.
+    /// Returns what is withheld of prefixes that all have this entry.
     pub fn of(withheld: Vec<Withheld>, entry: &Entry) -> Self {
         let nothing = Self { origin: Arc::clone(&entry.note.origin), held: Vec::new() };
         nothing.and(withheld.into_iter().map(|withheld| Held { withheld, entry: entry.clone() }))
     }
 
-    /// The same with what is withheld of more entries of the origin. Of two for one prefix that which ends later counts, and of
-    /// two that end at once the new one.
+    /// Adds what is withheld of more entries of the origin. Of two for one prefix the one that expires later
+    /// counts; if they expire together, the new one.
     #[must_use]
     pub fn and(self, more: impl IntoIterator<Item = Held>) -> Self {
         let mut all: BTreeMap<IpNet, Held> =
@@ -245,18 +249,19 @@ impl Withholding {
         Self { origin: self.origin, held: all.into_values().collect() }
     }
 
-    /// What is withheld.
+    /// Returns what is withheld.
     pub fn withheld(&self) -> impl Iterator<Item = &Withheld> {
         self.held.iter().map(|held| &held.withheld)
     }
 
-    /// How many entries the origin has, those that are in force in pieces and those that are left out included.
+    /// Returns how many entries the origin has, including those in force in pieces and those left out.
     pub fn entries(&self, book: &Book) -> usize {
         let pieces: HashSet<IpNet> = self.withheld().flat_map(|held| &held.pieces).copied().collect();
         book.of(&self.origin).filter(|prefix| !pieces.contains(prefix)).count() + self.held.len()
     }
 
-    /// What another guard makes of the origin's entries: the changes of the book, and what is withheld then.
+    /// Applies another guard to the origin's entries. Returns the changes of the book, and what is withheld
+    /// afterwards.
     pub fn again(&self, guard: &Guard, book: &Book) -> (Vec<(IpNet, Change)>, Self) {
         let take = |prefix: IpNet| (prefix, Change::Take(Arc::clone(&self.origin)));
         let (mut changes, mut again) = (Vec::new(), Vec::new());
@@ -275,15 +280,15 @@ impl Withholding {
             again.extend(withheld.map(|withheld| Held { withheld, entry: entry.clone() }));
         }
         let again = Self { origin: Arc::clone(&self.origin), held: Vec::new() }.and(again);
-        // What was a piece of one may be in another's pieces, so they are put in last.
+        // One prefix's piece may also be a piece of another, so put the pieces in last.
         for Held { withheld, entry } in &again.held {
             changes.extend(withheld.pieces.iter().map(|piece| (*piece, Change::Put(entry.clone()))));
         }
         (changes, again)
     }
 
-    /// Leaves nothing in force of what is withheld, where there is no room for it: the edit that takes out what was in force
-    /// `before` in pieces, and what was whole.
+    /// Withholds these prefixes entirely, when there is no room for their pieces. Returns the edit that takes out
+    /// the pieces that were in force `before`, and the whole prefixes.
     pub fn give_up(&mut self, before: &Self) -> Edit {
         let now: HashSet<IpNet> = self.withheld().map(|held| held.prefix).collect();
         let pieces =
@@ -302,7 +307,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the operator of these tests sits (RFC 5737, TEST-NET-2).
+    /// Address of the operator in these tests (RFC 5737, TEST-NET-2).
     const OPERATOR: &str = "198.51.100.7";
 
     fn prefixes(texts: &[&str]) -> Vec<IpNet> {
@@ -415,7 +420,7 @@ mod tests {
         assert_eq!(carve::without(holes[1], &holes), []);
     }
 
-    /// What is in force of a file after guards that follow each other.
+    /// Returns what is in force of a file after each of several successive guards.
     fn follow(guards: &[Guard], list: &[&str]) -> Vec<Vec<IpNet>> {
         let entry = Entry::of(&Arc::new(Origin::File("list".into())), BootTime::START);
         let mut there = prefixes(list);

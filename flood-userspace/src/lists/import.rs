@@ -1,9 +1,10 @@
-//! Reads list files in the formats that real lists have.
+//! Reads list files in the formats that real lists use.
 //!
-//! The format is found by content, from the table of [`Format`]s, and holds for the whole file. Any bytes can be given:
-//! nothing panics, time is linear, and what is kept of bad input is bounded. A line is never half understood: one that
-//! cannot be read is a [`BadLine`], and the other lines count. What says something about other lines than its own (an
-//! exception, columns of which nobody knows the meaning) or shows that the file is something else is a [`Refusal`] of all.
+//! The format is detected from the content, from the table of [`Format`]s, and holds for the whole file. Any bytes
+//! are accepted as input: nothing panics, time is linear, and what is kept of bad input is bounded. A line is
+//! never half understood: an unreadable line is a [`BadLine`], and the other lines count. A line that affects
+//! other lines (an exception, columns of unknown meaning) or shows that the file is something else is a
+//! [`Refusal`] of the whole file.
 
 mod directives;
 mod ipset;
@@ -28,38 +29,38 @@ use self::{
 };
 use super::target::TargetError;
 
-/// How many bad lines are kept for the report; reading more helps nobody, and a wrong file must not fill the memory.
+/// How many bad lines are kept for the report. More would help nobody, and a wrong file must not fill the memory.
 const MAX_KEPT_BAD_LINES: usize = 100;
 
-/// The largest file that is read: a million lines have 20 MB, so this is room for ten million.
+/// The largest file that is read: a million lines take 20 MB, so this is enough for ten million.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// How many prefixes a file may have: a range can become 250 of them.
+/// Maximum number of prefixes in a file: a single range can become 250 of them.
 const MAX_PREFIXES: usize = 1 << 23;
 
-/// What the copy of a feed begins with, before the feed as it came: one line.
+/// Start of the line that precedes the feed's own content in the stored copy of a feed.
 pub const COPY_MARK: &str = "# floodgate feed ";
 
 macro_rules! formats {
     ($($(#[doc = $meaning:literal])+ $variant:ident = $label:literal $(, #[$default:ident])?;)+) => {
-        /// What a list is written in.
+        /// The format of a list.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
         pub enum Format {
             $($(#[doc = $meaning])+ $(#[$default])? $variant,)+
         }
 
         impl Format {
-            /// All of them, in the order of the documentation.
+            /// All formats, in the order of the documentation.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// Its name.
+            /// Returns its name.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$variant => $label,)+
                 }
             }
 
-            /// What its files look like.
+            /// Describes what its files look like.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!($($meaning),+),)+
@@ -102,20 +103,20 @@ impl fmt::Display for Format {
     }
 }
 
-/// What a file contained.
+/// The contents of a list file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Import {
-    /// What it is written in.
+    /// Detected format.
     pub format: Format,
-    /// The prefixes in the order of the file, repetitions included.
+    /// The prefixes in file order, repetitions included.
     pub prefixes: Vec<IpNet>,
     /// The first 100 lines that could not be read.
     pub bad: Vec<BadLine>,
-    /// How many lines could not be read.
+    /// Number of lines that could not be read.
     pub bad_lines: u64,
-    /// How many lines there were, with comments and blank lines.
+    /// Number of lines, including comments and blank lines.
     pub lines: u64,
-    /// How many entries have a time at which they end, which is not taken over.
+    /// Number of entries with an expiry, which is ignored.
     pub timeouts: u64,
 }
 
@@ -123,9 +124,9 @@ pub struct Import {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {line}: {problem} (the line is \"{text}\")")]
 pub struct BadLine {
-    /// Its number, from 1.
+    /// Line number, from 1.
     pub line: u64,
-    /// Its beginning, made fit for a terminal.
+    /// The start of the line, made safe for a terminal.
     pub text: String,
     /// What is wrong.
     pub problem: LineProblem,
@@ -134,39 +135,39 @@ pub struct BadLine {
 /// Why a line could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineProblem {
-    /// Only its beginning would be read.
+    /// Too long: only its beginning would be read.
     #[error("longer than {LOOKED_AT} bytes: write the entries on several lines")]
     TooLong,
-    /// Two addresses in two columns: a range, or something else. To take the first alone would be a guess.
+    /// Two addresses in two columns: a range, or something else. Taking only the first would be a guess.
     #[error("two addresses in two columns: write a range as first-last")]
     TwoAddresses,
     /// The other lines have a range in two columns.
     #[error("no range in two columns, which the other lines have")]
     NoRange,
-    /// It ends before the column of the entries.
+    /// The line ends before the column of the entries.
     #[error("no column {0}, where the other lines have their addresses")]
     NoColumn(usize),
-    /// The name of a page.
+    /// A URL.
     #[error("{0:?} is a URL: lists hold addresses")]
     Url(String),
-    /// Written so that nobody follows it by accident.
+    /// Defanged: written so that nobody follows it by accident.
     #[error("{0:?} is written so that it is no address: write it with plain dots")]
     Defanged(String),
-    /// A list would take all ports.
+    /// An address with a port, but a list entry covers all ports.
     #[error(
         "{0:?} has a port: an entry of a list is for all ports, so write the address alone if that is meant"
     )]
     Port(String),
-    /// A directive that says nothing about a list.
+    /// A directive that has nothing to do with lists.
     #[error("neither `deny` nor `Require not ip`")]
     NoDeny,
-    /// Not JSON, where other lines are.
+    /// Not JSON, although other lines are.
     #[error("not JSON: {0}")]
     NotJson(String),
-    /// What is behind an entry changes its meaning.
+    /// The text after an entry changes its meaning.
     #[error("{0:?} behind an entry is not understood")]
     Option(String),
-    /// An entry that the source itself does not block.
+    /// An entry that the list itself does not block.
     #[error("level {0} is for addresses that are let in: only those up to 127 are blocked")]
     Level(u16),
     /// The entry itself is wrong.
@@ -175,7 +176,7 @@ pub enum LineProblem {
 }
 
 impl LineProblem {
-    /// Why a word is no target.
+    /// Explains why a word is no target.
     fn of(word: &str, error: TargetError) -> Self {
         if word.contains("[.]") || word.starts_with("hxxp") {
             Self::Defanged(word.to_owned())
@@ -189,12 +190,12 @@ impl LineProblem {
     }
 }
 
-/// Why nothing of a file is taken.
+/// Why a whole file is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// As which format it was read.
+    /// The format in which it was read.
     pub format: Format,
-    /// The line that shows it, and its beginning.
+    /// The line that shows the problem: its number and its beginning.
     pub line: Option<(u64, String)>,
     /// What is wrong.
     pub why: Why,
@@ -203,49 +204,49 @@ pub struct Refusal {
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Why {
-    /// Something else.
+    /// A different kind of file.
     #[error("this is {0}, no list of addresses")]
     NoList(&'static str),
-    /// Names with the address at which nobody is.
+    /// A hosts file: names with a null or loopback address.
     #[error("this is a hosts file: it lists names, and its addresses are this host's own")]
     Hosts,
-    /// An exception, which no list has.
+    /// An exception, which lists do not support.
     #[error(
         "`{0}` excepts addresses from the other entries, and leaving that out would put them on the list: take the line \
          out, and put on the allow list what is to pass"
     )]
     Negated(&'static str),
-    /// Two addresses on each line, and nothing says what they are.
+    /// Two addresses on each line, and nothing says what they mean.
     #[error(
         "two addresses in two columns, and nothing says whether they are a range: write first-last, or name the columns \
          start_ip and end_ip"
     )]
     TwoAddresses,
-    /// More than one column with addresses.
+    /// More than one column of addresses.
     #[error("several columns have addresses: leave the one that is meant")]
     SeveralColumns,
-    /// Numbers beside addresses.
+    /// Numbers next to addresses.
     #[error(
         "the numbers beside the addresses may be lengths of prefixes: write 192.0.2.0/24, or name the column behind the \
          addresses prefix_length"
     )]
     Lengths,
-    /// More than one set.
+    /// More than one set in the file.
     #[error("the sets {0:?} and {1:?} in one file: save each into its own")]
     SeveralSets(String, String),
-    /// More than one name in JSON.
+    /// Addresses under more than one name in JSON.
     #[error("addresses under several names, {0:?} and {1:?}: leave the one that is meant")]
     SeveralNames(String, String),
-    /// Entries with more than an address.
+    /// Entries that are more than an address.
     #[error("{0}: an entry of a list is an address, prefix or range")]
     NotAddresses(String),
-    /// Not in the format as which it begins.
+    /// Does not follow the format that it starts with.
     #[error("{0}")]
     Syntax(String),
-    /// Nothing in it.
+    /// No address in it.
     #[error("there is no address in it")]
     Empty,
-    /// Too much.
+    /// Too many prefixes.
     #[error("more than {MAX_PREFIXES} prefixes")]
     TooMany,
 }
@@ -254,7 +255,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, line, why } = self;
         match line {
-            // What is something else is read as nothing.
+            // A file that is something else was not read in any format.
             Some((line, text)) if matches!(why, Why::NoList(_) | Why::Hosts) => {
                 write!(f, "line {line}: {why} (the line is \"{text}\")")
             }
@@ -272,18 +273,18 @@ impl Refusal {
     }
 }
 
-/// Why a file is not read.
+/// Why a file could not be read.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The system does not give it, or it is larger than any list.
+    /// The system cannot read it, or it is larger than any list.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// It is no list.
+    /// It is not a list.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
 
-/// Reads the file at `path`. Bad lines are no error; a file that is larger than any list is.
+/// Reads the file at `path`. Bad lines are no error, but a file that is larger than any list is.
 pub fn load(path: &Path) -> Result<Import, LoadError> {
     Ok(parse(&file::read(path, MAX_FILE_BYTES)?)?)
 }
@@ -314,7 +315,7 @@ pub fn parse(bytes: &[u8]) -> Result<Import, Refusal> {
     Ok(import)
 }
 
-/// A file without the line that a copy of a feed begins with.
+/// Strips the mark line of a stored feed copy; returns the number of lines stripped and the rest.
 fn without_mark(bytes: &[u8]) -> (u64, &[u8]) {
     match bytes.iter().position(|&b| b == b'\n') {
         Some(end) if bytes.starts_with(COPY_MARK.as_bytes()) => (1, &bytes[end + 1..]),
@@ -323,7 +324,7 @@ fn without_mark(bytes: &[u8]) -> (u64, &[u8]) {
 }
 
 impl Import {
-    /// Takes an entry.
+    /// Adds the prefixes of an entry, or records a bad line.
     fn take(&mut self, line: &Line<'_>, entry: Result<Vec<IpNet>, LineProblem>) {
         match entry {
             Ok(prefixes) => self.extend(prefixes),
@@ -331,18 +332,19 @@ impl Import {
         }
     }
 
-    /// Takes prefixes, up to one more than may be, so that it is seen.
+    /// Adds prefixes, up to one more than the maximum, so that exceeding it is noticed.
     fn extend(&mut self, prefixes: Vec<IpNet>) {
         let room = (MAX_PREFIXES + 1).saturating_sub(self.prefixes.len());
         self.prefixes.extend(prefixes.into_iter().take(room));
     }
 
-    /// Counts a line. Its text if there is anything in it to read: all of it, or it is a bad line.
+    /// Counts a line and returns its text if there is anything to read. The text is complete; a line that is too
+    /// long is a bad line.
     fn begin<'a>(&mut self, line: &Line<'a>) -> Option<Cow<'a, str>> {
         self.begin_remarked(line, |text| text)
     }
 
-    /// The same for a format with remarks at the end of lines, which `without_remarks` leaves out.
+    /// Does the same for a format with remarks at the end of lines, which `without_remarks` strips.
     fn begin_remarked<'a>(
         &mut self,
         line: &Line<'a>,

@@ -1,11 +1,11 @@
-//! Which of the lists.
+//! The kinds of lists.
 
 use flood_common::lists::{ALLOWED, BLOCKED};
 
-/// Which of the lists.
+/// The kind of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ListKind {
-    /// Sources that pass whatever else holds.
+    /// Sources that always pass.
     Allow,
     /// Sources that are dropped.
     Block,
@@ -14,13 +14,13 @@ pub enum ListKind {
 }
 
 impl ListKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Allow, Self::Block, Self::AllowProven];
 
-    /// Those in which each packet is looked up.
+    /// The lists in which each packet is looked up.
     pub const OF_EACH_PACKET: [Self; 2] = [Self::Allow, Self::Block];
 
-    /// The word for it on the command line and in messages.
+    /// Returns its name on the command line and in messages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -29,7 +29,7 @@ impl ListKind {
         }
     }
 
-    /// What stands for it in the tables in which each packet is looked up.
+    /// Returns its bit in the tables in which each packet is looked up.
     pub(crate) fn bit(self) -> u64 {
         match self {
             Self::Allow => ALLOWED,

@@ -1,5 +1,5 @@
-//! What the kernel has to know of the list allow-proven: a trie of prefixes, each with the time at which the last entry
-//! that covers it ends. It finds the longest prefix alone, so that has to say what all of them say.
+//! What the kernel has to know of the allow-proven list: a trie of prefixes, each with the latest expiry of all
+//! entries that cover it. The kernel finds only the longest prefix, so that one has to represent all of them.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::{Book, Edit, tables::Moment};
 
-/// Until when prefixes are on the list, on the filter's clock, nanoseconds; none for one that is no entry any more. The book is as
-/// it is after the edit that `undo` undoes.
+/// Returns until when prefixes are on the list, on the filter's clock, nanoseconds; none for a prefix that is no
+/// longer an entry. The book is in the state after the edit that `undo` undoes.
 pub fn changes(book: &Book, undo: &Edit, moment: &Moment) -> BTreeMap<IpNet, Option<u64>> {
     let concerned = undo
         .prefixes()

@@ -1,16 +1,17 @@
-//! The kernel's tables of the lists, written so that they say what the books say.
+//! Writes the kernel's list tables so that they match the books.
 //!
-//! What they look like is in `flood_common::lists`. [`Tables::follow`] is told which prefixes of a book have changed,
-//! and works out from the book what holds now for each address there: an address is on a list until the latest end
-//! of all entries that cover it. Every write is one word, from what held to what holds. For IPv4 they come in this order:
+//! `flood_common::lists` describes their layout. [`Tables::follow`] is told which prefixes of a book have changed,
+//! and derives from the book what now holds for each address there: an address is on a list until the latest
+//! expiry of all entries that cover it. Every write replaces one word, old state by new state. For IPv4 the order
+//! is:
 //!
-//! 1. prefixes up to /24 that are new are painted,
-//! 2. single addresses are taken out: the gate first, then the word,
-//! 3. single addresses are put in: the word first, then the gate,
-//! 4. prefixes up to /24 that are gone are painted over, except where others lie within.
+//! 1. paint new prefixes up to /24,
+//! 2. remove single addresses: the gate first, then the word,
+//! 3. insert single addresses: the word first, then the gate,
+//! 4. clear prefixes up to /24 that are gone, except where others lie within.
 //!
-//! [`ipv6`] has that of IPv6. So no address that is on a list before and after is off it in between, and a list can be
-//! exchanged for another without room for both (IPv6 needs it).
+//! [`ipv6`] describes the order for IPv6. So no address that is on a list before and after is off it in between,
+//! and a list can be exchanged for another without room for both (IPv6 needs that room).
 
 mod buckets;
 mod gate;
@@ -40,11 +41,12 @@ use buckets::{Buckets, USABLE};
 use ipv6::Ipv6;
 use nodes::Words;
 
-/// Words of IPv6 that each entry may need: one for itself and one for its node, and the nodes on the way to it, of which
-/// eight at most have more than [`LODGERS`](lists::ipv6::LODGERS), so that each is one for six entries. That is 3.3.
+/// IPv6 words that each entry may need: one for itself, one for its node, and its share of the nodes on the way
+/// there. At most eight of those have more than [`LODGERS`](lists::ipv6::LODGERS), so each is shared by six
+/// entries. That is 3.3.
 const WORDS_PER_PREFIX: u64 = 4;
 
-/// A word has found no place although there should be enough: as good as impossible.
+/// A word found no place although there should be enough room: practically impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the buckets of {prefix} are full by chance; please start anew, which draws other ones")]
 pub struct NoPlace {
@@ -54,20 +56,20 @@ pub struct NoPlace {
 /// Addresses in a cell of the IPv4 gate.
 const CELL_ADDRESSES: usize = 1 << (32 - CELL_LENGTH);
 
-/// Where the tables are: in the kernel, or for tests in ordinary memory.
+/// Where the tables are: in the kernel, or in ordinary memory for tests.
 pub trait Memory {
-    /// The words of both gates, and the indices of the buckets of IPv6 nodes.
+    /// Returns the words of both gates, and the indices of the IPv6 node buckets.
     fn gates(&self) -> &[AtomicU64];
-    /// The buckets of IPv4 addresses.
+    /// Returns the buckets of IPv4 addresses.
     fn buckets(&self) -> &[AtomicU64];
-    /// The buckets of IPv6 nodes, then as many of ends.
+    /// Returns the buckets of IPv6 nodes, followed by as many buckets of ends.
     fn nodes(&self) -> &[AtomicU64];
 }
 
-/// What is chosen when the tables are made.
+/// Parameters chosen when the tables are created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    /// Secrets.
+    /// Secret seeds.
     pub seeds: Seeds,
     /// Binary logarithm of the number of buckets of IPv4 addresses.
     pub bucket_bits: u32,
@@ -76,7 +78,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// One in which so much fits at least.
+    /// Returns a layout with room for at least `places`.
     pub fn with_room(seeds: Seeds, places: Places) -> Self {
         let node_buckets = Self::node_buckets(places.ipv6);
         let mut layout = Self { seeds, bucket_bits: place::MIN_BUCKET_BITS, node_buckets };
@@ -86,20 +88,20 @@ impl Layout {
         layout
     }
 
-    /// Buckets for so many IPv6 prefixes, of whatever lengths.
+    /// Returns the number of buckets for this many IPv6 prefixes of any lengths.
     pub fn node_buckets(prefixes: u64) -> u32 {
         let buckets = (prefixes * WORDS_PER_PREFIX).div_ceil(PLACES as u64);
         u32::try_from(buckets).unwrap_or(u32::MAX).clamp(nodes::LEAST, (1 << MAX_BUCKET_BITS) - 1)
     }
 
-    /// Memory of the tables.
+    /// Returns the memory size of the tables.
     pub fn bytes(&self) -> u64 {
         let buckets = (1 << self.bucket_bits) + 2 * u64::from(self.node_buckets);
         let gates = u64::from(GATE_WORDS + self.node_buckets);
         (gates + buckets * WAYS as u64) * size_of::<u64>() as u64
     }
 
-    /// What fits.
+    /// Returns how much fits.
     pub fn capacity(&self) -> Places {
         Places {
             ipv4: USABLE << self.bucket_bits,
@@ -108,22 +110,22 @@ impl Layout {
     }
 }
 
-/// Two clocks at one moment, for the ends of entries.
+/// Two clocks at the same moment, for converting expiries.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// That by which entries end.
+    /// The clock of the entries' expiries.
     pub now: BootTime,
-    /// The filter's, nanoseconds.
+    /// The filter's clock, nanoseconds.
     pub filter_ns: u64,
 }
 
 impl Moment {
-    /// The end of an entry, as the tables have it.
+    /// Returns the expiry of an entry as stored in the tables.
     fn end(&self, expires: Option<BootTime>) -> u64 {
         if expires.is_none() { NEVER } else { lists::end(self.end_ns(expires)) }
     }
 
-    /// The end of an entry on the filter's clock, nanoseconds; 0 if it was before.
+    /// Returns the expiry of an entry on the filter's clock, nanoseconds; 0 if it has passed.
     pub(super) fn end_ns(&self, expires: Option<BootTime>) -> u64 {
         let Some(at) = expires else { return u64::MAX };
         let ahead = at.since(self.now);
@@ -142,24 +144,24 @@ pub struct Tables<M> {
 }
 
 impl<M: Memory> Tables<M> {
-    /// Tables in memory that is empty.
+    /// Creates tables in empty memory.
     pub fn new(memory: M, layout: Layout) -> Self {
         let ipv6 = Ipv6::new(words(&memory), layout.seeds.v6, layout.node_buckets);
         Self { memory, layout, ipv6 }
     }
 
-    /// The choices.
+    /// Returns the parameters.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The memory.
+    /// Returns the memory.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Writes what the book of `kind` now says about the prefixes that an edit has changed. The other book is asked
-    /// what else holds there.
+    /// Writes what the book of `kind` now says about the prefixes that an edit changed. The other book shows what
+    /// else holds there.
     pub fn follow(
         &mut self,
         books: &Books,
@@ -168,7 +170,7 @@ impl<M: Memory> Tables<M> {
         moment: &Moment,
     ) -> Result<(), EditError> {
         let book = books.book(kind);
-        // What does not fit is known before anything is written.
+        // Check for room before anything is written.
         let ipv6 = self.ipv6.plan(words(&self.memory), books, kind, edit, moment)?;
         let (mut painted, mut single) = (Vec::new(), Vec::new());
         for prefix in edit.prefixes() {
@@ -228,7 +230,7 @@ impl<M: Memory> Tables<M> {
         Ok(())
     }
 
-    /// Clears the cells of a prefix that is no longer in the book, where no other prefix paints them.
+    /// Clears the cells of a prefix that is no longer in the book, except where another prefix paints them.
     fn paint_over(&self, book: &Book, kind: ListKind, gone: Ipv4Net) {
         if book.cover(gone.into()).next().is_some() {
             return;
@@ -252,13 +254,13 @@ fn words<M: Memory>(memory: &M) -> Words<'_> {
     Words { gates: memory.gates(), nodes: memory.nodes() }
 }
 
-/// Writes a word that others read.
+/// Writes a word that others read concurrently.
 fn store(word: &AtomicU64, value: u64) {
     word.store(value, Ordering::Release);
 }
 
-/// What the book says about each address of these prefixes, which are sorted and longer than a cell: its end, or
-/// nothing if it is not on the list. Sorted.
+/// Returns what the book says about each address of these prefixes: its expiry, or `None` if it is not on the
+/// list. The prefixes must be sorted and longer than a cell. The result is sorted.
 fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Option<u64>)> {
     let mut addresses = Vec::with_capacity(prefixes.len());
     let mut walk = book.walk();
@@ -268,7 +270,7 @@ fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Op
         let mut next = 0;
         for prefix in prefixes {
             let indices = within_cell(*prefix);
-            // What lies within another has been there with it.
+            // A prefix within an earlier one was handled with it.
             let first = next.max(*indices.start());
             next = next.max(*indices.end() + 1);
             for (index, end) in ends.iter().enumerate().take(next).skip(first) {
@@ -279,7 +281,7 @@ fn addresses(book: &Book, prefixes: &[Ipv4Net], moment: &Moment) -> Vec<(u32, Op
     addresses
 }
 
-/// Until when each address of a cell is on the list by itself, the prefixes that are painted left out.
+/// Returns until when each address of a cell is listed individually, ignoring painted prefixes.
 fn ends_in_cell(walk: &mut Walk<'_>, cell: u32, moment: &Moment) -> [Option<u64>; CELL_ADDRESSES] {
     let mut ends = [None; CELL_ADDRESSES];
     walk.within(cell_prefix(cell), |prefix, entry| {
@@ -297,7 +299,7 @@ fn cell_prefix(cell: u32) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert((cell << (32 - CELL_LENGTH)).into(), CELL_LENGTH as u8))
 }
 
-/// A prefix that is longer than a cell, and so looked up address by address.
+/// Returns the prefix if it is longer than a cell, and so looked up address by address.
 fn single(prefix: IpNet) -> Option<Ipv4Net> {
     match prefix {
         IpNet::V4(v4) if u32::from(v4.prefix_len()) > CELL_LENGTH => Some(v4),
@@ -309,19 +311,19 @@ fn has_single(book: &Book, cell: u32) -> bool {
     book.within(cell_prefix(cell)).any(|(prefix, _)| single(prefix).is_some())
 }
 
-/// Sorted addresses, cell by cell.
+/// Groups sorted addresses by cell.
 fn by_cell<T>(addresses: &[(u32, T)]) -> impl Iterator<Item = (u32, &[(u32, T)])> {
     let cell = |address: u32| address >> (32 - CELL_LENGTH);
     addresses.chunk_by(move |a, b| cell(a.0) == cell(b.0)).map(move |chunk| (cell(chunk[0].0), chunk))
 }
 
-/// The cells of the gate that a prefix touches.
+/// Returns the cells of the gate that a prefix touches.
 fn cells(prefix: Ipv4Net) -> std::ops::Range<u32> {
     let cell = |address: std::net::Ipv4Addr| u32::from(address) >> (32 - CELL_LENGTH);
     cell(prefix.network())..cell(prefix.broadcast()) + 1
 }
 
-/// The addresses of a prefix within its cell.
+/// Returns the addresses of a prefix, as indices within its cell.
 fn within_cell(prefix: Ipv4Net) -> std::ops::RangeInclusive<usize> {
     let index = |address: std::net::Ipv4Addr| u32::from(address) as usize % CELL_ADDRESSES;
     index(prefix.network())..=index(prefix.broadcast())

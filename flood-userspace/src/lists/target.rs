@@ -1,15 +1,15 @@
 //! What a list entry names: one address, a prefix, or a range `first-last`.
 //!
-//! A prefix with host bits set is accepted and means the whole prefix, as in nft; its length may be an IPv4 netmask. A
-//! range becomes the fewest prefixes that cover exactly it. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is IPv4, because that is how its
-//! packets travel.
+//! A prefix with host bits set is accepted and means the whole prefix, as in nft; its length may be an IPv4
+//! netmask. A range becomes the fewest prefixes that cover it exactly. IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is
+//! treated as IPv4, because its packets travel as IPv4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets, ipv4_mask_to_prefix};
 use thiserror::Error;
 
-/// Prefixes shorter than these are written with their first address, or not believed.
+/// A prefix shorter than this must be written with its first address, or it is rejected.
 const SHORTEST_OF_ANY_IPV4: u8 = 8;
 const SHORTEST_OF_ANY_IPV6: u8 = 16;
 
@@ -19,10 +19,10 @@ const MAPPED_BITS: u8 = 96;
 /// Text that names no address, prefix or range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TargetError {
-    /// Not an address, nor a prefix.
+    /// Neither an address nor a prefix.
     #[error("{0:?} is not an address, prefix or range: write 192.0.2.7, 192.0.2.0/24 or 192.0.2.1-192.0.2.9")]
     NotAnAddress(String),
-    /// The address is right, what follows the slash is not.
+    /// The address is valid, but the length after the slash is not.
     #[error("{written:?}: the length of a prefix of {address} is a number from 0 to {longest}")]
     PrefixLength {
         /// What was written.
@@ -32,7 +32,7 @@ pub enum TargetError {
         /// The longest prefix of this address family.
         longest: u8,
     },
-    /// A short prefix of an address within: more likely a digit of its length is missing.
+    /// A short prefix with an address other than its first: more likely, a digit of its length is missing.
     #[error(
         "{written}: a prefix shorter than /{shortest} whose address is not its first may lack a digit of its length: write \
          {prefix} if that is meant"
@@ -40,12 +40,12 @@ pub enum TargetError {
     Cut {
         /// What was written.
         written: String,
-        /// Shorter ones are written with their first address.
+        /// Shorter prefixes must be written with their first address.
         shortest: u8,
-        /// What it says.
+        /// The prefix as parsed.
         prefix: IpNet,
     },
-    /// It holds IPv4-mapped addresses and others: no packet comes from any of them.
+    /// The prefix holds IPv4-mapped addresses and others: no packet comes from any of them.
     #[error(
         "{prefix}: no packet comes from these addresses. A prefix of IPv4-mapped ones, as ::ffff:192.0.2.0/120, has a length \
          from {MAPPED_BITS} to 128"
@@ -54,33 +54,33 @@ pub enum TargetError {
         /// The prefix.
         prefix: IpNet,
     },
-    /// It is an IPv4-compatible address (RFC 4291, 2.5.5.1), from which no packet comes either.
+    /// An IPv4-compatible address (RFC 4291, 2.5.5.1), from which no packet comes either.
     #[error("{prefix}: no packet comes from an IPv4-compatible address; write {ipv4}")]
     Compatible {
         /// The prefix.
         prefix: IpNet,
-        /// What may be meant.
+        /// The probable intent.
         ipv4: Ipv4Net,
     },
     /// The first address of a range is above its last.
     #[error("the range {first}-{last} runs backwards: write the lower address first")]
     Backwards {
-        /// What is written first.
+        /// The address written first.
         first: IpAddr,
-        /// What is written last.
+        /// The address written last.
         last: IpAddr,
     },
     /// The two ends of a range differ in address family.
     #[error("the range {first}-{last} mixes IPv4 and IPv6: write one range for each")]
     MixedFamilies {
-        /// What is written first.
+        /// The address written first.
         first: IpAddr,
-        /// What is written last.
+        /// The address written last.
         last: IpAddr,
     },
 }
 
-/// Reads one address, prefix or range. The result is never empty, and longer than one only for a range.
+/// Parses one address, prefix or range. The result is never empty, and has more than one item only for a range.
 pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
     let text = text.trim();
     match text.split_once('-') {
@@ -89,7 +89,7 @@ pub fn parse_target(text: &str) -> Result<Vec<IpNet>, TargetError> {
     }
 }
 
-/// Reads an address.
+/// Parses an address.
 pub(super) fn parse_address(text: &str) -> Result<IpAddr, TargetError> {
     let address: IpAddr = text.parse().map_err(|_| TargetError::NotAnAddress(text.to_owned()))?;
     Ok(canonical(address.into())?.addr())
@@ -104,7 +104,7 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
     if let Some(prefix) = mask.and_then(|length| IpNet::new(address, length).ok()) {
         return whole(prefix, text);
     }
-    // Only digits: the standard parser would take "+8" too.
+    // Only digits: the standard parser would also accept "+8".
     let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok()).flatten();
     let prefix = length.and_then(|length| IpNet::new(address, length).ok());
     let prefix = prefix.ok_or_else(|| TargetError::PrefixLength {
@@ -115,7 +115,7 @@ fn parse_prefix(text: &str) -> Result<IpNet, TargetError> {
     whole(prefix, text)
 }
 
-/// The prefix, unless its length looks as if it had lost a digit.
+/// Returns the prefix, unless its length looks as if a digit were missing.
 fn whole(prefix: IpNet, written: &str) -> Result<IpNet, TargetError> {
     let shortest = if matches!(prefix, IpNet::V4(_)) { SHORTEST_OF_ANY_IPV4 } else { SHORTEST_OF_ANY_IPV6 };
     if prefix.prefix_len() < shortest && prefix.addr() != prefix.network() {
@@ -124,7 +124,7 @@ fn whole(prefix: IpNet, written: &str) -> Result<IpNet, TargetError> {
     canonical(prefix)
 }
 
-/// The prefix that packets travel by: with its host bits cleared, and IPv4 if it is one of IPv4-mapped addresses.
+/// Returns the prefix as packets carry it: host bits cleared, and as IPv4 if its addresses are IPv4-mapped.
 pub fn canonical(prefix: IpNet) -> Result<IpNet, TargetError> {
     let IpNet::V6(v6) = prefix else { return Ok(prefix.trunc()) };
     let mapped = v6.addr().to_ipv4_mapped();
@@ -140,26 +140,26 @@ pub fn canonical(prefix: IpNet) -> Result<IpNet, TargetError> {
     }
 }
 
-/// Whether it is an IPv4 address behind nothing but zeros; ::1 and the like are not.
+/// Returns whether an address is an IPv4 address preceded by zeros only; ::1 and the like do not count.
 fn is_compatible(address: Ipv6Addr) -> bool {
     let bits = address.to_bits();
     bits >> 32 == 0 && bits >> 16 != 0
 }
 
-/// The length of the prefix of an IPv4 address that a netmask leaves. `None` for what is no netmask, and for the one that
-/// leaves nothing: where wildcards are written instead, it is that of a single address.
+/// Returns the prefix length of an IPv4 netmask. `None` for anything that is no netmask, and for a mask of length
+/// zero: in wildcard notation that means a single address.
 pub(super) fn netmask_length(address: IpAddr, mask: IpAddr) -> Option<u8> {
     let (IpAddr::V4(address), IpAddr::V4(mask)) = (address, mask) else { return None };
     let length = ipv4_mask_to_prefix(mask).ok()?;
     (length > 0 || address.is_unspecified()).then_some(length)
 }
 
-/// The IPv4 address in the last bits.
+/// Returns the IPv4 address in the last 32 bits.
 fn embedded(address: Ipv6Addr) -> Ipv4Addr {
     Ipv4Addr::from_bits(address.to_bits() as u32)
 }
 
-/// The fewest prefixes that cover exactly the addresses from `first` to `last`.
+/// Returns the fewest prefixes that cover exactly the addresses from `first` to `last`.
 pub(super) fn subnets(first: IpAddr, last: IpAddr) -> Result<Vec<IpNet>, TargetError> {
     if first > last && first.is_ipv4() == last.is_ipv4() {
         return Err(TargetError::Backwards { first, last });

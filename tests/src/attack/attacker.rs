@@ -1,7 +1,7 @@
 //! The attacker: phases of packets of one kind each.
 //!
-//! A phase has a frame or two, and writes address, port and numbers of each packet over them. Check sums are wrong then; the
-//! filter does not look at them.
+//! A phase has a frame or two, and overwrites the address, port and numbers of each packet. The checksums are wrong
+//! then, but the filter does not check them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,57 +25,59 @@ use super::{
 };
 use crate::packet::{Build, from};
 
-/// What is sent.
+/// What the attacker sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// UDP from any port.
     Udp,
-    /// UDP from the port of a mirror.
+    /// UDP from a reflector port.
     Reflected,
-    /// SYNs, whose sequence numbers follow from the ports.
+    /// SYNs with sequence numbers derived from the ports.
     Syn,
-    /// SYN-ACKs with numbers that are guessed.
+    /// SYN-ACKs with guessed numbers.
     SynAck,
-    /// ACKs with numbers that are guessed.
+    /// ACKs with guessed numbers.
     Ack,
-    /// RSTs with numbers that are guessed.
+    /// RSTs with guessed numbers.
     Rst,
     /// Pings.
     Echo,
-    /// ICMP errors that quote something of the host's: a connection with a visitor by numbers that are guessed, or a service.
+    /// ICMP errors that quote a packet of the host: of a connection with a visitor, with guessed numbers, or of a
+    /// service.
     Error,
-    /// Later fragments without a first.
+    /// Later fragments without a first one.
     Later,
-    /// Two fragments each of datagrams.
+    /// Datagrams in two fragments each.
     Fragments,
     /// A protocol without ports.
     Other,
-    /// Packets of a connection of the attacker's.
+    /// Packets of a connection of the attacker.
     OwnConnection,
     /// Errors about that connection.
     OwnError,
     /// Connections that the attacker opens.
     OwnHandshake,
-    /// Answers of the attacker's server, which was asked once.
+    /// Replies of the attacker's server, to which the host sent one request.
     OwnAnswer,
     /// Packets of a session with the attacker's server.
     OwnSession,
 }
 
-/// Where it is sent to.
+/// The destination of the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Aim {
-    /// A service: the web server, or the UDP service below the ports of clients.
+    /// A service: the web server, or the UDP service on a port below the client port range.
     Service,
-    /// The other one: a server that takes no connections, or the UDP service among the ports of clients.
+    /// The other service: a server that accepts no connections, or the UDP service on a port in the client port
+    /// range.
     Other,
     /// A closed port.
     Closed,
-    /// One of the ports of the host's clients, by chance.
+    /// A random port of the host's client port range.
     Client,
 }
 
-/// From whom.
+/// The source addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pool {
     /// The attacker.
@@ -88,12 +90,12 @@ pub enum Pool {
     VisitorNetwork,
     /// The host's resolver.
     Resolver,
-    /// So many addresses.
+    /// This many addresses.
     Many(u32),
 }
 
 impl Pool {
-    /// The address of a packet.
+    /// Returns the source address of a packet.
     fn address(self, number: u32) -> Ipv4Addr {
         let within = |network: Ipv4Addr| Ipv4Addr::from((network.to_bits() & !0xff) + number % 256);
         match self {
@@ -102,7 +104,7 @@ impl Pool {
             Self::Visitor => VISITOR,
             Self::VisitorNetwork => within(VISITOR),
             Self::Resolver => RESOLVER,
-            // The range for benchmarks (RFC 2544): a /24 for each, until there are no more.
+            // The benchmarking range (RFC 2544): a /24 for each address, as long as there are enough.
             Self::Many(count) => {
                 Ipv4Addr::from(0xc612_0000 | (number % count) << 8 & 0x1_ff00 | (number % count) >> 9)
             }
@@ -121,17 +123,17 @@ impl Pool {
 /// A phase of an attack.
 #[derive(Clone, Debug)]
 pub struct Phase {
-    /// What.
+    /// Kind of packets.
     pub kind: Kind,
-    /// Where to.
+    /// Destination.
     pub aim: Aim,
-    /// Where from, for what is not the attacker's own.
+    /// Source addresses, unless the packets are the attacker's own.
     pub pool: Pool,
-    /// Source ports of each address.
+    /// Number of source ports of each address.
     pub ports: u16,
     /// Bytes of data.
     pub size: usize,
-    /// Each such packet is a large one instead.
+    /// If set, one in this many packets is a large one.
     pub large_every: Option<u32>,
     /// Packets a second.
     pub rate: u32,
@@ -144,15 +146,16 @@ pub struct Phase {
 /// Bytes of data of a large packet.
 const LARGE: usize = 1_400;
 
-/// Datagrams of one address a second, at most: for two seconds the filter remembers of an identifier what became of the first
-/// fragment, and so that it is known what class the others have, none is used twice in this time.
+/// Maximum number of datagrams of one address in a second. For two seconds the filter remembers, by identifier, the
+/// verdict on the first fragment. No identifier is used twice in this time, so that the class of the other fragments
+/// is known.
 const DATAGRAMS: u32 = 7_000;
 
 /// The port of the attacker's connection.
 const OWN_PORT: u16 = 50_000;
 
 impl Phase {
-    /// A flood of two seconds.
+    /// Returns a flood of two seconds.
     pub fn flood(kind: Kind, aim: Aim, pool: Pool, rate: u32) -> Self {
         Self {
             kind,
@@ -205,7 +208,7 @@ impl Phase {
         )
     }
 
-    /// Any pool, and ports.
+    /// Draws any pool and number of ports.
     pub(super) fn any_source() -> impl Strategy<Value = (Pool, u16)> {
         let pools = prop_oneof![
             select(vec![Pool::Own, Pool::OwnNetwork, Pool::Visitor, Pool::VisitorNetwork, Pool::Resolver]),
@@ -215,7 +218,7 @@ impl Phase {
         (pools, ports)
     }
 
-    /// Begins it, as one of four at most.
+    /// Begins it, as one of four phases at most.
     pub(super) fn begin(&self, index: usize, random: Rng) -> Running {
         let pool = match self.kind {
             Kind::OwnConnection | Kind::OwnHandshake | Kind::OwnAnswer | Kind::OwnSession => Pool::Own,
@@ -274,7 +277,7 @@ impl Phase {
         }
     }
 
-    /// What an error is said to be about.
+    /// The flow that an error quotes.
     fn quoted(&self) -> Flow {
         let visitor = VISITOR.into_address();
         match self.aim {
@@ -284,7 +287,7 @@ impl Phase {
         }
     }
 
-    /// The class of a packet from this port, by what the documentation says.
+    /// Returns the class of a packet from this port, according to the documentation.
     fn class(&self, source_port: u16, absence: bool) -> Class {
         let is_closed = absence && matches!(self.aim, Aim::Closed | Aim::Client);
         match self.kind {
@@ -316,13 +319,13 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// The class of UDP to an open port, by where it is from.
+/// Returns the class of UDP to an open port, by source port.
 pub(super) fn udp_class(source_port: u16) -> Class {
     let is_reflected = REFLECTORS.iter().any(|reflector| reflector.port == source_port);
     if is_reflected { Class::Amplification } else { Class::Udp }
 }
 
-/// An ICMP error about a packet of the host's with this sequence number.
+/// An ICMP error that quotes a packet of the host with this sequence number.
 pub(super) fn quoting(icmp: Build, flow: &Flow, sequence: u32) -> Build {
     let at = icmp.transport_offset() + 8;
     let Flow { local, remote, remote_port, local_port, .. } = *flow;
@@ -340,7 +343,7 @@ fn own_connection() -> Flow {
     flow(protocol::TCP, ATTACKER.into_address(), OWN_PORT, port::WEB)
 }
 
-/// A phase that is under way.
+/// A running phase.
 pub(super) struct Running {
     phase: Phase,
     index: u16,
@@ -352,7 +355,7 @@ pub(super) struct Running {
     random: Rng,
 }
 
-/// Where things are in a frame.
+/// Offsets in a frame.
 mod at {
     pub(super) const IDENTIFIER: usize = 18;
     pub(super) const OFFSET: usize = 20;
@@ -389,7 +392,7 @@ impl Running {
             Kind::Later | Kind::Fragments => {
                 write(frame, at::IDENTIFIER, datagram.to_be_bytes());
                 if kind == Kind::Fragments {
-                    // More fragments, from the beginning.
+                    // The first fragment: more follow.
                     write(frame, at::OFFSET, 0x2000_u16.to_be_bytes());
                     write(frame, at::PORTS, source_port.to_be_bytes());
                 }
@@ -413,7 +416,8 @@ impl Running {
         let judged = world.attack(frame, (class, self.phase.evidence()), false)?;
         match kind {
             Kind::Fragments => {
-                // It has the class of its first, if that is noted: what passes by a second look is not.
+                // It has the class of its first fragment, if that was noted. A packet that passes by a second look is
+                // not noted.
                 let class = if judged.reason == Reason::Conforming { class } else { Class::Fragment };
                 write(frame, at::OFFSET, 100_u16.to_be_bytes());
                 world.attack(frame, (class, Evidence::Nothing), false)?;
@@ -431,7 +435,7 @@ impl Running {
         Ok(())
     }
 
-    /// The identifier of a datagram, of this phase alone.
+    /// The identifier of a datagram, unique to this phase.
     fn datagram(&self, nth: u32) -> u16 {
         (nth % 0x4000) as u16 + (self.index << 14)
     }
@@ -446,7 +450,7 @@ impl Running {
         }
     }
 
-    /// Sequence and acknowledgement number.
+    /// Sequence and acknowledgement numbers.
     fn numbers(&mut self, world: &mut World, nth: u32) -> [u32; 2] {
         match self.phase.kind {
             Kind::Syn | Kind::OwnHandshake => [nth.wrapping_mul(0x9e37_79b1), 0],
@@ -459,7 +463,7 @@ impl Running {
         }
     }
 
-    /// What the attacker's connection expects, and what it has sent.
+    /// Sequence and acknowledgement numbers that fit the attacker's connection.
     fn own(&mut self, world: &mut World) -> [u32; 2] {
         let own = *self.own.get_or_insert_with(|| match world.between(&own_connection()) {
             Some(Between::Connection(connection)) => connection,

@@ -1,10 +1,11 @@
-//! What has passed, and whose it is: the model that says how much may.
+//! What has passed, and on whose account: the model that determines how much may pass.
 //!
-//! A pot is a limit and who is counted for it, or an account of evidence. Each packet that passes is poured into the pots that
-//! it belongs to by what it *is*, not by what the filter took it for. A pot drains as its limit says (GCRA, a time of arrival that
-//! never wraps), so it is never fuller than the burst, but for small [shares](overflow_ns).
+//! A pot is a limit for one source or destination, or an account of evidence. Each packet that passes is poured into
+//! the pots that it belongs to by what it *is*, not by what the filter took it for. A pot drains at the rate of its
+//! limit (GCRA, with an arrival time that never wraps), so it never exceeds the burst, except for small
+//! [shares](overflow_ns).
 //!
-//! The other way round: who is dropped for a limit that is not full here has lost what nobody has used.
+//! Conversely: a packet that is dropped for a limit that is not full here was dropped wrongly.
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
@@ -21,24 +22,24 @@ use flood_common::{
 
 use super::ATTACKER;
 
-/// What a packet of the attacker can truly say for itself.
+/// The evidence that a packet of the attacker legitimately has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Evidence {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// It is of a connection or session of its source, or brings a right cookie.
+    /// It belongs to a connection or session of its source, or carries a valid cookie.
     Connection,
-    /// It is an error about a connection of the attacker's.
+    /// It is an error about a connection of the attacker.
     Error,
-    /// It is an answer to the one question that his server was asked.
+    /// It is a reply to the one request that the attacker's server received.
     Answer,
 }
 
-/// Answers to a question that may pass, generously; and packets that prove something by a lucky guess.
+/// Replies to a request that may pass, with a margin; and packets that pass by a lucky guess.
 const ANSWERS: u64 = 16;
 const GUESSES: u64 = 16;
 
-/// A limit, and who is counted for it: an address or a port, 0 for all.
+/// A limit, and what is counted in it: an address or a port, 0 for all traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Pot {
     Cell(usize, u32),
@@ -54,8 +55,8 @@ pub(super) struct Ledger {
     guesses: u64,
 }
 
-/// Half as much again as the tolerance, and some packets: through the sketch goes a 32nd of a limit, a total is leased in
-/// sixteenths, and a budget is charged by whoever looks first.
+/// Returns one and a half times the tolerance, plus some packets: a 32nd of a limit passes through the sketch, a
+/// total is leased in sixteenths, and a budget is charged by whichever check comes first.
 fn overflow_ns(limit: &Limit, price: &Price) -> u64 {
     let tolerance_ns = limit.packet_tolerance_ns.max(limit.bit_tolerance_ns);
     tolerance_ns + tolerance_ns / 2 + 8 * price.cost_ns
@@ -68,7 +69,7 @@ fn v4(address: Address) -> u32 {
     }
 }
 
-/// The cells that a packet of a class is charged to, and who is counted there.
+/// Returns the cells that a packet of a class is charged to, with the pot in each.
 fn cells(settings: &Settings, packet: &Packet, class: Class) -> Vec<(Cell, Pot, Limit)> {
     let plan = settings.plan[class as usize][..MAX_CELLS].iter().take_while(|entry| **entry != 0);
     plan.map(|entry| {
@@ -88,7 +89,7 @@ fn port_of(packet: &Packet) -> u32 {
     packet.ports.map_or(0, |ports| ports.destination.into())
 }
 
-/// The budget of all ports, and the limit of which each of them has a share.
+/// Returns the budget of all ports, and the limit for the share of each port.
 fn port_share(settings: &Settings, class: Class) -> (Pot, Limit) {
     let is_reflected = matches!(class, Class::Amplification | Class::Answered);
     let budget = if is_reflected { BUDGET_PORTS_REFLECTED } else { BUDGET_PORTS };
@@ -115,7 +116,7 @@ impl Ledger {
         ))
     }
 
-    /// A packet that is of this class and has passed, or was answered, for this reason.
+    /// Records a packet of this class that passed, or was answered, for this reason.
     pub(super) fn passed(
         &mut self,
         settings: &Settings,
@@ -163,7 +164,7 @@ impl Ledger {
             Reason::QueueHasRoom => account_of(Account::Room, port_of(packet)),
             Reason::Answered => {
                 let (pot, limit) = account(Account::Answered);
-                // Over that, one answer for two SYNs.
+                // Over that limit, one answer for two SYNs is allowed.
                 if self.is_full(pot, &limit.price(length), now_ns) {
                     return Ok(());
                 }
@@ -171,7 +172,7 @@ impl Ledger {
             }
             Reason::Proven | Reason::Solicited => match evidence {
                 Evidence::Connection => {
-                    // A session has an account of its own, and beside it what its source has.
+                    // A session has an account of its own, in addition to that of its source.
                     let (session, limit) = account_of(Account::Proven, !source);
                     let is_session = reason == Reason::Solicited;
                     if is_session && self.pour(session, &limit, &limit.price(length), now_ns).is_ok() {
@@ -204,14 +205,14 @@ impl Ledger {
 
     /// Whether a pot has little left.
     fn is_full(&self, pot: Pot, price: &Price, now_ns: u64) -> bool {
-        // A total is leased ahead of what has passed, an eighth of it at most.
+        // A total is leased ahead of what has passed, by an eighth of it at most.
         self.debt_ns(pot, now_ns) + 2 * price.cost_ns > price.tolerance_ns / 5 * 4
     }
 
-    /// Whether others have used up what a packet without evidence was dropped for.
+    /// Checks that other traffic has used up the limit that a packet without evidence was dropped for.
     ///
     /// # Errors
-    /// What they have left.
+    /// Describes what is left of the limit.
     pub(super) fn excuses(
         &self,
         settings: &Settings,
@@ -233,7 +234,7 @@ impl Ledger {
         if !is_of_many || packet.protocol != protocol::UDP {
             return Ok(());
         }
-        // Beside a limit of many there is the share of the port.
+        // In addition to a limit shared by many there is the share of the port.
         let (budget, limit) = port_share(settings, class);
         let price = limit.price(length);
         let port = Pot::Account(Account::Port as u32, port_of(packet));
@@ -241,7 +242,7 @@ impl Ledger {
         if has_had_it { Ok(()) } else { Err("its port has not had its share") }
     }
 
-    /// Whether others have used up what there is for SYNs of a source that come again.
+    /// Whether other traffic has used up the account for retransmitted SYNs of a source.
     pub(super) fn excuses_syn(&self, settings: &Settings, source: Ipv4Addr, now_ns: u64) -> bool {
         let again = Pot::Account(Account::Again as u32, source.to_bits());
         let price = settings.retransmissions.price(0);
@@ -251,7 +252,7 @@ impl Ledger {
 }
 
 impl Pot {
-    /// For a message.
+    /// Describes it for a message.
     fn name(self) -> String {
         match self {
             Self::Cell(number, who) => {

@@ -1,6 +1,6 @@
-//! Those who must not notice: visitors of the host's services, and the host's own clients.
+//! Legitimate traffic that must not suffer: visitors of the host's services, and the host's own clients.
 //!
-//! Each stays far within all limits. What they send is jittered, so that nothing of theirs falls on the beat of the attack.
+//! Each stays far within all limits. Their packets are jittered, so that they are not in step with the attack.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -28,10 +28,10 @@ pub(super) const CONNECTED: u16 = 33_333;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// How often a SYN is sent before its sender has lost something: once, and again after a second (RFC 6298).
+/// How often a SYN is sent before the connection counts as failed: once, and again after a second (RFC 6298).
 const SYNS: u32 = 2;
 
-/// Somebody with a habit.
+/// A participant with a habit.
 pub(super) struct Visitor {
     habit: Habit,
     pub(super) next_ns: u64,
@@ -39,25 +39,25 @@ pub(super) struct Visitor {
 }
 
 enum Habit {
-    /// Sends on a connection that there is.
+    /// Sends on an existing connection.
     Connected(Connection),
-    /// Tells the host about the path of that connection.
+    /// Sends the host ICMP errors about the path of that connection.
     Router(Connection),
-    /// Opens one connection after the other: from this address and port, after so many SYNs.
+    /// Opens one connection after another: from this address and port, after this many SYNs.
     Newcomer { address: Ipv4Addr, port: u16, syns: u32, waits_for: Option<Wait>, is_excused: bool },
-    /// Plays: from this port, to this one. Nothing speaks for him.
+    /// Plays: from this port to that one, without evidence.
     Player { address: Ipv4Addr, port: u16, to: u16 },
-    /// Pings. Nothing speaks for him either.
+    /// Sends pings, also without evidence.
     Pinger,
-    /// The host asks its resolver, from a port of its own for each question, connected or not.
+    /// The host sends requests to its resolver, each from a new port, with connected or unconnected sockets.
     Asker { asked: Option<u16> },
-    /// The host has a session with somebody: whether its socket is connected.
+    /// The host has a session with a peer. `connected` says whether its socket is connected.
     Session { connected: bool, packets: u32 },
     /// The host opens connections, the last of them from this port.
     Caller { port: Option<u16> },
 }
 
-/// What a newcomer has got, and answers.
+/// What a newcomer has received and has to reply to.
 #[derive(Clone, Copy)]
 enum Wait {
     Cookie,
@@ -68,7 +68,7 @@ enum Wait {
 const TALKING: u16 = 35_353;
 
 impl Visitor {
-    /// All of them.
+    /// Returns all visitors.
     pub(super) fn all(world: &mut World, mut random: Rng) -> Vec<Self> {
         let connection = world.connect(connected(), state::ESTABLISHED);
         let newcomer =
@@ -85,7 +85,7 @@ impl Visitor {
             newcomer(NEIGHBOUR),
             Habit::Player { address: NEIGHBOUR, port: 20_000, to: port::GAME },
             Habit::Player { address: NEIGHBOUR, port: 20_001, to: port::VOICE },
-            // Whose port is a mirror's by chance.
+            // A port that happens to be a reflector port, too.
             Habit::Player { address: VISITOR, port: 4_500, to: port::GAME },
             Habit::Pinger,
             Habit::Asker { asked: None },
@@ -101,7 +101,7 @@ impl Visitor {
             .collect()
     }
 
-    /// Does what comes next.
+    /// Takes the next step.
     pub(super) fn act(&mut self, world: &mut World) -> Result<(), String> {
         let random = &mut self.random;
         let wait_ns = match &mut self.habit {
@@ -146,12 +146,12 @@ fn connected() -> Flow {
     flow(protocol::TCP, VISITOR.into_address(), CONNECTED, port::WEB)
 }
 
-/// What can prove itself must pass.
+/// A packet with evidence must pass.
 fn proves(what: &str, judged: &Judged) -> Result<(), String> {
     if judged.passed() { Ok(()) } else { Err(format!("{what} was dropped: {}", judged.reason.label())) }
 }
 
-/// What cannot must pass unless others have used up its limit.
+/// A packet without evidence must pass unless other traffic has used up its limit.
 fn fair(what: &str, world: &mut World, frame: &[u8], class: Class) -> Result<(), String> {
     let class = world.class_now(frame, class);
     let Judged { packet, reason } = world.visit(frame, class, false);
@@ -162,7 +162,7 @@ fn fair(what: &str, world: &mut World, frame: &[u8], class: Class) -> Result<(),
     excuse.map_err(|left| format!("{what} was dropped as {}, and {left}", reason.label()))
 }
 
-/// A step of opening a connection; returns how long it is until the next.
+/// Takes a step of opening a connection. Returns the time until the next step.
 fn open(
     world: &mut World,
     random: &mut Rng,
@@ -200,7 +200,7 @@ fn open(
     }
     *is_excused |= world.ledger.excuses_syn(&world.settings, address, world.now_ns);
     if *syns < SYNS {
-        // The timer, and what the path adds.
+        // The retransmission timer, plus the delay of the path.
         return Ok(SECOND + random.u64(0..20) * MS);
     }
     *syns = 0;
@@ -210,7 +210,7 @@ fn open(
     Err(format!("no connection after {SYNS} SYNs: {}", judged.reason.label()))
 }
 
-/// The host's question, or its answer.
+/// Sends the host's request, or the reply to it.
 fn ask(world: &mut World, random: &mut Rng, asked: &mut Option<u16>) -> Result<u64, String> {
     let resolver = RESOLVER.into_address();
     if let Some(port) = asked.take() {
@@ -228,7 +228,7 @@ fn ask(world: &mut World, random: &mut Rng, asked: &mut Option<u16>) -> Result<u
     Ok(random.u64(5..30) * MS)
 }
 
-/// A packet of a session that comes in, and now and then one that goes out.
+/// Sends a packet of a session to the host, and now and then one from it.
 fn talk(world: &mut World, random: &mut Rng, connected: bool, packets: &mut u32) -> Result<u64, String> {
     *packets += 1;
     if packets.is_multiple_of(3) {
@@ -240,7 +240,7 @@ fn talk(world: &mut World, random: &mut Rng, connected: bool, packets: &mut u32)
     Ok(random.u64(15..40) * MS)
 }
 
-/// A SYN of the host's, or its answer.
+/// Sends a SYN of the host, or the reply to it.
 fn call(world: &mut World, random: &mut Rng, calling: &mut Option<u16>) -> Result<u64, String> {
     let called = |port| flow(protocol::TCP, CDN.into_address(), 443, port);
     let Some(port) = calling.take() else {

@@ -1,7 +1,7 @@
-//! The host that is attacked: the filter's twin, and what the network stack does with what passes.
+//! The host under attack: the filter's twin, and a network stack that handles what passes.
 //!
-//! The stack is a model, as much of it as the filter can see: a SYN makes a request until the queue is full, and from then on a
-//! cookie; an ACK that fits makes a connection; a UDP service answers whoever sends to it.
+//! The stack is a model of what the filter can see: a SYN creates a request until the queue is full, and afterwards a
+//! cookie; a matching ACK creates a connection; a UDP service replies to every sender.
 
 use std::path::Path;
 
@@ -33,13 +33,13 @@ use super::{
     port,
 };
 
-/// All rates are so much lower than they are written, so that a trial has fewer packets. Bursts last as long as ever.
+/// All rates are divided by this, so that a trial has fewer packets. Bursts last as long as configured.
 const SLOWER: u64 = 10;
 
 /// Requests that a listener keeps.
 const BACKLOG: usize = 64;
 
-/// Processors. Each packet comes in on one of them by chance.
+/// Number of processors. Each packet arrives on a random one.
 const PROCESSORS: u32 = 2;
 
 /// The server's window.
@@ -56,14 +56,14 @@ pub(super) struct World {
     looked_ns: u64,
 }
 
-/// What became of a packet.
+/// The verdict on a packet.
 pub(super) struct Judged {
     pub(super) packet: Packet,
     pub(super) reason: Reason,
 }
 
 impl Judged {
-    /// Whether the stack has it.
+    /// Whether the stack received it.
     pub(super) fn passed(&self) -> bool {
         self.reason.verdict() == "pass"
     }
@@ -93,7 +93,7 @@ impl World {
         world
     }
 
-    /// The host asks the attacker's server, and has a session with it.
+    /// Creates the host's request to the attacker's server, and a session with it.
     fn know(&mut self, attacker: flood_common::address::Address) {
         let asked = flow(protocol::UDP, attacker, 53, port::ASKED);
         self.tables.send(&self.settings, &asked, self.now_ns, false);
@@ -106,7 +106,7 @@ impl World {
         self.tables.send(&self.settings, &session, self.now_ns, true);
     }
 
-    /// Lets time pass. The daemon looks at the ports each second.
+    /// Lets time pass. The daemon reads the ports each second.
     pub(super) fn advance(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         if now_ns >= self.looked_ns + SECOND {
@@ -115,10 +115,10 @@ impl World {
         }
     }
 
-    /// A packet of the attacker's, who has this to say for it, or a right cookie.
+    /// Judges a packet of the attacker, with this evidence or a valid cookie.
     ///
     /// # Errors
-    /// When more has passed than may.
+    /// If more has passed than is allowed.
     pub(super) fn attack(
         &mut self,
         frame: &[u8],
@@ -129,7 +129,7 @@ impl World {
         let judged = self.judge(frame, cookie);
         if !judged.reason.is_drop() {
             let Judged { packet, reason } = &judged;
-            // A client's port that was hit by chance is open after all.
+            // A randomly hit port of a client is in fact open.
             let class = match (class, packet.ports) {
                 (Class::Closed, Some(ports)) if *reason == Reason::PortShare => udp_class(ports.source),
                 (class, _) => class,
@@ -141,18 +141,19 @@ impl World {
         Ok(judged)
     }
 
-    /// A packet of a visitor's.
+    /// Judges a packet of a visitor.
     pub(super) fn visit(&mut self, frame: &[u8], class: Class, cookie: bool) -> Judged {
         let judged = self.judge(frame, cookie);
         if !judged.reason.is_drop() {
-            // Full pots are the attacker's fault, and found when he fills them.
+            // Full pots are caused by the attacker, and reported when the attacker fills them.
             let as_who = (class, Evidence::Connection);
             let _ = self.ledger.passed(&self.settings, &judged.packet, as_who, judged.reason, self.now_ns);
         }
         judged
     }
 
-    /// The class of a packet that may be a mirror's or a client's, by its port: who has been answered is a client.
+    /// Corrects the class of a packet from a port that both reflectors and clients use: an answered source is a
+    /// client.
     pub(super) fn class_now(&self, frame: &[u8], class: Class) -> Class {
         let Parsed::Packet(packet) = parse(Frame(frame)) else { return class };
         let flow = Flow::of(&packet);
@@ -170,7 +171,7 @@ impl World {
         let Parsed::Packet(packet) = parsed else { unreachable!("all frames are packets: {parsed:?}") };
         let Verdict { mut reason, looks_again, class } =
             decide(&parsed, &self.settings, self.now_ns, &self.tables);
-        // What passes and is looked at again is a fragment, and its memory is none of a trial's.
+        // A passing packet that is checked again is a fragment, and trials do not simulate fragment memory.
         if looks_again && reason.is_drop() {
             reason = match prove(
                 &packet,
@@ -193,7 +194,7 @@ impl World {
         judged
     }
 
-    /// What the stack does.
+    /// Simulates what the stack does with a packet.
     fn deliver(&mut self, packet: &Packet, window: Frame<'_>, cookie: bool) {
         let flow = Flow::of(packet);
         if packet.protocol == protocol::UDP && [port::GAME, port::VOICE].contains(&flow.local_port) {
@@ -230,19 +231,19 @@ impl World {
         self.tables.sockets.tcp.iter().filter(|(_, between)| matches!(between, Between::Request(_))).count()
     }
 
-    /// Says whether the web server's queue is full.
+    /// Sets whether the web server's queue is full.
     fn queue(&mut self) {
         let is_full = self.always_cookies || self.requests() >= BACKLOG;
         let cookie = Opening::Cookie(Cookie { sequence: 0, clients: 0, segment: 0 });
         self.tables.sockets.listeners[0].opening = if is_full { cookie } else { Opening::Room };
     }
 
-    /// What there is between two ports.
+    /// Returns the connection or request of a flow.
     pub(super) fn between(&self, flow: &Flow) -> Option<Between> {
         self.tables.sockets.tcp.iter().find(|(other, _)| other == flow).map(|(_, between)| *between)
     }
 
-    /// Opens a connection without further ado, in a [`state`].
+    /// Creates a connection directly in a [`state`].
     pub(super) fn connect(&mut self, flow: Flow, state: u32) -> Connection {
         let sent = self.random.u32(..);
         let expected = self.random.u32(..);
@@ -251,14 +252,14 @@ impl World {
         connection
     }
 
-    /// Forgets what there is between two ports.
+    /// Removes the connection or request of a flow.
     pub(super) fn forget(&mut self, flow: &Flow) {
         self.tables.sockets.tcp.retain(|(other, _)| other != flow);
         self.queue();
     }
 }
 
-/// A connection, by the acknowledgement and the sequence number of a segment that fits it.
+/// Returns a connection with the acknowledgement and sequence numbers of a segment that fits it.
 fn established(acknowledged: u32, expected: u32) -> Connection {
     Connection {
         state: state::ESTABLISHED,
@@ -269,7 +270,7 @@ fn established(acknowledged: u32, expected: u32) -> Connection {
     }
 }
 
-/// A flow of the host's.
+/// Returns a flow of the host.
 pub(super) fn flow(
     protocol: u8,
     remote: flood_common::address::Address,
@@ -279,7 +280,7 @@ pub(super) fn flow(
     Flow { protocol, remote, local: SERVER.into_address(), remote_port, local_port }
 }
 
-/// An address as the filter has it.
+/// Conversion to the filter's address type.
 pub(super) trait IntoAddress {
     fn into_address(self) -> flood_common::address::Address;
 }
@@ -290,7 +291,7 @@ impl IntoAddress for std::net::Ipv4Addr {
     }
 }
 
-/// What is in force.
+/// Returns the settings in force.
 fn settings(trial: &Trial) -> Settings {
     let text = match trial.profile {
         Profile::Default => "",
@@ -331,7 +332,7 @@ fn slow_down(limit: &mut Limit) {
     if limit.is_set() {
         limit.packet_cost_ns *= SLOWER;
         limit.byte_cost *= SLOWER;
-        // Longer than the dearest packet takes to be paid.
+        // Longer than the most expensive packet takes to drain.
         limit.horizon_ns += 10 * SECOND;
     }
 }

@@ -1,4 +1,4 @@
-//! What an attacker sends onto the server's cable: floods that take turns, or the frames of a capture again and again.
+//! What an attacker sends to the server's veth pair: floods in turn, or the frames of a capture repeatedly.
 
 use std::{
     net::IpAddr,
@@ -28,17 +28,17 @@ use crate::{
 
 use super::site::{LONGEST_FLOOD, NOBODY};
 
-/// How long it is a flood's turn.
+/// Length of a flood's turn.
 const TURN: Duration = Duration::from_millis(100);
 
-/// The longest frame of a cable with the usual MTU, bytes.
+/// The longest frame on a veth pair with the usual MTU, bytes.
 const LONGEST_FRAME: usize = 1_514;
 
 /// What an attacker sends.
 pub(super) enum Attack {
-    /// Floods that take turns; none for the lack of an attack.
+    /// Floods that take turns; none for no attack.
     Floods(Vec<Flood>),
-    /// Frames, again and again.
+    /// Frames, sent repeatedly.
     Frames {
         /// Index of the interface, in the switch's namespace.
         interface: u32,
@@ -55,8 +55,8 @@ impl Attack {
         matches!(self, Self::Floods(floods) if floods.is_empty())
     }
 
-    /// Sends one processor's part, from this thread's namespace, until it is over. Says when it is about to begin; returns how
-    /// many packets it was.
+    /// Sends one processor's part, from this thread's namespace, until it is over. Signals when it is about to begin.
+    /// Returns how many packets it sent.
     pub(super) fn send(
         &self,
         (core, cores): (usize, usize),
@@ -102,7 +102,7 @@ fn send_in_turn(floods: &[Flood], cores: usize, over: &AtomicBool, ready: &mpsc:
     Ok(sent)
 }
 
-/// Captures of attacks, by the names of their files, from the folder that `FLOODGATE_CAPTURES` names.
+/// Returns the captures of attacks, by file name, from the folder that `FLOODGATE_CAPTURES` names.
 pub(super) fn captures(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut captures = Vec::new();
     for entry in folder.join("attacks/public").read_dir()? {
@@ -116,7 +116,7 @@ pub(super) fn captures(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(captures)
 }
 
-/// The frames of a capture as if the server had been attacked: only the destination's addresses differ.
+/// Returns the frames of a capture as if they had been sent to the server: only the destination addresses differ.
 pub(super) fn frames_of(path: &Path) -> Result<Vec<Vec<u8>>> {
     let mut capture = Capture::open(path)?;
     let mut frames = Vec::new();
@@ -129,11 +129,11 @@ pub(super) fn frames_of(path: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(frames)
 }
 
-/// A frame with the server's addresses for its destination's, and the checksums that follow from them.
+/// Replaces the destination addresses of a frame with the server's, and updates the checksums.
 fn aimed(mut frame: Vec<u8>) -> Vec<u8> {
     if let Parsed::Packet(packet) = parse(Frame(&frame)) {
         let Packet { destination, network_at, transport_at, protocol, part, .. } = packet;
-        // Where addresses and checksums are: RFC 791 section 3.1, RFC 8200 section 3.
+        // Offsets of addresses and checksums: RFC 791 section 3.1, RFC 8200 section 3.
         let (server, at, header) = match destination {
             Address::V4(_) => (SERVER, network_at + 16, Some(network_at + 10)),
             Address::V6 { .. } => (SERVER6, network_at + 24, None),
@@ -166,7 +166,7 @@ fn aimed(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Amends a checksum over a word that changes (RFC 1624); none, 0, stays none.
+/// Updates a checksum for a changed word (RFC 1624). An absent checksum, 0, stays absent.
 fn amend(frame: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
     let Some(checksum) = frame.get_mut(at..at + 2) else { return };
     let before = u16::from_be_bytes([checksum[0], checksum[1]]);

@@ -1,4 +1,4 @@
-//! A block list as long as one likes, and what it is expected to block.
+//! A block list of any length, and what it is expected to block.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -10,25 +10,25 @@ use ipnet::IpNet;
 
 use super::family::{Family, Region};
 
-/// So that each run has the same list.
+/// Fixed seed, so that each run has the same list.
 const SEED: u64 = 0xf100_d6a7;
 
-/// Sources that are looked up to tell which share of them is blocked: the error is below half a percent.
+/// Number of sources that are looked up to estimate the blocked share: the error is below half a percent.
 const SAMPLES: u32 = 100_000;
 
-/// What is on a list.
+/// The contents of a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Drawn {
-    /// So many prefixes at random: half of them single sources, a quarter each networks of two sizes (/24 and /20 in
+    /// This many random prefixes: half of them single sources, a quarter each networks of two sizes (/24 and /20 in
     /// IPv4, /40 and /36 in IPv6). The first source is always among them.
     Random(usize),
-    /// So many prefixes of one IPv6 /32, of lengths at random out of these.
+    /// This many prefixes of one IPv6 /32, of random lengths in this range.
     Within(usize, RangeInclusive<u8>),
-    /// Prefixes of each of these lengths, each within the next shorter one.
+    /// Prefixes of each of these lengths, each inside the next shorter one.
     Nested(RangeInclusive<u8>),
 }
 
-/// Prefixes.
+/// A list of prefixes.
 pub(super) struct BlockList {
     region: Region,
     prefixes: HashSet<IpNet>,
@@ -73,7 +73,7 @@ impl BlockList {
         self.prefixes.iter().copied()
     }
 
-    /// The share of the first `sources` sources that is on the list.
+    /// Returns the share of the first `sources` sources that is on the list.
     pub(super) fn share(&self, sources: u64) -> f64 {
         let mut random = fastrand::Rng::with_seed(SEED);
         let samples = if sources == 1 { 1 } else { SAMPLES };

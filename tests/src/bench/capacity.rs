@@ -1,10 +1,10 @@
-//! What one processor takes in, behind a filter: one that does nothing else, and one that sends the flood as well; and what a
+//! What one processor receives behind a filter, if it does nothing else and if it also sends the flood; and what a
 //! visitor gets meanwhile.
 //!
-//! The server's end of the cable has threads of its own (threaded NAPI) on one processor, and the flood comes from the other.
-//! How long these threads have run, over the packets that they took in, is what a packet costs: the driver, the filter, and
-//! giving the memory back. Where the other processor cannot send as much as they take in, they take in smaller batches, and the
-//! capacity is what the time for a packet extrapolates to.
+//! The server's end of the veth pair has threads of its own (threaded NAPI) on one processor, and the flood comes
+//! from the other. The run time of these threads, divided by the packets that they received, is the cost of a packet:
+//! the driver, the filter, and freeing the memory. If the other processor cannot send as much as they can receive,
+//! they receive smaller batches, and the capacity is extrapolated from the time per packet.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -28,34 +28,35 @@ use super::{
     site::{FLOOD_CORE, Site, dropped},
 };
 
-/// The processor that takes a flood in and serves pages, but for where one does everything.
+/// The processor that receives a flood and serves pages, unless one processor does everything.
 pub(super) const RECEIVING_CORE: usize = 1;
 
-/// Up to this share of the flood may reach the network stack of a server whose filter drops all.
+/// Up to this share of the flood may reach the network stack of a server whose filter drops everything.
 pub(super) const LEAK: f64 = 0.001;
 
-/// What is on its way when a flood ends is taken in within this time.
+/// Packets in flight when a flood ends are received within this time.
 const DRAINING: Duration = Duration::from_millis(2);
 
-/// A flood sends for this share of its time before it is looked at: caches and tables are as in its midst.
+/// A flood sends for this share of its time before measuring starts, so that caches and tables are in their steady
+/// state.
 const LEAD: f64 = 0.2;
 
-/// A pause between two bursts has room for this many times as long as the last one takes, and for waking up.
+/// A pause between two bursts is this many times as long as the last burst takes, plus the time to wake up.
 const ROOM: f64 = 1.2;
 const WAKING: Duration = Duration::from_micros(15);
 
-/// Packets a second that a core sends, about, and how many of them may wait on the cable, which has room for 256: whoever sends
-/// something else in between, as the visitor, finds room.
+/// Packets a second that a core sends, approximately, and how many of them may wait in the veth queue, which holds
+/// 256: so other senders, such as the visitor, find room.
 const SENT_PER_S: f64 = 5e6;
 const WAITING: f64 = 128.0;
 
-/// How many packets come at once, so that no more of them wait when they are taken in at this rate meanwhile.
+/// Returns how many packets to send at once, so that no more than that wait while they are received at this rate.
 fn at_once(taken_in_per_s: f64) -> u64 {
     let left = (1.0 - taken_in_per_s / SENT_PER_S).max(0.1);
     (WAITING / left) as u64
 }
 
-/// What was sent and taken in, how long the threads that took it in have run, and how long it lasted.
+/// What was sent and received, how long the receiving threads ran, and how long the flood lasted.
 struct Counted {
     sent: u64,
     received: u64,
@@ -64,25 +65,25 @@ struct Counted {
 }
 
 impl Counted {
-    /// For so many packets, the threads have run so long.
+    /// Returns the threads' run time for this many packets.
     fn time_for(&self, packets: f64) -> Duration {
         self.busy.mul_f64(packets / self.received as f64)
     }
 }
 
-/// What a core takes in of as much as another one can send.
+/// What a core receives when another core sends as much as it can.
 pub(super) struct Capacity {
     /// Its time for a packet, nanoseconds.
     pub(super) ns: f64,
     /// Million packets a second that were sent,
     pub(super) offered_mpps: f64,
-    /// and taken in.
+    /// and received.
     pub(super) received_mpps: f64,
 }
 
-/// What one core has made and taken in.
+/// What one core both sent and received.
 pub(super) struct Made {
-    /// CPU time for each packet taken in, nanoseconds.
+    /// CPU time for each received packet, nanoseconds.
     pub(super) ns: f64,
     sent: u64,
     received: u64,
@@ -96,14 +97,14 @@ pub(super) struct Visited {
 }
 
 impl Site {
-    /// Gives the server's interface threads on one processor, for as long as what it returns lives.
+    /// Gives the server's interface threads of its own on one processor, for the lifetime of the result.
     pub(super) fn receiver(&self) -> Result<Receiver> {
         let server = self.lab().host(Role::Server);
         let index = server.index("eth0")?;
         server.within(|| Receiver::on("eth0", index, RECEIVING_CORE))
     }
 
-    /// What one core takes in of as many packets as another one can send.
+    /// Measures what one core receives when another core sends as many packets as it can.
     pub(super) fn capacity(
         &self,
         generator: &mut Programs,
@@ -140,7 +141,7 @@ impl Site {
         })
     }
 
-    /// Nanoseconds of CPU time in which a packet is made and taken in by the same core, of as many as it can.
+    /// Measures the CPU time, in nanoseconds, in which one core sends and receives a packet at full load.
     pub(super) fn shared_core(
         &self,
         generator: &mut Programs,
@@ -156,9 +157,9 @@ impl Site {
         Ok(ns)
     }
 
-    /// The same for this flood, whatever becomes of it. From the switch, on the processor that makes it.
+    /// The same for this flood, whatever the filter does with it. Sent from the switch, on the same processor.
     pub(super) fn make_and_take_in(&self, generator: &mut Programs, flood: &Flood) -> Result<Made> {
-        // The kernel has its own thread take in what has been on a processor for too long.
+        // The kernel's own thread takes over receiving when it has occupied a processor for too long.
         let helper = kernel_thread(&format!("ksoftirqd/{FLOOD_CORE}"))?;
         flood.duration_of(flood.duration.mul_f64(LEAD)).send(generator, || false)?;
         let (before, helped, counted) = (thread_time_ns(), cpu_time(helper)?, self.received()?);
@@ -172,8 +173,9 @@ impl Site {
         Ok(Made { ns, sent, received })
     }
 
-    /// Sends a flood of a number of sources from one processor, as `send` does, which counts what was sent and taken in. A figure
-    /// counts only if something was, and nothing of it reached the network stack of a server whose filter drops it.
+    /// Sends a flood from a number of sources from one processor, with `send`, and counts what was sent and received.
+    /// A figure counts only if packets were received, and none of them reached the network stack of a server whose
+    /// filter drops them.
     fn take_in(
         &self,
         sources: u64,
@@ -193,12 +195,13 @@ impl Site {
         Ok((sent, received))
     }
 
-    /// Packets that the server's interface has taken in, those included that a filter dropped.
+    /// Returns the packets that the server's interface has received, including those that a filter dropped.
     fn received(&self) -> Result<u64> {
         self.lab().host(Role::Server).packets_received("eth0")
     }
 
-    /// Packets that have passed a filter that drops them all, as far as the network stack can tell; 0 where there is none.
+    /// Returns the packets that passed a filter that drops everything, as seen by the network stack; 0 without such a
+    /// filter.
     fn leaked(&self) -> Result<u64> {
         let server = self.lab().host(Role::Server);
         match self.guard() {
@@ -208,8 +211,9 @@ impl Site {
         }
     }
 
-    /// What the visitor gets, whose server has what the receiving core has left, during a flood of so many packets a second, of so
-    /// many that the core can take in, or of none. Visitor and flood share a processor, on which the visitor goes first.
+    /// Measures what the visitor gets during a flood of this many packets a second, out of the number that the core
+    /// can receive, or without a flood. The server uses what the receiving core has left. Visitor and flood share a
+    /// processor, on which the visitor has priority.
     pub(super) fn visit_during(
         &self,
         generator: &mut Programs,
@@ -235,7 +239,7 @@ impl Site {
                 })
             });
             let visiting = scope.spawn(|| {
-                // Who visits inherits both.
+                // The visiting threads inherit both.
                 pin(FLOOD_CORE)?;
                 go_first()?;
                 visit(self.lab().host(Role::Visitor), Self::pages(), duration)
@@ -249,7 +253,7 @@ impl Site {
         let received = self.received()? - counted;
         let per_s = |packets: u64| packets as f64 / elapsed / 1e6;
         let offered_mpps = per_s(sent);
-        // Without a flood, what there is comes from the visitor.
+        // Without a flood, all packets come from the visitor.
         let received_mpps = if rate == 0 { 0.0 } else { per_s(received) };
         Ok(Visited { visits, offered_mpps, received_mpps })
     }

@@ -1,4 +1,4 @@
-//! The cases: what is set up, and what must come of it for the figure to count.
+//! The cases: what each one sets up, and what must happen to its packets for the figure to count.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
@@ -36,35 +36,36 @@ use super::{
     reference::{Conforming, Reference, State},
 };
 
-/// Test runs come in on the loopback interface; it has the first slot, as an attached interface would.
+/// Test runs arrive on the loopback interface. It gets the first slot, as an attached interface would.
 const LOOPBACK: u32 = 1;
 const SLOT: u32 = 1;
 
-/// The port of a mirror, DNS.
+/// The port of a reflector: DNS.
 const MIRROR_PORT: u16 = 53;
 
-/// The lengths of block lists.
+/// Lengths of block lists.
 const THOUSAND: usize = 1_000;
 const HUNDRED_THOUSAND: usize = 100_000;
 const MILLION: usize = 1_000_000;
 
-/// Single runs that tell which share of packets a program without counters drops.
+/// Single runs that measure which share of packets a program without counters drops.
 const SINGLE_RUNS: u32 = 2_000;
 
 /// The action that drops (linux/bpf.h).
 const XDP_DROP: u32 = 1;
 
-/// Up to so many sources all fit into the debt table, and each comes back while its debt lasts.
+/// With up to this many sources, all fit into the debt table and each returns before its debt has ended.
 const RETURNING: u64 = 1 << 16;
 
-/// Of so many sources none comes near the default limit: that would be 20 thousand million packets a second.
+/// With this many sources, none comes near the default limit: that would take 20 thousand million packets a second.
 const RARE: u64 = 1 << 20;
 
-/// Room for the errors of the two samples, of the list and of single runs, that a share is known by: four standard
-/// deviations of the latter.
+/// Tolerance for the errors of the two samples (the list and the single runs) that a share is measured with: four
+/// standard deviations of the latter.
 const SHARE_ERROR: f64 = 0.04;
 
-/// A limit in every scope, on the class of the packets and on all, in packets and bits. The wide ones are not exceeded.
+/// A limit in every scope, for the class of the packets and for all, in packets and bits. The wide ones are not
+/// exceeded.
 const EVERYTHING: &str = r#"
     [limit.source]
     packets = "20k/s"
@@ -89,7 +90,7 @@ const EVERYTHING: &str = r#"
     packets = "100M/s"
 "#;
 
-/// A limit of all packets together that leaves next to none.
+/// A total limit that lets next to nothing pass.
 const BEYOND: &str = r#"
     [limit]
     source.packets = "off"
@@ -108,7 +109,7 @@ pub enum Case {
     Allowed,
     /// All sources on the block list, by one entry.
     Blocked,
-    /// No limit, and a block list of so many entries.
+    /// No limit, and a block list with this many entries.
     BlockList(usize),
     /// A limit that no packet exceeds.
     Conforming,
@@ -116,51 +117,51 @@ pub enum Case {
     Exceeding,
     /// The default limit of a source, and nothing else.
     SourceLimit,
-    /// The default configuration on a host, as its daemon has it, and a UDP port where somebody listens.
+    /// The default configuration on a host, set up as the daemon does, and an open UDP port.
     Default,
-    /// The same, and one where nobody does.
+    /// The same, with a closed UDP port.
     ClosedPort,
-    /// An example of a configuration in docs/profiles: its name, and what it says; otherwise as [`Case::Default`].
+    /// An example configuration from docs/profiles: its name and its text. Otherwise the same as [`Case::Default`].
     Example(&'static str, &'static str),
-    /// [`Case::BlockList`] of no entries, without checks of sanity.
+    /// [`Case::BlockList`] without entries and without sanity checks.
     Unchecked,
-    /// An ACK beyond the limit of all, for which sockets are asked.
+    /// An ACK over the total limit, which requires a socket lookup.
     NoConnection,
-    /// UDP beyond the limit of all, for which sockets are asked.
+    /// UDP over the total limit, which requires a socket lookup.
     NoSocket,
-    /// A SYN beyond the limit of all, which has to come twice.
+    /// A SYN over the total limit, which has to be retransmitted.
     FirstSyn,
-    /// UDP from the port of a mirror, for which the table of questions and sockets are asked.
+    /// UDP from a reflector port, which requires a lookup in the table of what the host asked and a socket lookup.
     Unsolicited,
-    /// All that can be set at once: limits in every scope, both lists, a trace of another source.
+    /// Everything that can be set at once: limits in every scope, both lists, and a trace of another source.
     Everything,
-    /// The reference with the kernel's LRU map, to be compared with [`Case::SourceLimit`].
+    /// The reference with the kernel's LRU map, for comparison with [`Case::SourceLimit`].
     LruReference,
-    /// The same with one for each processor.
+    /// The same with one map for each processor.
     PerCpuLruReference,
     /// The same with a hash map and a lock in each entry.
     SpinLockReference,
-    /// The reference with the kernel's trie of so many entries, to be compared with [`Case::BlockList`].
+    /// The reference with the kernel's trie of this many entries, for comparison with [`Case::BlockList`].
     LpmReference(usize),
-    /// 200,000 IPv6 entries of every length in one /32, and sources within or without.
+    /// 200,000 IPv6 entries of every length in one /32, and sources inside or outside it.
     EveryLength(Reach),
-    /// 200,000 IPv6 entries longer than most sources' networks in one /32, and sources within.
+    /// 200,000 IPv6 entries in one /32, longer than the networks of most sources, and sources inside it.
     LongLengths,
-    /// An IPv6 entry of each length, each within the next, and sources within the shortest.
+    /// IPv6 entries of each length, each inside the next shorter one, and sources inside the shortest.
     Nested,
 }
 
-/// Where sources are.
+/// Where the sources are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
-    /// In the network that the list is about.
+    /// In the network that the list covers.
     Within,
-    /// In another.
+    /// In another network.
     Without,
 }
 
 impl Case {
-    /// All of them.
+    /// All cases.
     pub const ALL: [Self; 31] = [
         Self::Floor,
         Self::Parse,
@@ -195,18 +196,18 @@ impl Case {
         Self::Nested,
     ];
 
-    /// Shorter block lists.
+    /// A shorter block list.
     pub const BLOCK_LIST_1K: Self = Self::BlockList(THOUSAND);
-    /// The same.
+    /// A shorter block list.
     pub const BLOCK_LIST_100K: Self = Self::BlockList(HUNDRED_THOUSAND);
 
     /// The longest block list.
     pub const BLOCK_LIST_1M: Self = Self::BlockList(MILLION);
 
-    /// The reference with as many entries.
+    /// The reference with as many entries as the longest block list.
     pub const LPM_REFERENCE_1M: Self = Self::LpmReference(MILLION);
 
-    /// The word for it on the command line and in reports.
+    /// The name on the command line and in reports.
     pub fn label(self) -> &'static str {
         match self {
             Self::Floor => "floor",
@@ -241,8 +242,8 @@ impl Case {
         }
     }
 
-    /// Whether a family has it: a million IPv6 prefixes are more than the filter has room for, the reference's trie is for
-    /// IPv4, and the examples differ from the default in limits alone.
+    /// Whether the case exists in a family. A million IPv6 prefixes exceed the filter's capacity, the reference's
+    /// trie is IPv4 only, and the examples differ from the default only in limits.
     pub fn exists_in(self, family: Family) -> bool {
         let is_of_ipv6 = matches!(self, Self::EveryLength(_) | Self::LongLengths | Self::Nested);
         let is_of_ipv4 = matches!(self, Self::BLOCK_LIST_1M | Self::LpmReference(_) | Self::Example(..));
@@ -258,7 +259,7 @@ impl Case {
         }
     }
 
-    /// Whether what becomes of a packet depends on those before it.
+    /// Whether the verdict on a packet depends on earlier packets.
     pub(super) fn remembers_sources(self) -> bool {
         match self {
             Self::Conforming
@@ -288,17 +289,17 @@ impl Case {
         }
     }
 
-    /// Whether all is set that a daemon sets on a host.
+    /// Whether everything is set that a daemon sets on a host.
     fn is_on_host(self) -> bool {
         matches!(self, Self::Default | Self::ClosedPort | Self::Example(..))
     }
 
-    /// The UDP ports of the host.
+    /// The open UDP ports of the host.
     fn ports(self) -> Vec<UdpPort> {
         if self == Self::ClosedPort { Vec::new() } else { vec![UdpPort::open(UNUSED_PORT)] }
     }
 
-    /// What is on its block list.
+    /// Contents of its block list.
     fn block_list(self) -> Drawn {
         match self {
             Self::BlockList(entries) | Self::LpmReference(entries) => Drawn::Random(entries),
@@ -332,11 +333,11 @@ impl Case {
                 settings.trace_version = 4;
             }
             Self::Conforming => {
-                // More than a test run of one source comes to.
+                // More than a test run of one source reaches.
                 let packets = PacketLimit::of_rate(PacketRate(100_000_000));
                 settings.set_limits(of_source(rate_limit(&RateLimit { packets: Some(packets), bits: None })));
             }
-            // One packet in ten seconds, none at once: even 16 million sources stay in debt.
+            // One packet in ten seconds, and no burst: even 16 million sources stay in debt.
             Self::Exceeding => settings.set_limits(of_source(Limit {
                 packet_cost_ns: 10_000_000_000,
                 horizon_ns: 20_000_000_000,
@@ -369,12 +370,12 @@ impl Case {
         let mut filter = Filter::load(&options)?;
         filter.set_local(&[SERVER.into(), SERVER6.into()])?;
         if self.is_on_host() {
-            // As on a network card, which takes in what the filter answers.
+            // As on a network card, which can send the filter's answers.
             filter.set_proof(means::SOCKETS | means::COOKIES, true)?;
             filter.tell_solicited_by(solicited::NOTED | solicited::SOCKETS);
             filter.set_client_ports(CLIENT_PORTS);
         }
-        // By what the host tells, limits are in force.
+        // The host information above determines which limits are in force.
         let mut limited = Ok(());
         filter.change_settings(|settings| {
             settings.sample_cost_ns = options.sample_cost_ns();
@@ -401,7 +402,7 @@ impl Case {
         Ok(filter)
     }
 
-    /// The frame that is sent, with room for a source.
+    /// The frame to send, with room for a source address.
     fn frame(self, family: Family) -> Vec<u8> {
         const SYN: u8 = 0x02;
         const ACK: u8 = 0x10;
@@ -415,7 +416,7 @@ impl Case {
         frame.bytes()
     }
 
-    /// The reference that it is, which passes what conforms.
+    /// The reference that this case measures, with a limit that passes conforming packets.
     fn reference(self, list: &BlockList) -> Result<Reference> {
         match self {
             Self::PerCpuLruReference => Reference::load(State::PerCpuLru, Conforming::Passes),
@@ -425,7 +426,7 @@ impl Case {
         }
     }
 
-    /// What must become of the packets.
+    /// What must happen to the packets.
     fn claim(self, list: &BlockList, sources: u64) -> Option<Claim> {
         let all = 0.999..=1.0;
         // On a busy machine a source regains some of its burst before a slice begins.
@@ -437,7 +438,7 @@ impl Case {
             Self::Unchecked => Some(Claim::Reasons(&[Reason::Conforming], all)),
             Self::NoConnection => Some(Claim::Reasons(&[Reason::NoConnection], nearly_all)),
             Self::NoSocket => Some(Claim::Reasons(&[Reason::NoSocket], nearly_all)),
-            // Where the table is full, no SYN is noted.
+            // When the table is full, no SYN is noted.
             Self::FirstSyn => Some(Claim::Reasons(&[Reason::FirstSyn, Reason::TotalPackets], nearly_all)),
             Self::Unsolicited => Some(Claim::Reasons(&[Reason::Unsolicited], all)),
             Self::BlockList(_) | Self::EveryLength(_) | Self::LongLengths | Self::Nested => {
@@ -447,7 +448,7 @@ impl Case {
             Self::Exceeding if sources <= RETURNING => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
-            // The sockets are asked as well before it is dropped.
+            // The filter also looks up a socket before it drops the packet.
             Self::ClosedPort => Some(Claim::Reasons(
                 &[Reason::SourcePackets, Reason::TotalPackets, Reason::NoSocket],
                 nearly_all,
@@ -455,7 +456,7 @@ impl Case {
             Self::SourceLimit | Self::Default if sources == 1 => {
                 Some(Claim::Reasons(&[Reason::SourcePackets], nearly_all))
             }
-            // Single runs are so slow that some come within the limit.
+            // Single runs are so slow that some packets are within the limit.
             Self::LruReference | Self::PerCpuLruReference | Self::SpinLockReference if sources == 1 => {
                 Some(Claim::Dropped(0.3..=1.0))
             }
@@ -466,7 +467,7 @@ impl Case {
             Self::LruReference | Self::PerCpuLruReference | Self::SpinLockReference if sources >= RARE => {
                 Some(Claim::Dropped(0.0..=0.0))
             }
-            // Between, who exceeds depends on how fast the machine is.
+            // In between, which sources exceed the limit depends on the speed of the machine.
             Self::Exceeding
             | Self::SourceLimit
             | Self::Default
@@ -490,16 +491,16 @@ fn about(share: f64) -> RangeInclusive<f64> {
     share - SHARE_ERROR..=share + SHARE_ERROR
 }
 
-/// What the packets of a case come to, as a range of shares.
+/// What must happen to the packets of a case, as a range of shares.
 enum Claim {
-    /// So many have one of these reasons, by the filter's own counters.
+    /// This share has one of these reasons, by the filter's own counters.
     Reasons(&'static [Reason], RangeInclusive<f64>),
-    /// So many are dropped, by the action of single runs.
+    /// This share is dropped, by the action of single runs.
     Dropped(RangeInclusive<f64>),
 }
 
-/// A case that is set up: a harness of its own, so that switching between programs changes nothing in the kernel,
-/// and what it calls.
+/// A case that is set up: what it calls, and a harness of its own, so that switching between programs changes nothing
+/// in the kernel.
 pub(super) struct Subject {
     pub(super) case: Case,
     harness: Programs,
@@ -507,7 +508,7 @@ pub(super) struct Subject {
     list: BlockList,
     frame: Vec<u8>,
     sources: Sources,
-    /// What the filter counted in slices that count, by number of sources: packets by number of reason.
+    /// What the filter counted in slices that count: packets by reason number, by number of sources.
     counted: BTreeMap<u64, Vec<u64>>,
 }
 
@@ -515,7 +516,7 @@ enum Called {
     /// A program of the laboratory itself.
     Laboratory,
     Filter(Box<Filter>),
-    /// Kept, as its maps go with it.
+    /// Kept because dropping it would free its maps.
     Reference(#[expect(dead_code, reason = "kept for its maps")] Reference),
 }
 
@@ -546,13 +547,13 @@ impl Subject {
         Ok(Self { case, harness, called, list, frame: case.frame(family), sources, counted: BTreeMap::new() })
     }
 
-    /// Goes on with so many sources.
+    /// Switches to this many sources.
     pub(super) fn set_sources(&mut self, family: Family, count: u64) -> Result<()> {
         self.sources = self.case.region(family).sources(count);
         self.harness.set_sources(self.sources)
     }
 
-    /// A slice that does not count: before one that does, and to learn how long a run takes.
+    /// Runs a slice that does not count: before one that does, and to learn how long a run takes.
     pub(super) fn warm_up(&mut self, cores: usize, runs: u32) -> Result<f64> {
         self.look()?;
         slice(&mut self.harness, &self.frame, cores, runs)
@@ -571,7 +572,8 @@ impl Subject {
         Ok(ns)
     }
 
-    /// Tells the filter of the host's UDP ports, as a daemon does each second: what it knows is good for three.
+    /// Updates the filter's view of the host's UDP ports, as a daemon does each second. The filter trusts it for
+    /// three seconds.
     fn look(&mut self) -> Result<()> {
         match &mut self.called {
             Called::Filter(filter) if self.case.is_on_host() => {
@@ -581,14 +583,15 @@ impl Subject {
         }
     }
 
-    /// What the filter has counted so far, packets by number of reason; nothing where there is no filter.
+    /// Returns what the filter has counted so far: packets by reason number. Empty without a filter.
     fn counts(&self) -> Result<Vec<u64>> {
         let Called::Filter(filter) = &self.called else { return Ok(Vec::new()) };
         let counters = filter.counters.interface(SLOT)?;
         Ok(counters.done.iter().map(|count| count.packets).collect())
     }
 
-    /// A figure counts only if the packets came to what the case says, with the present number of sources.
+    /// Checks that the packets got the verdicts that the case claims, with the present number of sources. Otherwise
+    /// the figure does not count.
     pub(super) fn check(&mut self) -> Result<()> {
         let (what, share, range) = match self.case.claim(&self.list, self.sources.count) {
             None => return Ok(()),

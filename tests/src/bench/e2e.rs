@@ -1,11 +1,11 @@
 //! End to end: a flood on a virtual interface, with each filter in turn, and a visitor behind it.
 //!
-//! Each filter guards a server in a laboratory of its own, set up before the first round. The flood comes in on the
-//! server's cable itself; the visitor's packets take the way through the switch. First it is measured [what a core takes
-//! in](super::capacity), then what the visitor gets while a share of that comes.
+//! Each filter guards a server in a laboratory of its own, set up before the first round. The flood arrives directly
+//! on the server's veth pair; the visitor's packets pass through the switch. First it measures [what a core
+//! receives](super::capacity), then what the visitor gets during a flood of a share of that.
 //!
-//! Every filter knows the attackers' network and drops it, so that all is dropped and no network stack is part of the
-//! comparison; those with a limit of each source have it, too.
+//! Every filter knows the attackers' network and drops it. So the whole flood is dropped, and the network stack is
+//! not part of the comparison. Filters that support a limit for each source have one as well.
 
 use std::fmt::Display;
 
@@ -23,22 +23,22 @@ use super::{
     tool::Tool,
 };
 
-/// Sources of the flood that a visitor is visited by.
+/// Number of sources of the flood while a visitor is measured.
 const MANY: u64 = 1 << 24;
 
-/// The flood of each kind of the part `vectors`, which two cores send and take in: less than the slowest filter takes in on the
-/// machines that we know.
+/// Rate of the flood of each kind in the part `vectors`, which two cores send and receive: below what the slowest
+/// filter handles on the machines that we know.
 pub(super) const FLOOD_PER_S: u64 = 400_000;
 
-/// What was measured of one filter with so many sources.
+/// Measurements of one filter with one number of sources.
 #[derive(Default)]
 struct Rounds {
     capacities: Vec<Capacity>,
     shared_ns: Vec<f64>,
 }
 
-/// Measures the filters of these names, or all of the effort, round by round; those whose program or kernel module is not there
-/// are named and skipped.
+/// Measures the named filters, or all of the effort, round by round. Filters whose program or kernel module is
+/// missing are reported and skipped.
 pub(super) fn measure(
     effort: Effort,
     filters: &[&str],
@@ -98,13 +98,13 @@ pub(super) fn measure(
 
 /// Why a filter is not measured.
 pub(super) enum Unusable {
-    /// It is not here: a program, or what the kernel has to have for it.
+    /// A program or a kernel feature is missing.
     Skipped(String),
-    /// It should have been.
+    /// It should have worked.
     Failed(anyhow::Error),
 }
 
-/// Names the program that a filter lacks, if it lacks any.
+/// Names the first program that a filter lacks, if any.
 pub(super) fn missing_tool(guard: Guard) -> Option<String> {
     let Tool { program, package } = guard.tools().iter().find(|tool| !tool.is_installed())?;
     Some(format!("no {program} here (`--setup` installs {package})"))
@@ -115,7 +115,7 @@ fn set_up(guard: Guard) -> Result<Site, Unusable> {
         return Err(Unusable::Skipped(reason));
     }
     Site::with_pages_from(guard, RECEIVING_CORE).map_err(|error| {
-        // What others' programs need of the kernel is not there everywhere.
+        // Third-party programs may need kernel features that are missing.
         if guard.tools().is_empty() {
             Unusable::Failed(error)
         } else {
@@ -124,7 +124,7 @@ fn set_up(guard: Guard) -> Result<Site, Unusable> {
     })
 }
 
-/// Why no core can be left alone with taking packets in, if none can.
+/// Explains why no core can be dedicated to receiving, if none can.
 fn cannot_take_in_alone(site: &Site) -> Option<String> {
     match std::thread::available_parallelism() {
         Ok(cores) if cores.get() > RECEIVING_CORE => site.receiver().err().map(|error| format!("{error:#}")),
@@ -133,7 +133,7 @@ fn cannot_take_in_alone(site: &Site) -> Option<String> {
     }
 }
 
-/// Measures visitors, filters and shares of their capacity in turns, and adds them to the rows.
+/// Measures visitors, alternating between filters and shares of their capacity, and adds the results to the rows.
 fn measure_visits(
     effort: Effort,
     sites: &[Site],
@@ -168,7 +168,7 @@ fn measure_visits(
     Ok(())
 }
 
-/// A filter before which a visitor comes, the row that is about it, the capacity of its core, and the visits by load.
+/// A filter that a visitor passes, its row, the capacity of its core, and the visits by load.
 struct Visiting<'a> {
     site: &'a Site,
     row: usize,

@@ -1,4 +1,4 @@
-//! The address families: a frame of each, and where its sources lie.
+//! The address families: a frame of each, and the range of its sources.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,8 @@ use crate::{
     programs::Sources,
 };
 
-/// What the harness multiplies the number of a source with, to strew sources over 32 bits (flood-ebpf/src/lab.rs).
+/// The factor by which the harness multiplies a source number, to spread sources over 32 bits
+/// (flood-ebpf/src/lab.rs).
 const SCATTER: u32 = 0x9e37_79b1;
 
 /// The first source of each family: 11.0.0.0 and 2001:db8::.
@@ -15,7 +16,7 @@ const FIRST_V4: u32 = 0x0b00_0000;
 const FIRST_V6: u64 = 0x2001_0db8_0000_0000;
 const OTHER_V6: u64 = 0x2001_0db9_0000_0000;
 
-/// A port on which nobody listens.
+/// A closed port.
 pub(super) const UNUSED_PORT: u16 = 9;
 
 /// An address family.
@@ -31,7 +32,7 @@ impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
-    /// The word for it on the command line and in reports.
+    /// The name on the command line and in reports.
     pub fn label(self) -> &'static str {
         match self {
             Self::Ipv4 => "ipv4",
@@ -39,7 +40,7 @@ impl Family {
         }
     }
 
-    /// What all frames begin with.
+    /// Begins the frames of this family.
     pub(super) fn frame(self) -> Build {
         packet::from(self.address(0)).to(match self {
             Self::Ipv4 => packet::SERVER,
@@ -47,7 +48,7 @@ impl Family {
         })
     }
 
-    /// The shortest UDP packet that Ethernet carries.
+    /// Returns the shortest UDP packet that Ethernet carries.
     pub(super) fn udp(self, from_port: u16) -> Build {
         let payload = match self {
             Self::Ipv4 => 18,
@@ -56,7 +57,7 @@ impl Family {
         self.frame().udp(from_port, UNUSED_PORT).payload(payload)
     }
 
-    /// The address so far from the first source: the harness reaches all that fit into 32 bits.
+    /// Returns the address at this distance from the first source: the harness reaches all within 32 bits.
     pub(super) fn address(self, distance: u32) -> IpAddr {
         match self {
             Self::Ipv4 => Ipv4Addr::from_bits(FIRST_V4.wrapping_add(distance)).into(),
@@ -65,18 +66,18 @@ impl Family {
     }
 }
 
-/// Where sources are: the harness reaches 2^32 of them.
+/// The range of the sources: the harness reaches 2^32 of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Region {
     pub(super) family: Family,
-    /// IPv6: which of the upper 64 bits of an address their numbers begin at.
+    /// IPv6: the bit of the upper 64 of an address at which source numbers begin.
     pub(super) lowest_bit: u32,
-    /// IPv6: the upper 64 bits of the first.
+    /// IPv6: the upper 64 bits of the first address.
     first: u64,
 }
 
 impl Region {
-    /// Addresses; in IPv6 /48.
+    /// Sources are addresses; in IPv6, /48 networks.
     pub(super) fn of(family: Family) -> Self {
         Self { family, lowest_bit: 16, first: FIRST_V6 }
     }
@@ -86,12 +87,12 @@ impl Region {
         Self { lowest_bit: 0, ..Self::of(Family::Ipv6) }
     }
 
-    /// Every /64 of another.
+    /// Every /64 of another /32.
     pub(super) fn other_network() -> Self {
         Self { first: OTHER_V6, ..Self::first_network() }
     }
 
-    /// So many sources, strewn over the addresses.
+    /// Returns this many sources, spread over the addresses.
     pub(super) fn sources(self, count: u64) -> Sources {
         let first = match self.family {
             Family::Ipv4 => FIRST_V4.into(),
@@ -100,7 +101,7 @@ impl Region {
         Sources { first, count, adjacent: false }
     }
 
-    /// The source of this number, as the harness writes it.
+    /// Returns the source of this number, as the harness writes it.
     pub(super) fn source(self, number: u32) -> IpAddr {
         self.address(number.wrapping_mul(SCATTER))
     }

@@ -1,4 +1,4 @@
-//! What guards a server in the bench: Floodgate, what people would use instead, and nothing.
+//! What guards a server in the bench: Floodgate, the alternatives, and nothing.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -27,50 +27,50 @@ use super::{
 /// The limit of each source, for filters that have one: far above what the visitor sends.
 const LIMIT_PER_S: u64 = 200_000;
 
-/// Sources that nft and iptables have room for, as many as the references.
+/// Number of sources that nft and iptables have room for, the same as in the references.
 const METER_SIZE: u64 = 1 << 20;
 
 /// Prefixes in the trie of the reference.
 const TRIE_ENTRIES: usize = 1_000;
 
-/// What rules and sets of ours are called.
+/// Name of our rules and sets.
 const OURS: &str = "floodgate_bench";
 
 /// What guards the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guard {
-    /// Nothing: the network stack takes the flood.
+    /// No filter: the network stack processes the flood.
     Nothing,
     /// Floodgate with a limit and the attackers' network blocked.
     Floodgate,
-    /// Floodgate with a configuration, under a name.
+    /// Floodgate with a configuration; its name and text.
     Configured(&'static str, &'static str),
-    /// A bare `XDP_DROP`, which keeps the visitor out, too.
+    /// A bare `XDP_DROP`, which also keeps the visitor out.
     XdpDrop,
-    /// A program that passes the visitor and drops the rest: no filter can be better.
+    /// A program that passes the visitor and drops the rest: the upper bound for any filter.
     Ideal,
-    /// xdp-filter, which knows no networks: it denies everybody but the visitor.
+    /// xdp-filter, which does not support networks: it denies everything but the visitor.
     XdpFilter,
-    /// nftables, the attackers' network dropped at ingress.
+    /// nftables: drops the attackers' network at ingress.
     NftDrop,
-    /// nftables with a limit of each source in a dynamic set, then the attackers' network dropped.
+    /// nftables: a limit for each source in a dynamic set, then drops the attackers' network.
     NftMeter,
-    /// iptables with a limit of each source (hashlimit), then the attackers' network dropped, before connections are tracked.
+    /// iptables: a limit for each source (hashlimit), then drops the attackers' network before connection tracking.
     Hashlimit,
-    /// iptables with a set of networks that has the attackers', at the same place.
+    /// iptables: a set of networks that contains the attackers', in the same place.
     Ipset,
-    /// A reference with a limit of each source, which drops what conforms as well.
+    /// A reference with a limit for each source, which also drops conforming packets.
     LruReference,
     /// The same with a map for each processor.
     PerCpuLruReference,
-    /// The same under locks.
+    /// The same with locks.
     SpinLockReference,
-    /// A reference with a block list, which drops what is not on it as well.
+    /// A reference with a block list, which also drops what is not on it.
     LpmReference,
 }
 
 impl Guard {
-    /// Those that are compared.
+    /// The filters that are compared.
     pub const ALL: [Self; 13] = [
         Self::Nothing,
         Self::Floodgate,
@@ -87,7 +87,7 @@ impl Guard {
         Self::LpmReference,
     ];
 
-    /// The word for it in reports.
+    /// The name in reports.
     pub fn label(self) -> &'static str {
         match self {
             Self::Nothing => "no filter",
@@ -107,7 +107,7 @@ impl Guard {
         }
     }
 
-    /// Whether it can be compared on a network card, whose flood is no visitor's.
+    /// Whether it can be compared on a network card, where the flood is not accompanied by a visitor.
     pub(super) fn is_for_cards(self) -> bool {
         !matches!(self, Self::Nothing | Self::Ideal)
     }
@@ -135,12 +135,12 @@ impl Guard {
         )
     }
 
-    /// Whether the network stack has counted a packet before this filter sees it.
+    /// Whether the network stack counts a packet before this filter sees it.
     pub(super) fn is_in_stack(self) -> bool {
         matches!(self, Self::Nothing | Self::Hashlimit | Self::Ipset)
     }
 
-    /// Puts it in front of a server, on this interface of its.
+    /// Sets it up in front of a server, on this interface.
     pub(super) fn set_up(self, server: &Namespace, interface: &str) -> Result<Held> {
         match self {
             Self::Nothing => Ok(Held::Nothing),
@@ -187,15 +187,15 @@ impl Guard {
     }
 }
 
-/// What has to live for a filter to stay where it is.
+/// What has to stay alive for a filter to remain in place.
 pub(super) enum Held {
-    /// Nothing, or what goes with its namespace.
+    /// Nothing, or what is removed along with its namespace.
     Nothing,
     Daemon(Daemon),
     Program(#[expect(dead_code, reason = "detaches when dropped")] Programs),
     Reference(#[expect(dead_code, reason = "detaches when dropped")] Reference),
     Shell(Child),
-    /// Rules, which this takes away.
+    /// Rules; this command removes them.
     Rules(Command),
 }
 
@@ -217,8 +217,8 @@ impl Drop for Held {
     }
 }
 
-/// The configuration, by which SYNs are answered with cookies. That is the default on a network card; on a virtual cable the
-/// daemon cannot know whether the other end takes in what the filter sends. In the laboratory it does.
+/// Returns the configuration with cookies enabled as the answer to SYNs. That is the default on a network card. On a
+/// veth pair the daemon cannot know whether the other end accepts what the filter sends; in the laboratory it does.
 fn with_cookies(config: &str) -> String {
     const SECTION: &str = "[proof]\n";
     const COOKIES: &str = "syn = \"cookie\"\n";
@@ -232,7 +232,7 @@ fn with_cookies(config: &str) -> String {
     }
 }
 
-/// Attaches a program of the laboratory; the one source that it may want to know is the visitor.
+/// Attaches a program of the laboratory. The one source that it may need to know is the visitor.
 fn attach(server: &Namespace, interface: &str, name: &str) -> Result<Held> {
     let IpAddr::V4(visitor) = Role::Visitor.address() else { bail!("the visitor has no IPv4 address") };
     let mut programs = Programs::load()?;
@@ -256,8 +256,8 @@ fn reference(server: &Namespace, interface: &str, state: State) -> Result<Held> 
     Ok(Held::Reference(reference))
 }
 
-/// Sets xdp-filter up. It pins its maps by the name of the interface; in a BPF file system of its own that can be no
-/// operator's, and nothing stays behind.
+/// Sets up xdp-filter. It pins its maps under the name of the interface. In a private BPF file system they cannot
+/// collide with an operator's, and nothing stays behind.
 fn xdp_filter(server: &Namespace, interface: &str) -> Result<Held> {
     let visitor = Role::Visitor.address();
     let script = format!(
@@ -275,7 +275,7 @@ fn xdp_filter(server: &Namespace, interface: &str) -> Result<Held> {
     Ok(held)
 }
 
-/// Sets nftables up at ingress: perhaps a set and a rule on it, then a drop of the attackers' network.
+/// Sets up nftables at ingress: optionally a set and a rule that uses it, then a drop of the attackers' network.
 fn nft(server: &Namespace, interface: &str, set: &str, rule: &str) -> Result<Held> {
     let rules = format!(
         "table netdev {OURS} {{\n{set}\nchain ingress {{\ntype filter hook ingress device \"{interface}\" priority 0;\n\
@@ -297,7 +297,8 @@ fn nft(server: &Namespace, interface: &str, set: &str, rule: &str) -> Result<Hel
     Ok(Held::Rules(undo))
 }
 
-/// Sets iptables up, as early as it can be: rules that drop, after something, which is done again at the end.
+/// Sets up iptables as early in the path as possible: rules that drop. `before` runs first, and `after` when they are
+/// removed.
 fn iptables(server: &Namespace, interface: &str, rules: &[&str], before: &str, after: &str) -> Result<Held> {
     let each = |verb: &'static str| {
         rules
@@ -314,7 +315,7 @@ fn iptables(server: &Namespace, interface: &str, rules: &[&str], before: &str, a
     };
     let output = shell(&do_it, " && ")?.output().context("starting iptables")?;
     if !output.status.success() {
-        // What has been done of it.
+        // Undoes what has been set up so far.
         shell(&undo, "; ")?.output()?;
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
     }

@@ -1,4 +1,4 @@
-//! A host as people run one, with visitors and clients of its own: what of theirs comes to something during an attack.
+//! A typical host, with visitors and clients of its own: the share of their attempts that succeeds during an attack.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,20 +24,20 @@ use super::{
     vector::GAME,
 };
 
-/// Ports of name servers, of sessions (QUIC) and of clocks.
+/// Ports of name servers, of sessions (QUIC) and of NTP.
 const NAMES: u16 = 53;
 const SESSIONS: u16 = 443;
 const TIME: u16 = 123;
 
-/// Where the host's Unbound and its dnsmasq are asked: over IPv4, and over IPv6.
+/// Ports where the host's Unbound and its dnsmasq listen: for upstreams over IPv4, and over IPv6.
 const UNBOUND: [u16; 2] = [5_301, 5_303];
 const DNSMASQ: [u16; 2] = [5_302, 5_304];
 
-/// How long an attack lasts before it is looked what becomes of whom: until what answers an attack has been switched on, and
-/// the bursts of limits are used up.
+/// How long an attack lasts before measuring starts: until the countermeasures are active, and the bursts of limits
+/// are used up.
 const LEAD: Duration = Duration::from_millis(700);
 
-/// A host behind a filter. What it asks is in the visitor's network, behind the same jitter.
+/// A host behind a filter. The servers that it uses are in the visitor's network, behind the same jitter.
 pub(super) struct Host {
     _services: Vec<Service>,
     _echoes: Vec<Echo>,
@@ -46,20 +46,20 @@ pub(super) struct Host {
     site: Site,
 }
 
-/// What came of an attack.
+/// Results of an attack.
 pub(super) struct Outcome {
-    /// Million packets a second of the attack that the host took in.
+    /// Million packets a second of the attack that the host received.
     pub(super) flood_mpps: f64,
     /// The share of the attack that reached the network stack.
     pub(super) reached: f64,
-    /// What came of the attempts of visitors, by service,
+    /// Results of visitors, by service,
     pub(super) visitors: Vec<(&'static str, Tally)>,
-    /// and of the host's own.
+    /// and of the host's own clients.
     pub(super) own: Vec<(&'static str, Tally)>,
 }
 
 impl Host {
-    /// Sets one up.
+    /// Sets up a host.
     pub(super) fn new(guard: Guard) -> Result<Self> {
         let lab = Lab::new()?;
         let (server, outside) = (lab.host(Role::Server), lab.host(Role::Visitor));
@@ -72,7 +72,7 @@ impl Host {
             routes.push(format!("route add {} dev eth0", IpNet::from(resolver)));
             routes.push(format!("neighbour add {resolver} lladdr {mac} dev eth0"));
         }
-        // Answers to spoofed addresses go where nobody is.
+        // Replies to spoofed addresses go to a nonexistent router.
         for (router, everybody) in [("192.0.2.254", "0.0.0.0/0"), ("2001:db8::fe", "::/0")] {
             routes.push(format!("route add {router} dev eth0"));
             routes.push(format!("neighbour add {router} lladdr 02:00:00:00:00:{last:02x} dev eth0"));
@@ -100,25 +100,25 @@ impl Host {
         Ok(Self { _services: services, _echoes: echoes, arrivals, site: Site::new(lab, guard)? })
     }
 
-    /// What stands before it.
+    /// Returns its filter.
     pub(super) fn guard(&self) -> Guard {
         self.site.guard()
     }
 
-    /// Where it stands.
+    /// Returns its site.
     pub(super) fn site(&self) -> &Site {
         &self.site
     }
 
-    /// What becomes of visitors and of the host's own clients during an attack, all over one family. Connections and sessions are
-    /// open when it begins.
+    /// Runs visitors and the host's own clients during an attack, all over one family. Connections and sessions are
+    /// open before it begins.
     pub(super) fn under(&self, attack: &Attack, ipv6: bool, duration: Duration) -> Result<Outcome> {
         let (server, outside) = (self.site.lab().host(Role::Server), self.site.lab().host(Role::Visitor));
         let visitors = outside.within(|| visitors(if ipv6 { SERVER6 } else { SERVER }))?;
         let own = server.within(|| own(ipv6))?;
         let counts = || -> Result<[u64; 2]> {
             let [.., last] = NOBODY;
-            // But for the flood, all comes from the visitor's network.
+            // All packets except the flood come from the visitor's network.
             let received = server.packets_received("eth0")?.saturating_sub(outside.packets_sent("eth0")?);
             Ok([received, self.arrivals.arrivals(last)?])
         };
@@ -148,7 +148,7 @@ fn local(port: u16) -> SocketAddr {
     (IpAddr::from([127, 0, 0, 1]), port).into()
 }
 
-/// Those whom the host serves.
+/// Returns the clients that the host serves.
 fn visitors(server: IpAddr) -> Result<Vec<Client>> {
     Ok(vec![
         Client::of_pages("pages", server),
@@ -159,7 +159,7 @@ fn visitors(server: IpAddr) -> Result<Vec<Client>> {
     ])
 }
 
-/// Those who run on the host.
+/// Returns the clients that run on the host.
 fn own(ipv6: bool) -> Result<Vec<Client>> {
     let (family, resolver) = (usize::from(ipv6), if ipv6 { RESOLVER6 } else { RESOLVER });
     Ok(vec![

@@ -1,6 +1,6 @@
-//! Each kind of flood against a [`Host`] without a filter, with the default configuration and with each example: what reaches
-//! the network stack, and what is left to the worst-off service of its visitors and to the worst-off of its own clients,
-//! of what they have when nobody floods an unguarded host.
+//! Each kind of flood against a [`Host`] without a filter, with the default configuration, and with each example.
+//! Measures what reaches the network stack, and what is left to the worst-off service of its visitors and to the
+//! worst-off of its own clients, relative to an unguarded host without a flood.
 
 use std::{
     collections::BTreeMap,
@@ -22,25 +22,25 @@ use super::{
     vector::{VECTORS, Vector},
 };
 
-/// Packets a second: 0.13 Gbit/s of the shortest, what a rented server sends.
+/// Packets a second: 0.13 Gbit/s of minimum-size frames, what a rented server can send.
 const FLOOD_PER_S: u64 = 200_000;
 
-/// The most that should reach the stack of a host whose operator has configured nothing, and the least that should be left to
-/// each service, as shares.
+/// The goals, as shares: the most that should reach the stack of a host with the default configuration, and the least
+/// that should be left to each service.
 const MOST_REACHED: f64 = 0.10;
 const LEAST_SERVED: f64 = 0.95;
 
-/// A cell counts for less when less than this share of the flood came in: the machine was too busy to send it.
+/// Below this share of the intended flood, a cell is unreliable: the machine was too busy to send it.
 const LEAST_FLOOD: f64 = 0.9;
 
-/// Floods that are not told apart from what services are for: they are excepted from the first goal.
+/// Floods that cannot be distinguished from legitimate use of the services. They are exempt from the first goal.
 const OPEN_PORTS: [&str; 4] = ["UDP, game", "UDP, game, IPv6", "DNS queries", "DNS queries, IPv6"];
 
-/// The column without a filter, and the one that the goals are for.
+/// The column without a filter, and the one that the goals apply to.
 const UNGUARDED: &str = "no filter";
 const DEFAULT: &str = "default";
 
-/// What came of a kind of flood.
+/// Results of a kind of flood.
 #[derive(Serialize, Clone, Debug)]
 pub struct HostRow {
     /// Its kind, or the name of a capture.
@@ -49,18 +49,18 @@ pub struct HostRow {
     pub cells: Vec<HostCell>,
 }
 
-/// The same with one configuration.
+/// Results with one configuration.
 #[derive(Serialize, Clone, Debug)]
 pub struct HostCell {
     /// The configuration.
     pub config: &'static str,
-    /// Million packets a second of the flood that the host took in.
+    /// Million packets a second of the flood that the host received.
     pub flood_mpps: f64,
     /// The share of the flood that reached the network stack.
     pub reached: f64,
-    /// What is left to each service of visitors, and to each client of the host, as shares of the quiet host.
+    /// What is left to each service of visitors, relative to the host without a flood.
     pub visitors: BTreeMap<&'static str, f64>,
-    /// The same of the host's own clients.
+    /// The same for the host's own clients.
     pub own: BTreeMap<&'static str, f64>,
 }
 
@@ -94,8 +94,8 @@ impl Source {
     }
 }
 
-/// Measures the kinds of floods that are named, or all, and captures if there are any. All hosts are set up first, and each has
-/// its turn with each flood, so that each is at rest in between.
+/// Measures the named kinds of floods, or all, and captures if there are any. All hosts are set up first and take
+/// turns with each flood, so that each is idle in between.
 pub(super) fn measure(
     effort: Effort,
     named: &[String],
@@ -129,7 +129,7 @@ pub(super) fn measure(
     Ok(rows)
 }
 
-/// What is to be sent: what is named, or everything.
+/// Returns what to send: what is named, or everything.
 fn sources(named: &[String], progress: &mut impl FnMut(&dyn Display) -> Result<()>) -> Result<Vec<Source>> {
     let mut sources: Vec<Source> = VECTORS.iter().map(Source::Kind).collect();
     match env::var_os("FLOODGATE_CAPTURES") {
@@ -147,7 +147,7 @@ fn sources(named: &[String], progress: &mut impl FnMut(&dyn Display) -> Result<(
     Ok(sources)
 }
 
-/// What an unguarded host gives and gets when nobody floods it, as shares of what is tried.
+/// Success shares of an unguarded host without a flood.
 struct Quiet(BTreeMap<&'static str, f64>);
 
 impl Quiet {
@@ -197,8 +197,8 @@ impl HostCell {
 }
 
 impl HostRow {
-    /// What misses the goals, in words: how much of the flood reaches the stack with the default configuration, and what is left
-    /// of services with any.
+    /// Describes the goals that were missed: how much of the flood reaches the stack with the default configuration,
+    /// and what is left of services with any configuration.
     pub fn misses(&self) -> Vec<String> {
         let Self { vector, cells } = self;
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
@@ -226,7 +226,7 @@ impl HostRow {
 }
 
 impl HostRow {
-    /// Where less of a flood came in than should have, in words.
+    /// Describes the cells where less of a flood arrived than should have.
     fn too_small(&self) -> Vec<String> {
         let Self { vector, cells } = self;
         let is_small = |cell: &&HostCell| {
@@ -239,7 +239,7 @@ impl HostRow {
     }
 }
 
-/// The rows as a table of Markdown, and what misses the goals behind it.
+/// Formats the rows as a Markdown table, followed by the missed goals.
 pub(super) fn markdown(rows: &[HostRow]) -> String {
     let configs = rows.first().map(|row| row.cells.iter().map(|cell| cell.config)).into_iter().flatten();
     let configs: Vec<_> = configs.collect();

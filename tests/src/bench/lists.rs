@@ -1,4 +1,4 @@
-//! How long it takes until long lists are in force: the binary, from the command to its end.
+//! How long it takes until long lists are in force: with the binary, from the start of the command to its end.
 
 use std::{
     fmt::{self, Display},
@@ -22,14 +22,14 @@ use crate::{
 
 use super::{Effort, measure::quantile};
 
-/// Blocks in a command, and how long they last.
+/// Blocks in a command, and their TTL.
 const BANS: usize = 10_000;
 const TTL: Duration = Duration::from_secs(3);
 
-/// What was done, and how long it took.
+/// A change, and how long it took.
 #[derive(Serialize, Clone, Debug)]
 pub struct ListRow {
-    /// What was done.
+    /// The change.
     pub what: &'static str,
     /// Milliseconds, median.
     pub ms: f64,
@@ -41,10 +41,10 @@ impl Display for ListRow {
     }
 }
 
-/// A source that is on none of the lists, which are the same in each run.
+/// A source that is on none of the lists. The lists are the same in each run.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(11, 0, 0, 1));
 
-/// What is done, in this order.
+/// The changes, in order.
 const CHANGES: [&str; 6] = [
     "start with 1,000,000 IPv4 and 200,000 IPv6 prefixes",
     "the same, imported at run time",
@@ -70,7 +70,8 @@ pub(super) fn measure(
     rows.map(|row| progress(&row).map(|()| row)).collect()
 }
 
-/// Milliseconds that each of [`CHANGES`] takes, with so many IPv4 addresses and a fifth as many IPv6 prefixes.
+/// Measures the milliseconds that each of [`CHANGES`] takes, with this many IPv4 addresses and a fifth as many IPv6
+/// prefixes.
 fn round(listed: usize) -> Result<[f64; CHANGES.len()]> {
     let folder = tempfile::tempdir()?;
     let [list, bans] = ["list", "bans"].map(|name| folder.path().join(name));
@@ -115,7 +116,7 @@ fn blocked_ipv4(daemon: &Daemon) -> Result<u64> {
     Ok(daemon.read::<Status>("status")?.blocked.ipv4)
 }
 
-/// Sends a packet of [`STRANGER`]; returns how many have been dropped as blocked so far.
+/// Sends a packet from [`STRANGER`]. Returns how many packets have been dropped as blocked so far.
 fn packets_dropped(lab: &Lab, daemon: &Daemon) -> Result<u64> {
     let mut frame = packet::from(STRANGER).udp(40_000, 9).bytes();
     frame[..6].copy_from_slice(&Role::Server.mac());

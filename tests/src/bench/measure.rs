@@ -1,4 +1,4 @@
-//! Time: slices of test runs on pinned processors, and what is quoted of them.
+//! Time: slices of test runs on pinned processors, and the statistics of them.
 
 use std::{sync::Barrier, thread, time::Duration};
 
@@ -7,15 +7,15 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 
 use crate::{processor::pin, programs::Programs};
 
-/// Runs in a slice, at least: the call that makes them costs as much as some hundred.
+/// Minimum runs in a slice: the call itself costs as much as some hundred runs.
 const LEAST_RUNS: f64 = 10_000.0;
 
-/// How many runs, of so many nanoseconds each, fill a slice.
+/// Returns how many runs of this many nanoseconds fill a slice.
 pub(super) fn runs_within(slice: Duration, ns: f64) -> u32 {
     (slice.as_nanos() as f64 / ns.max(1.0)).max(LEAST_RUNS) as u32
 }
 
-/// Runs the harness `runs` times on each of `cores` processors at once; returns nanoseconds of CPU time per run.
+/// Runs the harness `runs` times on each of `cores` processors at once. Returns nanoseconds of CPU time per run.
 pub(super) fn slice(lab: &mut Programs, frame: &[u8], cores: usize, runs: u32) -> Result<f64> {
     let program: &Xdp = lab.program("harness")?;
     let start = Barrier::new(cores);
@@ -46,11 +46,12 @@ fn run(program: &Xdp, frame: &[u8], runs: u32) -> Result<f64> {
     Ok((thread_time_ns() - before) / f64::from(runs))
 }
 
-/// Runs the harness `runs` times, one by one, on the first processor; returns the share of runs that ended with this XDP action.
+/// Runs the harness `runs` times, one by one, on the first processor. Returns the share of runs that ended with this
+/// XDP action.
 pub(super) fn share_of_action(lab: &mut Programs, frame: &[u8], runs: u32, action: u32) -> Result<f64> {
     let program: &Xdp = lab.program("harness")?;
     let count = || -> Result<u32> {
-        // What each processor keeps for itself is on that one.
+        // Per-CPU state is that of this processor.
         pin(0)?;
         let mut ended_so = 0;
         for _ in 0..runs {
@@ -68,12 +69,12 @@ pub(super) fn share_of_action(lab: &mut Programs, frame: &[u8], runs: u32, actio
 /// CPU time of this thread so far.
 pub(super) fn thread_time_ns() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the answer.
+    // SAFETY: `time` is valid for writes.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-/// The smallest value that at least this share of the values does not exceed; 0 of no values.
+/// Returns the smallest value that at least this share of the values does not exceed; 0 without values.
 pub fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() as f64 * share).ceil() as usize;

@@ -1,8 +1,7 @@
-//! The same on a network card, for those who have one, and another machine that sends: what a core takes in with each filter in
-//! turn.
+//! The same on a real network card, with another machine that sends: what a core receives with each filter in turn.
 //!
-//! The card's packets are taken in by its own kernel threads, all on one processor. Whatever this does to the interface is undone
-//! when it ends, also with an error.
+//! The card's own kernel threads receive its packets, all on one processor. Every change to the interface is undone
+//! at the end, also after an error.
 
 use std::{
     fmt::Display,
@@ -29,19 +28,19 @@ use super::{
     site::NETWORK,
 };
 
-/// Sources that the other machine is asked for.
+/// Number of sources that the other machine should use.
 const SOURCES: u64 = 1 << 24;
 
-/// The port that it is asked to send to, where nobody is thought to listen.
+/// The destination port that it should use, which is assumed to be closed.
 const PORT: u16 = 9;
 
-/// A flood has begun when so many packets a second come.
+/// A flood has begun when this many packets arrive in a second.
 const LEAST_PER_S: f64 = 10_000.0;
 
-/// How often is looked whether one has begun.
+/// How often to check whether a flood has begun.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A filter guards for so long before it is measured: cards start their queues anew for it.
+/// Time that a filter is in place before it is measured: cards restart their queues for it.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// Rounds of each filter.
@@ -49,18 +48,18 @@ const ROUNDS: u32 = 9;
 
 /// What to measure.
 pub struct Card {
-    /// The interface, of this process's namespace.
+    /// The interface, in this process's namespace.
     pub interface: String,
-    /// The processor that takes its packets in.
+    /// The processor that receives its packets.
     pub core: usize,
     /// How long each filter is measured.
     pub time: Duration,
-    /// Whether it does not matter who else uses the interface.
+    /// Whether to measure even if the interface is in use.
     pub anyway: bool,
 }
 
-/// Measures the filters of these names, or all that can be used on a card, one after the other. `progress` is told what to do and
-/// what comes of it; it and `going_on` end the run with an error.
+/// Measures the named filters, or all that can be used on a card, one after the other. Reports instructions and
+/// results to `progress`; an error from it or from `going_on` ends the run.
 pub fn guard_card(
     card: &Card,
     names: &[String],
@@ -95,7 +94,7 @@ pub fn guard_card(
             Err(error) if guard.tools().is_empty() => {
                 return Err(error.context(format!("{} cannot guard {interface}", guard.label())));
             }
-            // What others' programs need of the kernel is not there everywhere.
+            // Third-party programs may need kernel features that are missing.
             Err(error) => {
                 progress(&format!("skipping {}: {error:#}", guard.label()))?;
                 continue;
@@ -111,7 +110,7 @@ pub fn guard_card(
     Report::new(Measured { e2e: rows, ..Measured::default() })
 }
 
-/// Waits for a flood, and measures what takes it in.
+/// Waits for a flood, and measures the receiving threads.
 fn measure(
     card: &Card,
     here: &Namespace,
@@ -154,7 +153,7 @@ fn measure(
     Ok(EndToEnd { filter, sources: SOURCES, core: Some(core), shared_core_ns: None, visits: Vec::new() })
 }
 
-/// Sleeps for so long, unless something ends the run meanwhile.
+/// Sleeps for a time, unless an error ends the run meanwhile.
 fn sleep(time: Duration, going_on: &impl Fn() -> Result<()>) -> Result<()> {
     let end = Instant::now() + time;
     loop {
@@ -167,15 +166,15 @@ fn sleep(time: Duration, going_on: &impl Fn() -> Result<()>) -> Result<()> {
     }
 }
 
-/// What has been counted so far.
+/// The counters so far.
 struct Counts {
-    /// Packets that the card's driver has taken in.
+    /// Packets that the card's driver has received.
     received: u64,
-    /// Those that there was no room for.
+    /// Packets dropped for lack of buffers.
     missed: u64,
-    /// Datagrams that reached the network stack, and no socket.
+    /// Datagrams that reached the network stack, but no socket.
     reached: u64,
-    /// How long the threads that take them in have run.
+    /// Run time of the receiving threads.
     busy: Duration,
 }
 
@@ -199,7 +198,7 @@ impl Counts {
     }
 }
 
-/// What an interface is needed for, in words.
+/// Describes what an interface is in use for.
 fn reasons_against(interface: &str) -> Result<Vec<String>> {
     let links: Vec<Link> =
         serde_json::from_str(&command("ip -d -j link show")?).context("reading `ip -j`")?;
@@ -224,23 +223,23 @@ fn reasons_against(interface: &str) -> Result<Vec<String>> {
     Ok(reasons)
 }
 
-/// The interfaces in what `ip route` prints.
+/// Returns the interfaces in the output of `ip route`.
 fn devices(routes: &str) -> impl Iterator<Item = &str> {
     let words = || routes.split_whitespace();
     words().zip(words().skip(1)).filter(|(word, _)| *word == "dev").map(|(_, device)| device)
 }
 
-/// An interface, as `ip -j link` has it.
+/// An interface in the output of `ip -j link`.
 #[derive(Deserialize)]
 struct Link {
     ifname: String,
-    /// What it is on, as a VLAN is.
+    /// The interface below it, as of a VLAN.
     link: Option<String>,
-    /// What it is a part of, as of a bond or a bridge.
+    /// The interface that it belongs to, as a bond or a bridge.
     master: Option<String>,
 }
 
-/// An interface and all that its packets may go through.
+/// Returns an interface and all that its packets may pass through.
 fn beneath<'a>(links: &'a [Link], device: &'a str) -> Vec<&'a str> {
     let mut found = vec![device];
     let mut next = 0;
@@ -259,7 +258,7 @@ fn beneath<'a>(links: &'a [Link], device: &'a str) -> Vec<&'a str> {
     found
 }
 
-/// What the other machine has to send, and how.
+/// Describes what the other machine has to send, and how.
 fn instructions(here: &Namespace, interface: &str) -> Result<String> {
     let link = here.within(|| command(&format!("ip -o link show dev {interface}")))?;
     let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);

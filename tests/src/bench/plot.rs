@@ -1,6 +1,7 @@
-//! The plot: cost against number of sources, ours against the references, as an SVG without dependencies.
+//! The plot: cost against number of sources, the filter against the references, as an SVG without dependencies.
 //!
-//! Both axes are logarithmic. Colours have enough contrast on white and on black; text follows the reader's scheme.
+//! Both axes are logarithmic. Colours have enough contrast on white and on black; text follows the reader's colour
+//! scheme.
 
 use std::fmt::Write as _;
 
@@ -10,21 +11,21 @@ use super::{
     report::{Figure, Report},
 };
 
-/// The whole picture, and within it the area of the plot: left, top, right, bottom.
+/// Size of the picture, and the plot area within it: left, top, right, bottom.
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 440.0;
 const AREA: [f64; 4] = [64.0, 56.0, 616.0, 384.0];
 
-/// The least distance of two labels beside their lines.
+/// Minimum distance of two labels at the ends of their lines.
 const LINE_HEIGHT: f64 = 17.0;
 
-/// How much higher than its highest point the plot is.
+/// Height of the plot relative to its highest point.
 const HEADROOM: f64 = 1.03;
 
-/// What nanoseconds are rounded up to: no logarithm goes below it.
+/// Minimum value in nanoseconds, so that logarithms stay non-negative.
 const LEAST_NS: f64 = 1.0;
 
-/// The lines, and how they are drawn: colour, dashes.
+/// The lines, with their colours and dashes.
 const LINES: [(Case, &str, &str); 6] = [
     (Case::Parse, "#7f8c8d", ""),
     (Case::Default, "#2f7ed8", ""),
@@ -42,7 +43,7 @@ struct Line {
     points: Vec<(u64, f64)>,
 }
 
-/// Draws the figures of IPv4 on one core; nothing if there are none.
+/// Draws the figures for IPv4 on one core; nothing if there are none.
 pub fn render_svg(report: &Report) -> Option<String> {
     let lines: Vec<Line> = LINES
         .into_iter()
@@ -62,7 +63,7 @@ pub fn render_svg(report: &Report) -> Option<String> {
     let [left, top, _, bottom] = AREA;
     let title = "Cost of a packet above a bare XDP_DROP, nanoseconds (IPv4, one core)";
     text(&mut svg, left, top - 32.0, "start", title);
-    // The version without what a distribution or a host adds to it.
+    // The version without the suffix of a distribution or a host.
     let version = report.kernel.split('-').next().unwrap_or_default();
     let machine = format!("{}, Linux {version}, commit {}", report.cpu, report.commit);
     text(&mut svg, left, top - 14.0, "start", &machine);
@@ -89,9 +90,9 @@ fn line(cases: &[Figure], case: Case, colour: &'static str, dashes: &'static str
     (!points.is_empty()).then(|| Line { label: case.label(), colour, dashes, points })
 }
 
-/// From values to places in the picture.
+/// Maps values to positions in the picture.
 struct Scale {
-    /// Powers of ten from the bottom to the top, not necessarily whole.
+    /// Powers of ten from bottom to top, not necessarily whole.
     decades: f64,
     /// Powers of two from left to right.
     doublings: f64,
@@ -148,7 +149,7 @@ fn draw(svg: &mut String, scale: &Scale, Line { colour, dashes, points, .. }: &L
     }
 }
 
-/// Names the lines at their right ends, from the top down, each label below the one before.
+/// Labels the lines at their right ends, from the top down, each label below the one before.
 fn label_ends(svg: &mut String, mut ends: Vec<(f64, &Line, f64)>) {
     let [_, top, right, _] = AREA;
     ends.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
@@ -166,7 +167,7 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
     let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
 }
 
-/// A number of sources as people say it.
+/// Formats a number of sources for people.
 fn count_text(count: u64) -> String {
     match count {
         0..0x400 => count.to_string(),

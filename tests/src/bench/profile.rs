@@ -1,6 +1,6 @@
-//! The examples of configurations in docs/profiles.
+//! The example configurations in docs/profiles.
 
-/// A name, and what the configuration says.
+/// A name, and the text of the configuration.
 pub(super) type Profile = (&'static str, &'static str);
 
 pub(super) const WEB: Profile = ("web", include_str!("../../../docs/profiles/web.toml"));

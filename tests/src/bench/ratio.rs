@@ -1,4 +1,4 @@
-//! The ratios and differences that the project promises, computed from a report's own figures, round by round.
+//! The ratios and differences that the project promises, computed from the figures of a report, round by round.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,13 +13,13 @@ use super::{
     spread::Spread,
 };
 
-/// Sources of the ratios that speak of many.
+/// Number of sources for the ratios with many sources.
 const MANY: u64 = 1 << 24;
 
-/// How much less than the other a flood may have been for two visitors to be compared.
+/// Two visitors are comparable if one flood was at least this share of the other.
 const SAME_FLOOD: f64 = 0.9;
 
-/// What a figure must be.
+/// The bound for a figure.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Bound {
     /// This or less.
@@ -29,7 +29,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether a figure keeps to it.
+    /// Whether a figure satisfies it.
     pub fn holds(self, figure: f64) -> bool {
         match self {
             Self::AtMost(bound) => figure <= bound,
@@ -47,7 +47,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// What is promised: how many times as much as something else, or how many nanoseconds more.
+/// Unit of a promise: how many times another figure, or how many nanoseconds more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// A ratio.
@@ -57,7 +57,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The figure of two that are the same.
+    /// Value for two equal figures.
     fn same(self) -> f64 {
         match self {
             Self::Times => 1.0,
@@ -66,11 +66,11 @@ impl Unit {
     }
 }
 
-/// A ratio or difference, and what it must be.
+/// A ratio or difference, and its bound.
 pub struct Target {
     /// Its key in the report.
     pub key: &'static str,
-    /// The promise.
+    /// The bound.
     pub bound: Bound,
     /// What it is.
     pub unit: Unit,
@@ -80,19 +80,21 @@ pub struct Target {
 /// A ratio or difference of two figures of a run.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Ratio {
-    /// Median of the rounds; nothing where they [do not tell](Spread::is_told_from) it from that of two that are the same.
+    /// Median of the rounds; nothing if they do not [distinguish](Spread::is_told_from) it from the value for two
+    /// equal figures.
     pub value: Option<f64>,
     /// Lower and upper quartile of the rounds.
     pub quartiles: [f64; 2],
-    /// Whether the promise is kept. Where no difference is told, by two that are the same and by the median.
+    /// Whether the promise is kept. If no difference can be distinguished, both the value for equal figures and the
+    /// median must satisfy the bound.
     pub reached: bool,
 }
 
 impl Ratio {
-    /// What rounds tell about a promise.
+    /// Evaluates the rounds against a promise.
     pub fn of(spread: &Spread, unit: Unit, bound: Bound) -> Self {
         let value = spread.is_told_from(unit.same()).then_some(spread.median);
-        // Noise keeps no promise: the median has to, too.
+        // Noise does not keep a promise: the median has to satisfy the bound, too.
         let reached = bound.holds(value.unwrap_or(unit.same())) && bound.holds(spread.median);
         Self { value, quartiles: spread.quartiles, reached }
     }
@@ -108,7 +110,7 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// All of them. docs/bench.md says in words what each is.
+/// All targets. docs/bench.md explains each in words.
 pub const TARGETS: [Target; 15] = [
     times("core_vs_xdp_drop_16m", Bound::AtLeast(0.8), |parts| parts.capacity_over(Guard::XdpDrop)),
     times("core_vs_nft_meter_16m", Bound::AtLeast(10.0), |parts| parts.capacity_over(Guard::NftMeter)),
@@ -144,7 +146,7 @@ const fn ns(key: &'static str, bound: Bound, compute: fn(&Parts<'_>) -> Option<S
     Target { key, bound, unit: Unit::Nanoseconds, compute }
 }
 
-/// What the ratios are computed from.
+/// The figures that the ratios are computed from.
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub(super) cases: &'a [Figure],
@@ -153,7 +155,7 @@ pub(super) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// The ratios of these figures. One whose parts did not run is left out.
+    /// Computes the ratios of these figures. Ratios whose parts did not run are left out.
     pub(super) fn ratios(&self) -> BTreeMap<&'static str, Ratio> {
         let ratio = |Target { key, bound, unit, compute }: &Target| {
             Some((*key, Ratio::of(&compute(self)?, *unit, *bound)))
@@ -169,7 +171,7 @@ impl Parts<'_> {
         })
     }
 
-    /// Above the floor, one core, many sources over IPv4.
+    /// Nanoseconds above the floor, on one core, with many sources over IPv4.
     fn above_floor(&self, case: Case) -> Option<Spread> {
         Some(self.figure(case, Family::Ipv4, MANY, 1)?.ns.clone())
     }
@@ -178,32 +180,32 @@ impl Parts<'_> {
         Some(self.figure(case, Family::Ipv6, MANY, 1)?.ns.clone())
     }
 
-    /// Time of the receiving core for a packet.
+    /// Time per packet of the receiving core.
     pub(super) fn core_ns(&self, guard: Guard, sources: u64) -> Option<&Spread> {
         let mut rows = self.e2e.iter();
         let row = rows.find(|row| row.filter == guard.label() && row.sources == sources)?;
         Some(&row.core.as_ref()?.ns)
     }
 
-    /// How many times as much as behind another filter one core takes in behind Floodgate.
+    /// Capacity of one core behind Floodgate, divided by its capacity behind another filter.
     fn capacity_over(&self, guard: Guard) -> Option<Spread> {
         self.core_ns(guard, MANY)?.over(self.core_ns(Guard::Floodgate, MANY)?)
     }
 
-    /// Packets a second of two cores over those of one.
+    /// Packets a second of two cores, divided by those of one.
     pub(super) fn scaling_of(&self, case: Case, sources: u64) -> Option<Spread> {
         let [one, two] = [1, 2].map(|cores| self.whole_ns(case, sources, cores));
         Some(one?.over(&two?)?.map(|ratio| 2.0 * ratio))
     }
 
-    /// A packet's time over IPv4, the harness included, with so many cores.
+    /// Time per packet over IPv4, harness included, on this many cores.
     pub(super) fn whole_ns(&self, case: Case, sources: u64, cores: usize) -> Option<Spread> {
         let Figure { ns, floor_ns, .. } = self.figure(case, Family::Ipv4, sources, cores)?;
         Some(ns.and(floor_ns))
     }
 }
 
-/// Pages behind Floodgate over those behind an ideal filter, of all rounds of all floods.
+/// Pages behind Floodgate, divided by those behind an ideal filter, over all rounds of all floods.
 fn visitor(parts: &Parts<'_>) -> Option<Spread> {
     let flooded = parts.vectors.iter().filter(|row| row.flood_mpps > 0.0);
     let same = flooded.filter(|row| row.flood_mpps >= SAME_FLOOD * row.ideal_flood_mpps);
@@ -212,8 +214,8 @@ fn visitor(parts: &Parts<'_>) -> Option<Spread> {
     (!ratios.is_empty()).then(|| Spread::of(ratios))
 }
 
-/// The lesser of the drop path of a limit with one source and that of the block list with many. The harness is part of both
-/// times, as the interface's driver would be.
+/// The lesser scaling factor of two paths: a limit's drop path with one source, and the block list with many. The
+/// harness is part of both times, as the interface's driver would be.
 fn scaling(parts: &Parts<'_>) -> Option<Spread> {
     let [one, other] = [parts.scaling_of(Case::Exceeding, 1)?, parts.scaling_of(Case::Blocked, MANY)?];
     Some(if one.median <= other.median { one } else { other })

@@ -1,4 +1,5 @@
-//! The figures of a run in the pages that show them, between marks, so that nobody copies a figure by hand.
+//! Writes the figures of a run into the pages that show them, between markers, so that nobody copies a figure by
+//! hand.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -12,13 +13,13 @@ use super::{
     spread::Spread,
 };
 
-/// What ends a table that a mark begins.
+/// Marks the end of a table.
 const END: &str = "<!-- end -->";
 
 /// One source, and many.
 const SOURCES: [u64; 2] = [1, 1 << 24];
 
-/// A table: where it is, and how it is written, if its part has been measured.
+/// A table: its page, and how it is formatted, if its part has been measured.
 struct Section {
     name: &'static str,
     page: &'static str,
@@ -35,7 +36,7 @@ const SECTIONS: [Section; 7] = [
     Section { name: Part::Hosts.label(), page: "docs/vectors.md", render: hosts },
 ];
 
-/// What a page says of a case.
+/// The description of each case on a page.
 const CASES: [(&str, Case); 9] = [
     ("default configuration", Case::Default),
     ("everything blocked by one entry", Case::Blocked),
@@ -49,7 +50,8 @@ const CASES: [(&str, Case); 9] = [
 ];
 
 impl Report {
-    /// Writes each table of which all has been measured into its page, below this folder. Returns their names.
+    /// Writes each table that has been measured completely into its page, below this folder. Returns the names of the
+    /// tables.
     pub fn record(&self, root: &Path) -> Result<Vec<&'static str>> {
         let mut recorded = Vec::new();
         for Section { name, page, render } in &SECTIONS {
@@ -64,12 +66,12 @@ impl Report {
         Ok(recorded)
     }
 
-    /// A page with a table between its marks, below what it was measured on.
+    /// Returns a page with a table between its markers, below a description of the machine.
     pub fn put(&self, page: &str, name: &str, table: &str) -> Result<String> {
         let begin = format!("<!-- bench: {name} -->");
         let (before, rest) = page.split_once(&begin).with_context(|| format!("no {begin}"))?;
         let (_, after) = rest.split_once(END).with_context(|| format!("no {END} behind {begin}"))?;
-        // The version without what a distribution or a host adds to it.
+        // The version without the suffix of a distribution or a host.
         let version = self.kernel.split('-').next().unwrap_or_default();
         let processors = std::thread::available_parallelism()?;
         let machine =
@@ -164,7 +166,7 @@ fn lists(report: &Report) -> Option<String> {
     (!report.measured.lists.is_empty()).then_some(text)
 }
 
-/// All of them: what some parts come to says nothing about the others.
+/// Formats all ratios: the result of only some parts says nothing about the others.
 fn ratios(report: &Report) -> Option<String> {
     let mut text = String::from("| Key | Target | Here (quartiles) | |\n|---|---|---:|---|\n");
     for Target { key, bound, unit, .. } in &TARGETS {

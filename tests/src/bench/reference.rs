@@ -11,14 +11,14 @@ use aya::{
 
 use super::block_list::BlockList;
 
-/// How a reference keeps its state.
+/// Where a reference keeps its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
-    /// A limit of each source, in the kernel's LRU map.
+    /// A limit for each source, in the kernel's LRU map.
     Lru,
-    /// The same in one for each processor.
+    /// The same in one map for each processor.
     PerCpuLru,
-    /// The same in a hash map, under a lock in each entry.
+    /// The same in a hash map with a lock in each entry.
     SpinLock,
     /// An IPv4 block list, in the kernel's trie.
     Lpm,
@@ -38,12 +38,12 @@ impl State {
     }
 }
 
-/// What becomes of a packet that nothing speaks against.
+/// The verdict on a packet that conforms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Conforming {
     /// It passes.
     Passes,
-    /// It is dropped, too, since nothing behind the filter is to be measured.
+    /// It is dropped as well, because nothing behind the filter is to be measured.
     IsDropped,
 }
 
@@ -57,14 +57,14 @@ impl Conforming {
     }
 }
 
-/// A program of the object, and its map for as long as this lives.
+/// A reference program and its map, for the lifetime of this value.
 pub(super) struct Reference {
     ebpf: Ebpf,
     program: &'static str,
 }
 
 impl Reference {
-    /// The trie, with a list.
+    /// Loads the trie with a list.
     pub(super) fn lpm(list: &BlockList, conforming: Conforming) -> Result<Self> {
         let mut reference = Self::load(State::Lpm, conforming)?;
         let mut blocked: LpmTrie<_, [u8; 4], u8> =
@@ -77,12 +77,12 @@ impl Reference {
         Ok(reference)
     }
 
-    /// One of them, whose map is empty.
+    /// Loads a reference with an empty map.
     pub(super) fn load(state: State, conforming: Conforming) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         let action = conforming.action();
         loader.override_global("CONFORMING", &action, true);
-        // The kernel makes all entries of a map at once; those of the others would be for nothing.
+        // The kernel allocates all entries of a map at once; those of the other maps would be wasted.
         for other in State::ALL.into_iter().filter(|other| *other != state) {
             loader.map_max_entries(other.names().1, 1);
         }
@@ -96,7 +96,7 @@ impl Reference {
         Ok(Self { ebpf, program })
     }
 
-    /// Attaches it to an interface of this thread's namespace, for as long as this lives.
+    /// Attaches it to an interface of this thread's namespace, for the lifetime of `self`.
     pub(super) fn attach(&mut self, index: u32) -> Result<()> {
         let program: &mut Xdp =
             self.ebpf.program_mut(self.program).context("the program is gone")?.try_into()?;

@@ -1,4 +1,4 @@
-//! What a run comes to: the object for machines and the tables for people.
+//! The results of a run: an object for machines, and tables for people.
 
 use std::{collections::BTreeMap, fmt, fmt::Write as _, fs, process::Command};
 
@@ -18,7 +18,7 @@ use super::{
 /// All figures of a run. The fields are the keys of `--json`.
 #[derive(Serialize, Clone, Debug)]
 pub struct Report {
-    /// As `git describe` says.
+    /// Output of `git describe`.
     pub commit: String,
     /// Release of the kernel.
     pub kernel: String,
@@ -27,28 +27,28 @@ pub struct Report {
     /// What was measured.
     #[serde(flatten)]
     pub measured: Measured,
-    /// By key of [`TARGETS`]; one whose parts did not run is not there.
+    /// By key of [`TARGETS`]; ratios whose parts did not run are absent.
     pub ratios: BTreeMap<&'static str, Ratio>,
 }
 
 /// What was measured, by part.
 #[derive(Serialize, Clone, Default, Debug)]
 pub struct Measured {
-    /// What a packet costs.
+    /// Cost of a packet.
     pub cases: Vec<Figure>,
-    /// What comes through an interface.
+    /// Floods through an interface, with each filter.
     pub e2e: Vec<EndToEnd>,
-    /// What becomes of floods of each kind.
+    /// Results of floods of each kind.
     pub vectors: Vec<VectorRow>,
-    /// How long it takes to change long lists.
+    /// Time to change long lists.
     pub lists: Vec<ListRow>,
-    /// What tables take.
+    /// Memory of tables.
     pub memory: Vec<TableMemory>,
-    /// What becomes of floods at a host, and of its services.
+    /// Results of floods against a host, and of its services.
     pub hosts: Vec<HostRow>,
 }
 
-/// What a packet costs in one case.
+/// Cost of a packet in one case.
 #[derive(Serialize, Clone, Debug)]
 pub struct Figure {
     /// Label of the [`Case`](super::Case).
@@ -57,44 +57,44 @@ pub struct Figure {
     pub family: &'static str,
     /// Random sources.
     pub sources: u64,
-    /// Processors that ran it at once.
+    /// Number of processors that ran it at once.
     pub cores: usize,
-    /// Above the floor.
+    /// Nanoseconds above the floor.
     pub ns: Spread,
-    /// Bare `XDP_DROP` in the same harness.
+    /// Nanoseconds of a bare `XDP_DROP` in the same harness.
     pub floor_ns: Spread,
 }
 
-/// What a filter makes of a flood on an interface.
+/// Results of a filter with a flood on an interface.
 #[derive(Serialize, Clone, Debug)]
 pub struct EndToEnd {
     /// Label of the [`Guard`](super::Guard).
     pub filter: &'static str,
     /// Random sources.
     pub sources: u64,
-    /// What a core takes in that does nothing else; nothing where none can be left alone.
+    /// What a dedicated core receives; absent if no core can be dedicated.
     pub core: Option<Core>,
-    /// CPU time in which a packet is made and taken in by the same core; nothing where another machine sends it.
+    /// CPU time in which one core sends and receives a packet; absent if another machine sends.
     pub shared_core_ns: Option<Spread>,
-    /// What a visitor gets, by load.
+    /// The visitor's results, by load.
     pub visits: Vec<Visit>,
 }
 
-/// What a core takes in that does nothing else.
+/// What a dedicated core receives.
 #[derive(Serialize, Clone, Debug)]
 pub struct Core {
-    /// Its time for a packet.
+    /// CPU time per packet.
     pub ns: Spread,
-    /// Its capacity, million packets a second: what the time for a packet comes to.
+    /// Capacity in million packets a second, computed from the time per packet.
     pub mpps: f64,
-    /// Million packets a second that were sent, median of the rounds.
+    /// Million packets a second sent, median of the rounds.
     pub offered_mpps: f64,
-    /// The same of what was taken in.
+    /// Million packets a second received, median of the rounds.
     pub received_mpps: f64,
 }
 
 impl Core {
-    /// Of these rounds.
+    /// Summarizes these rounds.
     pub(super) fn of(rounds: &[Capacity]) -> Self {
         let median = |of: fn(&Capacity) -> f64| quantile(rounds.iter().map(of).collect(), 0.5);
         let ns = Spread::of(rounds.iter().map(|round| round.ns).collect());
@@ -107,26 +107,26 @@ impl Core {
     }
 }
 
-/// A visitor during a flood of a share of the receiving core's capacity.
+/// A visitor's results during a flood of a share of the receiving core's capacity.
 #[derive(Serialize, Clone, Debug)]
 pub struct Visit {
     /// That share.
     pub load_percent: u32,
-    /// Million packets a second that were sent, median of the rounds.
+    /// Million packets a second sent, median of the rounds.
     pub offered_mpps: f64,
-    /// The same of what was taken in.
+    /// Million packets a second received, median of the rounds.
     pub received_mpps: f64,
-    /// Pages, each over a connection of its own.
+    /// Pages a second, each over a new connection.
     pub pages_per_second: Spread,
-    /// How long a page takes, over all rounds; an attempt that failed counts with the time it took.
+    /// Time for a page, over all rounds. An attempt that failed counts with the time it took.
     pub median_ms: f64,
-    /// The same for all but one in a hundred.
+    /// The same, 99th percentile.
     pub p99_ms: f64,
     /// Attempts that failed.
     pub failed: u64,
 }
 
-/// What is above the rows of a part.
+/// Heading above the rows of a part.
 const CASES: &str = "nanoseconds per packet above a bare XDP_DROP in the same harness: median (quartiles)
 
 family  case                   cores     sources  ns
@@ -160,19 +160,19 @@ visitors, and to the worst-off of its own clients, percent of the quiet host wit
 ";
 
 impl Report {
-    /// What was measured, with its ratios, and what it was measured on.
+    /// Creates the report of what was measured, with its ratios and the machine.
     pub fn new(measured: Measured) -> Result<Self> {
         let ratios = measured.parts().ratios();
         Ok(Self { commit: commit(), kernel: kernel()?, cpu: cpu(), measured, ratios })
     }
 
-    /// What it was measured on, in words.
+    /// Describes the machine.
     pub(super) fn machine(&self) -> String {
         let Self { commit, kernel, cpu, .. } = self;
         format!("{cpu}, Linux {kernel}, commit {commit}")
     }
 
-    /// The figures as tables.
+    /// Formats the figures as tables.
     pub fn table(&self) -> String {
         let Measured { cases, e2e, vectors, lists, memory, hosts } = &self.measured;
         let mut text = format!("{}\n", self.machine());
@@ -202,7 +202,7 @@ impl Report {
         text
     }
 
-    /// What misses its promise, in words.
+    /// Describes the targets that were missed.
     pub fn missed(&self) -> Vec<String> {
         let missed = TARGETS.iter().filter_map(|Target { key, bound, .. }| {
             let ratio = self.ratios.get(key).filter(|ratio| !ratio.reached)?;
@@ -211,7 +211,7 @@ impl Report {
         missed.chain(self.measured.hosts.iter().flat_map(HostRow::misses)).collect()
     }
 
-    /// The keys of ratios whose parts did not run.
+    /// Returns the keys of ratios whose parts did not run.
     pub fn not_measured(&self) -> Vec<&'static str> {
         TARGETS.iter().map(|target| target.key).filter(|key| !self.ratios.contains_key(key)).collect()
     }
@@ -225,7 +225,7 @@ impl Measured {
     }
 }
 
-/// Adds the rows of a part below what explains them, if there are any.
+/// Adds the rows of a part below their heading, if there are any.
 fn add_part<T: fmt::Display>(text: &mut String, above: &str, rows: &[T]) {
     if rows.is_empty() {
         return;
@@ -237,13 +237,13 @@ fn add_part<T: fmt::Display>(text: &mut String, above: &str, rows: &[T]) {
 }
 
 impl EndToEnd {
-    /// Its visits, with its name.
+    /// Its visits, with its label.
     fn visits(&self) -> impl Iterator<Item = VisitOf<'_>> {
         self.visits.iter().map(|visit| VisitOf { filter: self.filter, visit })
     }
 }
 
-/// A visit in front of a filter.
+/// A visit and the filter it went through.
 struct VisitOf<'a> {
     filter: &'static str,
     visit: &'a Visit,

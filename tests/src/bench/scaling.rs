@@ -1,5 +1,5 @@
-//! What more cores would come to: what a packet costs by layer, what two cores cost each other, and a model of more of them;
-//! and what the tables take. docs/scaling.md says what the model assumes.
+//! Predictions for more cores: the cost of a packet by layer, the interference between two cores, and a model of more
+//! cores; and the memory of the tables. docs/scaling.md states the assumptions of the model.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{Case, Family, Guard, Report, ratio::Parts, spread::Spread};
 
-/// The cases and the filters that this needs.
+/// The cases and filters that this part needs.
 pub(super) const CASES: [Case; 8] = [
     Case::Parse,
     Case::BlockList(0),
@@ -34,21 +34,21 @@ pub(super) const GUARDS: [Guard; 2] = [Guard::XdpDrop, Guard::Floodgate];
 const MANY: u64 = 1 << 24;
 const SOURCES: [u64; 2] = [1, MANY];
 
-/// Links, and the million packets a second that they carry of the shortest frames: 64 bytes, and 20 between two of them.
+/// Links, and the million minimum-size frames a second that they carry: 64 bytes each, and 20 between two frames.
 const LINKS: [(&str, f64); 3] = [("10 Gbit/s", 14.88), ("25 Gbit/s", 37.2), ("100 Gbit/s", 148.8)];
 
-/// No card has more queues than this.
+/// Upper limit on the number of queues of a card.
 const MOST_CORES: u32 = 1_024;
 
-/// Tables smaller than this are not named, MiB.
+/// Tables smaller than this are omitted, MiB.
 const SMALL_MIB: f64 = 1.0;
 
-/// What tables take with some settings.
+/// Memory of tables with some settings.
 #[derive(Serialize, Clone, Debug)]
 pub struct TableMemory {
     /// The settings.
     pub settings: String,
-    /// The table, or all of them.
+    /// The table, or the total.
     pub table: String,
     /// Its memory.
     pub mib: f64,
@@ -61,8 +61,8 @@ impl Display for TableMemory {
     }
 }
 
-/// Asks the kernel for the memory of the filter's tables: with the default configuration those of some size and all together, and
-/// all together with tables of other sizes.
+/// Queries the kernel for the memory of the filter's tables: with the default configuration, the larger tables and
+/// the total; with tables of other sizes, the total.
 pub(super) fn memory() -> Result<Vec<TableMemory>> {
     let default = FilterOptions::from(&Config::default());
     let row = |settings: &str, table: &str, mib| TableMemory {
@@ -84,7 +84,7 @@ pub(super) fn memory() -> Result<Vec<TableMemory>> {
     };
     let FilterOptions { sources, listed_ipv4, listed_ipv6, .. } = default;
     for factor in [4, 16] {
-        // The greatest that the configuration takes is eight times the default.
+        // The largest size that the configuration accepts is eight times the default.
         let factor_ipv6 = factor / 2;
         let changed = [
             ("sources.table", factor * sources, sized(factor * sources, listed_ipv4, listed_ipv6)),
@@ -98,14 +98,14 @@ pub(super) fn memory() -> Result<Vec<TableMemory>> {
     Ok(rows)
 }
 
-/// The memory of the tables of a filter, MiB, by name.
+/// Returns the memory of a filter's tables, MiB, by name.
 fn tables_of(options: &FilterOptions) -> Result<BTreeMap<String, f64>> {
     let before = maps_of_this_process()?;
     let filter = Filter::load(options)?;
     let ours = maps_of_this_process()?;
     let mut tables = BTreeMap::new();
     for map in loaded_maps() {
-        // Whatever ends meanwhile is not ours.
+        // A map that is gone meanwhile is not ours.
         let Ok(map) = map else { continue };
         if let Some(bytes) = ours.get(&map.id()).filter(|_| !before.contains_key(&map.id())) {
             let name = map.name_as_str().unwrap_or_default().to_owned();
@@ -116,18 +116,18 @@ fn tables_of(options: &FilterOptions) -> Result<BTreeMap<String, f64>> {
     Ok(tables)
 }
 
-/// The maps that this process holds, by number, and the bytes of each (`/proc/PID/fdinfo`).
+/// Returns the maps that this process holds, by number, and the bytes of each (`/proc/PID/fdinfo`).
 fn maps_of_this_process() -> Result<BTreeMap<u32, u64>> {
     let mut maps = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/fdinfo").context("reading /proc/self/fdinfo")? {
-        // The one by which this is read has been closed.
+        // The descriptor of the directory listing itself is closed by now.
         let text = fs::read_to_string(entry?.path()).unwrap_or_default();
         maps.extend(parse_map(&text));
     }
     Ok(maps)
 }
 
-/// The number and the bytes of a map, if a descriptor is one.
+/// Parses the number and the bytes of a map, if the descriptor is one.
 fn parse_map(fdinfo: &str) -> Option<(u32, u64)> {
     let value = |key: &str| {
         fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix(':').map(str::trim))
@@ -135,30 +135,30 @@ fn parse_map(fdinfo: &str) -> Option<(u32, u64)> {
     Some((value("map_id")?.parse().ok()?, value("memlock")?.parse().ok()?))
 }
 
-/// A model of cores that each have a queue of the card of their own.
+/// A model of cores that each have their own queue of the card.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Model {
-    /// Time of one core alone for a packet, nanoseconds.
+    /// Time per packet of a single active core, nanoseconds.
     alone_ns: f64,
-    /// How much longer it is when another core works as well.
+    /// Additional time when another core is active as well.
     shared_ns: f64,
 }
 
 impl Model {
-    /// Nanoseconds for a packet on each of so many cores. A line that another core has written last has to be fetched from there: of
-    /// two cores that is so for half of the packets, of many for nearly all.
+    /// Nanoseconds per packet on each of this many cores. A cache line that another core wrote last has to be fetched
+    /// from there: with two cores that is so for half of the packets, with many for nearly all.
     fn ns(self, cores: u32) -> f64 {
         let others = f64::from(cores - 1) / f64::from(cores);
         self.alone_ns + 2.0 * self.shared_ns.max(0.0) * others
     }
 
-    /// How many cores take in so many million packets a second, if there are enough.
+    /// Returns how many cores can receive this many million packets a second, if there are enough.
     fn cores_for(self, mpps: f64) -> Option<u32> {
         (1..=MOST_CORES).find(|cores| f64::from(*cores) * 1e3 / self.ns(*cores) >= mpps)
     }
 }
 
-/// The tables of docs/scaling.md as far as their parts have been measured; nothing without the first of them.
+/// Formats the tables of docs/scaling.md for the parts that have been measured; nothing without the first table.
 pub(super) fn markdown(report: &Report) -> Option<String> {
     let parts = report.measured.parts();
     let mut text = layers(&parts)?;
@@ -173,7 +173,7 @@ pub(super) fn markdown(report: &Report) -> Option<String> {
     Some(text)
 }
 
-/// What a packet costs, by layer.
+/// Formats the cost of a packet, by layer.
 fn layers(parts: &Parts<'_>) -> Option<String> {
     let [drop, ours] = GUARDS.map(|guard| SOURCES.map(|sources| parts.core_ns(guard, sources)));
     let ([drop_one, drop_many], [one, many]) = (drop, ours);
@@ -196,7 +196,7 @@ fn layers(parts: &Parts<'_>) -> Option<String> {
     Some(text)
 }
 
-/// What two cores cost each other.
+/// Formats the interference between two cores.
 fn two_cores(parts: &Parts<'_>) -> Option<String> {
     let mut text = String::from(
         "| Case | Sources | one core, ns | each of two, ns | packets a second of two over those of one |\n\
@@ -218,7 +218,7 @@ fn two_cores(parts: &Parts<'_>) -> Option<String> {
     Some(text)
 }
 
-/// How many cores a link takes.
+/// Formats how many cores a link requires.
 fn links(parts: &Parts<'_>) -> Option<String> {
     let [drop, ours] = GUARDS.map(|guard| parts.core_ns(guard, MANY));
     let alone = |ns: &Spread| Model { alone_ns: ns.median, shared_ns: 0.0 };

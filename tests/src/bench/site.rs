@@ -1,4 +1,4 @@
-//! A server in a laboratory, behind a filter, and floods on its cable.
+//! A server in a laboratory, behind a filter, and floods on its veth pair.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,35 +26,35 @@ use super::{Guard, attack::Attack, guard::Held};
 
 /// The attackers' network is 11.0.0.0/8: 16 million sources fill it.
 pub(super) const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
-/// The same.
+/// The attackers' network.
 pub(super) const NETWORK: &str = "11.0.0.0/8";
 
 /// The first /64 of the attackers in IPv6: in 2001:db8::/32 (RFC 3849).
 const FIRST_SOURCE_V6: u64 = 0x2001_0db8_0b00_0000;
 
-/// No flood lasts longer, whatever happens.
+/// Upper limit on the duration of any flood.
 pub(super) const LONGEST_FLOOD: Duration = Duration::from_secs(30);
 
-/// The MAC address that floods come from: no host of the laboratory has it, so that no host has to take in answers to
+/// The MAC address that floods come from. No host of the laboratory has it, so that no host has to receive answers to
 /// spoofed addresses on the processors that are measured.
 pub(super) const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xff];
 
-/// Processors that send a flood of a fixed rate, at most: as many as the cable has queues.
+/// Maximum number of processors that send a flood of a fixed rate: as many as the veth pair has queues.
 const MOST_CORES: usize = 2;
 
-/// The processor that sends as much as it can, and, where it shares the work with no other, takes it in.
+/// The processor that sends at full speed, and also receives if it does not share the work with another.
 pub(super) const FLOOD_CORE: usize = 0;
 
-/// How long a flood lasts of which is measured when it is held,
+/// Length of a flood for measuring when it is mitigated,
 const SHORT_FLOOD: Duration = Duration::from_millis(500);
 
-/// and one of which is measured what it costs.
+/// and of one for measuring its cost.
 const COSTS_FOR: Duration = Duration::from_millis(100);
 
-/// How often is looked meanwhile.
+/// How often to check meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A flood is not held yet while more than this share of it passes.
+/// A flood is not mitigated while more than this share of it passes.
 const HELD: f64 = 0.01;
 
 /// A server behind a filter.
@@ -66,7 +66,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Puts a filter in front of the laboratory's server.
+    /// Sets up a filter in front of the laboratory's server.
     pub(super) fn new(lab: Lab, guard: Guard) -> Result<Self> {
         let held = guard
             .set_up(lab.host(Role::Server), "eth0")
@@ -74,19 +74,19 @@ impl Site {
         Ok(Self { guard, held, lab })
     }
 
-    /// The same, of a server with pages.
+    /// The same for a server that serves pages.
     pub(super) fn with_pages(guard: Guard) -> Result<Self> {
         let lab = Lab::new()?;
         serve_http(lab.host(Role::Server), Self::pages())?;
         Self::new(lab, guard)
     }
 
-    /// The same, whose pages one processor serves.
+    /// The same for a server whose pages one processor serves.
     pub(super) fn with_pages_from(guard: Guard, core: usize) -> Result<Self> {
         let lab = Lab::new()?;
         thread::scope(|scope| {
             let serving = scope.spawn(|| {
-                // Who serves inherits both.
+                // The serving thread inherits both.
                 pin(core)?;
                 favour(0)?;
                 serve_http(lab.host(Role::Server), Self::pages())
@@ -96,27 +96,27 @@ impl Site {
         Self::new(lab, guard)
     }
 
-    /// Where they are.
+    /// Returns the address of the web server.
     pub(super) fn pages() -> SocketAddr {
         SocketAddr::new(Role::Server.address(), 80)
     }
 
-    /// What it stands in.
+    /// Returns its laboratory.
     pub(super) fn lab(&self) -> &Lab {
         &self.lab
     }
 
-    /// Index of the switch's end of the server's cable.
+    /// Returns the index of the switch's end of the server's veth pair.
     pub(super) fn port(&self) -> Result<u32> {
         self.lab.port(Role::Server)
     }
 
-    /// Its filter.
+    /// Returns its filter.
     pub(super) fn guard(&self) -> Guard {
         self.guard
     }
 
-    /// Packets that its filter, Floodgate, has let through.
+    /// Returns the number of packets that its filter, Floodgate, has passed.
     pub(super) fn passed(&self) -> Result<u64> {
         let Held::Daemon(daemon) = &self.held else { bail!("{} does not count", self.guard.label()) };
         let stats: Stats = daemon.read("stats")?;
@@ -124,12 +124,12 @@ impl Site {
         Ok(interfaces.flat_map(|stats| stats.passed.values()).map(|volume| volume.packets).sum())
     }
 
-    /// Packets that the visitor has sent.
+    /// Returns the number of packets that the visitor has sent.
     pub(super) fn sent_by_visitor(&self) -> Result<u64> {
         self.lab.host(Role::Visitor).packets_sent("eth0")
     }
 
-    /// A flood of this frame on the server's cable, from the attackers' network.
+    /// Returns a flood of this frame on the server's veth pair, from the attackers' network.
     pub(super) fn flood(&self, build: &Build, sources: u64, rate: Option<u64>) -> Result<Flood> {
         let first = if build.is_ipv4() { FIRST_SOURCE.to_bits().into() } else { FIRST_SOURCE_V6 };
         self.flood_from(build, Sources { first, count: sources, adjacent: true }, rate)
@@ -151,7 +151,7 @@ impl Site {
         })
     }
 
-    /// Nanoseconds of CPU time in which a packet of a flood is made and taken in, as many as one core can.
+    /// Measures the CPU time, in nanoseconds, in which one core sends and receives a packet of a flood at full speed.
     pub(super) fn cost(&self, flood: &Flood, programs: &mut Programs) -> Result<f64> {
         let flood = Flood { rate: None, duration: COSTS_FOR, ..flood.clone() };
         self.lab.switch().within(|| {
@@ -160,7 +160,7 @@ impl Site {
         })
     }
 
-    /// When, after its first packet, the last of a flood passed but for what limits allow.
+    /// Measures how long after its first packet a flood passed the last packets in excess of the limits.
     pub(super) fn mitigation(&self, flood: &Flood) -> Result<Duration> {
         let rate = flood.rate.context("a flood of a fixed rate")? as f64;
         let flood = flood.duration_of(SHORT_FLOOD);
@@ -170,7 +170,7 @@ impl Site {
                 self.lab.switch().within(|| {
                     pin(FLOOD_CORE)?;
                     let mut programs = flood.load()?;
-                    // Nobody listens any more only if this function has failed.
+                    // The receiver is gone only if this function has failed.
                     let _ = started.send(Instant::now());
                     flood.send(&mut programs, || false)
                 })
@@ -190,15 +190,16 @@ impl Site {
         })
     }
 
-    /// What the visitor gets during floods that take turns, and million packets a second that they came to.
+    /// Measures what the visitor gets during alternating floods, and the rate of the floods in million packets a
+    /// second.
     pub(super) fn visit(&self, floods: &[Flood], duration: Duration) -> Result<(Visits, f64)> {
         let visiting = || visit(self.lab.host(Role::Visitor), Self::pages(), duration);
         let Flooded { value, sent, elapsed } = self.under(&Attack::Floods(floods.to_vec()), visiting)?;
         Ok((value, sent as f64 / elapsed.as_secs_f64() / 1e6))
     }
 
-    /// Does something during an attack. Each of two processors sends half of it and takes it in, as with a network card that
-    /// has a queue for each of them.
+    /// Runs `work` during an attack. Each of two processors sends and receives half of the attack, as with a network
+    /// card that has a queue for each of them.
     pub(super) fn under<T>(&self, attack: &Attack, work: impl FnOnce() -> Result<T>) -> Result<Flooded<T>> {
         let cores = if attack.is_none() { 0 } else { thread::available_parallelism()?.get().min(MOST_CORES) };
         let over = AtomicBool::new(false);
@@ -218,7 +219,7 @@ impl Site {
                     scope.spawn(move || part(core, ready))
                 })
                 .collect();
-            // One that fails says so when it is joined.
+            // A thread that fails reports it when it is joined.
             let begins = (0..cores).all(|_| all_ready.recv_timeout(LONGEST_FLOOD).is_ok());
             let begin = Instant::now();
             let value = if begins { work() } else { Err(anyhow!("the flood does not begin")) };
@@ -232,13 +233,13 @@ impl Site {
     }
 }
 
-/// What was done during a flood.
+/// The result of work during a flood.
 pub(super) struct Flooded<T> {
-    /// What that came to.
+    /// Result of the work.
     pub(super) value: T,
     /// Packets that were sent meanwhile,
     pub(super) sent: u64,
-    /// and how long it was.
+    /// and the time it took.
     pub(super) elapsed: Duration,
 }
 

@@ -1,40 +1,40 @@
-//! Programs of others that the bench needs, and what brings them.
+//! Third-party programs that the bench needs, and their packages.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// A program of others.
+/// A third-party program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tool {
     /// The program.
     pub program: &'static str,
-    /// The package of Debian.
+    /// The Debian package.
     pub package: &'static str,
 }
 
 /// A filter to compare with.
 pub(super) const XDP_FILTER: Tool = Tool { program: "xdp-filter", package: "xdp-tools" };
-/// The same.
+/// A filter to compare with.
 pub(super) const NFT: Tool = Tool { program: "nft", package: "nftables" };
 
-/// The same.
+/// A filter to compare with.
 pub(super) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables" };
-/// The same.
+/// A filter to compare with.
 pub(super) const IPSET: Tool = Tool { program: "ipset", package: "ipset" };
 
-/// What runs on the host that is flooded, and beside it.
+/// Services on the flooded host and on its peers.
 pub(super) const SERVICES: [Tool; 3] = [
     Tool { program: "nginx", package: "nginx-light" },
     Tool { program: "unbound", package: "unbound" },
     Tool { program: "dnsmasq", package: "dnsmasq-base" },
 ];
 
-/// All of them.
+/// All third-party programs.
 pub const TOOLS: [Tool; 7] = [XDP_FILTER, NFT, IPTABLES, IPSET, SERVICES[0], SERVICES[1], SERVICES[2]];
 
 impl Tool {
-    /// Whether it is there.
+    /// Whether it is installed.
     pub fn is_installed(&self) -> bool {
         Command::new(self.program)
             .arg("--version")

@@ -14,41 +14,42 @@ use crate::{
 
 use super::site::{FIRST_SOURCE, Site};
 
-/// A port where nobody listens, the web server's, and the game's.
+/// A closed port, the web server's, and the game's.
 const CLOSED: u16 = 9;
 const WEB: u16 = 80;
 pub(super) const GAME: u16 = 27_015;
 
-/// The first of the ports that systems give to their clients.
+/// The first port of the usual client port range.
 const CLIENTS: u16 = 0x8000;
 
-/// Congestion notification in a SYN (RFC 3168).
+/// ECN flags in a SYN (RFC 3168).
 const ECE_CWR: u8 = 0xc0;
 
 /// Ports of reflectors: DNS, NTP, CLDAP, SSDP, memcached, DHCPDiscover.
 const REFLECTORS: [u16; 6] = [53, 123, 389, 1_900, 11_211, 37_810];
 
-/// What varies in a header of TCP or UDP: the first port, the second, both; the second as clients have it; a word behind them.
+/// What varies in a TCP or UDP header: the first port, the second, both; the second within the client port range; and
+/// the word that follows the ports.
 const SOURCE: u32 = 0xffff_0000;
 const DESTINATION: u32 = 0x0000_ffff;
 const OF_CLIENTS: u32 = 0x0000_7fff;
 const WORD: u32 = 0xffff_ffff;
 
-/// Hosts of a botnet.
+/// Number of hosts of a botnet.
 const BOTS: u64 = 1 << 12;
 
 /// A kind of flood.
 #[derive(Debug)]
 pub(super) struct Vector {
-    /// The word for it on the command line and in reports.
+    /// The name on the command line and in reports.
     pub(super) label: &'static str,
-    /// Who seems to send it.
+    /// Apparent sender.
     from: Sender,
-    /// Its packets, of which each has its turn; none, if it is the lack of a flood.
+    /// Its packets, sent in turn; none for the absence of a flood.
     packets: fn(Build) -> Vec<Build>,
 }
 
-/// Who seems to send a flood.
+/// The apparent sender of a flood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Sender {
     /// Any address of IPv4.
@@ -59,11 +60,11 @@ enum Sender {
     Botnet,
     /// The visitor.
     Visitor,
-    /// Whom the server asks.
+    /// A server that the host sends requests to.
     Resolver,
 }
 
-/// All of them. The first two are the lack of a flood, for a visitor over IPv4 and over IPv6.
+/// All kinds. The first two are the absence of a flood, for a visitor over IPv4 and over IPv6.
 pub(super) static VECTORS: [Vector; 36] = [
     Vector::new("none", Sender::Anyone, |_| vec![]),
     Vector::new("none, IPv6", Sender::Anyone6, |_| vec![]),
@@ -137,9 +138,9 @@ impl Vector {
         }))
     }
 
-    /// It, on the cable of a site.
+    /// Returns its floods, on the veth pair of a site.
     pub(super) fn floods(&self, site: &Site, rate: u64) -> Result<Vec<Flood>> {
-        // The upper half of the first address of IPv6; of that, IPv4 has the lower half: 0.
+        // The upper half of the first address for IPv6; IPv4 uses its lower half: 0.
         const ALL_OVER: u64 = 0x2000_0000_0000_0000;
         let one = |address: IpAddr| match address {
             IpAddr::V4(address) => Sources { first: address.to_bits().into(), count: 1, adjacent: true },
@@ -157,21 +158,21 @@ impl Vector {
     }
 }
 
-/// A segment without data, from any port, with any numbers.
+/// Returns a segment without data, from a random port, with random numbers.
 fn tcp(from: Build, to: u16, flags: u8) -> Build {
     from.tcp(0, to, flags).vary(0, SOURCE).vary(4, WORD).vary(8, WORD)
 }
 
-/// A datagram from any port.
+/// Returns a datagram from a random port.
 fn udp(from: Build, to: u16) -> Build {
     from.udp(0, to).payload(32).vary(0, SOURCE)
 }
 
-/// A question for a name that nobody has asked for.
+/// Returns a query for a random name.
 fn query(from: Build) -> Build {
-    /// Behind the header of UDP.
+    /// Offset behind the UDP header.
     const MESSAGE: usize = 8;
-    /// At an even offset, of the label's length.
+    /// At an even offset, because of the label's length.
     const WITHIN_LABEL: usize = MESSAGE + dns::LABEL_AT + 1;
     from.udp(0, 53)
         .data(&dns::question(0, [b'x'; dns::LABEL]))
@@ -181,14 +182,14 @@ fn query(from: Build) -> Build {
         .vary(WITHIN_LABEL + 4, WORD)
 }
 
-/// What reflectors send to whom a question seems to come from.
+/// Returns what reflectors send to the apparent sender of a request.
 fn reflectors(from: &Build, to: u16) -> Vec<Build> {
     REFLECTORS.iter().map(|port| from.clone().udp(*port, to).payload(400)).collect()
 }
 
-/// An ICMP error about a datagram of the server's to anybody, from and to any port.
+/// Returns an ICMP error about a datagram from the server to a random address, with random ports.
 fn error(from: &Build, kind: u8, code: u8) -> Build {
-    /// Behind the header of ICMP: an address and the ports behind it, of a datagram in IPv4.
+    /// Behind the ICMP header: an address and the ports behind it, of an IPv4 datagram.
     const ADDRESS: usize = 8 + 16;
     let quoted = packet::from(SERVER).to(Ipv4Addr::UNSPECIFIED.into()).udp(0, 0).bytes();
     from.clone()

@@ -1,5 +1,5 @@
-//! One flood after the other, of each kind, from spoofed addresses: what reaches the network stack, and what a visitor
-//! gets, beside the same flood in front of an ideal filter.
+//! One flood of each kind after the other, from spoofed addresses: what reaches the network stack, and what a visitor
+//! gets, compared with the same flood in front of an ideal filter.
 
 use std::fmt::{self, Display};
 
@@ -12,8 +12,8 @@ use super::{
     Effort, Guard, e2e::FLOOD_PER_S, measure::quantile, site::Site, spread::Spread, vector::VECTORS,
 };
 
-/// Budgets for the whole host, below what the visitor needs, so that he has to prove himself as well: with each packet. He
-/// is one address, so there is no limit for a source.
+/// Budgets for the whole host, below what the visitor needs, so that the visitor needs evidence as well, for each
+/// packet. The visitor is a single address, so there is no limit for a source.
 const CONFIG: &str = "
     [proof]
     syn = \"cookie\"
@@ -35,35 +35,36 @@ const CONFIG: &str = "
 /// Sources: a /8 of IPv4.
 const SOURCES: u64 = 1 << 24;
 
-/// How often it is measured what a packet costs; odd, for the median.
+/// How often the cost of a packet is measured; odd, for the median.
 const COSTS: usize = 5;
 
-/// What came of a flood.
+/// Results of a flood.
 #[derive(Serialize, Clone, Debug)]
 pub struct VectorRow {
     /// Its kind.
     pub vector: &'static str,
-    /// Million packets a second that it came to.
+    /// Rate of the flood, million packets a second.
     pub flood_mpps: f64,
-    /// The share of it that reached the network stack.
+    /// Share of the flood that reached the network stack.
     pub passed: f64,
-    /// When the last of it came through beyond the budget, milliseconds after its beginning; only for a flood of one kind.
+    /// When the last packets in excess of the budget passed, milliseconds after the first; only for a flood of one
+    /// kind.
     pub mitigated_ms: Option<f64>,
-    /// CPU time in which one of its packets is made and taken in, nanoseconds; likewise.
+    /// CPU time in which one of its packets is sent and received, nanoseconds; also only for a flood of one kind.
     pub cpu_ns: Option<Spread>,
     /// The same in front of an ideal filter.
     pub ideal_cpu_ns: Option<Spread>,
-    /// Pages, each over a connection of its own.
+    /// Pages a second, each over a new connection.
     pub requests_per_second: Spread,
     /// Attempts of the visitor that failed.
     pub failed: u64,
-    /// Pages behind an ideal filter.
+    /// Pages a second behind an ideal filter.
     pub ideal_requests_per_second: Spread,
-    /// Million packets a second that the flood in front of that came to.
+    /// Rate of the flood in front of the ideal filter, million packets a second.
     pub ideal_flood_mpps: f64,
 }
 
-/// The kinds of floods, each by its first packet.
+/// The kinds of floods, by their first packets.
 pub(super) const KINDS: [&str; 12] = [
     "SYN",
     "SYN, IPv6",
@@ -79,7 +80,7 @@ pub(super) const KINDS: [&str; 12] = [
     "ACK, IPv6",
 ];
 
-/// Measures no flood, each kind of flood, and all of them in turn.
+/// Measures without a flood, with each kind of flood, and with all of them in turn.
 pub(super) fn measure(
     effort: Effort,
     progress: &mut impl FnMut(&dyn Display) -> Result<()>,
@@ -110,7 +111,7 @@ fn row(
     };
     let (ours, ideals) = (floods(guarded)?, floods(ideal)?);
     let duration = effort.visit * builds.len().clamp(1, 4) as u32;
-    // But for what the visitor has sent.
+    // Without the visitor's packets.
     let through = || -> Result<i64> { Ok(guarded.passed()? as i64 - guarded.sent_by_visitor()? as i64) };
     let (mut cpu_ns, mut ideal_cpu_ns, mut mitigated_ms) = (Vec::new(), Vec::new(), None);
     let (mut rates, mut best) = (Vec::new(), Vec::new());
@@ -142,7 +143,7 @@ fn row(
     Ok(VectorRow {
         vector,
         flood_mpps: quantile(flood_mpps, 0.5),
-        // What the visitor has sent and did not pass, as it was answered, makes it a little less than it was.
+        // Packets of the visitor that did not pass because they were answered make this slightly smaller than it was.
         passed: if offered > 0.0 { passed.max(0) as f64 / offered } else { 0.0 },
         mitigated_ms,
         cpu_ns: if_any(cpu_ns),

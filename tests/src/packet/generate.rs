@@ -1,4 +1,4 @@
-//! Random frames: most of them almost right, because that is where parsers differ.
+//! Random frames: most of them almost valid, because that is where parsers differ.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use super::{Build, ETHERNET, SERVER, SERVER6, encapsulated, from, not_ip};
 /// The EtherType of some of the frames that are not IP.
 pub const REFUSED: u16 = 0x88cc;
 
-/// A random frame.
+/// Returns a random frame.
 pub fn frame(random: &mut Rng) -> Vec<u8> {
     let mut frame = match random.u8(..32) {
         0 => not_ip_at_all(random),
@@ -28,7 +28,7 @@ pub fn frame(random: &mut Rng) -> Vec<u8> {
             frame[at] = random.u8(..);
         }
         2 => {
-            // A length, a version, a next header: all are within the first bytes of some header.
+            // A length, a version, a next header: all lie within the first bytes of some header.
             let at = random.usize(ETHERNET - 2..frame.len().min(ETHERNET + 70));
             frame[at] =
                 [0, 1, 4, 5, 6, 15, 43, 44, 51, 58, 60, 0x21, 0x41, 0x45, 0x46, 0x4f, 0x57, 0x60, 0xff]
@@ -52,7 +52,7 @@ fn not_ip_at_all(random: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// What the server sends to one of those that [`frame`] is from: a question, a ping, what goes into a tunnel.
+/// Returns what the server sends to one of the sources of [`frame`]: a request, a ping, a packet into a tunnel.
 pub fn question(random: &mut Rng) -> Vec<u8> {
     let v4 = random.bool();
     let server = if v4 { SERVER } else { SERVER6 };
@@ -68,23 +68,24 @@ pub fn question(random: &mut Rng) -> Vec<u8> {
     .bytes()
 }
 
-/// The identifier of a ping, of few.
+/// Returns the identifier of a ping, out of a few.
 fn identifier(random: &mut Rng) -> u16 {
     random.u16(..2)
 }
 
-/// What there is on the host that frames are [about](about).
+/// The state of the host that frames are [about](about).
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// A connection, as the host has it, and what it knows of it.
+    /// A connection of the host, and what the host knows of it.
     pub tcp: (Flow, Connection),
-    /// Whom a UDP socket is connected to.
+    /// The flow of a connected UDP socket.
     pub session: Flow,
-    /// A port on which TCP and UDP are listened for.
+    /// An open TCP and UDP port.
     pub service: u16,
 }
 
-/// A random frame about what there is on a host: segments, datagrams, and ICMP errors that quote such, all of them nearly right.
+/// Returns a random frame about the state of a host: segments, datagrams, and ICMP errors that quote them, all nearly
+/// valid.
 pub fn about(random: &mut Rng, target: &Target) -> Vec<u8> {
     let (tcp, connection) = &target.tcp;
     let mut flow = if random.bool() { *tcp } else { target.session };
@@ -128,7 +129,7 @@ pub fn about(random: &mut Rng, target: &Target) -> Vec<u8> {
     build.patch(at, &quoted[ETHERNET..]).bytes()
 }
 
-/// The port of a mirror, of few.
+/// Returns a reflector port, out of a few.
 fn mirror(random: &mut Rng) -> u16 {
     [53, 123, 443][random.usize(..3)]
 }
@@ -164,7 +165,7 @@ fn packet(random: &mut Rng) -> Vec<u8> {
         .bytes()
 }
 
-/// Up to three tags, and sometimes what else may be around IP.
+/// Adds up to three tags, and sometimes other encapsulations of IP.
 fn around(random: &mut Rng, mut build: Build) -> Build {
     for _ in 0..[0, 0, 0, 0, 1, 1, 2, 3][random.usize(..8)] {
         build = build.tag(match random.u8(..32) {
@@ -183,7 +184,7 @@ fn around(random: &mut Rng, mut build: Build) -> Build {
     }
 }
 
-/// Few enough sources that lists and limits are met, and some that nobody has.
+/// Returns a source, out of few enough that lists and limits apply to them, and now and then an impossible one.
 fn source(random: &mut Rng, v4: bool) -> IpAddr {
     if random.u8(..64) == 0 {
         return odd_source(random, v4);
@@ -212,7 +213,7 @@ fn fragment(random: &mut Rng, build: Build) -> Build {
     build.fragment(offset, random.bool())
 }
 
-/// Mostly flags that go together.
+/// Returns flags that mostly make sense together.
 fn flags(random: &mut Rng) -> u8 {
     if random.u8(..8) == 0 {
         random.u8(..)

@@ -1,4 +1,4 @@
-//! The host's own clients, and services with players, while mirrors are aimed at it; and the program on the way out.
+//! The host's own clients, and services with players, during a reflection flood; and the egress program.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -26,7 +26,7 @@ use floodgate_tests::{
 
 use crate::traffic::{dropped, eth0};
 
-/// Ports of mirrors besides those that are known, to make fifty of them.
+/// More reflector ports, in addition to the known ones, to make fifty.
 const MORE: [u16; 12] =
     [177, 1_604, 5_060, 5_351, 5_093, 6_000, 7_001, 9_999, 17_185, 30_718, 30_120, 41_794];
 
@@ -34,7 +34,8 @@ fn config() -> String {
     format!("[sources]\nreflectors = {MORE:?}\n")
 }
 
-/// Asks and waits for the answer; a processor that is busy with a flood may lose a packet or two on the cable.
+/// Sends a request and waits for the reply. A processor that is busy with a flood may lose a packet or two on the
+/// veth pair.
 fn is_answered(client: &UdpSocket, service: SocketAddr) -> Result<bool> {
     client.set_read_timeout(Some(Duration::from_millis(300) * slowness()))?;
     let mut reply = [0; 64];
@@ -61,7 +62,7 @@ fn is_answered_to_connected(server: &Namespace, service: SocketAddr) -> Result<b
     })
 }
 
-/// Frames of fifty mirrors to random ports, or all to one.
+/// Returns frames from fifty reflectors to random ports, or all to one.
 fn reflections(to: Option<u16>) -> Vec<Vec<u8>> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut frames = Vec::new();
@@ -77,7 +78,7 @@ fn reflections(to: Option<u16>) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Does something while frames come in from the attacker, over and over.
+/// Does something while the attacker sends frames repeatedly.
 fn under_flood<T>(lab: &Lab, frames: &[Vec<u8>], work: impl FnOnce() -> Result<T>) -> Result<T> {
     let attacker = lab.host(Role::Attacker);
     let interface = attacker.index("eth0")?;
@@ -87,7 +88,7 @@ fn under_flood<T>(lab: &Lab, frames: &[Vec<u8>], work: impl FnOnce() -> Result<T
             attacker.within(|| {
                 while !enough.load(Relaxed) {
                     send_frames(interface, frames.iter().map(Vec::as_slice))?;
-                    // Some ten thousand packets a second: what the processor has to be shared with.
+                    // Some ten thousand packets a second: the flood shares the processor with the rest.
                     thread::sleep(Duration::from_millis(50) * slowness());
                 }
                 Ok(())
@@ -105,7 +106,7 @@ fn the_host_s_own_clients_are_answered_while_fifty_mirrors_are_aimed_at_it() -> 
     needs_root!();
     let lab = Lab::new()?;
     let server = lab.host(Role::Server);
-    // A resolver, a clock, a web server with QUIC, and the other ends of VPNs.
+    // A resolver, an NTP server, a web server with QUIC, and VPN endpoints.
     let services = [53, 123, 443, 1_194, 4_500].map(|port| SocketAddr::new(Role::Visitor.address(), port));
     let services6 = services.map(|service| SocketAddr::new(Role::Visitor.address6(), service.port()));
     for service in services.into_iter().chain(services6) {
@@ -123,7 +124,7 @@ fn the_host_s_own_clients_are_answered_while_fifty_mirrors_are_aimed_at_it() -> 
             }
             for service in services.into_iter().chain(services6) {
                 let any = if service.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
-                // A port of clients', and the service's own as NTP, IKE and OpenVPN have it.
+                // A client port, and the service's own port, as with NTP, IKE and OpenVPN.
                 for port in [0, service.port()] {
                     let answered = server.within(|| is_answered(&UdpSocket::bind((any, port))?, service))?;
                     ensure!(answered, "a client of {service} on port {port}");
@@ -166,7 +167,7 @@ fn players_play_while_mirrors_are_aimed_at_the_game() -> Result<()> {
         }
         Ok(())
     })?;
-    // A lease for each processor, and a tick of the clock at either end.
+    // A lease for each processor, and a clock tick at either end.
     let most = 200.0 * (begin.elapsed().as_secs_f64() + 0.02) + 200.0 + 2.0 * 32.0;
     let counts = from_ports.lock().expect("nobody panics with it").clone();
     let mirrored: u64 = counts.iter().filter(|(port, _)| **port < 32_768).map(|(_, count)| count).sum();
@@ -174,22 +175,22 @@ fn players_play_while_mirrors_are_aimed_at_the_game() -> Result<()> {
         mirrored as f64 <= most && mirrored > 50,
         "{mirrored} reflected packets where {most:.0} may: {counts:?}"
     );
-    // The game has answered them, and that does not vouch for them.
+    // The game has replied to them, which does not make them solicited.
     let (_, log) = daemon.end(libc::SIGTERM)?;
     ensure!(!log.contains("ERROR"), "{log}");
     Ok(())
 }
 
-/// Fills the way out of the server's `eth0`, so that no other program can stand there.
+/// Fills the egress of the server's `eth0`, so that no other program can be attached there.
 fn refuse_egress(server: &Namespace) -> Result<Vec<Programs>> {
     if kernel_series()? < (6, 6) {
-        // The qdisc `ingress` has the place of `clsact`, and no way out.
+        // The qdisc `ingress` occupies the place of `clsact`, and has no egress.
         command(&format!("tc -n {} qdisc add dev eth0 ingress", server.name()))?;
         return Ok(Vec::new());
     }
     server.within(|| {
         let mut all = Vec::new();
-        // Some sixty are the most that the kernel takes (linux/bpf_mprog.h, `BPF_MPROG_MAX`).
+        // The kernel accepts some sixty at most (linux/bpf_mprog.h, `BPF_MPROG_MAX`).
         while all.len() < 100 {
             let mut programs = Programs::load()?;
             if programs.stand_on_the_way_out("eth0", false).is_err() {
@@ -265,7 +266,7 @@ fn the_configuration_says_by_what_answers_are_told() -> Result<()> {
     Ok(())
 }
 
-/// What `tc` shows on the way out of `eth0`: queueing disciplines, and filters.
+/// Returns what `tc` shows on the egress of `eth0`: queueing disciplines, and filters.
 fn way_out(namespace: &Namespace) -> Result<[String; 2]> {
     let name = namespace.name();
     let shown = |what: &str| command(&format!("tc -n {name} {what}"));
@@ -273,12 +274,12 @@ fn way_out(namespace: &Namespace) -> Result<[String; 2]> {
     Ok([shown("qdisc show dev eth0")?, filters])
 }
 
-/// Sends UDP to port 53 of a neighbour that need not be there.
+/// Sends UDP to port 53 of a neighbour that need not exist.
 fn ask(namespace: &Namespace, to: IpAddr, segment: Option<libc::c_int>) -> Result<()> {
     namespace.within(|| {
         let socket = UdpSocket::bind((IpAddr::from([0; 4]), 0))?;
         if let Some(size) = segment {
-            // SAFETY: the option is an int, and so long is the value.
+            // SAFETY: the option is an int, and the length is that of the value.
             let set = unsafe {
                 libc::setsockopt(
                     socket.as_raw_fd(),
@@ -295,7 +296,8 @@ fn ask(namespace: &Namespace, to: IpAddr, segment: Option<libc::c_int>) -> Resul
     })
 }
 
-/// Before Linux 6.11 a datagram is cut only by a card that makes checksums; those of the laboratory do not.
+/// Before Linux 6.11 a datagram is segmented only by a card with checksum offload, which those of the laboratory
+/// lack.
 fn is_refused_by_a_card_without_checksums(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(libc::EIO)
 }

@@ -1,4 +1,4 @@
-//! Attaching and letting go: how it is said, and that nothing stays behind.
+//! Attaching and detaching: what is reported, and that nothing stays behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use floodgate_tests::{
     skip::{kernel_series, test_name, wired_cards},
 };
 
-/// Two namespaces with two cables between them: `eth0` and `eth1` here, `far0` and `far1` there.
+/// Two namespaces with two veth pairs between them: `eth0` and `eth1` here, `far0` and `far1` there.
 pub(crate) struct Cables {
     pub(crate) here: Namespace,
     pub(crate) there: Namespace,
@@ -50,14 +50,15 @@ pub(crate) fn program_on(namespace: &Namespace, interface: &str) -> Result<Optio
     Ok(id.map(u32::try_from).transpose()?)
 }
 
-/// Everything in the kernel that belongs to a floodgate which runs this program.
+/// Everything in the kernel that belongs to a floodgate instance which runs this program.
 struct Belongings {
     programs: Vec<u32>,
     maps: Vec<u32>,
 }
 
 impl Belongings {
-    /// Of a filter, by the program that is attached: that, those that share maps with it, and the maps of all of them.
+    /// Collects the objects of a filter by its attached program: that program, the programs that share maps with it,
+    /// and all their maps.
     fn of(program: u32) -> Result<Self> {
         let loaded = loaded_programs().filter_map(std::result::Result::ok);
         let maps_of: BTreeMap<u32, Vec<u32>> =
@@ -71,7 +72,7 @@ impl Belongings {
         Ok(Self { programs, maps: maps.into_iter().collect() })
     }
 
-    /// What of it is still there.
+    /// Returns the objects that still exist.
     fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for program in &self.programs {
@@ -93,8 +94,9 @@ impl Belongings {
     }
 }
 
-/// Whether there is a map with this number. It is not opened: a program array that is opened and closed again while the kernel
-/// empties it is never freed (`prog_array_map_clear` takes a reference for a work item that is already queued).
+/// Whether a map with this number exists. The map is not opened: a program array that is opened and closed again
+/// while the kernel empties it is never freed (`prog_array_map_clear` takes a reference for a work item that is
+/// already queued).
 fn is_map(id: u32) -> bool {
     /// From linux/bpf.h.
     const BPF_MAP_GET_NEXT_ID: libc::c_long = 12;
@@ -192,7 +194,7 @@ fn virtio_net_is_guarded_in_its_driver_and_behind_it() -> Result<()> {
             frame[..6].fill(0xff); // the card takes in what is for it, or for all
             there.within(|| send_frames(index, std::iter::repeat_n(frame.as_slice(), 50)))
         };
-        // An attachment may take the link down for a moment, and what is sent then is lost.
+        // Attaching may take the link down for a moment, and what is sent then is lost.
         eventually("a frame gets through", || {
             send().is_ok() && counted("passed", "conforming").is_ok_and(|n| n > 0)
         })?;
@@ -249,7 +251,7 @@ fn generic_mode_is_taken_only_when_asked_for_and_always_said() -> Result<()> {
     Ok(())
 }
 
-/// What a daemon says that should not start.
+/// Returns the error of a daemon that should not start.
 pub(crate) fn start_error(namespace: &Namespace, config: &str, arguments: &str) -> Result<String> {
     match Daemon::start(namespace, config, arguments) {
         Ok(_) => anyhow::bail!("`run {arguments}` starts"),
@@ -299,7 +301,7 @@ fn another_program_is_named_and_replaced_only_on_request() -> Result<()> {
     Ok(())
 }
 
-/// What the doctor finds in a namespace, and whether nothing is in the way.
+/// Returns what the doctor finds in a namespace, and whether there are no obstacles.
 fn examine(namespace: &Namespace, interfaces: &str) -> Result<(Vec<Finding>, bool)> {
     let mut command = namespace.command(binary()?)?;
     let said = run(command.args(["doctor", "--json"]).args(interfaces.split_whitespace()))?;
@@ -314,7 +316,7 @@ fn the_doctor_says_what_is_in_the_way_and_attaches_nothing() -> Result<()> {
     let here = &cables.here;
     here.ip("link add br0 type bridge")?;
     here.ip("link set eth1 master br0")?;
-    // Drivers tell what they can do since 6.3.
+    // Drivers report their capabilities since 6.3.
     let drivers_tell = kernel_series()? >= (6, 3);
     let is_told = |findings: &[Finding], subject: &str, verdict: Verdict, text: &str| {
         let told = |finding: &Finding| {
@@ -392,7 +394,7 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() -> Resu
 fn without_the_daemon_s_good_bye_the_kernel_lets_go_as_well() -> Result<()> {
     needs_root!();
     let cables = Cables::new()?;
-    // Before Linux 6.6 the program on the way out stays, and with it the maps that it shares; see `answers`.
+    // Before Linux 6.6 the egress program stays attached, and with it the maps that it shares; see `answers`.
     let stays = kernel_series()? < (6, 6);
     let config = if stays { "[proof]\nsolicited = \"socket\"\n" } else { "" };
     let daemon = Daemon::start(&cables.here, config, "eth0")?;

@@ -1,4 +1,4 @@
-//! The bench measures: the smallest measurement of each kind, for real.
+//! The bench works: the smallest measurement of each kind, for real.
 
 use std::time::Duration;
 
@@ -35,12 +35,12 @@ const LEAST: Effort = Effort {
     host: Duration::from_millis(300),
 };
 
-/// What the bench measures when these words name it, and what it says meanwhile.
+/// Returns what the bench measures for these words, and its progress output.
 fn measure(words: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
     measure_floods(words, &[])
 }
 
-/// The same, at hosts with these floods.
+/// The same, for hosts with these floods.
 fn measure_floods(words: &[&str], floods: &[&str]) -> Result<(floodgate_tests::bench::Report, String)> {
     let [words, floods] =
         [words, floods].map(|words| words.iter().map(ToString::to_string).collect::<Vec<_>>());
@@ -69,7 +69,7 @@ fn every_case_comes_to_what_it_says() -> Result<()> {
     let (ipv6, said) = measure(&["block list 1k", "default", "lru reference", "ipv6"])?;
     ensure!(ipv6.measured.cases.len() == 3 * LEAST.sources.len() * cores, "{said}");
     for figure in ipv4.measured.cases.iter().chain(&ipv6.measured.cases) {
-        // Nothing about how long: on a busy machine a difference may even be negative.
+        // No bound on the time: on a busy machine a difference may even be negative.
         ensure!(figure.floor_ns.median > 0.0 && figure.ns.median.is_finite(), "{figure}");
     }
     Ok(())
@@ -101,7 +101,7 @@ fn every_filter_takes_a_flood_in_and_serves_the_visitor() -> Result<()> {
             }
         }
     }
-    // What is ours or the kernel's alone needs nobody's program.
+    // Filters of this project or of the kernel alone need no third-party program.
     for guard in
         [Guard::Floodgate, Guard::XdpDrop, Guard::Ideal, Guard::LruReference, Guard::SpinLockReference]
     {

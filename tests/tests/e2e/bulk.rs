@@ -1,4 +1,4 @@
-//! What the guarded host does itself: the default limits on sources are not noticed where it has asked for the packets.
+//! Transfers of the guarded host itself: the default limits on sources do not affect traffic that the host requested.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ const TRANSFER: usize = 600 << 20;
 /// Packets a second that the default configuration lets a source send without evidence.
 const LIMIT: f64 = 20_000.0;
 
-/// Two hosts with a cable between them, and a tunnel in it.
+/// Two hosts connected by a veth pair, with a tunnel over it.
 struct Pair {
     near: Namespace,
     far: Namespace,
@@ -42,7 +42,7 @@ impl Pair {
                 format!("address add 10.99.0.{last}/24 dev vx0"),
                 "link set vx0 up".to_owned(),
             ])?;
-            // Packets as a network has them.
+            // Packets of the sizes that occur on a network.
             for device in ["eth0", "vx0"] {
                 let off = host
                     .command("ethtool")?
@@ -54,7 +54,7 @@ impl Pair {
         Ok(Self { near, far })
     }
 
-    /// The near end connects to the far one so many times, and one of them sends. Returns how long it takes.
+    /// Connects the near end to the far one this many times, and one end sends. Returns how long it takes.
     fn transfer(&self, address: Ipv4Addr, flows: usize, sends: Sends) -> Result<Duration> {
         let listener = self.far.within(|| Ok(TcpListener::bind(SocketAddr::new(address.into(), 0))?))?;
         let to = listener.local_addr()?;
@@ -86,7 +86,7 @@ impl Pair {
     }
 }
 
-/// Who sends.
+/// Which end sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sends {
     Near,
@@ -121,10 +121,11 @@ fn what_the_host_itself_transfers_is_not_held_to_the_limit_of_a_source() -> Resu
         println!(
             "{why}: {speed:.0} Mbit/s, {rate:.0} packets a second arrived, {dropped} of {passed} were dropped"
         );
-        // What comes for data that are sent are acknowledgements, the fewer the more of them the other side takes in at once.
+        // In reply to sent data, acknowledgements arrive: the more data the other side receives at once, the fewer.
         ensure!(sends == Sends::Near || rate > 1.1 * LIMIT, "{why}: {rate} packets a second tell nothing");
-        // Evidence of a tunnel is that the host goes on sending; until then its peer has the limit of any source, and fifty
-        // connections in slow start may exceed it for some milliseconds: 0 to 700 packets of 475,000, as the scheduler has it.
+        // Evidence of a tunnel is that the host keeps sending. Until then its peer has the limit of any source, and
+        // fifty connections in slow start may exceed it for some milliseconds: 0 to 700 packets of 475,000, depending
+        // on the scheduler.
         ensure!(dropped * 200 < passed, "{why}: {dropped} of {passed} dropped");
     }
     Ok(())

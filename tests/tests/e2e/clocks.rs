@@ -1,4 +1,4 @@
-//! Clocks that step: what lasts is measured by the clock that does not.
+//! Clocks that step: durations are measured by the clock that does not.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::attached::Cables;
 
-/// A library that moves the wall clock of a program into which it is loaded by as many seconds as a file says.
+/// A library that shifts the wall clock of the program that loads it by the number of seconds in a file.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -50,7 +50,7 @@ struct WallClock {
 }
 
 impl WallClock {
-    /// One that is right; none where there is no C compiler, without which the test is skipped.
+    /// A clock that is correct; none without a C compiler, in which case the test is skipped.
     fn new(test: &str) -> Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
         let source = folder.path().join("shim.c");
@@ -77,7 +77,7 @@ impl WallClock {
         self.folder.path().join("seconds")
     }
 
-    /// Steps to so many seconds ahead of the right time.
+    /// Steps to this many seconds ahead of the correct time.
     fn step(&self, seconds: i64) -> Result<()> {
         let new = self.folder.path().join("new");
         fs::write(&new, seconds.to_string())?;

@@ -1,4 +1,4 @@
-//! The verbs, against a floodgate that runs and without one.
+//! The verbs, with and without a running floodgate.
 
 use std::{
     io::{BufRead, BufReader},
@@ -173,13 +173,13 @@ nonsense here
     ensure!(list.entries.iter().all(|entry| entry.origin.ends_with("list.txt")), "{list:?}");
     ensure!(list.entries.iter().all(|entry| entry.expires_in_s.is_some()), "{list:?}");
 
-    // Read again without the IPv6 prefix, with an address that is new.
+    // Imported again without the IPv6 prefix, and with a new address.
     std::fs::write(path.to_string(), "192.0.2.128/25\n203.0.113.9\n")?;
     let text = guarded.daemon.tell(&format!("block import {path} --replace"))?;
     let read = format!("{path}: 2 entries, read as addresses\n");
     ensure!(text == read + "block list: 1 added, 1 replaced, 4 removed\n", "{text}");
 
-    // What is in another format says so; what would have to be guessed is refused whole.
+    // A file in another format is reported; one that would require guessing is refused as a whole.
     std::fs::write(path.to_string(), "create bl hash:net\nadd bl 203.0.113.7 timeout 60\n")?;
     let said = guarded.daemon.ask(&format!("block import {path}"))?;
     ensure!(said.code == 0 && said.stdout.contains("list.txt: 1 entry, read as ipset save\n"), "{said:?}");
@@ -295,7 +295,7 @@ fn a_trace_shows_each_decision_about_one_source_and_ends_with_its_reader() -> Re
 
 #[test]
 fn a_trace_of_a_flood_says_how_much_it_leaves_out() -> Result<()> {
-    /// More than the burst of lines that the kernel writes.
+    /// More than the burst of lines that the kernel logs.
     const FRAMES: usize = 2_000;
 
     same_on_every_kernel!();
@@ -315,7 +315,7 @@ fn a_trace_of_a_flood_says_how_much_it_leaves_out() -> Result<()> {
     let mut frame = from(ATTACKER).syn(80).bytes();
     frame[..6].copy_from_slice(&Role::Server.mac());
     attacker.within(|| send_frames(interface, std::iter::repeat_n(frame.as_slice(), FRAMES)))?;
-    // What a slow processor has not fetched when the cable's ring is full again is lost before the filter.
+    // Frames that arrive while a slow processor has not emptied the veth ring are lost before the filter.
     let arrived = || -> Result<u64> { dropped(&guarded.daemon, "blocked") };
     let mut before = 0;
     eventually("the last frame is counted", || {
@@ -371,7 +371,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     ] {
         ensure!(text.contains(expected), "{expected} is missing in\n{text}");
     }
-    // Who does not ask for OpenMetrics gets what every scraper reads.
+    // A client that does not request OpenMetrics gets the format that every scraper reads.
     let mut curl = guarded.lab.host(Role::Server).command("curl")?;
     let plain = run(curl.args(["--silent", "--include", "http://127.0.0.1:9472/metrics"]))?.stdout;
     for expected in [
@@ -384,7 +384,7 @@ fn metrics_are_served_where_the_configuration_says() -> Result<()> {
     }
     ensure!(!plain.contains("# EOF") && !plain.contains("# UNIT") && !plain.contains(" info\n"), "{plain}");
     ensure!(!text.contains("198.51.100.66"), "an address is no label:\n{text}");
-    // The whole interface is on the socket only.
+    // The whole API is available on the socket only.
     let other = get("/v1/status")?.stdout;
     ensure!(other.starts_with("HTTP/1.1 404"), "{other}");
     let mut curl = guarded.lab.host(Role::Server).command("curl")?;

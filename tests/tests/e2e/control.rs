@@ -1,4 +1,4 @@
-//! The control socket: what may be at its place, what may be asked, and what is shown of what others wrote.
+//! The control socket: what may occupy its path, which requests are valid, and how other users' text is shown.
 
 use std::{
     fs,
@@ -23,14 +23,14 @@ use floodgate_tests::{
 
 use super::robust::host;
 
-/// What came back for a request.
+/// The response to a request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: String,
 }
 
-/// Makes a request of the control socket.
+/// Sends a request to the control socket.
 pub(crate) fn ask(daemon: &Daemon, method: &str, path: &str, body: &str) -> Result<Answer> {
     let length = body.len();
     send(
@@ -42,15 +42,15 @@ pub(crate) fn ask(daemon: &Daemon, method: &str, path: &str, body: &str) -> Resu
     )
 }
 
-/// Sends bytes to the control socket and says that there are no more.
+/// Sends bytes to the control socket and closes the sending side.
 fn send(daemon: &Daemon, bytes: &[u8]) -> Result<Answer> {
     let mut stream = UnixStream::connect(daemon.socket())?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    // A refusal may come before all is sent.
+    // A refusal may arrive before everything is sent.
     let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut answer = Vec::new();
     let mut part = [0; 4_096];
-    // What follows an answer may be a reset, since not all was read.
+    // A reset may follow a response, because not everything was read.
     while let Ok(length @ 1..) = stream.read(&mut part) {
         answer.extend(&part[..length]);
     }
@@ -139,7 +139,7 @@ fn malformed_requests_are_answered_and_hold_up_nobody() -> Result<()> {
         let shown = || String::from_utf8_lossy(&request).into_owned();
         match send(&daemon, &request) {
             Ok(answer) => ensure!((200..500).contains(&answer.status), "{}: {answer:?}", shown()),
-            // Bytes that are no request at all may be answered by hanging up.
+            // Bytes that are not a request may be answered by hanging up.
             Err(error) => ensure!(kind == 0, "{}: {error:#}", shown()),
         }
         if number % 1_000 == 0 {
@@ -205,13 +205,13 @@ fn the_socket_takes_nobodys_place_and_nobody_its() -> Result<()> {
     second.args(["run", "eth2", "--socket"]).arg(daemon.socket());
     let said = run(&mut second)?;
     ensure!(said.code == 2 && said.stderr.contains("another floodgate answers"), "{said:?}");
-    // One that is removed, with its folder even, is made again.
+    // A removed socket is created again, even if its folder is removed, too.
     fs::remove_file(daemon.socket())?;
     eventually("the socket is there again", || daemon.tell("status").is_ok())?;
     ensure!(daemon.log().contains("is made again"), "{}", daemon.log());
     ensure!(fs::metadata(daemon.socket())?.mode() & 0o777 == 0o600, "its mode");
 
-    // One that another daemon has made in the meantime is left to him.
+    // A socket that another daemon has created in the meantime is left in place.
     let moved = daemon.folder().join("moved");
     fs::rename(daemon.socket(), &moved)?;
     let other = UnixListener::bind(daemon.socket())?;

@@ -1,4 +1,4 @@
-//! Devices on which frames look otherwise: without a link layer, and the loopback.
+//! Devices with different frames: without a link layer, and the loopback.
 
 use std::{
     ffi::CString,
@@ -18,14 +18,14 @@ use floodgate_tests::{
     skip::{skip, test_name},
 };
 
-/// Opens the device from which TUN devices are made: a node of our own, since a machine on which nothing has asked
-/// for one yet may have none in `/dev/net`.
+/// Opens the device that creates TUN devices: through a node of our own, because `/dev/net` may have none on a
+/// machine where nothing has requested one yet.
 fn clone_device() -> Result<File> {
     // linux/miscdevice.h: MISC_MAJOR, TUN_MINOR
     const NUMBER: libc::dev_t = libc::makedev(10, 200);
     let path = format!("/dev/floodgate-tun-{}", std::process::id());
     let name = CString::new(path.as_str())?;
-    // SAFETY: the name ends with a zero byte.
+    // SAFETY: the name ends with a NUL.
     let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, NUMBER) };
     ensure!(made == 0, "making {path}: {}", std::io::Error::last_os_error());
     let device =
@@ -34,7 +34,7 @@ fn clone_device() -> Result<File> {
     device
 }
 
-/// Makes a device of IP packets, `tun0`, in a namespace, with an address at each end.
+/// Creates a device of IP packets, `tun0`, in a namespace, with an address at each end.
 fn tun(namespace: &Namespace) -> Result<File> {
     // linux/if_tun.h: TUNSETIFF, IFF_TUN, IFF_NO_PI
     const SET: libc::c_ulong = 0x4004_54ca;
@@ -75,7 +75,7 @@ fn v4(text: &str) -> IpAddr {
 #[test]
 fn packets_without_a_link_layer_are_judged_as_any_other() -> Result<()> {
     needs_root!();
-    // Addresses whose bytes would be an EtherType where a frame has one: 8.0 is that of IPv4, 134.221 that of IPv6.
+    // Addresses whose bytes would be an EtherType at its place in a frame: 8.0 is that of IPv4, 134.221 that of IPv6.
     const INNOCENT: [&str; 3] = ["8.0.0.1", "134.221.0.1", "192.0.2.1"];
     let namespace = Namespace::new("tun")?;
     let mut device = tun(&namespace)?;
@@ -106,7 +106,7 @@ fn packets_without_a_link_layer_are_judged_as_any_other() -> Result<()> {
     Ok(())
 }
 
-/// What is sent back has no link layer either.
+/// Checks that what is sent back has no link layer either.
 fn answers(namespace: &Namespace, device: &mut File, daemon: &Daemon) -> Result<()> {
     const SYN: u8 = 0x02;
     const SYN_ACK: u8 = 0x12;
@@ -133,7 +133,7 @@ fn answers(namespace: &Namespace, device: &mut File, daemon: &Daemon) -> Result<
     Ok(())
 }
 
-/// What a daemon says that refuses to guard an interface.
+/// Returns the error of a daemon that refuses to guard an interface.
 fn refused(namespace: &Namespace, interface: &str) -> Result<String> {
     let mut command = namespace.command(binary()?)?;
     let said = run(command.args(["run", "--attach", "generic", interface]))?;

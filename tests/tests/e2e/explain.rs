@@ -1,4 +1,4 @@
-//! What an operator is told of what happens to packets.
+//! What an operator learns about the fate of packets.
 
 use std::{
     io::{BufRead, BufReader},
@@ -18,7 +18,7 @@ use floodgate_tests::{
 
 use crate::commands::Guarded;
 
-/// Has the attacker send a frame a thousand times a second for as long as something is done.
+/// Has the attacker send a frame a thousand times a second while `work` runs.
 fn during<T>(guarded: &Guarded, frame: &Build, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let flood = Flood { rate: Some(1_000), ..Flood::of_attacker(&guarded.lab, frame)? };
     flood.during(guarded.lab.host(Role::Attacker), work).map(|(outcome, _)| outcome)
@@ -70,7 +70,7 @@ fn that_most_of_what_arrives_is_not_judged_is_said() -> Result<()> {
     ensure!(!warned()?, "nothing has arrived yet");
     // MPLS
     during(&guarded, &from(ATTACKER).syn(80).tag(0x8847), || {
-        // It is looked at each ten seconds, for the ten seconds before.
+        // The check runs every ten seconds, for the preceding ten seconds.
         eventually_within(Duration::from_secs(30), "the operator is warned", || warned().unwrap_or(false))
     })
 }

@@ -1,4 +1,4 @@
-//! Feeds: from files and a web server that is sometimes broken, through reloads and restarts; and long imports.
+//! Feeds: from files and a web server that sometimes fails, through reloads and restarts; and long imports.
 
 use std::{
     fs::{self, File},
@@ -24,7 +24,7 @@ use floodgate_tests::{
 
 use super::{commands::Guarded, traffic::dropped};
 
-/// What a web server says, and has said.
+/// What a web server serves, and what it has answered.
 #[derive(Default)]
 struct Site {
     status: u16,
@@ -33,7 +33,7 @@ struct Site {
     answered: Vec<u16>,
 }
 
-/// A web server with one page, whose ETag changes with it. It ends when this is dropped.
+/// A web server with one page, whose ETag changes with it. It ends when dropped.
 struct Web {
     address: SocketAddr,
     site: Arc<Mutex<Site>>,
@@ -48,14 +48,14 @@ impl Web {
         let shared = Arc::clone(&site);
         thread::spawn(move || {
             while let Ok((stream, _)) = accepting.accept() {
-                // A client that hangs up is none of the server's concern.
+                // A client that hangs up does not matter to the server.
                 let _ = answer(&stream, &mut shared.lock().unwrap_or_else(PoisonError::into_inner));
             }
         });
         Ok(Self { address, site, listener })
     }
 
-    /// Changes what it says.
+    /// Changes its response.
     fn says(&self, status: u16, body: &str) {
         let mut site = self.site.lock().unwrap_or_else(PoisonError::into_inner);
         (site.status, site.body) = (status, body.to_owned());
@@ -76,7 +76,7 @@ impl Web {
 
 impl Drop for Web {
     fn drop(&mut self) {
-        // SAFETY: no pointers; the descriptor is open for as long as the listener. This wakes up who accepts.
+        // SAFETY: no pointers; the descriptor is open as long as the listener is. This wakes up the accepting thread.
         unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
     }
 }
@@ -102,7 +102,7 @@ fn answer(mut stream: &TcpStream, site: &mut Site) -> Result<()> {
     Ok(stream.write_all((head + body).as_bytes())?)
 }
 
-/// Prefixes and origins of the block list.
+/// Returns the prefixes and origins of the block list.
 pub(crate) fn blocked(daemon: &Daemon) -> Result<Vec<(String, String)>> {
     let list: ListReply = daemon.read("block list")?;
     Ok(list.entries.into_iter().map(|entry| (entry.prefix.to_string(), entry.origin)).collect())
@@ -159,7 +159,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     ]);
     ensure!(blocked(daemon)? == expected, "{:?}", blocked(daemon)?);
 
-    // Whatever the server does wrong changes nothing.
+    // No error of the server changes anything.
     for (why, status, body, problem) in [
         ("broken", 503, "sorry", "the server answers 503"),
         ("broken still", 503, "sorry", "the server answers 503"),
@@ -190,7 +190,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     let stamp = "floodgate_feed_last_success_timestamp_seconds{list=\"block\",feed=\"drop\"} 1";
     ensure!(metrics.contains(stamp), "{metrics}");
 
-    // It works again, and is believed when the operator says so.
+    // It works again, and its list is accepted when the operator says so.
     web.says(200, "198.51.100.66\n");
     daemon.tell("feed refresh drop")?;
     web.says(200, "");
@@ -202,7 +202,7 @@ fn a_feed_follows_its_server_and_outlives_it() -> Result<()> {
     let said = daemon.ask("feed refresh nobody")?;
     ensure!(said.code == 1 && said.stderr.contains("there is no feed nobody; there are drop"), "{said:?}");
 
-    // Without its server, the next daemon has it from the start.
+    // Without the server, the next daemon still has the list from the start.
     drop(web);
     let Guarded { lab, daemon } = guarded;
     daemon.end(libc::SIGTERM)?;
@@ -249,7 +249,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     ]);
     ensure!(blocked(daemon)? == expected, "{:?}", blocked(daemon)?);
 
-    // What is taken out by hand stays with the feed, and a feed's entry stays.
+    // An entry removed by hand stays in the feed, and a feed's entry stays in the list.
     let said = daemon.ask("block del 192.0.2.3 192.0.2.5")?;
     ensure!(said.code == 1 && said.stdout == "1 removed\n", "{said:?}");
     ensure!(said.stderr.contains("192.0.2.5/32 stays, for the feed two has it"), "{said:?}");
@@ -257,7 +257,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     ensure!(text.starts_with("192.0.2.3/32") && text.trim_end().ends_with("feed one"), "{text}");
     let said = daemon.ask("block test 192.0.2.9")?;
     ensure!(said.code == 1 && said.stdout == "192.0.2.9 is not on the block list\n", "{said:?}");
-    // So does what has an end.
+    // So does an entry with an expiry.
     let said = daemon.ask("block add 192.0.2.0 --ttl 1s")?;
     ensure!(
         said.stderr.contains("stays on the list after that: 192.0.2.0/32 (feed one) has no end"),
@@ -268,7 +268,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     })?;
     ensure!(daemon.tell("block test 192.0.2.0")?.contains("feed one"));
 
-    // A fault in the configuration changes nothing.
+    // An error in the configuration changes nothing.
     daemon.rewrite("[[block.feed]]\nname = \"one\"\n")?;
     let before = blocked(daemon)?;
     let said = daemon.ask("reload")?;
@@ -277,7 +277,7 @@ fn a_reload_takes_out_what_a_feed_alone_has_brought_in() -> Result<()> {
     eventually("the fault is logged", || daemon.log().contains("SIGHUP: nothing is changed"))?;
     ensure!(blocked(daemon)? == before, "{:?}", blocked(daemon)?);
 
-    // Without the first feed, with another entry and a changed file.
+    // Without the first feed, with another entry, and with a changed file.
     fs::write(&file, "192.0.2.8\n192.0.2.9\n")?;
     fs::write(&two, "192.0.2.2\n192.0.2.10\n")?;
     daemon.rewrite(&format!("{state}{block}{}", feed_of(&two)).replace("192.0.2.4", "192.0.2.11"))?;
@@ -363,7 +363,7 @@ fn a_million_lines_are_imported_within_seconds_and_in_force() -> Result<()> {
     let mut random = Rng::with_seed(3);
     let mut list = BufWriter::new(File::create(&path)?);
     for _ in 0..1_000_000 {
-        // Neither the attacker nor the visitor is there.
+        // Neither the attacker nor the visitor is in this range.
         writeln!(list, "{}", Ipv4Addr::from_bits(0x0a00_0000 + random.u32(..1 << 24)))?;
     }
     writeln!(list, "{ATTACKER}")?;

@@ -1,5 +1,5 @@
-//! Interfaces as they come, go and change under a daemon that guards them, and what others do to its programs: what
-//! `status` says is what the kernel says, and what is to be guarded is guarded again.
+//! Interfaces that appear, disappear and change under a daemon that guards them, and interference with its programs:
+//! `status` agrees with the kernel, and what should be guarded is guarded again.
 
 use std::{
     fs, io,
@@ -32,7 +32,7 @@ use floodgate_tests::{
 
 use super::attached::{Cables, program_on, start_error};
 
-/// What `send` of [`Cables`] sends is blocked.
+/// Blocks what `send` of [`Cables`] sends.
 fn block() -> String {
     format!("[block]\nentries = [\"{VISITOR}\"]\n")
 }
@@ -45,7 +45,7 @@ fn bpf(command: libc::c_long, mut attributes: [u32; 3]) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
 }
 
-/// The links of this kind that a process holds, by number.
+/// Returns the links of this kind that a process holds, by number.
 fn links_of(process: u32, kind: &str) -> Result<Vec<u32>> {
     let mut links = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
@@ -71,7 +71,7 @@ fn open_link(number: u32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Breaks the links of this kind that a daemon holds, as `bpftool link detach` does.
+/// Detaches the links of this kind that a daemon holds, as `bpftool link detach` does.
 fn break_links(daemon: &Daemon, kind: &str) -> Result<()> {
     let links = links_of(daemon.read::<Status>("status")?.pid, kind)?;
     ensure!(!links.is_empty(), "the daemon holds no link of kind {kind}");
@@ -81,7 +81,7 @@ fn break_links(daemon: &Daemon, kind: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a daemon says about the interface that is called like this, or was given like this.
+/// Returns the daemon's status of the interface that has this name, or was configured with it.
 fn said(daemon: &Daemon, name: &str) -> Result<InterfaceStatus> {
     let status: Status = daemon.read("status")?;
     let is_it = |one: &InterfaceStatus| one.name == name || one.given.as_deref() == Some(name);
@@ -93,9 +93,10 @@ fn is_said(daemon: &Daemon, name: &str, attached: Attached) -> bool {
     said(daemon, name).is_ok_and(|interface| interface.attached == attached)
 }
 
-/// Waits until a daemon says that an interface is guarded, which the kernel must say, too, and what is blocked must notice.
+/// Waits until a daemon reports that an interface is guarded. The kernel must agree, and blocked packets must be
+/// dropped.
 fn is_guarded(daemon: &Daemon, cables: &Cables, [near, far]: [&str; 2]) -> Result<()> {
-    // What it says is a second old at most.
+    // The status is at most a second old.
     let has_program = || {
         let name = said(daemon, near)?.name;
         Ok::<_, anyhow::Error>(program_on(&cables.here, &name)?.is_some())
@@ -115,7 +116,7 @@ fn is_guarded(daemon: &Daemon, cables: &Cables, [near, far]: [&str; 2]) -> Resul
     })
 }
 
-/// Puts another program on an interface of this namespace.
+/// Attaches another program to an interface of this namespace.
 fn occupy(namespace: &Namespace, name: &str, programs: &mut Programs) -> Result<XdpLinkId> {
     let index = namespace.index(name)?;
     let program = programs.program("pass")?;
@@ -260,7 +261,7 @@ fn an_interface_in_another_namespace_is_let_go_and_guarded_when_it_is_back() -> 
         is_guarded(&daemon, &cables, ["eth0", "far0"])?;
         ensure!(said(&daemon, "eth0")?.reattached == times);
     }
-    // There and back between two looks, which leaves the link in place, but not what was on the way out.
+    // Away and back between two checks, which leaves the link in place, but not the egress program.
     cables.here.ip(&format!("link set eth0 netns {}", away.name()))?;
     away.ip(&format!("link set eth0 netns {}", cables.here.name()))?;
     cables.here.ip("link set eth0 up")?;
@@ -291,7 +292,7 @@ fn an_interface_that_is_missing_is_waited_for_and_the_others_are_guarded() -> Re
     ensure!(daemon.tell("detach never0")?.contains("nothing is left, and the daemon ends"));
     ensure!(daemon.wait()?.success());
 
-    // Whoever types the name of what is not there has made a mistake; a configuration may be read before a modem is up.
+    // A nonexistent interface on the command line is a mistake; a configuration may be read before a modem is up.
     let refused = start_error(here, "", "typo0")?;
     ensure!(refused.contains("there is no interface typo0. There are: "), "{refused}");
     let daemon = Daemon::start(here, "interfaces = [\"ppp0\"]\n", "")?;
@@ -323,11 +324,11 @@ fn a_renamed_interface_stays_guarded_and_goes_by_either_name() -> Result<()> {
         is_guarded(&daemon, &cables, ["wan0", "far0"])?;
         ensure!(said(&daemon, "wan0")?.reattached == 0);
         ensure!(daemon.tell("status")?.contains("given as eth0"));
-        // It stays the one, even where the filter comes off.
+        // It remains the same interface even if the filter is detached.
         break_links(&daemon, "xdp")?;
         eventually("it is attached again", || said(&daemon, "wan0").is_ok_and(|wan0| wan0.reattached == 1))?;
         is_guarded(&daemon, &cables, ["wan0", "far0"])?;
-        // Another may have its name by now.
+        // Another interface may have its name by now.
         here.ip("link add eth0 type veth peer name peer0")?;
         eventually("it is said", || {
             daemon
@@ -357,7 +358,7 @@ fn an_alternative_name_is_a_name() -> Result<()> {
     daemon.tell(&format!("detach {long}"))?;
     drop(daemon);
 
-    // Both names at once are one interface.
+    // Both names together refer to one interface.
     let daemon = Daemon::start(&cables.here, &block(), &format!("eth0 {long}"))?;
     is_guarded(&daemon, &cables, ["eth0", "far0"])?;
     let status = daemon.tell("status")?;
@@ -386,7 +387,8 @@ fn replacing_touches_no_interface_of_another_namespace() -> Result<()> {
     needs_root!();
     let cables = Cables::new()?;
     let other = Namespace::new("other")?;
-    // Numbers of interfaces are those of a namespace: the same program is on two that have the same.
+    // Interface numbers are unique only within a namespace: the same program is on two interfaces with the same
+    // number.
     let index = cables.here.index("eth0")?;
     other.ip(&format!("link add eth7 index {index} type veth peer name far7 index {}", index + 100))?;
     let mut programs = Programs::load()?;
@@ -399,7 +401,7 @@ fn replacing_touches_no_interface_of_another_namespace() -> Result<()> {
     ensure!(program_on(&cables.here, "eth0")? == Some(theirs));
     programs.program("pass")?.detach(here_link)?;
 
-    // What is to be replaced may go by itself at the last moment, so that only the other is left.
+    // The program to be replaced may vanish at the last moment, so that only the other is left.
     cables.here.within(|| {
         let all = interfaces()?;
         let eth0 = all.iter().find(|interface| interface.name == "eth0").context("no eth0")?;
@@ -450,7 +452,7 @@ fn what_is_taken_off_the_way_out_is_put_back_by_clsact() -> Result<()> {
         let name = cables.here.name();
         command(&format!("tc -n {name} qdisc del dev eth0 clsact"))?;
         ensure!(look()? == [(slot, Found::NotingLost)]);
-        // The second time it is not put back at once.
+        // The second time it is not restored at once.
         ensure!(look()?.is_empty());
         let back = |look: &mut dyn FnMut() -> Result<Vec<(u32, Found)>>| {
             eventually("it is back", || look().is_ok_and(|found| found == [(slot, Found::NotingBack)]))
@@ -458,7 +460,7 @@ fn what_is_taken_off_the_way_out_is_put_back_by_clsact() -> Result<()> {
         back(&mut look)?;
         let filters = command(&format!("tc -n {name} filter show dev eth0 egress"))?;
         ensure!(filters.contains("floodgate_egress"), "{filters}");
-        // Where its place is taken, that is so, until it is free.
+        // If its place is taken, it waits until the place is free.
         command(&format!("tc -n {name} qdisc del dev eth0 clsact"))?;
         command(&format!("tc -n {name} qdisc add dev eth0 ingress"))?;
         ensure!(look()? == [(slot, Found::NotingLost)]);
@@ -517,7 +519,7 @@ fn what_a_killed_daemon_leaves_on_any_way_out_is_taken_off() -> Result<()> {
             filters.push(filter);
         }
         ensure!(remove_left_behind(&interfaces()?)?.is_empty(), "both are guarded");
-        // What is killed does not take its filter along; only its links end.
+        // A killed process does not remove its filter; only its links end.
         let program = program_on(here, "eth0")?.context("nothing is attached")?;
         for info in
             loaded_links().filter_map(std::result::Result::ok).filter(|info| info.program_id() == program)

@@ -1,4 +1,5 @@
-//! Lists of several origins side by side, what is kept out of them, and what a configuration that is checked does when it runs.
+//! Lists with several origins, entries that are kept out of them, and that a checked configuration works when it
+//! runs.
 
 use std::{fs, path::Path, process::Command};
 
@@ -49,7 +50,7 @@ fn a_prefix_stays_while_anybody_holds_it() -> Result<()> {
     let added = added.lines().find(|line| line.contains("203.0.113.9/32")).context("not in the log")?;
     ensure!(added.contains("2 added") && added.contains("for 1h: flood"), "{added}");
 
-    // Each takes away what is his, and is told who has the rest.
+    // Each command removes its own entries, and reports which origins hold the rest.
     let said = daemon.ask("block del 198.51.100.66 203.0.113.9")?;
     ensure!(said.code == 1 && said.stdout == "2 removed\n", "{said:?}");
     for expected in [
@@ -130,7 +131,7 @@ fn an_import_has_a_name_and_is_doubted_like_a_feed() -> Result<()> {
     write(&many(30))?;
     ensure!(import("drop.txt")?.code == 0);
     daemon.tell("block add 10.0.0.7")?;
-    // However it is written, it is the same file.
+    // However its path is written, it is the same file.
     write(&many(20))?;
     let said = import("./sub/../drop.txt --replace")?;
     ensure!(said.stdout.ends_with("\nblock list: 0 added, 20 replaced, 10 removed\n"), "{said:?}");
@@ -155,13 +156,13 @@ fn an_import_has_a_name_and_is_doubted_like_a_feed() -> Result<()> {
     ensure!(said.stdout.ends_with("block list: 0 added, 20 removed\n"), "{said:?}");
     ensure!(blocked(daemon)? == pairs(&[("10.0.0.7/32", "operator")]), "{:?}", blocked(daemon)?);
 
-    // A name of its own.
+    // With a name of its own.
     fs::write(folder.path().join("a"), "192.0.2.7\n")?;
     fs::write(folder.path().join("b"), "192.0.2.8\n192.0.2.9\n")?;
     ensure!(import("a b --name both")?.stdout.ends_with("block list: 3 added\n"));
     let said = import("b --name both --replace")?;
     ensure!(said.stdout.ends_with("block list: 0 added, 2 replaced, 1 removed\n"), "{said:?}");
-    // An entry is not ended by an import that ends sooner.
+    // An import that expires sooner does not shorten an entry.
     let said = import("b --name both --ttl 1h")?;
     ensure!(said.stdout.ends_with("block list: 0 added, 2 kept, as they end later\n"), "{said:?}");
     Ok(())
@@ -213,7 +214,7 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
             "{warnings:?}"
         );
     }
-    // The same, and a neighbour, by hand and by import.
+    // The same prefix, and a neighbour, by hand and by import.
     for (prefix, code) in [("10.1.2.254", 2), ("10.1.2.0/25", 2), ("10.0.0.0/8", 2), ("10.1.2.77", 0)] {
         let said = daemon.ask(&format!("block add {prefix}"))?;
         ensure!(said.code == code && (code == 0 || said.stderr.contains("--force")), "{prefix}: {said:?}");
@@ -221,7 +222,8 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     let said = daemon.ask(&format!("block import {list} --name mine"))?;
     ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
     ensure!(said.stderr.contains("fe80::/10 is left out because of fe80::/10"), "{said:?}");
-    // The same file again is neither shorter nor another, and what another list has of this name is not its guard.
+    // The same file again is neither shorter nor different, and a list of the same name elsewhere does not affect its
+    // guard.
     let said = daemon.ask(&format!("block import {list} --name mine --replace"))?;
     ensure!(said.code == 0 && said.stdout.contains("4 left out or cut"), "{said:?}");
     let said = daemon.ask(&format!("block import {list} --name mine"))?;
@@ -230,7 +232,7 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     daemon.tell(&format!("allow import {list}.allow --name mine --force"))?;
     daemon.tell("allow del --import mine 203.0.113.9")?;
 
-    // An address that comes later is let out, and one that goes is let in again.
+    // A newly added address is excluded, and a removed one is included again.
     host.ip("address add 198.51.100.1/24 dev lan0")?;
     eventually("the new address is kept out", || {
         is_blocked(&daemon, "198.51.100.1").is_ok_and(|origins| origins.is_empty())
@@ -245,7 +247,7 @@ fn what_this_host_needs_is_kept_out_of_feeds_files_and_imports() -> Result<()> {
     ensure!(said.code == 0 && is_blocked(&daemon, "10.1.2.3")? == ["import mine"], "{said:?}");
     daemon.tell("block del --import mine")?;
 
-    // Unless the configuration says so.
+    // Unless the configuration allows it.
     daemon.rewrite(&config("may_cover_host = true\n"))?;
     daemon.tell("reload")?;
     eventually("the feed may", || {
@@ -299,7 +301,7 @@ fn a_feed_that_covers_the_internet_or_explodes_is_not_believed() -> Result<()> {
     Ok(())
 }
 
-/// Why, the configuration, whether it can be used.
+/// Why, the configuration, and whether it is usable.
 type Usable = (&'static str, String, bool);
 
 #[test]
@@ -348,14 +350,14 @@ fn what_check_accepts_run_and_reload_accept() -> Result<()> {
         ensure!((checked.code == 0) == *is_right, "check, {why}: {checked:?}");
         let started = start(&here, folder.path(), &config)?;
         ensure!(started.is_none() == *is_right, "run, {why}: {started:?}");
-        // What needs another start is none of a reload's business.
+        // What requires a restart is not applied by a reload.
         if !text.contains("[lists]\nipv4 = ") {
             daemon.rewrite(&fs::read_to_string(&config)?)?;
             let reloaded = daemon.ask("reload")?;
             ensure!((reloaded.code == 0) == *is_right, "reload, {why}: {reloaded:?}");
         }
     }
-    // A line that cannot be read stops neither, and is named by both.
+    // An unreadable line stops neither, and both report it.
     let config = path("floodgate.toml");
     fs::write(&config, list("block", "bad"))?;
     let checked = run(Command::new(binary()?).args(["check", "--json", &config]))?;
@@ -365,7 +367,7 @@ fn what_check_accepts_run_and_reload_accept() -> Result<()> {
     Ok(())
 }
 
-/// What a daemon says that does not start; nothing if it starts.
+/// Returns the error of a daemon that does not start; nothing if it starts.
 fn start(here: &Namespace, folder: &Path, config: &str) -> Result<Option<String>> {
     let mut command = here.command("timeout")?;
     command.args(["--signal=TERM", "60"]).arg(binary()?).arg("--socket").arg(folder.join("socket"));
@@ -428,7 +430,7 @@ fn a_file_that_is_suddenly_empty_or_something_else_changes_nothing() -> Result<(
         ("empty", "", "it has no entries, and had 100 entries"),
         ("almost empty", "10.7.0.1\n", "it has 1 entry, and had 100 entries"),
         ("an error", "Service Unavailable\nplease retry\n", "this is no list"),
-        // Half of a line.
+        // A truncated line.
         ("cut", &format!("{many}45.128.0.0/3"), "45.128.0.0/3"),
     ];
     for (why, text, expected) in cases {
@@ -457,7 +459,7 @@ fn what_is_typed_and_harms_is_said() -> Result<()> {
     ensure!(said.contains("100.64.0.9 passes all the same: 100.64.0.9/32 is on the allow list"), "{said}");
     ensure!(daemon.read::<Status>("status")?.warnings.is_empty());
 
-    // The host gets an address in it.
+    // The host gets an address in that range.
     guarded.lab.host(Role::Server).ip("address add 100.64.3.3/24 dev eth0")?;
     eventually("it is said", || {
         let status: Result<Status> = daemon.read("status");

@@ -1,4 +1,4 @@
-//! Floods from invented sources, of each kind, and the clients who must not notice.
+//! Floods from spoofed sources, of each kind, and the clients that must not be affected.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::traffic::eth0;
 
-/// No source comes near a limit of its own, and all together exceed theirs at once.
+/// No source comes near its own limit, but together they exceed the total at once.
 const CONFIG: &str = "
     [limit.source]
     packets = \"off\"
@@ -49,12 +49,12 @@ const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
 
-/// So long a client waits.
+/// How long a client waits.
 fn patience() -> Duration {
     Duration::from_secs(2) * slowness()
 }
 
-/// What the large page has besides its header, bytes.
+/// Bytes of the large page besides its header.
 const LARGE: usize = 1 << 20;
 
 /// The laboratory with a page of six bytes at port 80, and a large one at port 81.
@@ -120,7 +120,7 @@ fn addresses(role: Role) -> [IpAddr; 2] {
     [role.address(), role.address6()]
 }
 
-/// Serves [`LARGE`] bytes to whoever sends something.
+/// Serves [`LARGE`] bytes to every client that sends something.
 fn serve_large(server: &Namespace, address: SocketAddr) -> Result<()> {
     let listener = server.within(|| Ok(TcpListener::bind(address)?))?;
     thread::spawn(move || {
@@ -159,7 +159,7 @@ fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Resu
     let site = Site::new()?;
     let before = site.syncookies()?;
     ensure!(before != "2", "the kernel's default");
-    // Open from before the filter is there, and silent until the middle of the flood.
+    // Opened before the filter is attached, and silent until the middle of the flood.
     let old = site.visitor().within(|| connect((Role::Server.address(), 81).into(), |_| Ok(())))?;
     let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
     let status: Status = daemon.read("status")?;
@@ -200,7 +200,7 @@ fn a_syn_flood_from_invented_sources_is_answered_and_no_client_notices() -> Resu
     ensure!(packets(&stats.answered, "answered") > 1_000, "{stats:?}");
     ensure!(packets(&stats.passed, "proven") > 30, "{stats:?}");
     ensure!(packets(&stats.dropped, "wrong_cookie") > 100, "{stats:?}");
-    // What came before the setting was raised found room in a queue (of 4096), of one listener at a time.
+    // What arrived before the setting was raised found room in a queue (of 4096), of one listener at a time.
     ensure!(packets(&stats.passed, "queue_has_room") < 10_000, "{stats:?}");
     let (status, log) = daemon.end(libc::SIGTERM)?;
     ensure!(status.success(), "{log}");
@@ -226,7 +226,7 @@ fn answers_follow_the_mtu_and_end_with_the_flood() -> Result<()> {
         eventually("the filter offers smaller segments", || offered().is_ok_and(|size| size <= MTU - 40))
     })?;
 
-    // A flood's frames may still be on their way.
+    // Frames of a flood may still be in flight.
     let answered =
         || Ok::<_, anyhow::Error>(eth0(&daemon)?.answered.get("answered").map(|volume| volume.packets));
     thread::sleep(Duration::from_secs(1));
@@ -258,7 +258,7 @@ fn what_a_killed_daemon_has_raised_is_put_back_by_the_next_one() -> Result<()> {
         daemon.end(libc::SIGTERM)?;
         ensure!(site.syncookies()? == before, "it was not taken for the operator's");
     }
-    // What was noted is of that network namespace, and of the host as it was then.
+    // The notes belong to that network namespace, and to the host as it was then.
     kill()?;
     let elsewhere = Namespace::new("elsewhere")?;
     elsewhere.ip("link add eth0 type veth peer name far0")?;
@@ -332,7 +332,7 @@ fn fast_open_falls_back_to_a_handshake() -> Result<()> {
     site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
         site.visitor().within(|| {
             for ip in addresses(Role::Server) {
-                // TCP_FASTOPEN_CONNECT: the first data go with the SYN.
+                // TCP_FASTOPEN_CONNECT: the first data are sent with the SYN.
                 fetch_large(connect((ip, 81).into(), fast_open)?)?;
             }
             Ok(())
@@ -344,7 +344,7 @@ fn fast_open(socket: &Socket) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
 
     let on: libc::c_int = 1;
-    // SAFETY: the kernel reads one integer, of the length that it is told.
+    // SAFETY: the kernel reads one integer, of the given length.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -366,7 +366,7 @@ fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
     ensure!(status.proof.syn == SynProof::Retransmission, "{:?}", status.proof);
     ensure!(daemon.log().contains("unless its peer has an XDP program"), "{}", daemon.log());
     site.under(&from(ATTACKER).tcp(40_000, 80, SYN), || {
-        // Now and then a visitor is early enough for the total: as its lease of his processor is not used up, or the
+        // Occasionally a visitor is still within the total, because the lease of its processor is not used up, or the
         // flood of a slow machine has pauses.
         for _ in 0..20 {
             let web = SocketAddr::new(Role::Server.address(), 80);
@@ -382,8 +382,8 @@ fn where_the_filter_cannot_answer_a_syn_has_to_come_twice() -> Result<()> {
     Ok(())
 }
 
-/// A container behind the server: port 8080 of the server is passed on to it. A listener of the server's has that port as
-/// well, as docker-proxy does, and never sees a packet.
+/// A container behind the server: the server forwards port 8080 to it. A listener of the server also has that port,
+/// as docker-proxy does, and never sees a packet.
 struct Container {
     _namespace: Namespace,
     _listener: TcpListener,
@@ -427,11 +427,11 @@ fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Re
     let page = SocketAddr::new(Role::Server.address(), Container::PORT);
     let fetch_pages = |count: u32| {
         site.visitor().within(|| {
-            // A SYN that comes again comes after a second.
+            // A retransmitted SYN comes after a second.
             (0..count).try_for_each(|n| fetch(page, 2 * patience()).with_context(|| format!("page {n}")))
         })
     };
-    // First the daemon: it has to notice what comes later.
+    // The daemon starts first: it has to notice later changes.
     let daemon = Daemon::start(site.server(), &format!("{COOKIES}{CONFIG}"), "eth0")?;
     let status: Status = daemon.read("status")?;
     ensure!(status.proof.syn == SynProof::Cookie && status.proof.absence, "{:?}", status.proof);
@@ -451,7 +451,7 @@ fn where_ports_are_translated_every_client_gets_through_to_the_container() -> Re
     let stats = eth0(&daemon)?;
     ensure!(stats.answered.is_empty() && !stats.passed.contains_key("queue_has_room"), "{stats:?}");
     ensure!(stats.passed.get("syn_again").is_some_and(|volume| volume.packets > 0), "{stats:?}");
-    // What has no socket here may have one in the container.
+    // A packet without a socket here may have one in the container.
     site.under(&from(ATTACKER).tcp(40_000, Container::PORT, ACK), || Ok(()))?;
     ensure!(!eth0(&daemon)?.dropped.contains_key("no_connection"), "{:?}", eth0(&daemon)?);
     Ok(())
@@ -475,14 +475,14 @@ fn where_one_interface_forwards_no_socket_says_nothing() -> Result<()> {
         set("0")?;
         absence_says_nothing(&daemon, None)?;
     }
-    // What holds for interfaces to come holds for none that is there.
+    // The default for future interfaces does not apply to existing ones.
     server.within(|| Ok(fs::write(setting_path("ipv4/conf/default/forwarding"), "1")?))?;
     server.ip("link set behind.7 up")?;
     absence_says_nothing(&daemon, None)
 }
 
-/// What gives packets to others than those to whom they are sent, by its name and how it is brought about, and words of the reason
-/// that is shown for it.
+/// Configurations that deliver packets to other destinations than they are addressed to: the name, the commands that
+/// set it up, and words of the reason shown for it.
 const TAKERS: [(&str, &[&str], &str); 11] = [
     (
         "a port is written",
@@ -564,7 +564,7 @@ const TAKERS: [(&str, &[&str], &str); 11] = [
     ),
 ];
 
-/// What writes or looks at packets, and gives none to others, or does nothing.
+/// Configurations that modify or inspect packets without redirecting any, or that do nothing.
 const NO_TAKERS: [&[&str]; 8] = [
     &["nft table ip own { flags dormant; \
        chain in { type filter hook prerouting priority -300; udp dport 5000 udp dport set 5001; }; }"],
@@ -598,7 +598,7 @@ fn where_packets_are_given_to_others_no_socket_says_nothing() -> Result<()> {
     needs_root!();
     let lab = Lab::new()?;
     let server = lab.host(Role::Server);
-    // On the way out without a qdisc of its own, so that those here are the test's.
+    // On egress without a qdisc of its own, so that all qdiscs here are the test's.
     let daemon = Daemon::start(server, "[proof]\nsolicited = \"socket\"\n", "eth0")?;
     let run = |line: &str| {
         let (program, words) = line.split_once(' ').context("a command has words")?;
@@ -629,7 +629,7 @@ fn where_packets_are_given_to_others_no_socket_says_nothing() -> Result<()> {
     }
     for lines in NO_TAKERS {
         lines.iter().try_for_each(|line| run(line))?;
-        // What the daemon knows is of that moment or later, once it has noticed another change.
+        // The daemon's knowledge is from that moment or later once it has noticed another change.
         server.within(|| Ok(fs::write(setting_path("ipv4/conf/lo/forwarding"), "1")?))?;
         absence_says_nothing(&daemon, Some("net.ipv4.conf.lo.forwarding"))
             .with_context(|| format!("{lines:?}"))?;
@@ -639,7 +639,7 @@ fn where_packets_are_given_to_others_no_socket_says_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A client on the port of a service that attackers use as a mirror reaches what is behind port 5000.
+/// A client that uses a reflector port as its source port reaches what is behind port 5000.
 fn arrives_from_a_mirror_s_port(lab: &Lab) -> Result<()> {
     let behind = lab.host(Role::Server).within(|| Ok(UdpSocket::bind((Role::Server.address(), 5_001))?))?;
     behind.set_read_timeout(Some(patience()))?;
@@ -652,7 +652,7 @@ fn arrives_from_a_mirror_s_port(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a missing socket means nothing for this reason, or means something again.
+/// Waits until the absence of a socket no longer counts, for this reason, or counts again.
 fn absence_says_nothing(daemon: &Daemon, why: Option<&str>) -> Result<()> {
     eventually(&format!("absence is off for {why:?}"), || {
         daemon.read("status").is_ok_and(|Status { proof, .. }| match (why, &proof.why_no_absence) {
@@ -663,7 +663,7 @@ fn absence_says_nothing(daemon: &Daemon, why: Option<&str>) -> Result<()> {
     })
 }
 
-/// What a host's own firewall may have, and whether the ACK that brings a cookie back opens a connection there.
+/// Rules that a host's own firewall may have, and whether the ACK with a cookie opens a connection there.
 const FIREWALLS: [(&str, &str, bool); 12] = [
     ("states alone", "ct state established,related accept; ct state invalid drop; tcp dport 80 accept", true),
     ("flags alone", "tcp flags & (fin|syn|rst|ack) == 0 drop; accept", true),
@@ -729,7 +729,7 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
         })?;
         nft("delete table inet own")?;
     }
-    // What is passed on or sent is no matter, and neither are frames.
+    // Forwarded and sent packets do not matter, and neither do frames.
     for chain in [
         "inet own { chain out { type filter hook forward priority 0;",
         "arp own { chain in { type filter hook input priority 0;",
@@ -738,7 +738,7 @@ fn where_the_hosts_own_firewall_knows_connections_every_client_gets_in() -> Resu
         nft(&format!("table {chain} {rules}; }}; }}"))?;
     }
     turns_to(SynProof::Cookie, "elsewhere")?;
-    // Whatever is asked of connection tracking, it knows nothing of an ACK.
+    // Whatever rules match on connection tracking, it does not know the ACK.
     site.server().within(|| Ok(fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")?))?;
     for rules in [
         "ct state established accept",

@@ -83,7 +83,8 @@ fn each_packet_gets_a_line_and_the_last_line_sums_up() -> Result<()> {
     ensure!(lines[299]["limit"] == "source", "{}", lines[299]);
     ensure!(lines[300]["verdict"] == "pass" && lines[300]["source"] == json!(VISITOR), "{}", lines[300]);
     ensure!(lines[301] == json!({"file": flood, "n": 302, "verdict": "skipped"}), "{}", lines[301]);
-    // By the capture's own clock: the burst, 100 a second for 0.3 s, the packet that begins in time, the visitor.
+    // By the capture's own clock: the burst, 100 a second for 0.3 s, the packet that conforms just in time, the
+    // visitor.
     let passed = lines[..301].iter().filter(|line| line["verdict"] == "pass").count();
     ensure!((80..=82).contains(&passed), "{passed} passed");
     let expected = json!({"summary": {
@@ -137,7 +138,7 @@ fn a_capture_that_cannot_be_read_to_its_end_is_named_and_ends_with_2() -> Result
         let last = said.stdout.lines().last().unwrap_or_default();
         ensure!(last.starts_with("{\"summary\":{"), "{why}: {said:?}");
     }
-    // What could be read is judged all the same, and the next capture as well.
+    // The readable part is judged all the same, and so is the next capture.
     let (cut, flood) = (path(&folder, "cut.pcap"), path(&folder, "flood.pcap"));
     let said = floodgate(&format!("replay --json {} {}", cut.display(), flood.display()))?;
     ensure!(said.code == 2 && said.stdout.contains("\"packets\":603"), "{said:?}");
@@ -156,7 +157,8 @@ fn count(summary: &Value, key: &str) -> u64 {
     summary[key].as_u64().unwrap_or(0)
 }
 
-/// A flood that was recorded slowly passes as it was recorded, and not at the speed of an attack: unless somebody there wants it.
+/// A flood that was recorded at a low rate is judged at that rate, not at the speed of an attack; unless a listener
+/// wants it.
 #[test]
 fn a_flood_is_judged_at_its_speed_and_by_what_would_have_listened() -> Result<()> {
     same_on_every_kernel!();
@@ -211,7 +213,8 @@ fn a_flood_is_judged_at_its_speed_and_by_what_would_have_listened() -> Result<()
     Ok(())
 }
 
-/// What the host sends is not judged, but makes its answers solicited; without it they are not, where a host is known.
+/// What the host sends is not judged, but makes the replies solicited. Without it they are unsolicited if the host is
+/// known.
 #[test]
 fn what_the_host_sends_is_noted_and_not_judged() -> Result<()> {
     same_on_every_kernel!();
@@ -219,7 +222,7 @@ fn what_the_host_sends_is_noted_and_not_judged() -> Result<()> {
     let folder = folder()?;
     let question = from(SERVER).to(VISITOR).udp(40_000, 53).bytes();
     let answer = from(VISITOR).to(SERVER).udp(53, 40_000).bytes();
-    // Nobody should send this, but it is the host's own business.
+    // Nobody should send this, but the host may.
     let odd = from(SERVER).to(VISITOR).tcp(40_000, 53, 0).bytes();
     let asked = path(&folder, "asked.pcap");
     fs::write(&asked, pcap(&[(0, question.clone()), (1_000, odd), (2_000, answer.clone())]))?;
@@ -235,7 +238,7 @@ fn what_the_host_sends_is_noted_and_not_judged() -> Result<()> {
     ensure!(count(&known["reasons"], "unsolicited") == 1, "{known}");
     let unknown = summary(&unasked.display().to_string())?;
     ensure!(count(&unknown, "pass") == 1, "nothing says who the host is, or what it has asked: {unknown}");
-    // More ports than there are sockets for.
+    // More ports than the filter has room for sockets.
     let many = path(&folder, "many.pcap");
     let questions = (10_000..15_000).map(|port| (0, from(SERVER).to(VISITOR).udp(port, 53).bytes()));
     fs::write(&many, pcap(&questions.collect::<Vec<_>>()))?;
@@ -279,7 +282,8 @@ fn a_capture_comes_by_standard_input_and_compressed() -> Result<()> {
     Ok(())
 }
 
-/// One frame an hour ahead, in a second of pings that are within their limit; a clock that is set back; and no times at all.
+/// One frame an hour ahead, in a second of pings within their limit; a clock that is set back; and no timestamps at
+/// all.
 #[test]
 fn no_frame_stops_the_clock_for_the_others() -> Result<()> {
     same_on_every_kernel!();
@@ -297,7 +301,7 @@ fn no_frame_stops_the_clock_for_the_others() -> Result<()> {
             "no times",
             {
                 let mut file = pings(&|_| 0);
-                // The header of the file, then of each frame.
+                // The file header, then each frame's header.
                 let length = 16 + from(VISITOR).syn(80).bytes().len();
                 file[24..].chunks_mut(length).for_each(|record| record[..8].fill(0));
                 file

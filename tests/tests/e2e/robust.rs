@@ -1,5 +1,5 @@
-//! Nothing that is not the packet path stops the daemon: crowds at its sockets, logs that nobody reads, files that are
-//! none, feeds that do not answer. Throughout, `status` answers within a second.
+//! Nothing outside the packet path stops the daemon: crowds at its sockets, logs that nobody reads, files that are
+//! not regular files, feeds that do not answer. Throughout, `status` answers within a second.
 
 use std::{
     ffi::CString,
@@ -34,7 +34,7 @@ pub(crate) fn host() -> Result<Namespace> {
     Ok(here)
 }
 
-/// Asks for the status, which has to come within a second.
+/// Requests the status, which has to arrive within a second.
 fn status(daemon: &Daemon) -> Result<Status> {
     let begun = Instant::now();
     let status = daemon.read("status")?;
@@ -82,7 +82,7 @@ fn who_connects_and_says_nothing_keeps_nobody_from_an_answer() -> Result<()> {
     let mut held = Vec::new();
     for number in 0..600 {
         let mut stream = UnixStream::connect(daemon.socket())?;
-        // One that has lost its place already cannot be written to.
+        // A connection that has already been dropped cannot be written to.
         let _ = stream.write_all(beginnings[number % beginnings.len()]);
         held.push(stream);
         if number % 100 == 0 {
@@ -94,7 +94,7 @@ fn who_connects_and_says_nothing_keeps_nobody_from_an_answer() -> Result<()> {
     ensure!(descriptors < 500, "{descriptors} descriptors are in use");
     drop((half_open, held));
 
-    // Fifty who scrape all the time, over connections that they would keep.
+    // Fifty clients that scrape continuously, over connections that they try to keep open.
     let before = processor_time(daemon.pid())?;
     let end = Instant::now() + Duration::from_secs(2);
     thread::scope(|scope| {
@@ -109,17 +109,17 @@ fn who_connects_and_says_nothing_keeps_nobody_from_an_answer() -> Result<()> {
     Ok(())
 }
 
-/// How much of a processor a process has used.
+/// Returns how much processor time a process has used.
 fn processor_time(pid: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after_name = text.rsplit_once(')').context("a name in brackets")?.1;
     let ticks: u64 =
         after_name.split_whitespace().skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();
-    // USER_HZ is 100 on every architecture that there is a filter for (proc_pid_stat(5)).
+    // USER_HZ is 100 on every architecture that the filter supports (proc_pid_stat(5)).
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// A pipe as small as it gets, so that a log soon fills it.
+/// Creates a pipe of minimum size, so that a log soon fills it.
 fn small_pipe() -> Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     // SAFETY: the descriptor is open, and no memory is involved.
@@ -128,17 +128,17 @@ fn small_pipe() -> Result<(PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// Both ends of a terminal: the one that shows, and the one that programs write to.
+/// Opens both ends of a terminal: the one that displays, and the one that programs write to.
 fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     let (mut master, mut slave) = (-1, -1);
     let null = std::ptr::null_mut();
     // SAFETY: the first two pointers are to integers, and the others may be null (openpty(3)).
     let made = unsafe { libc::openpty(&raw mut master, &raw mut slave, null, null.cast(), null.cast()) };
     ensure!(made == 0, "openpty: {}", io::Error::last_os_error());
-    // A program that had the other end, too, would keep it open.
+    // A program that inherited the other end would keep it open.
     // SAFETY: the descriptor is open, and no memory is involved.
     unsafe { libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC) };
-    // SAFETY: both were just made, and nobody else has them.
+    // SAFETY: both were just created, and nothing else owns them.
     Ok(unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) })
 }
 
@@ -156,7 +156,7 @@ fn a_log_that_nobody_reads_ends_nothing_and_holds_up_nothing() -> Result<()> {
     ] {
         let mut daemon = Daemon::start_logging_to(&here, "", "eth0", log)?;
         drop(reader);
-        // What a closed terminal sends.
+        // What a closing terminal sends.
         daemon.hang_up();
         daemon.tell("block add 192.0.2.1 --ttl 1s")?;
         eventually("the entry ends, and that is logged", || {
@@ -182,7 +182,7 @@ fn a_reader_of_the_log_who_stops_loses_lines_and_is_told_how_many() -> Result<()
     let here = host()?;
     let (mut reader, writer) = small_pipe()?;
     let daemon = Daemon::start_logging_to(&here, "", "eth0", writer.into())?;
-    // A line each, and more than the pipe and the queue have room for.
+    // A line each, and more than the pipe and the queue can hold.
     for number in 0..1_400 {
         let body = format!("{{\"prefixes\":[\"192.0.2.{}/32\"]}}", number % 250);
         let answer = ask(&daemon, "POST", "/v1/lists/block", &body)?;
@@ -191,7 +191,7 @@ fn a_reader_of_the_log_who_stops_loses_lines_and_is_told_how_many() -> Result<()
     let lost = status(&daemon)?.log_lines_lost;
     ensure!(lost > 0, "nothing is lost");
     daemon.tell("mode monitor")?;
-    // He reads again.
+    // The reader resumes.
     let mut text = String::new();
     let told = format!("({} lines of the log are lost)\n", lost + 1);
     let mut part = [0; 4_096];
@@ -206,7 +206,7 @@ fn a_reader_of_the_log_who_stops_loses_lines_and_is_told_how_many() -> Result<()
 
 fn make_pipe(path: &Path) -> Result<()> {
     let path = CString::new(path.to_str().context("a path in UTF-8")?)?;
-    // SAFETY: the path is a string that ends with a zero.
+    // SAFETY: the path is a string that ends with a NUL.
     let made = unsafe { libc::mkfifo(path.as_ptr(), 0o600) } == 0;
     ensure!(made, "mkfifo: {}", io::Error::last_os_error());
     Ok(())
@@ -242,7 +242,7 @@ fn what_is_no_file_is_refused_as_configuration_and_list() -> Result<()> {
         status(&daemon)?;
         fs::remove_file(&config)?;
     }
-    // None of them is in the way of the next reload, and what a shell hands over is read.
+    // None of them blocks the next reload, and piped standard input is read.
     daemon.rewrite("[block]\nentries = [\"192.0.2.9\"]\n")?;
     ensure!(daemon.tell("reload")?.contains("block list: 1 added"), "{}", daemon.log());
     for name in ["-", "/dev/stdin"] {
@@ -303,7 +303,7 @@ fn copies_of_feeds_are_kept_whole_and_only_where_nobody_else_can_write() -> Resu
     ensure!(error.contains("0777") && error.contains("chmod go-w"), "{error}");
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755))?;
 
-    // A disk that has room for a part of it.
+    // A disk that has room for only part of it.
     let _disk = SmallDisk::mount(&state)?;
     let daemon = Daemon::start(&here, &config, "eth0")?;
     let feed = || Ok::<_, anyhow::Error>(daemon.read::<Feeds>("feed list")?.feeds.remove(0));
@@ -316,7 +316,7 @@ fn copies_of_feeds_are_kept_whole_and_only_where_nobody_else_can_write() -> Resu
     Ok(())
 }
 
-/// A file system of 64 KiB, which goes with this.
+/// A file system of 64 KiB, which is unmounted when this is dropped.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -336,7 +336,7 @@ impl Drop for SmallDisk<'_> {
 
 #[test]
 fn memory_does_not_grow_with_the_number_of_reloads() -> Result<()> {
-    /// What the daemon may take for itself, as docs/control.md says.
+    /// Memory that the daemon may use for itself, according to docs/control.md.
     const OWN: u64 = 24 << 20;
     const FOR_AN_ENTRY: u64 = 100;
     const ENTRIES: u64 = 100_000;
@@ -379,7 +379,7 @@ fn a_signal_during_the_start_is_followed() -> Result<()> {
         let mut command = here.command(binary()?)?;
         command.args(["run", "eth0", "--socket"]).arg(folder.path().join("socket")).stderr(Stdio::null());
         let mut process = floodgate_tests::process::Process::start(&mut command)?;
-        // From then on it is caught; loading the filter takes much longer.
+        // From then on the signal is caught; loading the filter takes much longer.
         let pid = process.pid();
         let is_caught = || {
             let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

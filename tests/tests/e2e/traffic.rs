@@ -1,4 +1,4 @@
-//! What becomes of traffic: limits, lists, modes, disguises, and a real flood.
+//! Verdicts on real traffic: limits, lists, modes, encapsulations, and a real flood.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use floodgate_tests::{
 };
 use serde::Deserialize;
 
-/// So long a visitor waits for a page.
+/// How long a visitor waits for a page.
 fn patience() -> Duration {
     Duration::from_millis(700) * slowness()
 }
@@ -57,14 +57,14 @@ impl Site {
         Daemon::start(self.lab.host(Role::Server), config, "eth0")
     }
 
-    /// Whether the visitor gets the page over each address.
+    /// Returns whether the visitor gets the page over each address family.
     fn is_served(&self) -> Result<[bool; 2]> {
         self.lab
             .host(Role::Visitor)
             .within(|| Ok(self.addresses.map(|address| fetch(address, patience()).is_ok())))
     }
 
-    /// The same over IPv4 with a client from the world outside.
+    /// The same over IPv4 with curl as the client.
     fn is_served_by_curl(&self) -> Result<bool> {
         let mut curl = self.lab.host(Role::Visitor).command("curl")?;
         curl.args(["--silent", "--max-time", &patience().as_secs_f64().to_string()]);
@@ -163,16 +163,16 @@ fn a_flood_from_one_source_is_held_to_its_limit_and_the_visitor_is_served() -> R
     let stats = eth0(&daemon)?;
     let lost = stats.dropped["source_packets"].packets;
     ensure!(stats.dropped.len() == 1 && lost < sent, "{stats:?}");
-    // Not `sent - lost`: what a busy processor had no room for in the cable's ring was lost before the filter.
+    // Not `sent - lost`: what overflowed the veth queue on a busy processor was lost before the filter.
     let passed = site.lab.host(Role::Server).datagrams_without_port()?;
     ensure!(passed + lost <= sent, "{passed} passed and {lost} lost of {sent}");
-    // A tick of the clock at either end; and where the flood changes processors, a 32nd more through their sketches.
+    // A clock tick at either end; and when the flood changes processors, a 32nd more through their sketches.
     let most = (LIMIT as f64 * (seconds + 0.02) + BURST as f64) * 33.0 / 32.0 + 1.0;
     ensure!(passed as f64 <= most, "{passed} passed where {most:.0} may");
     ensure!(passed >= LIMIT * 2 + BURST, "{passed} passed, which is less than the limit");
     let error = (first.packets as f64 - lost as f64).abs() / lost as f64;
     ensure!(error < 0.2, "{lost} lost, {} said", first.packets);
-    // How many there are says something about the visitor only where he, the flood and the server have a processor.
+    // The number of pages is meaningful only if the visitor, the flood and the server each have a processor.
     ensure!(pages > if slowness() > 1 { 0 } else { 20 }, "{pages} pages");
     Ok(())
 }
@@ -205,7 +205,7 @@ fn a_source_in_debt_is_named_with_its_rate() -> Result<()> {
     flood.during(attacker, named).map(|_| ())
 }
 
-/// Whatever a source wraps its packets in, frames of the right length for a real interface.
+/// The encapsulations that a source may use, in frames of valid length for a real interface.
 fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
     let syn = || from(source).syn(80);
     let mut disguises = vec![
@@ -274,7 +274,7 @@ struct Summary {
 
 #[test]
 fn a_real_syn_flood_over_the_wire_counts_what_replay_says() -> Result<()> {
-    /// A quarter of all addresses here and there. No limits, as these depend on how fast we send.
+    /// A quarter of all addresses in several places. No limits, as these depend on the sending rate.
     const CONFIG: &str = "[block]\nentries = [\"64.0.0.0/2\", \"192.0.0.0/2\"]\n\
          max_coverage = \"100%\"\nmay_cover_host = true\n[limit.source]\npackets = \"off\"\n\
          [limit.total.syn]\npackets = \"off\"\n[limit.total.tcp]\npackets = \"off\"\n";
@@ -319,7 +319,7 @@ fn a_real_syn_flood_over_the_wire_counts_what_replay_says() -> Result<()> {
     .with_context(|| format!("replay: {summary:?}, the wire: {:?}", eth0(&daemon)))
 }
 
-/// Nothing follows the fragments of a flood, and so the kernel keeps them, in memory that is soon full.
+/// The fragments of a flood have no successors, so the kernel keeps them, in memory that is soon full.
 #[test]
 fn during_a_flood_of_fragments_the_visitor_s_are_put_together() -> Result<()> {
     same_on_every_kernel!();

@@ -1,5 +1,5 @@
-//! What a first-time user can do wrong, and what is said then. Each message names what was tried, on what, why it
-//! failed and what to do; the exit code says whose fault it is.
+//! Mistakes of first-time users, and the messages they cause. Each message names what was tried, on what, why it
+//! failed and what to do; the exit code says who is at fault.
 
 use std::{fs, process::Command};
 
@@ -12,7 +12,7 @@ use floodgate_tests::{
 };
 use tempfile::TempDir;
 
-/// Why, the arguments, the exit code, parts of the message.
+/// Why, the arguments, the exit code, and parts of the message.
 type Case = (&'static str, &'static str, i32, &'static [&'static str]);
 
 fn check_all(cases: &[Case], mut run: impl FnMut(&str) -> Result<Said>) -> Result<()> {
@@ -90,11 +90,11 @@ fn an_interface_that_the_kernel_cannot_guard_is_named_with_what_to_do() -> Resul
     check_starts(&here, &folder, &cases)
 }
 
-/// Starts that have to fail and to leave nothing attached; `FOLDER` is this one.
+/// Checks starts that have to fail and to leave nothing attached; `FOLDER` stands for this folder.
 fn check_starts(here: &Namespace, folder: &TempDir, cases: &[Case]) -> Result<()> {
     check_all(cases, |arguments| {
         let arguments = arguments.replace("FOLDER", &folder.path().display().to_string());
-        // A daemon that starts against all expectation ends by itself.
+        // A daemon that starts unexpectedly ends by itself.
         let mut command = here.command("timeout")?;
         command.arg("20").arg(binary()?);
         if !arguments.contains("--socket") {
@@ -114,7 +114,7 @@ fn without_privileges_what_is_missing_is_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let powerless = |arguments: &[&str]| {
         let mut command = here.command("setpriv")?;
-        // Root without any capability, who may still read the binary.
+        // Root without any capability, which may still read the binary.
         command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(binary()?);
         command.arg("--socket").arg(folder.path().join("socket")).args(arguments);
         run(&mut command)

@@ -1,11 +1,11 @@
-//! Attacks that once got through or did harm, and some by chance (`cargo xtask attack` has more time for these).
+//! Attacks that once got through or did harm, and some random ones (`cargo xtask attack` has more time for these).
 
 use floodgate_tests::attack::{Aim, Kind, Phase, Pool, Profile, Trial, search};
 
 /// Packets a second of a flood: all rates of a trial are a tenth of those on a host.
 const FLOOD: u32 = 15_000;
 
-/// What it was that once got through or did harm, the configuration, the attack.
+/// What once got through or did harm, the configuration, and the attack.
 type Case = (&'static str, Profile, Vec<Phase>);
 
 #[test]

@@ -1,5 +1,5 @@
-//! What the bench makes of its figures: ratios, report, plot. The figures here are invented; the measuring itself is
-//! tested in the end-to-end suite.
+//! What the bench computes from its figures: ratios, report, plot. The figures here are made up; the measuring itself
+//! is tested in the end-to-end suite.
 
 use floodgate_tests::{
     bench::{
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const MANY: u64 = 1 << 24;
 
-/// A figure whose rounds are the same.
+/// A figure whose rounds are all equal.
 fn sure(value: f64) -> Spread {
     Spread::of(vec![value; 5])
 }
@@ -61,7 +61,7 @@ fn vector(vector: &'static str, cpu_ns: [f64; 2], pages: [f64; 2]) -> VectorRow 
     }
 }
 
-/// Figures of which every ratio is a round number.
+/// Figures for which every ratio is a round number.
 fn complete() -> Measured {
     let (v4, v6) = (Family::Ipv4, Family::Ipv6);
     let cases = vec![
@@ -387,8 +387,8 @@ fn the_plot_is_well_formed_and_names_its_lines() {
     assert_eq!(render_svg(&report), None, "there is nothing to plot");
 }
 
-/// Whether every element is closed where it should be, text is escaped, and nothing is beside the root: all of XML
-/// that the plot uses.
+/// Checks that every element is closed in the right place, text is escaped, and nothing is beside the root: all of
+/// XML that the plot uses.
 fn check_xml(text: &str) -> Result<(), String> {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! A packet that meets many limits, against an exact model of them: it is charged to all of them or to none, and what comes
-//! through sketches and table together is what the limits say, whatever the mix.
+//! A packet that several limits apply to, against an exact model: it is charged to all of them or to none, and what
+//! passes sketches and table together is what the limits allow, whatever the mix.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ use proptest::prelude::*;
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1_000 * SECOND;
 
-/// Through the sketches of all processors together goes one part in so many of a limit, besides.
+/// In addition to a limit, one part in this many of it passes through the sketches of all processors together.
 const SHARE: u128 = 32;
 
 /// The cells that may have a limit, one or two in each scope.
@@ -40,7 +40,7 @@ const CELLS: [(Scope, Class); 9] = [
     (Scope::Total, Class::Any),
 ];
 
-/// A limit as it is drawn: packets a second and at once, bits a second and at once.
+/// A drawn limit: packets a second and burst, bits a second and burst.
 type Drawn = (Option<(u64, u64)>, Option<(u64, u64)>);
 
 /// Limits that are exceeded now and then.
@@ -74,7 +74,7 @@ fn settings(drawn: &[Option<Drawn>]) -> Settings {
     settings
 }
 
-/// A packet as it is drawn: time since the last one, source and destination out of a few, class, length, processor.
+/// A drawn packet: time since the last one, source and destination out of a few, class, length, processor.
 type Sent = (u64, u8, u8, bool, u32, usize);
 
 fn sent() -> impl Strategy<Value = Vec<Sent>> {
@@ -106,10 +106,10 @@ fn packet((_, source, destination, is_udp, length, _): &Sent) -> Packet {
     }
 }
 
-/// Who is charged for a cell.
+/// A cell, and the address that is charged in it.
 type Account = (usize, Address);
 
-/// The cells that a packet is charged to, and who pays there at which price.
+/// Returns the cells that a packet is charged to, with the charged address and the price.
 fn accounts(settings: &Settings, packet: &Packet) -> Vec<(Cell, Account, Price)> {
     settings.plan[Settings::plan_of(packet.source.version().into(), packet.class as usize)][..MAX_CELLS]
         .iter()
@@ -127,8 +127,8 @@ fn accounts(settings: &Settings, packet: &Packet) -> Vec<(Cell, Account, Price)>
         .collect()
 }
 
-/// The algorithm as the book has it, for each account a theoretical arrival time that never wraps: a packet is charged to all
-/// of its accounts, or to none.
+/// The algorithm as specified: for each account a theoretical arrival time that never wraps. A packet is charged to
+/// all of its accounts, or to none.
 #[derive(Default)]
 struct Model(HashMap<Account, u128>);
 
@@ -150,7 +150,7 @@ impl Model {
     }
 }
 
-/// What has passed of an account.
+/// What has passed for an account.
 #[derive(Default)]
 struct Passed {
     cost_ns: u128,
@@ -161,13 +161,14 @@ struct Passed {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Charged to all or to none: after a packet that is dropped, every other is judged as if it had never come.
+    /// A packet is charged to all limits or to none: after a dropped packet, every other is judged as if it had never
+    /// come.
     #[test]
     fn a_packet_is_charged_to_all_of_its_limits_or_to_none(
         drawn in prop::collection::vec(prop::option::weighted(0.6, limit(2..15)), CELLS.len()),
         sent in sent(),
     ) {
-        // A burst of less than 16 packets leaves no lease of a total over.
+        // With a burst of less than 16 packets, no lease of a total is left over.
         let exact = CELLS.iter().zip(drawn).map(|((scope, _), drawn)| match (scope, drawn) {
             (Scope::Total, Some((packets, _))) => packets.map(|packets| (Some(packets), None)),
             (_, drawn) => drawn,
@@ -183,7 +184,7 @@ proptest! {
         }
     }
 
-    /// With sketches on any number of processors: what passes of an account is at most its limit and a 32nd of that.
+    /// With sketches on any number of processors, an account passes at most its limit and a 32nd of that.
     #[test]
     fn sketches_let_through_a_thirty_second_more_whatever_the_mix(
         drawn in prop::collection::vec(prop::option::weighted(0.6, limit(20..3_000)), CELLS.len()),
@@ -208,7 +209,8 @@ proptest! {
                 passed.tolerance_ns = passed.tolerance_ns.max(price.tolerance_ns);
                 passed.dearest_ns = passed.dearest_ns.max(price.cost_ns);
                 let most = u128::from(now_ns - START + passed.tolerance_ns);
-                // A burst of a total may be larger by a lease for each processor: at most a sixteenth of it, or a packet.
+                // The burst of a total may be larger by a lease for each processor: at most a sixteenth of it, or a
+                // packet.
                 let leases = if cell.is_total() {
                     u128::from(processors) * u128::from((passed.tolerance_ns / 16).max(passed.dearest_ns))
                 } else {

@@ -1,6 +1,6 @@
-//! Tables that are too full: neither does a heavy source escape, nor is a light one harmed.
+//! Overfull tables: heavy sources do not escape, and light ones are not harmed.
 //!
-//! The real code over tables in memory, on a clock of our own.
+//! The real code with tables in ordinary memory, on a virtual clock.
 
 use fastrand::Rng;
 use flood_common::{
@@ -26,7 +26,7 @@ const START: u64 = 1_000 * SECOND;
 /// Slots in the table.
 const SLOTS: u32 = 8 << MIN_BUCKET_BITS;
 
-/// The limit of each source, packets per second.
+/// The limit for each source, packets per second.
 const RATE: u64 = 100;
 
 fn settings() -> Settings {
@@ -76,12 +76,12 @@ impl Crowd {
     }
 }
 
-/// Why, debtors in the table, the least share of its limit and the most that a heavy source may get.
+/// Why, debtors in the table, and the range of the limit's share that a heavy source may get.
 type Case = (&'static str, u32, f64, f64);
 
 #[test]
 fn in_a_full_table_a_heavy_source_is_held_and_a_light_one_loses_nothing() {
-    // The dice of the host tables never admit, so a bucket that is full stays shut: the worst case.
+    // The random numbers of the host tables never admit, so a full bucket stays closed: the worst case.
     let cases: [Case; 3] = [
         ("an empty table", 0, 0.97, 1.03),
         ("a tenth full: 52,000 debtors", SLOTS / 10, 0.97, 1.03),
@@ -91,7 +91,7 @@ fn in_a_full_table_a_heavy_source_is_held_and_a_light_one_loses_nothing() {
         let crowd = Crowd::new();
         crowd.fill(debtors, START);
         let mut random = Rng::with_seed(u64::from(debtors));
-        // 500 heavy sources at ten times the limit and 500 light ones at half of it, for a second.
+        // 500 heavy sources at ten times the limit and 500 light ones at half the limit, for a second.
         let (heavy, light) = (0xc000_0000_u32, 0xd000_0000_u32);
         let mut passed = 0_u64;
         for step in 0..10 * RATE {
@@ -118,17 +118,17 @@ fn in_a_full_table_a_heavy_source_is_held_and_a_light_one_loses_nothing() {
 fn beyond_all_its_slots_a_table_passes_newcomers_and_keeps_who_is_in_it() {
     let crowd = Crowd::new();
     crowd.fill(3 * SLOTS, START);
-    // Who came first is in it, and is held.
+    // The sources that came first are in the table, and are limited.
     let held = (0..1_000).filter(|source| crowd.send(*source, START) == Charge::Exceeding).count();
     assert_eq!(held, 1_000);
     let newcomers = (0..1_000).map(|n| crowd.send(0xf000_0000 + n, START));
     let unaccounted = newcomers.filter(|charge| *charge == Charge::Unaccounted).count();
     assert!(unaccounted > 990, "{unaccounted} of 1000 newcomers found no slot");
-    // Debts end by themselves.
+    // Debts end on their own.
     assert_eq!(crowd.send(0xf000_0000, START + 3 * SECOND), Charge::Conforming);
 }
 
-/// Somebody who sends enough of everything would otherwise have no place for one thing more.
+/// A source that sends enough of every class would otherwise have no slot left for another class.
 #[test]
 fn a_source_in_debt_for_everything_has_a_place_for_all_of_it() {
     let config = Config::default();
@@ -136,7 +136,7 @@ fn a_source_in_debt_for_everything_has_a_place_for_all_of_it() {
     let mut settings = Settings { accounts: accounts(&config.proof), ..settings() };
     settings.set_limits([rate_limit(&limits); CELLS]);
     let tables = HostTables::new(MIN_BUCKET_BITS);
-    // The first address of its network stands for that as well.
+    // The first address of a network also represents the network itself.
     let counted = settings.source(Address::V4(0xc633_6400));
     for class in Class::ALL {
         for scope in [Scope::Source, Scope::SourcePrefix] {
@@ -168,7 +168,7 @@ fn a_total_lets_through_its_rate_and_its_burst_and_a_lease_for_each_processor() 
         let mut random = Rng::with_seed(rate);
         let mut passed = 0_u64;
         let seconds = 5;
-        // Twice the rate and more, on processors by chance.
+        // Twice the rate and more, on random processors.
         let steps = 2 * seconds * rate + 2 * burst;
         for step in 1..=steps {
             let now_ns = START + step * seconds * SECOND / steps;

@@ -1,4 +1,4 @@
-//! The verdict: the order of the rules, and what each asks for.
+//! The verdict: the order of the rules, and which tables each one consults.
 
 use std::{cell::RefCell, path::Path};
 
@@ -25,26 +25,26 @@ use flood_userspace::{
 const SOURCE: Address = Address::V4(0xc633_6442);
 const DESTINATION: Address = Address::V4(0xc000_0201);
 
-/// The port of a mirror.
+/// A reflector port.
 const MIRROR: u16 = 53;
 
-/// Tables that answer what they are told to, and remember what they were asked.
+/// Tables that return preset answers, and record the lookups.
 struct Oracle {
     listed: Listed,
     source: Option<Charge>,
     /// The name of the only limit that is exceeded.
     exceeded: Option<&'static str>,
     vital: Option<Charge>,
-    /// Whether the source has had its share of what is vital.
+    /// Whether the source has used up its share of vital packets.
     share_is_used_up: bool,
-    /// What the source may send by evidence, and whether it may send more.
+    /// The account of the source for packets with evidence, and whether it may send more.
     proven: Charge,
     is_allowed_by_evidence: bool,
     of_flow: Asked,
     is_closed: bool,
     is_forwarded: bool,
     socket: Option<Receiver>,
-    /// What became of the first fragment, and what has been noted of one.
+    /// The verdict on the first fragment, and what has been noted of one.
     first: Option<u64>,
     noted: std::cell::Cell<Option<u64>>,
     asked: RefCell<Vec<&'static str>>,
@@ -79,11 +79,11 @@ impl Oracle {
             Some(_) => Some(Charge::Conforming),
             None => self.source,
         };
-        // A name outlives the test.
+        // The name outlives the test.
         self.note(name.leak(), charge.expect("the case says what is charged"))
     }
 
-    /// Whether it is the limit that is exceeded. What is asked before a charge is not remembered.
+    /// Whether this limit is exceeded. Checks before a charge are not recorded.
     fn exceeds(&self, cell: Cell) -> bool {
         let name = CellName::of(cell).expect("a cell that exists").to_string();
         self.exceeded.is_some_and(|exceeded| name == exceeded) || self.source == Some(Charge::Exceeding)
@@ -245,7 +245,7 @@ fn packet(vital: Option<Vital>, defect: Option<Reason>) -> Parsed {
     })
 }
 
-/// Why, the packet, the tables, the reason, what was asked in this order.
+/// Why, the packet, the tables, the reason, and the lookups in order.
 type Case = (&'static str, Parsed, Oracle, Reason, &'static [&'static str]);
 
 #[test]
@@ -402,7 +402,7 @@ fn a_first_fragment_is_noted_and_a_later_one_has_its_class() {
 #[test]
 fn an_empty_list_and_an_unset_limit_are_not_asked() {
     let tables = Oracle { source: Some(Charge::Conforming), ..Oracle::default() };
-    // The other family's lists have entries.
+    // Only the lists of the other family have entries.
     let settings = settings(list::V6);
     assert_eq!(decide(&packet(None, None), &settings, 1, &tables).reason, Conforming);
     assert_eq!(*tables.asked.borrow(), ["source"]);
@@ -412,12 +412,12 @@ fn an_empty_list_and_an_unset_limit_are_not_asked() {
     assert!(tables.asked.borrow().is_empty());
 }
 
-/// Why, the limits that are set, the packet's class and source port, the limit that is exceeded, the reason, what is
-/// charged in this order.
+/// Why, the limits that are set, the packet's class and source port, the limit that is exceeded, the reason, and the
+/// charges in order.
 type LimitCase =
     (&'static str, &'static str, (Class, u16), Option<&'static str>, Reason, &'static [&'static str]);
 
-/// Settings with these limits, and no other.
+/// Settings with only these limits.
 fn limited(limits: &str) -> Settings {
     let sections = limits.split(' ').map(|name| format!("[limit.{name}]\npackets = \"100/s\"\n"));
     let mut config = Config::parse(&sections.collect::<String>(), Path::new("")).expect("right limits");
@@ -504,8 +504,8 @@ fn a_packet_is_charged_to_its_class_and_to_all_in_each_scope_the_narrow_ones_fir
     }
 }
 
-/// Why, what answers are told by, what has been asked, what is open on this host, the port that it is from, the reason, what was
-/// asked of the tables.
+/// Why, how solicited replies are recognized, what has been sent, what is open on this host, the source port, the
+/// reason, and the table lookups.
 type AnswerCase = (&'static str, u32, Asked, Option<Receiver>, u16, Reason, &'static [&'static str]);
 
 #[test]
@@ -621,7 +621,8 @@ fn a_flow_is_marked_when_a_service_is_sent_something_that_it_may_answer() {
     }
 }
 
-/// What is known to be closed may have been opened within the last second, and what has left may have been seen by nobody.
+/// A port known to be closed may have been opened within the last second, and packets that have left may not have been
+/// noted.
 #[test]
 fn a_mirror_s_answer_to_a_closed_port_is_dropped_unless_a_socket_has_been_opened_since() {
     const BOTH: u32 = solicited::NOTED | solicited::SOCKETS;
@@ -667,7 +668,7 @@ fn what_nobody_listens_for_has_a_budget_of_its_own() {
     }
 }
 
-/// Limits on UDP from each source, where answers are told by these bits of [`solicited`].
+/// Limits on UDP from each source, with solicited replies recognized by these bits of [`solicited`].
 fn answering(told_by: u32) -> Settings {
     let text = "[limit.source.udp]\npackets = \"100/s\"\n[limit.source]\npackets = \"off\"\n";
     let mut config = Config::parse(text, Path::new("")).expect("it is right");

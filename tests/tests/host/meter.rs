@@ -33,12 +33,12 @@ fn bits(rate: u64, burst: u64) -> Limit {
     rate_limit(&RateLimit { packets: None, bits: Some(limit) })
 }
 
-/// A throw that admits nobody to a full bucket.
+/// A random number that admits nothing to a full bucket.
 fn no_luck() -> u32 {
     1
 }
 
-/// The algorithm as the book has it (ITU-T I.371, virtual scheduling).
+/// The algorithm as specified (ITU-T I.371, virtual scheduling).
 #[derive(Default)]
 struct Model {
     arrival_ns: u128,
@@ -58,7 +58,7 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Steps of all sizes, some longer than a debt can last; begins near the wrap, far from it, and behind it.
+    /// Steps of all sizes, some longer than any debt can last. Begins near the wrap, far from it, and after it.
     #[test]
     fn one_source_is_charged_as_the_model_says(
         rate in 1_u64..5_000_000,
@@ -81,7 +81,7 @@ proptest! {
         }
     }
 
-    /// Eight sources have room in a bucket, and none of them notices the others.
+    /// A bucket has room for eight sources, and none of them affects the others.
     #[test]
     fn eight_sources_in_a_bucket_do_not_touch_each_other(
         steps in prop::collection::vec((0_u32..8, 0_u64..3_000_000), 1..2_000),
@@ -99,7 +99,7 @@ proptest! {
         }
     }
 
-    /// In any time, no more passes than rate and burst allow; and a source that stays below passes whole.
+    /// In any time, no more passes than rate and burst allow; and a source below its limit loses nothing.
     #[test]
     fn a_limit_is_kept_and_who_stays_below_loses_nothing(
         rate in 10_u64..100_000,
@@ -110,7 +110,7 @@ proptest! {
         let limit = packets(rate, burst);
         let price = limit.price(60);
         let bucket = Bucket::default();
-        // `share` per cent of the rate, for five seconds.
+        // `share` percent of the rate, for five seconds.
         let gap = SECOND * 100 / (rate * share).max(1);
         let sent = 5 * SECOND / gap.max(1);
         let mut passed = 0;
@@ -154,11 +154,11 @@ const TOLERANCE_NS: u64 = SECOND / 10;
 
 /// Two processors charge one source, and their clocks differ.
 fn race(skew_ns: u64) -> (u64, u64) {
-    /// By how much every look at the clock moves it: 2 million packets a second.
+    /// How far each reading of the clock advances it: 2 million packets a second.
     const STEP: u64 = 500;
     const LAST: u64 = START + 2 * SECOND;
-    /// How far one may be ahead of the other. In the kernel nobody is interrupted between his look at the clock and
-    /// his charge; here the scheduler may do that, for what would be seconds of this clock.
+    /// How far one processor may be ahead of the other. In the kernel nothing interrupts the sequence of clock
+    /// reading and charge; here the scheduler may, for what would be seconds of this clock.
     const LEAD: u64 = SECOND / 20;
 
     let price = packets(RATE, RATE / 10).price(60);
@@ -192,7 +192,7 @@ fn race(skew_ns: u64) -> (u64, u64) {
         go.store(true, Ordering::Relaxed);
         threads.map(|thread| thread.join().expect("charging does not panic")).iter().sum()
     });
-    // A burst, two seconds, and the skew, by which one of them counts earlier.
+    // A burst, two seconds, and the skew, by which one processor counts earlier.
     (passed, RATE / 10 + 2 * RATE + RATE * skew_ns / SECOND)
 }
 
@@ -201,14 +201,14 @@ fn two_processors_with_skewed_clocks_admit_what_one_would() {
     for skew_ns in [0, 1_000, 4_000_000, 900_000_000] {
         let (passed, most) = race(skew_ns);
         assert!(passed <= most + 2, "skew {skew_ns} ns: {passed} passed, {most} may");
-        // A processor that is behind by more than the tolerance is refused for what the other has just spent, for as
-        // long as it is behind; how often that happens is the scheduler's choice. The burst passes in any case.
+        // A processor that is behind by more than the tolerance is refused for what the other has just charged, as
+        // long as it is behind. How often that happens depends on the scheduler. The burst passes in any case.
         let least = if skew_ns > TOLERANCE_NS { RATE / 10 } else { most * 95 / 100 };
         assert!(passed >= least, "skew {skew_ns} ns: {passed} passed of {most}");
     }
 }
 
-/// Without the slack in the horizon, the processor that is behind takes the other's debt for an ancient word.
+/// Without the slack in the horizon, a processor that is behind mistakes the other's debt for an expired word.
 #[test]
 fn a_debt_written_by_a_clock_that_is_ahead_is_still_a_debt() {
     let limit = packets(1_000, 40);
@@ -222,7 +222,7 @@ fn a_debt_written_by_a_clock_that_is_ahead_is_still_a_debt() {
             passed += u64::from(charge(&bucket, 1, now, &price, no_luck) == Charge::Conforming);
         }
     }
-    // A second at the rate, the burst, and the 0.9 s by which one is ahead.
+    // A second at the rate, the burst, and the 0.9 s by which one processor is ahead.
     assert!(passed <= 1_000 + 40 + 900 + 1, "{passed} passed");
 }
 
@@ -235,7 +235,7 @@ fn a_full_bucket_lets_newcomers_pass_and_keeps_its_heavy_debtors() {
         while charge(&bucket, source, START, &price, no_luck) == Charge::Conforming {}
     }
     let heavy: Vec<u64> = bucket.iter().map(Slot::load).collect();
-    // Every newcomer throws the dice that admits, and none of them gets in.
+    // Every newcomer draws a random number for admission, and none is admitted.
     for newcomer in 100..10_100 {
         assert_eq!(charge(&bucket, newcomer, START, &price, || 0), Charge::Unaccounted);
     }
@@ -262,7 +262,7 @@ fn a_heavy_source_gets_into_a_full_bucket_of_light_ones() {
     for _ in 0..10_000 {
         passed += u64::from(charge(&bucket, 99, START, &price, &mut throw) != Charge::Exceeding);
     }
-    // Fifteen throws that did not admit, and then its burst.
+    // Fifteen draws without admission, and then its burst.
     assert_eq!(passed, 15 + 100 + 1 - 1, "{passed} passed");
 }
 
@@ -284,7 +284,7 @@ fn a_word_is_a_debt_until_its_time_and_nothing_afterwards() {
     }
 }
 
-/// The words of the table wrap, and somebody has to sweep them; that of a budget must not need it.
+/// The words of the table wrap and have to be swept; the word of a budget must not need that.
 #[test]
 fn a_budget_is_whole_again_however_long_nobody_has_used_it() {
     let limit = packets(1, 1);

@@ -1,4 +1,5 @@
-//! Our parser beside etherparse, on generated frames. Where they disagree, a reason is named here, or the test fails.
+//! The filter's parser beside etherparse, on generated frames. Where they disagree, a reason is named here, or the
+//! test fails.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,7 +16,7 @@ use flood_common::{
 };
 use floodgate_tests::packet::{describe, generate};
 
-/// What etherparse says about a packet.
+/// etherparse's view of a packet.
 #[derive(PartialEq, Debug)]
 struct Theirs {
     source: IpAddr,
@@ -61,7 +62,7 @@ fn last_ethertype(sliced: &LaxSlicedPacket<'_>) -> Option<u16> {
     last.map(|EtherType(number)| number)
 }
 
-/// How a frame came out: agreed, or the reason why not; `None` when there is none.
+/// Returns the outcome for a frame: that they agree, or why not; `None` without a known reason.
 fn compare(parsed: &Parsed, sliced: &LaxSlicedPacket<'_>) -> Option<&'static str> {
     let (packet, theirs) = match (parsed, theirs(sliced)) {
         (Parsed::NotIp(_) | Parsed::Encapsulated(_) | Parsed::Broken(_), None) => {

@@ -1,4 +1,4 @@
-//! The short way comes to what the long way does, for every packet that it does not leave to it.
+//! The fast path has the same result as the slow path, for every packet that it does not leave to it.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use ipnet::IpNet;
 /// Frames for each configuration.
 const FRAMES: u64 = 20_000;
 
-/// Configurations in which a class has no limit, one of its source, or several.
+/// Configurations in which a class has no limit, one for its source, or several.
 const LIMITS: [&str; 4] = [
     "",
     "[limit]\nsource.packets = \"off\"\nsource.syn.packets = \"off\"",
@@ -42,7 +42,7 @@ fn entries(prefixes: &[&str]) -> Vec<Entry> {
     prefixes.iter().map(entry).collect()
 }
 
-/// A frame with nothing special in it, but perhaps where it comes from and goes to.
+/// A frame with nothing special in it except perhaps its source and destination.
 fn plain(random: &mut Rng) -> Vec<u8> {
     let source = random.u32(..16);
     let source: IpAddr = if random.bool() {
@@ -75,7 +75,7 @@ fn it_says_and_charges_what_the_long_way_does() {
     for limits in LIMITS {
         for (absence, proof) in [(0, 0), (1, 0), (0, means::SOCKETS), (1, means::SOCKETS)] {
             let settings = settings(limits, absence, proof);
-            // Each way has tables of its own, which are the same as long as the same is charged to them.
+            // Each path has tables of its own, which stay equal as long as both are charged the same.
             let (ours, theirs) = (tables(), tables());
             let mut now_ns = 1_000_000_000;
             for seed in 0..FRAMES {

@@ -1,4 +1,4 @@
-//! What a frame comes to. The reasons of broken frames are in `kernel/reasons.rs`; here are the facts of right ones.
+//! Parse results. The reasons of broken frames are in `kernel/reasons.rs`; here are the facts of valid ones.
 
 use flood_common::{
     address::Address,
@@ -121,7 +121,7 @@ proptest! {
         let _ = parse(Frame(&bytes));
     }
 
-    /// Bytes that begin like IP, for the others seldom come far.
+    /// Bytes that begin like IP, because other bytes seldom get far.
     #[test]
     fn any_bytes_behind_an_ethertype_come_to_something(
         kind in prop::sample::select(vec![0x0800_u16, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x8864, 0x8847, 46]),
@@ -138,8 +138,8 @@ proptest! {
         }
     }
 
-    /// What is cut off is never read: every frame, cut anywhere, comes to something, and a frame that was right
-    /// keeps its source or is broken.
+    /// What is cut off is never read: every frame, cut anywhere, has a result, and a frame that was valid keeps its
+    /// source or is broken.
     #[test]
     fn a_frame_that_is_cut_keeps_its_source_or_is_broken(seed: u64, cut in 0_usize..1_600) {
         let whole = floodgate_tests::packet::generate::frame(&mut fastrand::Rng::with_seed(seed));

@@ -1,4 +1,4 @@
-//! The sketch before the table: what comes through both together, against the limit.
+//! The sketch in front of the table: what passes both together, compared with the limit.
 
 use std::{cell::Cell, sync::atomic::AtomicU64};
 
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Packets a second, and at once.
+/// Packets a second, and burst.
 const RATE: u64 = 10_000;
 
 /// After this time a word means something else.
@@ -55,7 +55,7 @@ impl Shared {
         meter::charge(&self.bucket, source, now_ns, price, || 1)
     }
 
-    /// How many of so many packets a second in ten seconds conform, packets in turn on each processor.
+    /// Returns how many of this many packets a second conform in ten seconds, sent on each processor in turn.
     fn ten_seconds_of(&self, rate: u64, start_ns: u64) -> u64 {
         let gap_ns = SECOND / rate;
         let turn = |packet: u64| packet as usize % self.words.len();
@@ -67,7 +67,7 @@ impl Shared {
 #[test]
 fn twice_the_limit_comes_down_to_the_limit_on_any_number_of_processors() {
     for processors in [1, 2, 3, 8, 64] {
-        // A second's worth at once, and ten seconds at the rate.
+        // A burst of a second's worth, and ten seconds at the rate.
         let limit = 11 * RATE;
         let passed = Shared::new(processors).ten_seconds_of(2 * RATE, 5 * SECOND);
         assert!(
@@ -82,7 +82,8 @@ fn within_the_limit_nothing_is_lost_beside_a_heavy_source_in_the_same_word() {
     for processors in [1, 2, 8] {
         let shared = Shared::new(processors);
         let mut lost = 0;
-        // The visitor at half his limit, and between his packets two hundred of somebody else.
+        // The visitor sends at half the limit, with two hundred packets of another source between each two of its
+        // own.
         for packet in 0..RATE {
             let now_ns = 5 * SECOND + packet * 2 * SECOND / RATE;
             let processor = packet as usize % shared.words.len();
@@ -98,7 +99,7 @@ fn within_the_limit_nothing_is_lost_beside_a_heavy_source_in_the_same_word() {
 #[test]
 fn many_light_sources_need_no_slot() {
     let shared = Shared::new(2);
-    // All of them together send a 64th of what one may.
+    // All of them together send a 64th of what one source may.
     for packet in 0..RATE {
         let charge = shared.send(packet as u32 + 1, 0, 5 * SECOND + packet * 64 * SECOND / RATE);
         assert_eq!(charge, Charge::Conforming);
@@ -124,8 +125,8 @@ fn limits_of_one_source_have_words_of_their_own_side_by_side() {
     assert_eq!(word_of(1 << SKETCH_BITS), 0, "a larger table shares the words");
 }
 
-/// A packet in a while that is weighed by its bits, which have the shorter tolerance, must not empty a word that small
-/// ones have filled.
+/// An occasional packet that is weighed by its bits, which have the shorter tolerance, must not empty a word that
+/// small packets have filled.
 #[test]
 fn packets_of_another_size_do_not_open_the_sketch() {
     let limit = rate_limit(&RateLimit {
@@ -147,7 +148,7 @@ fn packets_of_another_size_do_not_open_the_sketch() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is sent when, on which processor: a 32nd more than the limit at most.
+    /// Whatever is sent when, and on which processor: at most a 32nd more than the limit passes.
     #[test]
     fn a_thirty_second_more_than_the_limit_at_most(
         processors in 1_u32..16,
@@ -166,7 +167,7 @@ proptest! {
         prop_assert!(passed <= limit * 33 / 32 + 1, "{passed} passed, {limit} is the limit");
     }
 
-    /// Whoever shares a word, and whatever their tolerances: what it stands for is never lowered.
+    /// Whichever sources share a word, and whatever their tolerances: the debt that it represents is never lowered.
     #[test]
     fn a_live_word_is_never_lowered(
         processors in 1_u32..16,
@@ -192,8 +193,8 @@ proptest! {
         }
     }
 
-    /// A replay of a capture has no sketch: what it says is dropped is a packet or a 32nd more than a filter drops, and never
-    /// less.
+    /// The replay of a capture has no sketch: it reports a packet or a 32nd more as dropped than a filter drops, and
+    /// never less.
     #[test]
     fn without_a_sketch_no_more_passes_than_with_it(
         processors in 1_u32..8,

@@ -1,4 +1,4 @@
-//! What is evidence of a session that sockets do not tell, and what is not.
+//! What is evidence of a session that sockets do not show, and what is not.
 
 use flood_common::{
     abi::{Settings, solicited},
@@ -19,7 +19,7 @@ use floodgate_tests::packet::{ATTACKER, SERVER, from};
 const ACK: u8 = 0x10;
 const NOW: u64 = 1_000_000_000_000;
 
-/// A host that passes packets on, and notes what leaves.
+/// A host that forwards packets, and notes what leaves.
 fn settings() -> Settings {
     let mut settings = Settings {
         accounts: accounts(&Config::default().proof),
@@ -40,7 +40,7 @@ fn packet(frame: &[u8]) -> Packet {
     }
 }
 
-/// What becomes of a segment over the limit of its source.
+/// Returns the verdict on a segment over the limit of its source.
 fn judge(tables: &HostTables, settings: &Settings, frame: &[u8]) -> Proof {
     let (class, exceeded) = (Class::Tcp as u64, Reason::SourcePackets.number());
     prove(&packet(frame), class, exceeded, Frame(frame), settings, NOW, tables)
@@ -80,7 +80,7 @@ fn who_varies_ports_and_addresses_of_his_network_makes_one_mark() {
     for port in 1..60_000 {
         assert_eq!(judge(&tables, &settings, &of(port)), Proof::Nothing);
     }
-    // A mark that many others had taken the place of would not be found.
+    // A mark that many others had displaced would not be found.
     let flow = Flow::of(&packet(&of(1)));
     (0..ENOUGH).for_each(|_| tables.send(&settings, &flow, NOW, false));
     assert_eq!(judge(&tables, &settings, &of(1)), Proof::Verdict(Reason::Proven));

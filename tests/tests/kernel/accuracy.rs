@@ -1,6 +1,6 @@
-//! Limits in real time, on the kernel's clock: what is promised holds, and who keeps to it loses nothing.
+//! Limits in real time, on the kernel's clock: they hold as promised, and conforming sources lose nothing.
 //!
-//! Test runs of single frames say what became of each; who floods runs as many as the processor can.
+//! Test runs of single frames return the verdict on each. The flooding threads run as many as the processor can.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -26,20 +26,20 @@ use floodgate_tests::{
     programs::{Programs, Sources},
 };
 
-/// Packets a second: thousands of times as many can be run on one processor.
+/// Packets a second: one processor can run thousands of times as many.
 const LIMIT: u64 = 1_000;
-/// So many times as much a flood has to be.
+/// A flood has to exceed the limit by at least this factor.
 const LEAST_TIMES: f64 = 1_000.0;
-/// Half a second's, so that a sender may be held up so long.
+/// Half a second's worth, so that a sender may be delayed that long.
 const BURST: u64 = LIMIT / 2;
 const TIME: Duration = Duration::from_secs(2);
 
-/// Runs of a flood per call into the kernel: some of a call's 20 milliseconds go into waiting for other processors.
+/// Runs of a flood per call into the kernel: some of a call's 20 milliseconds are spent waiting for other processors.
 const RUNS: u32 = 1 << 19;
 
 const XDP_PASS: u32 = 2;
 
-/// One of these tests at a time: each wants both processors.
+/// Only one of these tests runs at a time: each needs both processors.
 static PROCESSORS: Mutex<()> = Mutex::new(());
 
 fn processors() -> MutexGuard<'static, ()> {
@@ -62,7 +62,7 @@ fn filter(scope: &str) -> Result<Filter> {
     Ok(filter)
 }
 
-/// Who sends, from one processor.
+/// A sender on one processor.
 struct Sender {
     programs: Programs,
     processor: usize,
@@ -82,7 +82,7 @@ impl Sender {
         Self::new(filter, processor, Sources { first: source.to_bits().into(), count: 1, adjacent: false })
     }
 
-    /// Runs the filter, `runs` times in one call; returns whether the last packet passed.
+    /// Runs the filter `runs` times in one call. Returns whether the last packet passed.
     fn run(&mut self, runs: u32) -> Result<bool> {
         let program: &Xdp = self.programs.program("harness")?;
         let frame = from(ATTACKER).udp(40_000, 9).payload(18).bytes();
@@ -90,7 +90,7 @@ impl Sender {
         Ok(program.test_run(options).context("test run of the harness")?.return_value == XDP_PASS)
     }
 
-    /// Sends this many packets a second, one by one; returns how many were sent and how many passed, and in what time.
+    /// Sends this many packets a second, one by one. Returns how many were sent, how many passed, and the time taken.
     fn send(&mut self, rate: u64) -> Result<Sent> {
         pin(self.processor)?;
         let begin = Instant::now();
@@ -107,7 +107,7 @@ impl Sender {
         Ok(sent)
     }
 
-    /// Sends as much as possible until `over`; returns how much that was.
+    /// Sends as much as possible until `over`. Returns how many packets were sent.
     fn flood(&mut self, over: &AtomicBool) -> Result<u64> {
         pin(self.processor)?;
         let mut packets = 0;
@@ -126,7 +126,7 @@ struct Sent {
     time: Duration,
 }
 
-/// Whether so many are what the limit allows in a time, within a share of it.
+/// Checks that the number passed in a time is what the limit allows, within this tolerance.
 fn is_held(passed: u64, time: Duration, share: f64) -> Result<()> {
     let rate = LIMIT as f64 * time.as_secs_f64();
     let error = (passed as f64 - BURST as f64 - rate) / rate;
@@ -134,7 +134,7 @@ fn is_held(passed: u64, time: Duration, share: f64) -> Result<()> {
     Ok(())
 }
 
-/// Floods meanwhile.
+/// Floods while `work` runs.
 fn beside<T>(flooders: &mut [Sender], work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -221,7 +221,7 @@ fn among_sixteen_million_sources_a_light_one_loses_nothing_and_a_heavy_one_is_he
     is_held(heavy.passed, heavy.time, 0.02).with_context(|| format!("{heavy:?}"))
 }
 
-/// Packets that have passed so far.
+/// Returns how many packets have passed so far.
 fn passed(filter: &Filter) -> Result<u64> {
     use flood_common::reason::Reason;
     let counters = filter.counters.interface(0)?;

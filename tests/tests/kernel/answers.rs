@@ -1,4 +1,4 @@
-//! UDP from the ports of mirrors: what was asked for, what leads to a socket, and what nobody can want.
+//! UDP from reflector ports: what was solicited, what leads to a socket, and what nobody can want.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,12 +26,12 @@ fn rig() -> Loan {
     rig
 }
 
-/// A question of the server's.
+/// A request of the server.
 fn question(server: IpAddr, port: u16, to: IpAddr, service: u16) -> Build {
     from(server).to(to).udp(port, service).payload(30)
 }
 
-/// An answer to the server.
+/// A reply to the server.
 fn answer(from_whom: IpAddr, service: u16, port: u16) -> Vec<u8> {
     from(from_whom).udp(service, port).payload(60).bytes()
 }
@@ -104,7 +104,7 @@ fn questions_are_seen_in_every_frame_that_a_host_sends() {
 fn a_note_ends_with_silence_and_only_what_goes_out_renews_it() {
     needs_root!();
     let mut rig = rig();
-    // So that an answer which nobody has asked for is one of its class.
+    // So that an unsolicited reply is counted in its class.
     rig.absence(false);
     for (service, seconds) in [(53, 10), (123, 16), (443, 60), (4_500, 60), (1_194, 60)] {
         let asks = question(SERVER, 50_000, VISITOR, service).bytes();
@@ -124,7 +124,7 @@ fn a_note_ends_with_silence_and_only_what_goes_out_renews_it() {
     }
 }
 
-/// Whoever is asked once may not send for as long as he likes.
+/// A peer that received one request may not send indefinitely.
 #[test]
 fn a_question_lets_its_answers_in_and_a_session_what_a_peer_may_send() {
     needs_root!();
@@ -147,13 +147,13 @@ fn a_question_lets_its_answers_in_and_a_session_what_a_peer_may_send() {
     assert_eq!(passed(&mut rig, 443, 1_000), 100);
 }
 
-/// A service answers whatever it is sent. If its answers were questions, it would vouch for every mirror.
+/// A service replies to whatever it receives. If its replies counted as requests, it would vouch for every reflector.
 #[test]
 fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
     needs_root!();
     let mut rig = rig();
     rig.limits("[limit.source.amplification]\npackets = \"10/s\"\npackets_burst = \"10\"");
-    // A game, on a port of its own and on one of those for clients; to mirrors, and to the same port.
+    // A game, on a port of its own and on one in the client port range; to reflectors, and to the same port.
     for (port, service) in [(27_015, 53), (40_000, 53), (500, 500)] {
         rig.open(port, Open::ForAll);
         let (comes, goes) =
@@ -170,7 +170,7 @@ fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
             rig.advance(Duration::from_millis(1));
         }
         assert!((15..=21).contains(&passed), "{port} and {service}: {passed} of 1,000 in a second");
-        // What the service goes on sending keeps its mark.
+        // What the service keeps sending retains its mark.
         for _ in 0..10 {
             rig.ask(&goes);
             rig.advance(Duration::from_secs(4));
@@ -181,7 +181,8 @@ fn a_service_does_not_vouch_for_the_mirrors_that_are_aimed_at_it() {
     }
 }
 
-/// A mirror's port that clients are given as well says little. Who is answered there is a client; who is not may be a mirror.
+/// A reflector port that is also in the client port range says little. A source that is answered there is a client;
+/// one that is not may be a reflector.
 #[test]
 fn from_a_port_that_clients_are_given_as_well_who_is_answered_is_a_client() {
     needs_root!();
@@ -203,17 +204,18 @@ fn from_a_port_that_clients_are_given_as_well_who_is_answered_is_a_client() {
     }
 }
 
-/// Lets a frame leave so many times.
+/// Sends a frame from the host this many times.
 fn asks(rig: &mut Rig, frame: &[u8], times: u32) {
     (0..times).for_each(|_| rig.ask(frame));
 }
 
-/// Packets of a hundred that pass.
+/// Returns how many of a hundred packets pass.
 fn passing(rig: &mut Rig, frame: &[u8]) -> usize {
     (0..100).filter(|_| rig.send(frame).is_some_and(|reason| !reason.is_drop())).count()
 }
 
-/// VXLAN sends from ports that are hashes, some of which are those of mirrors; the socket takes packets from anybody.
+/// VXLAN sends from ports that are hashes, some of which are reflector ports. Its socket accepts packets from any
+/// source.
 #[test]
 fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
     needs_root!();
@@ -223,7 +225,7 @@ fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
         rig.limits(&format!("[limit.source]\n{limit}[limit.source.amplification]\n{limit}"));
         rig.prove(means::SOCKETS, 10_000);
         rig.open(tunnel, Open::ForAll);
-        // Of WireGuard both ends have a port of their own.
+        // With WireGuard, both ends have a fixed port.
         let from_port = if tunnel == 51_820 { tunnel } else { 45_000 };
         let (comes, goes) =
             (answer(ATTACKER, hashed, tunnel), question(SERVER, from_port, ATTACKER, tunnel).bytes());
@@ -246,7 +248,7 @@ fn the_peer_of_a_tunnel_has_a_limit_of_its_own_once_this_host_sends_to_it() {
     }
 }
 
-/// The end of a tunnel whose other end is known by its own port is nobody's client.
+/// The end of a tunnel whose other end has a fixed port is not a client.
 #[test]
 fn who_is_sent_something_at_the_port_of_a_tunnel_without_hashes_is_no_peer() {
     needs_root!();
@@ -260,7 +262,7 @@ fn who_is_sent_something_at_the_port_of_a_tunnel_without_hashes_is_no_peer() {
     assert!(passing(&mut rig, &comes) < 3);
 }
 
-/// A flood on another port uses up what all have together.
+/// A flood on another port uses up the shared limit.
 #[test]
 fn a_tunnel_has_its_share_of_a_limit_of_many_like_any_port() {
     needs_root!();
@@ -275,7 +277,7 @@ fn a_tunnel_has_its_share_of_a_limit_of_many_like_any_port() {
     assert_eq!(rig.send(&answer(VISITOR, 51_820, 51_820)), Some(PortShare));
 }
 
-/// A container's download: no socket here knows of it.
+/// A container's download: no socket here belongs to it.
 #[test]
 fn connections_of_hosts_behind_this_one_are_known_by_what_they_send() {
     const SYN: u8 = 0x02;
@@ -294,7 +296,7 @@ fn connections_of_hosts_behind_this_one_are_known_by_what_they_send() {
         asks(&mut rig, &leaves(flags), 2 * ENOUGH);
         assert!(passing(&mut rig, &comes) < 3, "{flags:#x} may answer a stranger");
     }
-    // A second SYN to a half-open connection is answered with a bare ACK, twice a second at most.
+    // A second SYN on a half-open connection is answered with a bare ACK, at most twice a second.
     for _ in 0..2 * ENOUGH {
         rig.ask(&leaves(ACK));
         rig.advance(Duration::from_millis(500));
@@ -310,7 +312,7 @@ fn connections_of_hosts_behind_this_one_are_known_by_what_they_send() {
     assert!(passing(&mut rig, &comes) < 13, "a minute later");
 }
 
-/// All who come through a translator have one /64, and one /96.
+/// All sources behind one translator share a /64 and a /96.
 #[test]
 fn who_comes_through_nat64_is_a_source_of_his_own() {
     needs_root!();
@@ -325,7 +327,8 @@ fn who_comes_through_nat64_is_a_source_of_his_own() {
     assert!(passing(&mut rig, &from(neighbour).udp(5_000, 9).bytes()) > 9, "of another prefix");
 }
 
-/// A service for all addresses of a host answers from its first one, wherever it was asked.
+/// A service bound to all addresses of a host replies from its first address, whichever address the request was sent
+/// to.
 #[test]
 fn a_service_that_answers_from_another_address_does_not_vouch_either() {
     needs_root!();
@@ -338,7 +341,7 @@ fn a_service_that_answers_from_another_address_does_not_vouch_either() {
     assert_eq!(rig.send(&answer(ATTACKER, 53, 27_015)), Some(Conforming), "within the limits of its class");
 }
 
-/// Whoever spoofs the peer of a session, to another address of this host, does not make it his.
+/// A source that spoofs the peer of a session, to another address of this host, does not capture the session.
 #[test]
 fn what_comes_to_another_address_takes_no_session_away() {
     needs_root!();
@@ -355,7 +358,7 @@ fn what_comes_to_another_address_takes_no_session_away() {
     }
 }
 
-/// Of what this host asks for, others may send too much: the flow is still one that this host has begun.
+/// Others may send too much in reply to this host's requests: the flow is still one that this host has begun.
 #[test]
 fn too_many_answers_do_not_make_a_question_somebody_else_s() {
     needs_root!();
@@ -376,7 +379,7 @@ fn too_many_answers_do_not_make_a_question_somebody_else_s() {
     }
 }
 
-/// What spoofs a session takes nothing from what its peer sends beside it.
+/// Spoofed packets of a session do not reduce what its peer may send besides.
 #[test]
 fn a_session_has_an_account_of_its_own() {
     needs_root!();
@@ -392,7 +395,7 @@ fn a_session_has_an_account_of_its_own() {
     }
 }
 
-/// The kernel answers strangers in SCTP, and not in a tunnel.
+/// The kernel replies to unknown sources in SCTP, but not in a tunnel.
 #[test]
 fn who_sends_first_in_a_protocol_of_services_has_no_session() {
     needs_root!();
@@ -409,7 +412,7 @@ fn who_sends_first_in_a_protocol_of_services_has_no_session() {
     }
 }
 
-/// A DHCP client has no socket that can be seen, but it asks before it is answered.
+/// A DHCP client has no visible socket, but it sends before it receives replies.
 #[test]
 fn the_port_of_dhcp_is_open_when_a_client_has_asked() {
     needs_root!();
@@ -422,7 +425,7 @@ fn the_port_of_dhcp_is_open_when_a_client_has_asked() {
     assert_eq!(rig.send(&offer), Some(Conforming));
 }
 
-/// dnsmasq asks from sockets that are connected to nobody, NTP from the port that it serves.
+/// dnsmasq sends requests from unconnected sockets, NTP from the port that it serves.
 #[test]
 fn who_asks_first_is_answered_from_whatever_port() {
     needs_root!();
@@ -438,19 +441,19 @@ fn who_asks_first_is_answered_from_whatever_port() {
     }
 }
 
-/// An attacker who knows whom the host asks would spoil its questions by being first, on every port.
+/// An attacker that knows the host's servers would otherwise block its requests by sending first, on every port.
 #[test]
 fn a_port_of_clients_without_a_socket_cannot_be_marked() {
     needs_root!();
     let mut rig = rig();
-    // A host that asks for others: none of the sockets is its own.
+    // A host that also sends for others: none of the sockets is its own.
     rig.absence(false);
     for port in [40_000, 40_001] {
         assert_eq!(rig.send(&answer(VISITOR, 53, port)), Some(Conforming));
     }
     rig.ask(&question(SERVER, 40_000, VISITOR, 53).bytes());
     assert_eq!(rig.send(&answer(VISITOR, 53, 40_000)), Some(Solicited));
-    // On another there is a service behind it.
+    // On the other port there is a service behind the host.
     assert_eq!(rig.send(&answer(VISITOR, 53, 27_015)), Some(Conforming));
     rig.ask(&question(SERVER, 27_015, VISITOR, 53).bytes());
     assert_eq!(rig.send(&answer(VISITOR, 53, 27_015)), Some(Conforming));
@@ -489,7 +492,7 @@ fn pings_are_answered_and_tunnels_stay_open_over_their_limits() {
     }
 }
 
-/// A flood on one port, or on none, leaves the others alone.
+/// A flood on one port, or on none, does not affect the others.
 #[test]
 fn a_flood_takes_the_port_that_it_is_aimed_at() {
     needs_root!();
@@ -569,7 +572,7 @@ fn mirrors_aimed_at_a_service_are_held_in_all_and_players_are_not() {
         let source = IpAddr::from((0xc633_0000_u32 + (n % 1_000) * 0x101).to_be_bytes());
         *reasons.entry(rig.send(&answer(source, 53, 27_015)).expect("is run")).or_default() += 1;
     }
-    // The burst of the total is half a second, and a lease.
+    // The burst of the total is half a second's worth, plus a lease.
     let passed = reasons[&Conforming];
     assert!((2_500..=2_564).contains(&passed), "{reasons:?}");
     assert!(reasons.contains_key(&TotalPackets), "{reasons:?}");
@@ -612,7 +615,7 @@ fn a_flood_of_the_host_s_own_questions_forgets_the_oldest() {
             .filter(|port| rig.send(&answer(resolver(n), 53, *port)) == Some(Solicited))
             .count()
     };
-    // Of 32,768 in 16,384 buckets some five find more than seven others of their own there.
+    // Of 32,768 flows in 16,384 buckets, some five share a bucket with more than seven others.
     assert!(kept(&mut rig, 3) >= 508, "the last are all there");
     assert!(kept(&mut rig, 0) < 512, "and of the first some have given way");
 }

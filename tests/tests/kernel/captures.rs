@@ -1,4 +1,4 @@
-//! Real captures: host and kernel agree on every frame, ordinary traffic is left alone, and what is broken on
+//! Real captures: host and kernel agree on every frame, ordinary traffic is not affected, and what is broken on
 //! purpose gets a documented reason. The captures are not in the repository; see CONTRIBUTING.md.
 
 use std::{
@@ -33,7 +33,7 @@ use floodgate_tests::{
 /// Verdicts by reason; `None` for frames that the kernel does not run.
 type Verdicts = BTreeMap<Option<Reason>, u64>;
 
-/// Ordinary traffic with frames that no network delivers, and what is wrong with them.
+/// Ordinary traffic that contains frames which no network delivers, and what is wrong with them.
 const DAMAGED: [(&str, Reason, u64, &str); 6] = [
     ("ndpi__rsh-syslog-false-positive.pcap", Reason::IpLength, 2, "frames shorter than their IP length"),
     ("ndpi__telnet.pcap", Reason::IpLength, 5, "frames shorter than their IP length"),
@@ -54,7 +54,7 @@ fn compare(rig: &mut Rig, path: &Path) -> Result<u64> {
     loop {
         match capture.next_frame() {
             Ok(Some(frame)) => {
-                // Debts end now and then, as a full bucket is where kernel and twin throw dice of their own.
+                // Debts end now and then, because in a full bucket kernel and twin use independent random numbers.
                 rig.advance(Duration::from_micros(10));
                 if frame.bytes.len() >= SHORTEST_FRAME {
                     rig.ask(frame.bytes);
@@ -70,7 +70,7 @@ fn compare(rig: &mut Rig, path: &Path) -> Result<u64> {
                 frames += 1;
             }
             Ok(None) => return Ok(frames),
-            // Some of the captures that are broken on purpose are broken as files.
+            // Some of the captures that are broken on purpose are damaged files.
             Err(CaptureError::CutShort { .. } | CaptureError::Damaged { .. }) => return Ok(frames),
             Err(error) => return Err(error.into()),
         }
@@ -124,7 +124,7 @@ fn replay(replay: &mut Replay, path: &Path) -> Result<Verdicts> {
     Ok(verdicts)
 }
 
-/// Many captures were recorded on the interface `lo`, or have addresses that were made up to hide the real ones.
+/// Many captures were recorded on the interface `lo`, or have been anonymized with made-up addresses.
 const ADDRESSES_MEAN_NOTHING: &str =
     "[sanity]\nland = false\nloopback_source = false\nmulticast_source = false\nreserved_source = false";
 
@@ -154,14 +154,14 @@ fn ordinary_traffic_is_left_alone_by_the_default_configuration() -> Result<()> {
     Ok(())
 }
 
-/// The capture of this name; `None` where there are no captures at all.
+/// Returns the capture of this name; `None` if there are no captures at all.
 fn find<'a>(captures: &'a [PathBuf], file: &str) -> Result<Option<&'a PathBuf>> {
     let found = captures.iter().find(|path| name(path) == file);
     ensure!(found.is_some() || captures.is_empty(), "{file} is not among the captures");
     Ok(found)
 }
 
-/// Makes all that a capture's packets are sent to addresses of the host, as far as there is room for them.
+/// Makes all destinations in a capture addresses of the host, as far as there is room for them.
 fn own_destinations(rig: &mut Rig, path: &Path) -> Result<()> {
     let mut addresses = BTreeSet::new();
     let mut capture = Capture::open(path)?;
@@ -175,14 +175,14 @@ fn own_destinations(rig: &mut Rig, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The time of a capture, which may step back; a rig's never does.
+/// The time of a capture, which may step back; the time of a rig never does.
 #[derive(Default)]
 struct CaptureClock {
     now_ns: Option<u64>,
 }
 
 impl CaptureClock {
-    /// How long it is from the frames before until this one.
+    /// Returns the time between the previous frames and this one.
     fn until(&mut self, time_ns: u64) -> Duration {
         let now_ns = self.now_ns.get_or_insert(time_ns);
         let passed_ns = time_ns.saturating_sub(*now_ns);
@@ -191,8 +191,8 @@ impl CaptureClock {
     }
 }
 
-/// Captures that hold nothing but an attack, and how many percent of it are stopped at least when there is more of it than
-/// the limits on all allow.
+/// Captures that contain only an attack, and the minimum percentage that must be dropped when the attack exceeds the
+/// total limits.
 const FLOODS: [(&str, u64); 13] = [
     ("mlqos_icmp-echo-flood.pcap", 100),
     ("mlqos_multi-vector-syn_udp_icmp.pcap", 100),
@@ -210,8 +210,8 @@ const FLOODS: [(&str, u64); 13] = [
     ("zeek_dhcp_flood.pcap", 100),
 ];
 
-/// How much of each flood is stopped by the default configuration as it was recorded, of some only a second; and when it
-/// has used up what limits on all packets allow, so that each packet has to prove its origin.
+/// Measures how much of each flood the default configuration drops: as recorded (some for only a second), and with
+/// total limits used up, so that each packet needs evidence.
 #[test]
 fn floods_in_captures_are_stopped() -> Result<()> {
     needs_root!();
@@ -254,13 +254,13 @@ fn floods_in_captures_are_stopped() -> Result<()> {
     Ok(())
 }
 
-/// A capture of a reflection attack, which of its packets are the attack, and how many percent of those are stopped at
-/// least where no socket is open, and where one is.
+/// A capture of a reflection attack, which of its packets are the attack, and the minimum percentage of those that
+/// must be dropped with no open socket, and with one.
 type Attack = (&'static str, fn(&Packet) -> bool, [u64; 2]);
 
 /// See `attack_filter` in the captures' manifest.
 const ATTACKS: [Attack; 5] = [
-    // Its mirrors answer from ports of their own choice, slowly.
+    // Its reflectors reply slowly, from ports of their own choice.
     ("nladc_booter_ssdp_reflection.a.pcap", |packet| to(packet, 80) && packet.destination == BOOTED, [0, 0]),
     (
         "stopddos_udp_amp_bacnet_dvr.a.pcap",
@@ -277,7 +277,7 @@ const ATTACKS: [Attack; 5] = [
     ("stopddos_udp_amp_snmp.a.pcap", |_| true, [90, 0]),
 ];
 
-/// 172.31.28.132, the victim of the first.
+/// 172.31.28.132, the victim in the first capture.
 const BOOTED: Address = Address::V4(0xac1f_1c84);
 
 fn comes_from(packet: &Packet, ports: &[u16]) -> bool {
@@ -288,8 +288,8 @@ fn to(packet: &Packet, port: u16) -> bool {
     packet.protocol == protocol::UDP && packet.ports.is_some_and(|found| found.destination == port)
 }
 
-/// How much of each reflection attack is stopped by the default configuration: where no socket is open on the ports that
-/// it is aimed at, and where one is on each.
+/// Measures how much of each reflection attack the default configuration drops: with no open socket on the targeted
+/// ports, and with one on each.
 #[test]
 fn mirrors_in_captures_are_stopped() -> Result<()> {
     needs_root!();
@@ -345,7 +345,7 @@ fn what_is_broken_on_purpose_is_judged_and_never_aborts() -> Result<()> {
     let mut filter = Replay::new(&Config::default())?;
     let mut all = Verdicts::new();
     for path in &captures {
-        // `Replay::run` fails when the program returns anything but pass and drop, or counts no reason.
+        // `Replay::run` fails if the program returns anything except pass and drop, or counts no reason.
         match replay(&mut filter, path) {
             Ok(verdicts) => {
                 for (reason, count) in verdicts {

@@ -1,4 +1,4 @@
-//! Host and kernel agree on generated frames. That they do is checked by [`Rig::send`], with every counter.
+//! Host and kernel agree on generated frames. [`Rig::send`] checks that, with every counter.
 
 use std::{
     fs,
@@ -26,8 +26,8 @@ use floodgate_tests::{
     rig::{Open, Rig},
 };
 
-/// Limits, tight enough that each of them is exceeded now and then: they take turns, as what exceeds a narrow one never comes
-/// to a wide one. Packets weigh more in some, bits in others.
+/// Limits, tight enough that each is exceeded now and then. They take turns, because what exceeds a narrow limit
+/// never reaches a wide one. Some weigh packets more, others bits.
 const LIMITS: [&str; 5] = [
     r#"
         [limit.source]
@@ -61,20 +61,20 @@ const LIMITS: [&str; 5] = [
     "#,
 ];
 
-/// Frames after which the next limits have their turn.
+/// Frames after which the next limits apply.
 const TURN: u64 = 2_000;
 
-/// A port on which TCP and UDP are listened for.
+/// An open TCP and UDP port.
 const SERVICE: u16 = 53;
 
-/// One frame in so many is about what there is on the host.
+/// One frame in this many is about the state of the host.
 const ABOUT: u8 = 4;
 
-/// Generated frames in all, on a real processor; fewer on a slow one.
+/// Number of generated frames on a real processor; fewer on a slow one.
 const FRAMES: u64 = 120_000;
 
-/// Reasons for which a frame alone is not enough: a full bucket, another setting of the kernel, a listener that does not
-/// listen, time.
+/// Reasons for which a frame alone is not enough: they need a full bucket, another kernel setting, a listener that
+/// has stopped listening, or time.
 const NEED_MORE: [Reason; 4] =
     [Reason::Unaccounted, Reason::QueueHasRoom, Reason::QueueFull, Reason::SynAgain];
 
@@ -149,7 +149,7 @@ fn compare_generated_frames() {
     }
 }
 
-/// Opens sockets on the host, and describes them to the twin. The second part has to live.
+/// Opens sockets on the host, and describes them to the twin. The second return value has to stay alive.
 fn sockets(rig: &mut Rig) -> (Vec<generate::Target>, Vec<(TcpListener, TcpStream)>) {
     fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").expect("the namespace is ours");
     rig.open(SERVICE, Open::ForAll);

@@ -1,4 +1,5 @@
-//! The lists in the kernel: the same verdicts as a naive scan, large lists in bounded time, no gap in a switch.
+//! The lists in the kernel: the same verdicts as a naive scan, large lists in bounded time, no gap during an
+//! exchange.
 
 use std::{
     env, fs,
@@ -30,7 +31,7 @@ use floodgate_tests::{
 };
 use ipnet::IpNet;
 
-/// Test runs of the harness come in on an interface that the filter does not guard.
+/// Test runs of the harness arrive on an interface that the filter does not guard.
 const SLOT: u32 = 0;
 
 /// Room for a million entries.
@@ -55,7 +56,7 @@ fn the_kernel_answers_as_a_scan_over_all_entries_would() {
     needs_root!();
     let mut rig = Rig::without_limits();
     let mut random = Rng::with_seed(7);
-    // Few bits, so that prefixes nest and meet often.
+    // Few bits, so that prefixes often nest and coincide.
     let address = |random: &mut Rng| match random.bool() {
         true => IpAddr::V4(Ipv4Addr::from_bits(0xc633_6400 ^ (random.u32(..8) << random.u32(..30)))),
         false => {
@@ -148,14 +149,14 @@ fn ten_thousand_bans_a_second_are_taken_and_end_within_a_second_of_their_time() 
     const BANS: u32 = 10_000;
 
     needs_root!();
-    // In the same time on a slow processor, which may be as much slower again while other tests run.
+    // In the same time on a slow processor, which may be slower again by the same factor while other tests run.
     let bans = BANS / slowness();
     let most = Duration::from_secs(1) + Duration::from_millis(500) * (slowness() - 1);
     let lasts = Duration::from_secs(2) + most;
     let mut filter = Filter::load(&large())?;
     let banned = |number: u32| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number * 7));
     let began = Instant::now();
-    // One by one, as a detector would.
+    // One by one, as a detector would add them.
     for number in 0..bans {
         let ends = BootTime::now() + lasts;
         filter.edit_list(ListKind::Block, Edit::put([(banned(number).into(), entry(Some(ends)))]))?;
@@ -208,7 +209,7 @@ fn the_kernel_finds_entries_of_all_lengths_where_they_lie_close_together() {
     assert!(seen.iter().all(|count| *count > 50), "allowed, blocked, neither: {seen:?}");
 }
 
-/// The same 4,096 sources, said in two ways: one by one, and by prefixes of several lengths.
+/// The same 4,096 sources expressed in two ways: one by one, and by prefixes of several lengths.
 fn two_ways(ipv4: bool) -> [Vec<IpNet>; 2] {
     let prefixes = |count: u32, step: u32, length: u8| {
         (0..count).map(move |number| {
@@ -224,13 +225,13 @@ fn two_ways(ipv4: bool) -> [Vec<IpNet>; 2] {
     [prefixes(4096, 1, 32).collect(), broad.collect()]
 }
 
-/// Exchanges the list for another and back, while packets from sources that are on both are judged. Returns how many
-/// packets were judged at all, and how many as the list says.
+/// Exchanges the list for another and back, while packets from sources on both lists are judged. Returns how many
+/// packets were judged, and how many of them as the list requires.
 fn exchange(kind: ListKind, ipv4: bool, expected: Reason) -> Result<[u64; 2]> {
     const OTHERS: usize = 30_000;
     const EXCHANGES: usize = 6;
 
-    // On a slow processor there and back once, with fewer others.
+    // On a slow processor, one exchange there and back, with fewer other entries.
     let (others, exchanges) = if slowness() > 1 { (OTHERS / 6, 2) } else { (OTHERS, EXCHANGES) };
     let mut filter = Filter::load(&large())?;
     if kind == ListKind::Allow {
@@ -265,7 +266,7 @@ fn exchange(kind: ListKind, ipv4: bool, expected: Reason) -> Result<[u64; 2]> {
         for turn in 0..exchanges {
             let (old, new) = (&both[turn % 2], &both[(turn + 1) % 2]);
             let leaving = Edit::take(old.iter().copied());
-            // As one edit: what is in both stays.
+            // As one edit: what is in both lists stays.
             let edit = leaving.then(put(new.iter().copied()));
             if let Err(error) = filter.edit_list(kind, edit) {
                 over.store(true, Ordering::Relaxed);
@@ -284,7 +285,7 @@ fn exchange(kind: ListKind, ipv4: bool, expected: Reason) -> Result<[u64; 2]> {
 fn a_source_that_is_on_both_lists_is_never_off_while_one_is_exchanged_for_the_other() -> Result<()> {
     needs_root!();
     for (kind, expected) in [(ListKind::Block, Reason::Blocked), (ListKind::Allow, Reason::Allowed)] {
-        // On a slow processor each list with one family.
+        // On a slow processor, each list with one family.
         let families = if slowness() > 1 { &[kind == ListKind::Block][..] } else { &[true, false] };
         for &ipv4 in families {
             let [total, right] = exchange(kind, ipv4, expected)?;

@@ -34,10 +34,10 @@ use ipnet::IpNet;
 
 const SYN_ACK: u8 = SYN | ACK;
 
-/// The addresses of both families: of the server, and of somebody who has no interface anywhere.
+/// Addresses of both families: of the server, and of a peer without an interface.
 const FAMILIES: [(IpAddr, IpAddr); 2] = [(SERVER, ATTACKER), (SERVER6, ATTACKER6)];
 
-/// Runs a test on a host with the server's addresses, whose kernel always makes cookies.
+/// Runs a test on a host with the server's addresses, whose kernel always uses cookies.
 fn on_host(test: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
     on_host_with(|| test(&mut Rig::without_limits()))
 }
@@ -56,7 +56,7 @@ fn on_host_with(test: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     })
 }
 
-/// A limit of all packets that the first one uses up, as time stands still. What comes then has to prove itself.
+/// Sets a total limit that the first packet uses up, as time stands still. Later packets need evidence.
 fn over_the_limit(rig: &mut Rig) {
     rig.limits(
         "[limit.source]\npackets = \"off\"\n[limit.source.syn]\npackets = \"off\"\n\
@@ -75,14 +75,14 @@ fn tcp(source: IpAddr, ports: [u16; 2], flags: u8) -> Build {
     from(source).tcp(ports[0], ports[1], flags)
 }
 
-/// A listener that makes cookies, of which the twin knows, and of no other.
+/// Creates a listener that uses cookies, and makes it the only one that the twin knows.
 fn listen(rig: &mut Rig, address: IpAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind((address, 0))?;
     rig.twin.sockets.listeners = vec![Listener::with_cookies(listener.local_addr()?.port())];
     Ok(listener)
 }
 
-/// A peer with a connection, of which the twin knows, and of no other; and the socket here.
+/// Creates a peer with a connection, the only one that the twin knows, and returns it with the socket here.
 fn connect(rig: &mut Rig, listener: &TcpListener, from: IpAddr, port: u16) -> Result<(Peer, TcpStream)> {
     let mut peer = Peer::new(from, port, listener.local_addr()?)?;
     peer.connect()?;
@@ -92,14 +92,14 @@ fn connect(rig: &mut Rig, listener: &TcpListener, from: IpAddr, port: u16) -> Re
     Ok((peer, accepted))
 }
 
-/// Lets time pass, and takes what the total allows since.
+/// Lets time pass, and uses up what the total has regained since.
 fn exhaust(rig: &mut Rig, time: Duration) {
     rig.advance(time);
     while rig.send(&from(ATTACKER).tcp(1, 1, ACK).bytes()) == Some(Conforming) {}
 }
 
-/// Brings the server's socket for a peer, to which it is connected, into a state. Returns how much the peer has not
-/// acknowledged, and what has to live.
+/// Brings the server's connected socket for a peer into a state. Returns how much the peer has not acknowledged, and
+/// what has to stay alive.
 fn bring_into(wanted: u32, peer: &mut Peer, stream: TcpStream) -> Result<(u32, Option<TcpStream>)> {
     let begin_to_close = |peer: &mut Peer| -> Result<()> {
         stream.shutdown(Shutdown::Write)?;
@@ -130,7 +130,7 @@ fn bring_into(wanted: u32, peer: &mut Peer, stream: TcpStream) -> Result<(u32, O
         CLOSING => {
             let before = peer.acknowledgement;
             begin_to_close(peer)?;
-            // Its FIN crosses the server's.
+            // Its FIN crosses the server's FIN.
             let both = std::mem::replace(&mut peer.acknowledgement, before);
             peer.send(FIN | ACK)?;
             peer.acknowledgement = both;
@@ -312,7 +312,7 @@ fn who_has_no_connection_is_told_what_is_missing() -> Result<()> {
                 let reason = send(rig, build);
                 ensure!(reason == Some(*expected), "{server}, {why}: {reason:?}");
             }
-            // Where packets may be for others, none is told that nobody is there.
+            // If packets may be for other hosts, none is dropped for lack of a socket.
             rig.absence(false);
             let expected = [TotalPackets, TotalPackets, TotalPackets, TotalPackets, FirstSyn, TotalPackets];
             for ((why, build, _), expected) in cases.iter().zip(expected) {
@@ -334,7 +334,7 @@ fn a_peer_has_a_budget_of_its_own_that_nobody_else_uses_up() -> Result<()> {
         for (server, attacker) in FAMILIES {
             let listener = listen(rig, server)?;
             let (peer, _accepted) = connect(rig, &listener, attacker, 43_000)?;
-            // Whoever spoofs the peer knows ports, but no numbers.
+            // A source that spoofs the peer knows its ports, but not its numbers.
             let spoofed = peer.segment(ACK).numbers(peer.sequence.wrapping_add(1 << 30), 0);
             for _ in 0..1_000 {
                 ensure!(send(rig, &spoofed) == Some(NoConnection), "{server}");
@@ -380,7 +380,7 @@ fn who_is_on_the_list_of_the_proven_has_no_limit_for_what_gives_evidence_and_the
             rig.block(&IpNet::from(attacker).to_string());
             ensure!(send(rig, &real) == Some(Blocked), "{server}: blocked");
             rig.edit(ListKind::Block, Edit::take([attacker.into()]));
-            // A longer prefix that ends before the one that covers it takes nothing away.
+            // A longer prefix that expires before the one that covers it changes nothing.
             let ends = |seconds| entry(Some(BootTime::now() + Duration::from_secs(seconds)));
             rig.edit(ListKind::AllowProven, Edit::put([(attacker.into(), ends(1))]));
             rig.edit(ListKind::AllowProven, Edit::put([(network, ends(5))]));
@@ -442,7 +442,7 @@ fn a_kernel_that_does_not_say_what_a_request_has_sent_has_a_budget_for_each_list
             .filter(|outcome| matches!(outcome, Ok(flood_userspace::bpf::RunOutcome::Pass)))
             .count();
         ensure!(passed == 10_000, "5,000 a second, and two seconds' worth at once: {passed}");
-        // A connection still speaks for its packets.
+        // A connection is still evidence for its packets.
         peer.send(ACK)?;
         let _accepted = listener.accept()?;
         let outcome = rig.filter().run(&peer.segment(ACK).bytes())?;
@@ -451,7 +451,7 @@ fn a_kernel_that_does_not_say_what_a_request_has_sent_has_a_budget_for_each_list
     })
 }
 
-/// Where a frame states a length around its packet.
+/// Returns the offset of a length field in the encapsulation of a frame's packet.
 fn length_at(frame: &[u8]) -> Result<Option<usize>> {
     match parse(Frame(frame)) {
         Parsed::Packet(packet) => Ok(Some(packet.length_at).filter(|at| *at != 0)),
@@ -504,7 +504,8 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                         "{why}: {tcp_header:?}"
                     );
                     let headers = if server.is_ipv4() { 40 } else { 60 };
-                    // The sizes that a cookie has room for (`msstab` in net/ipv4/syncookies.c and net/ipv6/syncookies.c).
+                    // The segment sizes that a cookie can encode (`msstab` in net/ipv4/syncookies.c and
+                    // net/ipv6/syncookies.c).
                     let sizes = if server.is_ipv4() {
                         [536, 1_300, 1_440, 1_460]
                     } else {
@@ -541,7 +542,7 @@ fn a_syn_to_a_listener_is_answered_with_a_cookie_that_the_kernel_accepts() -> Re
                 ensure!(send(rig, &build) == Some(FirstSyn), "{why}: it has to come again");
                 rig.twin.sockets.listeners = vec![Listener::with_cookies(port)];
             }
-            // In monitor mode the kernel answers.
+            // In monitor mode the kernel replies.
             rig.monitor(true);
             ensure!(send(rig, &tcp(attacker, [40_000, port], SYN)) == Some(Answered));
             rig.monitor(false);
@@ -555,13 +556,13 @@ fn only_addresses_of_this_host_are_answered_for() -> Result<()> {
     needs_root!();
     on_host(|rig| {
         over_the_limit(rig);
-        // For every address of both families.
+        // Listens on every address of both families.
         let listener = listen(rig, IpAddr::from([0_u16; 8]))?;
         let port = listener.local_addr()?.port();
         for (server, attacker) in FAMILIES {
             ensure!(send(rig, &tcp(attacker, [40_000, port], SYN)) == Some(Answered), "{server}");
         }
-        // The last two are how IPv6 can write the first of this host's own addresses.
+        // The last two are ways to write the first of this host's own addresses in IPv6.
         let elsewhere = [
             "203.0.113.9",
             "224.0.0.1",
@@ -579,7 +580,7 @@ fn only_addresses_of_this_host_are_answered_for() -> Result<()> {
             let reason = send(rig, &tcp(attacker, [40_000, port], SYN).to(address));
             ensure!(reason == Some(FirstSyn), "{address}: {reason:?}");
         }
-        // One that is added is known, and one that is taken off is not.
+        // An added address is recognized, and a removed one is not.
         let another: IpAddr = "203.0.113.9".parse()?;
         rig.own(&[SERVER, another]);
         ensure!(send(rig, &tcp(ATTACKER, [40_001, port], SYN).to(another)) == Some(Answered));
@@ -604,12 +605,12 @@ fn no_address_and_no_network_is_sent_more_answers_than_it_may() -> Result<()> {
             let answered =
                 |rig: &mut Rig, source| syns(source).filter(|syn| send(rig, syn) == Some(Answered)).count();
             ensure!(answered(rig, attacker) == 20, "{server}: ten a second, and two seconds' worth at once");
-            // And whatever comes again, which somebody who spoofs it has to send twice.
+            // Retransmitted SYNs pass as well; a spoofer has to send each twice.
             exhaust(rig, Duration::from_secs(1));
             let again = answered(rig, attacker);
-            // Of two that share bits in the filter of SYNs one may be missed.
+            // SYNs that share bits in the SYN filter may be missed.
             ensure!((10 + 170..=10 + 180).contains(&again), "{server}: {again}");
-            // Forty a second to all of the network.
+            // Forty a second for the whole network.
             let neighbours = (1..60_u8).map(|n| neighbour(attacker, n));
             let all: usize = neighbours.map(|source| answered(rig, source)).sum();
             ensure!((40..=80).contains(&all), "{server}: {all}");
@@ -619,7 +620,7 @@ fn no_address_and_no_network_is_sent_more_answers_than_it_may() -> Result<()> {
     })
 }
 
-/// Another address of the same network: /24, /48.
+/// Returns another address of the same network: /24, /48.
 fn neighbour(address: IpAddr, number: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
@@ -638,7 +639,7 @@ fn neighbour(address: IpAddr, number: u8) -> IpAddr {
 fn a_cookie_is_right_in_the_next_minute_too() -> Result<()> {
     same_on_every_kernel!();
     needs_root!();
-    // Longer than the minutes by which the kernel counts.
+    // Longer than the minutes in which the kernel counts.
     const MINUTE: Duration = Duration::from_secs(61);
     on_host(|rig| {
         over_the_limit(rig);
@@ -728,7 +729,7 @@ fn a_syn_that_comes_again_in_time_passes() -> Result<()> {
                 "another SYN between the same ports"
             );
         }
-        // Eighty a second may, and an eighth of them from one source; twice as many at once.
+        // Eighty a second may pass, and an eighth of them from one source; the burst is twice that.
         exhaust(rig, Duration::from_secs(10));
         let many = |source: IpAddr| (0..50).map(move |n| tcp(source, [41_000 + n, 443], SYN));
         let sources: Vec<IpAddr> = (1..=20).map(|n| neighbour(VISITOR, n)).collect();
@@ -795,7 +796,7 @@ fn an_icmp_error_passes_when_this_host_has_sent_what_it_quotes() -> Result<()> {
             rig.twin.sockets.udp = vec![socket(ports[0], None), socket(ports[1], to_visitor)];
 
             let unreachable = if server.is_ipv4() { (3, 1) } else { (1, 0) };
-            // A router says that it has thrown away what the server sent.
+            // A router reports that it dropped what the server sent.
             let error = |sent: Build| {
                 let quoted = sent.bytes();
                 let build = from(router).icmp(unreachable.0, unreachable.1).payload(quoted.len() - 14);
@@ -828,7 +829,7 @@ fn an_icmp_error_passes_when_this_host_has_sent_what_it_quotes() -> Result<()> {
                 let reason = send(rig, &build);
                 ensure!(reason == Some(expected), "{server}, {why}: {reason:?}");
             }
-            // Of one connection so many a second, whoever they are from.
+            // Errors about one connection are limited to this many a second, from any source.
             let passed = (0..400).filter(|_| send(rig, &tcp(flow.remote_port, sent)) == Some(Proven)).count();
             ensure!(passed == 199, "{server}: {passed}");
         }
@@ -836,7 +837,7 @@ fn an_icmp_error_passes_when_this_host_has_sent_what_it_quotes() -> Result<()> {
     })
 }
 
-/// Gives a SYN the option of the segment size.
+/// Adds the segment size option to a SYN.
 fn with_size(syn: Build, size: Option<u16>) -> Build {
     let at = syn.transport_offset();
     // The client's sequence number is 7.
@@ -850,12 +851,12 @@ fn with_size(syn: Build, size: Option<u16>) -> Build {
     }
 }
 
-/// The ACK that brings a cookie back to whoever answered a SYN of [`with_size`].
+/// Returns the ACK that returns the cookie from the answer to a SYN of [`with_size`].
 fn bring(client: IpAddr, port: u16, cookie: u32) -> Build {
     tcp(client, [40_000, port], ACK).numbers(8, cookie.wrapping_add(1))
 }
 
-/// The frame that the filter makes of a frame.
+/// Returns the frame that the filter makes of a frame.
 fn run(rig: &mut Rig, frame: &[u8]) -> Result<Vec<u8>> {
     let mut out = vec![0; frame.len() + 64];
     let options =

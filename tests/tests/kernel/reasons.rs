@@ -1,4 +1,4 @@
-//! Every reason is produced by some case, and the cases are the specification of the filter in brief.
+//! Every reason is produced by some case, and the cases are a brief specification of the filter.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +24,7 @@ use floodgate_tests::{
     rig::Rig,
 };
 
-/// Why, the frame, what is expected.
+/// Why, the frame, and the expected reason.
 type Case = (&'static str, Vec<u8>, Reason);
 
 /// Frames that need neither lists nor limits.
@@ -283,7 +283,7 @@ fn a_frame_without_an_ethernet_header_is_not_run() {
     assert_eq!(rig.send(&not_ip(ethertype::IPV4)[..14]), Some(Truncated));
 }
 
-/// Whatever a blocked source wraps its packets in.
+/// The encapsulations that a blocked source may use.
 fn disguises(source: IpAddr) -> Vec<(&'static str, Build)> {
     let syn = || from(source).syn(443);
     let mut disguises = vec![
@@ -435,7 +435,7 @@ fn large_packets_meet_the_bit_limit_first() {
         packets: Some(PacketLimit { rate: PacketRate(10_000), burst: Packets(10_000) }),
         bits: Some(BitLimit::of_rate(BitRate(1_000_000))),
     });
-    // With 24 bytes of preamble, check sequence and gap: 12,000 bits on the wire.
+    // With 24 bytes of preamble, frame check sequence and gap: 12,000 bits on the wire.
     let frame = from(ATTACKER).udp(53, 4_000).payload(1_476 - 14 - 20 - 8).bytes();
     let passed = (0..200).filter(|_| rig.send(&frame) == Some(Conforming)).count();
     assert_eq!(
@@ -445,7 +445,7 @@ fn large_packets_meet_the_bit_limit_first() {
     assert_eq!(rig.send(&frame), Some(SourceBits));
 }
 
-/// A hundred sources in one network, so that none of them meets a limit of its own.
+/// A hundred sources in one network, so that none of them exceeds its own limit.
 fn many(family: IpAddr) -> impl Iterator<Item = IpAddr> {
     (0_u8..100).cycle().map(move |n| match family {
         IpAddr::V4(v4) => IpAddr::from([v4.octets()[0], v4.octets()[1], v4.octets()[2], n]),
@@ -458,7 +458,7 @@ fn each_scope_has_its_limits_and_reasons() {
     needs_root!();
     let mut rig = Rig::without_limits();
     for scope in [Scope::SourcePrefix, Scope::Destination, Scope::DestinationPrefix, Scope::Total] {
-        // 300 packets at once, or 300 of 500 bytes on the wire.
+        // A burst of 300 packets, or of 300 with 500 bytes on the wire.
         let units = [
             ("packets = \"100/s\"\npackets_burst = \"300\"", false),
             ("bits = \"600kbit/s\"\nbits_burst = \"1.2Mbit\"", true),
@@ -475,7 +475,7 @@ fn each_scope_has_its_limits_and_reasons() {
                 };
                 let passed =
                     many(family).take(400).filter(|n| send(&mut rig, *n) == Some(Conforming)).count();
-                // Of the total a lease may be left over, and another of the round before.
+                // Of the total, one lease may be left over, and another from the previous round.
                 assert!((300..=364).contains(&passed), "{expected:?}: {passed} passed");
                 let reason = many(family).map(|source| send(&mut rig, source)).nth(50);
                 assert_eq!(reason, Some(Some(expected)));
@@ -504,7 +504,7 @@ fn a_limit_on_a_class_leaves_the_others_alone() {
         for (class, build) in &builds {
             let frame = build.bytes();
             let dropped = (0..100).any(|_| rig.send(&frame) == Some(SourcePackets));
-            // A limit on TCP, or UDP, holds for the classes within it that have none, or only a default.
+            // A limit on TCP or UDP also applies to the classes within it that have no limit, or only a default.
             let within = match *class {
                 "syn" | "synack" | "rst_fin" => "tcp",
                 "amplification" => "udp",
@@ -531,7 +531,7 @@ fn protected_messages_have_a_budget_and_then_are_like_others() {
     let solicitation = |source| from(source).neighbour_solicitation();
     let too_big = |source| from(source).icmp(2, 0).payload(48);
     let router = from(VISITOR6).protocol(89).to("ff02::5".parse().unwrap());
-    // The default is a thousand a second, twice as many at once, and an eighth of them for each source.
+    // The default is a thousand a second, a burst of twice as many, and an eighth of them for each source.
     assert_eq!(passed(&mut rig, &solicitation(ATTACKER6)), 250, "a neighbour's, also if he is blocked");
     assert_eq!(rig.send(&solicitation(ATTACKER6).bytes()), Some(Blocked), "over that he is like any other");
     assert_eq!(passed(&mut rig, &solicitation(VISITOR6)), 250, "another's share");
@@ -560,7 +560,7 @@ fn monitor_mode_counts_what_it_would_drop() {
 fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
     needs_root!();
     let mut rig = Rig::new();
-    // The sources that have these places may be any.
+    // The sources with these places are arbitrary.
     rig.check([], &[]);
     rig.limit(&RateLimit {
         packets: Some(PacketLimit { rate: PacketRate(1), burst: Packets(60) }),
@@ -572,7 +572,7 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
             assert_eq!(rig.send(&frame), Some(Conforming), "debtor {tag}");
         }
     }
-    // All eight are deep in debt, so no throw of the dice lets a ninth push one of them out.
+    // All eight are deep in debt, so no random admission lets a ninth evict one of them.
     let ninth = from(rig.source_at(Place { bucket: 4_711, tag: 8 })).syn(443).bytes();
     for _ in 0..200 {
         assert_eq!(rig.send(&ninth), Some(Unaccounted));
@@ -581,7 +581,7 @@ fn sources_that_find_their_bucket_full_of_debtors_pass_unaccounted() {
     assert_eq!(rig.send(&ninth), Some(Conforming), "debts end by themselves");
 }
 
-/// The other tests, one by one, produce these; a reason that nobody produces is not tested.
+/// The other tests, taken together, produce these. A reason that nothing produces is untested.
 #[test]
 fn every_reason_is_produced_by_some_case() {
     let mut produced: BTreeSet<Reason> = frames().into_iter().map(|(_, _, expected)| expected).collect();
@@ -630,7 +630,7 @@ fn a_total_that_was_used_up_hours_ago_is_whole_again() {
     for _ in 0..3 {
         assert_eq!(rig.send(&packet), Some(Conforming));
         assert_eq!(rig.send(&packet), Some(TotalPackets));
-        // After this time words of the table of debts are ambiguous.
+        // After this time words of the debt table are ambiguous.
         rig.advance(Duration::from_nanos(1 << TAT_BITS));
     }
 }

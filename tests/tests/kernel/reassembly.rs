@@ -1,4 +1,4 @@
-//! The memory in which a host keeps fragments: who may take how much of it.
+//! The memory in which a host keeps fragments: how much of it each source may use.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,16 +12,16 @@ use floodgate_tests::{
 
 const FAMILIES: [(IpAddr, IpAddr, IpAddr); 2] = [(SERVER, VISITOR, ATTACKER), (SERVER6, VISITOR6, ATTACKER6)];
 
-/// Seconds for which the host keeps what is not whole.
+/// Seconds for which the host keeps incomplete datagrams.
 const KEPT: u64 = 30;
 
-/// Fragments that are charged at once, of the whole memory for twice as many.
+/// Burst of fragments; the whole memory holds twice as many.
 const HALF: usize = 400;
 
-/// What each source may take of it.
+/// What each source may use of it.
 const SHARE: usize = HALF / 8;
 
-/// How much a burst may be off: the one with which a budget is overdrawn, and one for rounding.
+/// Tolerance of a burst: one for overdrawing a budget, and one for rounding.
 const SLACK: usize = 2;
 
 fn rig() -> Loan {
@@ -52,7 +52,7 @@ fn passes(rig: &mut Rig, build: &Build) -> bool {
     reason == Some(Conforming)
 }
 
-/// The n-th source that somebody invents.
+/// Returns the n-th spoofed source.
 fn invented(like: IpAddr, n: u32) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::from((0x0b00_0000 + n * 9).to_be_bytes()),
@@ -79,7 +79,7 @@ fn a_flood_of_fragments_that_nothing_follows_takes_half_and_visitors_keep_theirs
                     "{server}: {datagram} of a visitor's"
                 );
             }
-            // What drains is the newcomers' again.
+            // What drains is available to newcomers again.
             rig.advance(Duration::from_secs(KEPT / 10));
             let sent = 0..HALF as u32;
             let passed = sent.filter(|n| passes(&mut rig, &part(invented(server, 50_000 + *n), 7))).count();
@@ -88,7 +88,7 @@ fn a_flood_of_fragments_that_nothing_follows_takes_half_and_visitors_keep_theirs
     }
 }
 
-/// What finds no memory is charged to none of the limits that others need.
+/// A fragment that finds no memory is not charged to the limits that other traffic needs.
 #[test]
 fn fragments_without_memory_take_nothing_from_the_limits() {
     needs_root!();
@@ -103,7 +103,7 @@ fn fragments_without_memory_take_nothing_from_the_limits() {
     assert!(left + passed + SLACK >= limit, "{left} of {limit} are left, and {passed} fragments passed");
 }
 
-/// Of a datagram of which the filter drops a part the kernel keeps the rest, so it is not paid back.
+/// If the filter drops part of a datagram, the kernel keeps the rest, so its charge is not refunded.
 #[test]
 fn what_a_limit_drops_makes_no_datagram_whole() {
     needs_root!();
@@ -112,13 +112,13 @@ fn what_a_limit_drops_makes_no_datagram_whole() {
     let send = |rig: &mut Rig, build: &Build| rig.send(&build.bytes()).expect("is run");
     let mut kept = 0;
     for datagram in 0..40 * 100_u16 {
-        // Of a pair only the first is within the limit.
+        // Of each pair only the first fragment is within the limit.
         while send(&mut rig, &from(ATTACKER).udp(50_000, 27_015)) == Conforming {}
         rig.advance(Duration::from_millis(10));
         kept += usize::from(send(&mut rig, &first(ATTACKER, datagram)) == Conforming);
         assert_ne!(send(&mut rig, &last(ATTACKER, datagram)), Conforming, "{datagram}");
     }
-    // Forty seconds, in which as much drains as may be charged at once.
+    // Forty seconds, in which a full burst drains.
     assert!(kept <= 3 * SHARE, "{kept} first fragments are kept that nothing follows");
 }
 
@@ -142,7 +142,7 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
     for (server, visitor, attacker) in FAMILIES {
         for datagram in 0..5_000 {
             let mut pair = [first(visitor, datagram), last(visitor, datagram)];
-            // Links with several ways change the order.
+            // Multipath links change the order.
             if datagram % 3 == 0 {
                 pair.reverse();
             }
@@ -155,7 +155,7 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
             ("with an overlap", |source, n| [first(source, n), part(source, n, 8, false)]),
             ("of another datagram", |source, n| [first(source, n), last(source, n + 1_000)]),
             ("that the kernel throws away", |source, n| {
-                // A wrong checksum, or options before the fragment header that may be refused.
+                // A wrong checksum, or options before the fragment header that may be rejected.
                 let build = if source.is_ipv4() {
                     last(source, n).patch(24, &[0xff, 0x00])
                 } else {
@@ -164,7 +164,7 @@ fn whole_datagrams_cost_nothing_and_what_only_looks_whole_does() {
                 [first(source, n), build]
             }),
             ("without all headers in its first", |source, n| {
-                // Options that are all of it (RFC 8200 section 4.5), and in IPv4 some that may be refused.
+                // Options that fill it completely (RFC 8200 section 4.5), and in IPv4 some that may be rejected.
                 if source.is_ipv4() {
                     return [first(source, n).options(4), last(source, n)];
                 }
@@ -187,7 +187,7 @@ fn what_was_asked_for_has_the_last_quarter() {
     let mut rig = rig();
     rig.tell_by(flood_common::abi::solicited::NOTED);
     for (server, resolver, _) in FAMILIES {
-        // Two fragments from each of very many sources, so that they are known.
+        // Two fragments from each of very many sources, so that the sources are known.
         for n in 0..2 * HALF as u32 {
             for datagram in [1, 2] {
                 let _ = passes(&mut rig, &first(invented(server, n), datagram));

@@ -1,4 +1,4 @@
-//! Which dropped packets are sampled, by the kernel alone: nobody tells it that a flood has begun.
+//! Which dropped packets are sampled, by the kernel alone: user space does not report the start of a flood.
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use flood_common::{abi::MODE_ENFORCE, address::Address, reason::Reason, sampler};
@@ -16,9 +16,9 @@ use floodgate_tests::{
 /// Packets in a pulse: a hundredth of a second of a large flood on one processor.
 const PULSE: u32 = 40_000;
 const PULSES: u64 = 10;
-/// From pulse to pulse, nanoseconds: long enough that the sampler is at rest.
+/// Interval between pulses, nanoseconds: long enough for the sampler to become idle.
 const BETWEEN_NS: u64 = 500_000_000;
-/// Samples of a pulse at most: 1 % of it. Those that are free, and then eight for each time that their weight doubles.
+/// Maximum samples of a pulse: 1 % of it. The free ones, and eight for each time that their weight doubles.
 const MOST: u64 = 400;
 
 /// A filter that drops everything, with the budget of one of two processors.
@@ -32,7 +32,7 @@ fn filter() -> Result<Filter> {
     Ok(filter)
 }
 
-/// Drops so many packets within a tick of the clock.
+/// Drops this many packets within a clock tick.
 fn drop_at(filter: &mut Filter, now_ns: u64, packets: u32) -> Result<()> {
     filter.set_virtual_now_ns(now_ns);
     let frame = from(ATTACKER).udp(40_000, 9).bytes();
@@ -41,7 +41,7 @@ fn drop_at(filter: &mut Filter, now_ns: u64, packets: u32) -> Result<()> {
     Ok(())
 }
 
-/// The weights of the samples that have come in.
+/// Returns the weights of the samples that have arrived.
 fn weights(filter: &mut Filter) -> Result<Vec<u32>> {
     let (mut weights, mut others) = (Vec::new(), 0);
     let attacker = Address::from(ATTACKER).halves();

@@ -1,5 +1,5 @@
-//! What the verifier needs to accept the programs, against what it needed when that was last recorded: a change that
-//! comes near a limit on some kernel is seen before its users see it.
+//! What the verifier needs to accept the programs, compared with the last recorded values: a change that comes near a
+//! limit on some kernel is noticed before users are affected.
 
 use std::{env, fs::OpenOptions, io::Write, path::Path};
 
@@ -11,7 +11,7 @@ use floodgate_tests::{
 };
 use object::{Object, ObjectSection, ObjectSymbol};
 
-/// How much more than recorded is accepted: another compiler of the same age differs by less.
+/// Accepted factor over the recorded values: another compiler of the same age differs by less.
 const TOLERANCE: f64 = 1.15;
 
 /// Bytes of stack that a program may have (linux/filter.h, `MAX_BPF_STACK`).
@@ -61,8 +61,8 @@ fn the_verifier_needs_about_what_it_did() -> Result<()> {
     Ok(())
 }
 
-/// Bytes of stack that a program uses: the lowest address that it reaches from the frame pointer. The kernel tells
-/// the number only to whoever asks for the verifier's log.
+/// Returns the bytes of stack that a program uses: the lowest address that it reaches from the frame pointer. The
+/// kernel reports the number only in the verifier's log.
 fn stack_of(program: &str) -> Result<u32> {
     const FRAME_POINTER: u8 = 10;
     const MOVE_REGISTER: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X

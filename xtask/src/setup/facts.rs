@@ -1,4 +1,4 @@
-//! What is on this machine, as far as the set-up cares.
+//! Facts about this machine that matter for the set-up.
 
 use std::{
     collections::BTreeSet,
@@ -13,40 +13,40 @@ use super::plan::{BPF_TOOLCHAIN, PACKAGES};
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Facts {
-    /// Whether packages may be installed as this user.
+    /// Whether this user may install packages.
     pub(crate) root: bool,
-    /// `sudo` is there.
+    /// Whether `sudo` is installed.
     pub(crate) sudo: bool,
-    /// `apt-get` is there.
+    /// Whether `apt-get` is installed.
     pub(crate) apt: bool,
     /// Whether the package lists offer a Rust compiler for BPF.
     pub(crate) apt_offers_bpf: bool,
-    /// Whether the package lists were updated by this very set-up.
+    /// Whether this set-up has updated the package lists.
     pub(crate) lists_updated: bool,
-    /// `rustup` is there.
+    /// Whether `rustup` is installed.
     pub(crate) rustup: bool,
-    /// Components of the active toolchain that are installed, of `clippy` and `rustfmt`.
+    /// Installed components of the active toolchain, of `clippy` and `rustfmt`.
     pub(crate) components: BTreeSet<String>,
     /// LLVM major of a nightly toolchain, if there is one.
     pub(crate) nightly_llvm: Option<u32>,
-    /// Whether that has the library's sources.
+    /// Whether that toolchain has the library's sources.
     pub(crate) nightly_rust_src: bool,
     /// LLVM major of the distribution's Rust compiler, if its packages for BPF are installed.
     pub(crate) distribution_llvm: Option<u32>,
-    /// LLVM major of the toolchain that is called `floodgate-bpf`, if it can build for BPF.
+    /// LLVM major of the toolchain named `floodgate-bpf`, if it can build for BPF.
     pub(crate) linked_llvm: Option<u32>,
-    /// The road that this toolchain belongs to is the nightly one.
+    /// Whether this toolchain is the nightly one.
     pub(crate) linked_is_nightly: bool,
     /// LLVM major that the installed bpf-linker was built for.
     pub(crate) linker_llvm: Option<u32>,
     /// Installed packages, of those that matter.
     pub(crate) packages: BTreeSet<String>,
-    /// A BPF file system is mounted where everybody looks for it.
+    /// Whether a BPF file system is mounted in the usual place.
     pub(crate) bpffs: bool,
 }
 
 impl Facts {
-    /// Looks.
+    /// Gathers the facts.
     pub(crate) fn gather(lists_updated: bool) -> Self {
         let rustup = succeeds("rustup --version");
         let apt = succeeds("apt-get --version");
@@ -89,12 +89,12 @@ fn sysroot(toolchain: &str) -> Option<PathBuf> {
     CommandLine::new(&format!("rustup run {toolchain} rustc --print sysroot")).output().map(PathBuf::from)
 }
 
-/// Whether the core library for BPF is there, compiled.
+/// Whether the core library compiled for BPF is installed.
 fn has_bpf_core(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/bpfel-unknown-none/lib").is_dir()
 }
 
-/// Whether the core library is there as source, to be compiled along.
+/// Whether the source of the core library is installed, for compiling it along.
 fn has_rust_src(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
 }
@@ -106,12 +106,12 @@ fn distribution_llvm() -> Option<u32> {
     llvm_major(&CommandLine::new("/usr/bin/rustc -vV").output()?)
 }
 
-/// The major in a line `LLVM version: 22.1.8` of `rustc -vV`.
+/// Parses the major in a line `LLVM version: 22.1.8` of `rustc -vV`.
 fn llvm_major(version: &str) -> Option<u32> {
     version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
 }
 
-/// Cargo notes what it installed with which features.
+/// Reads cargo's record of what it installed with which features.
 fn linker_llvm() -> Option<u32> {
     CommandLine::new("bpf-linker --version").output()?;
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -119,7 +119,7 @@ fn linker_llvm() -> Option<u32> {
     linker_feature(&fs::read_to_string(home.join(".crates2.json")).ok()?)
 }
 
-/// The `llvm-NN` in the entry of bpf-linker: the first after its name.
+/// Parses the `llvm-NN` in the entry of bpf-linker: the first after its name.
 fn linker_feature(json: &str) -> Option<u32> {
     let entry = &json[json.find("\"bpf-linker ")?..];
     let feature = &entry[entry.find("\"llvm-")? + "\"llvm-".len()..];
@@ -135,7 +135,7 @@ fn installed_packages() -> BTreeSet<String> {
     let mut query = CommandLine::new("dpkg-query -W -f ${Package}:${db:Status-Status}\\n");
     query.words.extend(PACKAGES.iter().chain(vm::PACKAGES).map(|package| package.name.to_owned()));
     query.words.push("llvm-*-dev".into());
-    // dpkg-query fails when one of the names is unknown, and still tells of the others.
+    // dpkg-query fails if one of the names is unknown, but still reports the others.
     let Ok(output) = query.command().output() else { return BTreeSet::new() };
     String::from_utf8_lossy(&output.stdout)
         .lines()

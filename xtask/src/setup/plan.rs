@@ -1,4 +1,4 @@
-//! What has to be done, given what is there: no looking, no doing.
+//! Determines what has to be done, given the facts. It neither looks at the machine nor changes it.
 
 use anyhow::{Result, bail};
 
@@ -9,10 +9,10 @@ use super::facts::Facts;
 /// The rustup name of the toolchain that builds for BPF.
 pub(crate) const BPF_TOOLCHAIN: &str = "floodgate-bpf";
 
-/// The bpf-linker that was tried with both roads.
+/// The bpf-linker version that was tested with both roads.
 const LINKER_VERSION: &str = "0.13.0";
 
-/// A way to the BPF toolchain.
+/// A way to get the BPF toolchain.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Road {
     /// The distribution's Rust compiler, with a core library compiled for BPF.
@@ -22,7 +22,7 @@ pub(crate) enum Road {
 }
 
 impl Road {
-    /// For people.
+    /// Describes it for people.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Distribution => "the distribution's packages",
@@ -34,7 +34,7 @@ impl Road {
 /// What to do.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Plan {
-    /// The way that was chosen.
+    /// The road that was chosen.
     pub(crate) road: Road,
     /// What is missing and can be done now, in order.
     pub(crate) steps: Vec<Step>,
@@ -47,7 +47,7 @@ pub(crate) struct Step {
     pub(crate) what: String,
     /// What it is needed for.
     pub(crate) why: &'static str,
-    /// What brings it.
+    /// The command that provides it.
     pub(crate) command: CommandLine,
     /// Whether the set-up fails without it.
     pub(crate) required: bool,
@@ -59,17 +59,17 @@ impl Step {
     }
 }
 
-/// A package that is used, and for what.
+/// A package that is used, and its purpose.
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: &'static str,
-    /// For what.
+    /// Its purpose.
     pub(crate) why: &'static str,
     road: Option<Road>,
 }
 
 impl Package {
-    /// One that every road needs.
+    /// A package that every road needs.
     pub(crate) const fn new(name: &'static str, why: &'static str) -> Self {
         Self { name, why, road: None }
     }
@@ -79,7 +79,7 @@ impl Package {
     }
 }
 
-/// The packages, other than LLVM, whose name depends on its version.
+/// The packages except LLVM, whose name depends on its version.
 pub(crate) const PACKAGES: &[Package] = &[
     Package::of(Road::Distribution, "rustc-web", "a Rust compiler that can build for BPF"),
     Package::of(Road::Distribution, "cargo-web", "the cargo that goes with it"),
@@ -146,7 +146,7 @@ fn install_packages(facts: &Facts, road: Road, steps: &mut Vec<Step>) -> Result<
     Ok(())
 }
 
-/// The compiler, the linker for its LLVM, and the name that build scripts know.
+/// Plans the compiler, the linker for its LLVM, and the name that build scripts know.
 fn toolchain(facts: &Facts, road: Road, steps: &mut Vec<Step>) -> Result<()> {
     let nightly = road == Road::Nightly;
     if nightly && (facts.nightly_llvm.is_none() || !facts.nightly_rust_src) {
@@ -166,7 +166,7 @@ fn toolchain(facts: &Facts, road: Road, steps: &mut Vec<Step>) -> Result<()> {
     if facts.rustup && (facts.linked_llvm.is_none() || facts.linked_is_nightly != nightly) {
         let target = if nightly { "\"$(rustc +nightly --print sysroot)\"" } else { "/usr" };
         let link = CommandLine::new("rustup toolchain link").args(&[BPF_TOOLCHAIN, target]);
-        // The nightly's folder has to be asked for.
+        // The nightly's folder is only known to rustup.
         let command = if nightly { CommandLine::new("sh -c").args(&[link.text()]) } else { link };
         let why = "the one name by which build scripts know the compiler for BPF";
         steps.push(Step {
@@ -228,7 +228,7 @@ pub(crate) fn install(facts: &Facts, package: &str, why: &'static str) -> Result
     Ok(step)
 }
 
-/// A step that needs root.
+/// Creates a step that needs root.
 fn privileged(facts: &Facts, line: &str, arguments: &[&str]) -> Result<Step> {
     let command = match (facts.root, facts.sudo) {
         (true, _) => CommandLine::new(line),

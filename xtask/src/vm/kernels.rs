@@ -1,7 +1,7 @@
 //! Distribution kernels: fetched from Debian's signed packages, unpacked into the cache, never installed.
 //!
-//! apt does the fetching, with a state of its own: the machine's package sources and lists stay as they are, and
-//! signatures and hashes are checked. The mirror is the one that the machine's own apt uses.
+//! apt fetches them with a state of its own: the machine's package sources and lists are not touched, and signatures
+//! and hashes are checked. The mirror is the one that the machine's own apt uses.
 
 use std::{
     fs,
@@ -13,24 +13,24 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::CommandLine;
 
-/// The most that one call downloads, bytes: four kernels are about 120 MB.
+/// Maximum number of bytes that one call downloads: four kernels are about 120 MB.
 const DOWNLOAD_CAP: u64 = 220_000_000;
 
-/// Who signs the packages.
+/// The keys that sign the packages.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A series of kernels.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Series {
-    /// As `--kernel` takes it.
+    /// The name that `--kernel` takes.
     pub(crate) name: &'static str,
-    /// What it stands for.
+    /// What it represents.
     pub(crate) about: &'static str,
-    /// Whether Floodgate supports it; where not, only the refusal is tested.
+    /// Whether Floodgate supports it; if not, only the refusal is tested.
     pub(crate) supported: bool,
     archive: Archive,
     suite: &'static str,
-    /// The part of a release before the patch level; `None` for the newest that there is.
+    /// The part of a release before the patch level; `None` for the newest available.
     version: Option<&'static str>,
 }
 
@@ -79,9 +79,9 @@ pub(crate) const SERIES: &[Series] = &[
 /// A kernel in the cache.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Kernel {
-    /// As `uname -r` says it.
+    /// The output of `uname -r`.
     pub(crate) release: String,
-    /// The image; modules lie beside it, where virtme-ng looks for them.
+    /// The image. Modules lie beside it, where virtme-ng looks for them.
     pub(crate) image: PathBuf,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Kernel {
 pub(crate) enum Availability {
     /// It can.
     Ready(Kernel),
-    /// It cannot, and why.
+    /// It cannot; the reason.
     Missing(String),
 }
 
@@ -98,7 +98,8 @@ fn folder(cache: &Path, series: &Series) -> PathBuf {
     cache.join("kernels").join(series.name)
 }
 
-/// The kernel of a series, if it is in the cache. The release is written last, so it vouches for the rest.
+/// Returns the kernel of a series if it is in the cache. The release is written last, so its presence means that the
+/// rest is complete.
 pub(crate) fn cached(cache: &Path, series: &Series) -> Option<Kernel> {
     let folder = folder(cache, series);
     let release = fs::read_to_string(folder.join("release")).ok()?;
@@ -118,7 +119,7 @@ pub(crate) fn fetch(
         let availability = match cached(cache, series) {
             Some(kernel) => Availability::Ready(kernel),
             None => {
-                // The lists are fetched once, and only when something is missing.
+                // The lists are fetched once, and only if something is missing.
                 let apt = apt.get_or_insert_with(|| Apt::open(cache));
                 let kernel = apt.as_ref().map_err(|error| format!("{error:#}")).and_then(|apt| {
                     fetch_one(cache, apt, series, &mut left).map_err(|error| format!("{error:#}"))
@@ -181,7 +182,7 @@ fn arrange(folder: &Path, release: &str) -> Result<()> {
     Ok(())
 }
 
-/// The release with the highest number, and the packages that make it, of those that can be had whole. The `cloud`
+/// Returns the release with the highest number and its packages, of the releases that are complete. The `cloud`
 /// flavour has every driver of a virtual machine and a third of the size.
 fn newest(names: &[String], version: Option<&str>) -> Option<(String, Vec<String>)> {
     let has = |name: &str| names.iter().any(|other| other == name);
@@ -192,7 +193,7 @@ fn newest(names: &[String], version: Option<&str>) -> Option<(String, Vec<String
             Some(version) => number.strip_prefix(version).is_some_and(|rest| rest.starts_with(['.', '-'])),
             None => true,
         };
-        // Rebuilds for an older release of the distribution say so, and are not the series that is meant.
+        // Rebuilds for an older release of the distribution are marked in the name, and do not belong to the series.
         (fits && number.starts_with(|c: char| c.is_ascii_digit()) && number.contains('.'))
             .then_some((release, name))
     });
@@ -222,7 +223,7 @@ fn numbers(release: &str) -> Vec<u32> {
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// Adds up what `apt-get --print-uris` prints: `'URI' NAME SIZE HASH`.
+/// Sums the sizes that `apt-get --print-uris` prints: `'URI' NAME SIZE HASH`.
 fn download_size(uris: &str) -> u64 {
     uris.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
 }
@@ -259,7 +260,7 @@ impl Apt {
             "-oAcquire::Retries=3".into(),
         ];
         let apt = Self { options };
-        // A suite that is gone from the mirror is missed when its kernel is looked for.
+        // A suite that is gone from the mirror is reported when its kernel is looked up.
         let _ = apt.line("apt-get -qq update").status()?;
         Ok(apt)
     }
@@ -277,7 +278,7 @@ impl Apt {
     }
 }
 
-/// The mirrors that the machine's own apt uses: of the distribution, and of its security updates.
+/// Returns the mirrors that the machine's own apt uses: of the distribution, and of its security updates.
 fn mirrors() -> Result<[String; 2]> {
     let targets = CommandLine::new("apt-get indextargets --format $(ORIGIN)|$(CODENAME)|$(SITE)");
     let text = targets.args(&["Created-By: Packages"]).output().context("asking apt for its mirrors")?;

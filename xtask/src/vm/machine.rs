@@ -1,8 +1,8 @@
 //! One machine: boots a kernel on this machine's own files, read-only, and runs the test executables in it.
 //!
-//! Everything that comes out of it comes by its console: a line for the start and the end, libtest's output, and the
-//! notes of the test kit. A machine that never reaches the tests is tried once more (emulated processors now and
-//! then lose their way while booting); one that panics or hangs afterwards has failed.
+//! All results arrive on its console: a line for the start and the end, libtest's output, and the notes of the test
+//! kit. A machine that never reaches the tests is tried once more (emulated processors occasionally hang while
+//! booting); one that panics or hangs afterwards has failed.
 
 use std::{
     env, fs,
@@ -25,52 +25,53 @@ use super::{
     tools,
 };
 
-/// How long a machine may take. Emulated, a suite needs a sixth of it; and its clock does not mind a busy processor.
+/// How long a machine may take. Emulated, a suite needs a sixth of it, and a busy processor does not affect its
+/// clock.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// `timeout` ends with this when the time was up (coreutils).
+/// Exit code of `timeout` when the time is up (coreutils).
 const TIMED_OUT: i32 = 124;
 
-/// The last lines of a console that are shown when a machine dies.
+/// How many of the last console lines are shown when a machine dies.
 const LAST_LINES: usize = 25;
 
-/// What the console says when the tests begin and when they have ended.
+/// Console lines that mark the start and the end of the tests.
 const START: &str = "floodgate-vm start ";
 const END: &str = "floodgate-vm end ";
 /// Lines of the test kit: a skipped test, and what the verifier needed for a program.
 const SKIPPED: &str = "floodgate-vm skipped ";
 const VERIFIED: &str = "floodgate-vm verified ";
 
-/// Tests at a time in a machine: while one waits, the other goes on.
+/// Number of concurrent tests in a machine: while one waits, the other runs.
 const TEST_THREADS: u32 = 2;
 
-/// The tests that make sense on a kernel that is not supported.
+/// The tests that make sense on an unsupported kernel.
 const REFUSAL: &str = "a_kernel_below_the_floor_is_refused_by_name";
 
-/// How a processor is emulated where it has to be.
+/// How a processor is emulated where necessary.
 ///
-/// With a thread for each processor, kernels now and then die while booting. The machine's clock counts instructions,
-/// two nanoseconds each: so it ticks no more often than on a real machine, and how busy this one is changes nothing of
+/// With a thread for each processor, kernels occasionally die while booting. The machine's clock counts instructions,
+/// two nanoseconds each: so it ticks no more often than on a real machine, and the load of the host does not affect
 /// what the tests see. A processor without wide vectors is emulated faster than one with them.
 const EMULATION: &str = "-accel tcg,thread=single -icount shift=1 -cpu Nehalem ";
 
-/// Processors of a machine. Emulated ones would take turns, and wait for each other's.
+/// Processors of a machine. Emulated ones would take turns and wait for each other.
 const PROCESSORS: u32 = 2;
 const EMULATED_PROCESSORS: u32 = 1;
 
-/// No drives and no drive controller, which cost time to find. And few ports: virtme-ng brings six devices of 31 ports,
-/// and QEMU polls each port whenever it wakes up.
+/// No drives and no drive controller, which take time to probe. And few ports: virtme-ng adds six devices of 31
+/// ports, and QEMU polls each port whenever it wakes up.
 const LEAST_DEVICES: &str = "-nodefaults -machine sata=off -global virtio-serial-device.max_ports=2 ";
 
-/// What the kernel is told: to end when it is in trouble, and not to guard against the faults of a processor, which
-/// an emulated one does not have (a third of the time).
+/// Kernel arguments: end on an oops, and skip mitigations of processor faults, which an emulated processor does not
+/// have (this saves a third of the time).
 const KERNEL_ARGUMENTS: &str = "oops=panic mitigations=off";
 
-/// Two network interfaces wired to each other, and to nothing else.
+/// Two network interfaces that are connected only to each other.
 const CABLE: &str = "-netdev hubport,id=h0,hubid=0 -netdev hubport,id=h1,hubid=0 \
                      -device virtio-net-pci,netdev=h0,romfile= -device virtio-net-pci,netdev=h1,romfile=";
 
-/// What to run on what.
+/// What to run on which kernel.
 pub(crate) struct Job<'a> {
     /// The series.
     pub(crate) series: &'static Series,
@@ -80,49 +81,49 @@ pub(crate) struct Job<'a> {
     pub(crate) executables: &'a [PathBuf],
     /// Only tests whose names contain this.
     pub(crate) filter: Option<&'a str>,
-    /// Whether what the verifier needs is noted, and not compared.
+    /// Whether to record what the verifier needs, rather than compare it.
     pub(crate) record: bool,
 }
 
-/// What became of a series.
+/// The result of a series.
 pub(crate) struct Run {
     /// The series.
     pub(crate) series: &'static Series,
-    /// The release of the kernel, if it was there.
+    /// The release of the kernel, if there was one.
     pub(crate) release: Option<String>,
     /// How it went.
     pub(crate) outcome: Outcome,
     time: Duration,
 }
 
-/// How a run went.
+/// The outcome of a run.
 pub(crate) enum Outcome {
     /// The tests ran to their end.
     Finished {
-        /// What libtest counted, skipped tests taken out of the passed ones.
+        /// libtest's counts, with skipped tests subtracted from the passed ones.
         counts: Counts,
         /// Exit status of the tests.
         status: i32,
-        /// Skipped tests, and why.
+        /// Skipped tests, with reasons.
         skipped: Vec<(String, String)>,
-        /// What the verifier needed: lines as in the golden file.
+        /// What the verifier needed: lines in the format of the golden file.
         verified: Vec<String>,
-        /// All that was printed.
+        /// The whole output.
         output: String,
     },
-    /// There is no kernel, and why.
+    /// There is no kernel; the reason.
     Missing(String),
     /// The machine panicked, hung, or never came up: the last lines of its console.
     Died(String),
 }
 
 impl Run {
-    /// A series without a kernel.
+    /// Returns the result of a series without a kernel.
     pub(crate) fn missing(series: &'static Series, why: &str) -> Self {
         Self { series, release: None, outcome: Outcome::Missing(why.to_owned()), time: Duration::ZERO }
     }
 
-    /// This run and another one of the same series as one.
+    /// Combines this run with another one of the same series.
     pub(crate) fn and(self, other: Self) -> Self {
         let time = self.time + other.time;
         let outcome = match (self.outcome, other.outcome) {
@@ -145,13 +146,13 @@ impl Run {
                 let status = if status == 0 { other_status } else { status };
                 Outcome::Finished { counts, status, skipped, verified, output }
             }
-            // What went wrong is what there is to say.
+            // A failure determines the result.
             (Outcome::Finished { .. }, wrong) | (wrong, _) => wrong,
         };
         Self { outcome, time, ..self }
     }
 
-    /// A paragraph: one line if all is well, with the skipped tests, and everything that was printed otherwise.
+    /// Describes the run: in one line if all is well, plus the skipped tests, and with the whole output otherwise.
     pub(crate) fn describe(&self) -> String {
         let Self { series, release, outcome, time } = self;
         let head = format!("kernel {} ({})", series.name, release.as_deref().unwrap_or("not fetched"));
@@ -186,7 +187,7 @@ pub(crate) fn run(cache: &Path, job: &Job<'_>) -> Run {
 }
 
 fn boot_and_test(cache: &Path, job: &Job<'_>) -> Result<Outcome> {
-    // Without the hash that cargo puts behind a name.
+    // The hash that cargo appends to a name is removed.
     let name = job.executables.first().and_then(|path| path.file_name()?.to_str()?.split('-').next());
     let folder = cache.join("machines").join(job.series.name).join(name.unwrap_or("none"));
     fs::create_dir_all(&folder)?;
@@ -205,7 +206,7 @@ fn boot_and_test(cache: &Path, job: &Job<'_>) -> Result<Outcome> {
     Ok(Outcome::Died(last))
 }
 
-/// Boots, and returns what the console said and how it ended.
+/// Boots the machine. Returns the console output and the exit status.
 fn boot(cache: &Path, kernel: &Kernel, script: &Path) -> Result<(String, i32)> {
     let limit = LIMIT.as_secs().to_string();
     let line = CommandLine::new("timeout --kill-after 10").args(&[limit]);
@@ -224,7 +225,7 @@ fn boot(cache: &Path, kernel: &Kernel, script: &Path) -> Result<(String, i32)> {
     Ok((console, child.wait()?.code().unwrap_or(-1)))
 }
 
-/// virtme-ng's command line. It takes KVM wherever `/dev/kvm` can be opened, which says nothing about the processor.
+/// virtme-ng's command line. It uses KVM wherever `/dev/kvm` can be opened, which says nothing about the processor.
 fn machine(cache: &Path, kernel: &Kernel) -> CommandLine {
     let mut line = CommandLine::program(&tools::programs(cache).join("vng"));
     let mut qemu = String::from(LEAST_DEVICES);
@@ -251,14 +252,14 @@ fn path(cache: &Path) -> String {
     format!("{}:{}", tools::programs(cache).display(), env::var("PATH").unwrap_or_default())
 }
 
-/// A shell in a machine.
+/// Runs a shell in a machine.
 pub(crate) fn shell(cache: &Path, kernel: &Kernel) -> Result<ExitCode> {
     let mut command = machine(cache, kernel).command();
     let status = command.env("PATH", path(cache)).stdin(Stdio::inherit()).status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the machine runs. The kernel's command line has no room for more than the name of a script.
+/// The script that the machine runs. The kernel's command line has only room for the name of a script.
 fn job_script(job: &Job<'_>) -> String {
     let supported = job.series.supported;
     let mut script = String::from("#!/bin/sh\n");
@@ -289,7 +290,7 @@ fn job_script(job: &Job<'_>) -> String {
     script
 }
 
-/// Reads a console from the start of the tests on.
+/// Parses a console from the start of the tests on.
 fn read(console: &str, status: i32) -> Outcome {
     let Some((output, end)) = console.split_once(END) else {
         let why = if status == TIMED_OUT { "the machine hung" } else { "the machine panicked" };

@@ -1,4 +1,4 @@
-//! What is kept of a run: the verifier's work for each program on each kernel, and the page about kernels.
+//! Records of a run: the verifier's work for each program on each kernel, and the page about kernels.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use super::machine::{Outcome, Run};
 /// The record that a test compares with.
 const GOLDEN: &str = "tests/golden/verifier.txt";
 
-/// The page that is rendered.
+/// The page that is generated.
 const PAGE: &str = "docs/kernels.md";
 
-/// The lines between which the page is generated.
+/// The lines that delimit the generated part of the page.
 const BEGIN: &str = "<!-- written by `cargo xtask vm --record` -->\n";
 const END: &str = "<!-- end -->\n";
 
@@ -29,7 +29,7 @@ const HEADER: &str = "\
 # Written by `cargo xtask vm --record`; compared by the test `the_verifier_needs_about_what_it_did`.
 ";
 
-/// Writes both from these runs and one on the running kernel.
+/// Writes both, from these runs and one on the running kernel.
 pub(crate) fn write(runs: &[Run], executables: &[PathBuf]) -> Result<()> {
     let mut measured: Vec<String> = native(executables)?;
     for run in runs {
@@ -51,7 +51,7 @@ pub(crate) fn write(runs: &[Run], executables: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The same test on the kernel that is running.
+/// Runs the same test on the running kernel.
 fn native(executables: &[PathBuf]) -> Result<Vec<String>> {
     let file = env::temp_dir().join(format!("floodgate-verified-{}", std::process::id()));
     for executable in executables {
@@ -63,7 +63,7 @@ fn native(executables: &[PathBuf]) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Replaces the rows of the kernels that were measured; the others stay.
+/// Replaces the rows of the measured kernels; the others stay.
 fn merge(before: &str, measured: &[String]) -> String {
     let rows =
         before.lines().filter(|line| !line.starts_with('#')).chain(measured.iter().map(String::as_str));
@@ -80,7 +80,7 @@ fn merge(before: &str, measured: &[String]) -> String {
     latest.values().fold(HEADER.to_owned(), |text, row| text + row + "\n")
 }
 
-/// The tables of the page.
+/// Renders the tables of the page.
 fn render(runs: &[Run], golden: &str) -> String {
     let mut text = String::from("\n| series | release | tests | skipped there |\n|---|---|---|---|\n");
     for Run { series, release, outcome, .. } in runs {

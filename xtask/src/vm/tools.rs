@@ -9,10 +9,10 @@ use crate::{
     setup::{self, Facts, Package, Step, install},
 };
 
-/// The virtme-ng that was tried: it boots a kernel on this machine's own files, read-only.
+/// The tested version of virtme-ng, which boots a kernel on this machine's own files, read-only.
 const VIRTME_NG: &str = "1.42";
 
-/// The virtiofsd that was tried; it shares those files with the machine.
+/// The tested version of virtiofsd, which shares those files with the machine.
 const VIRTIOFSD: &str = "1.14.0";
 
 /// Packages that the machines need.
@@ -31,7 +31,7 @@ fn environment(cache: &Path) -> PathBuf {
     cache.join("tools")
 }
 
-/// Where the tools' programs are.
+/// The folder with the tools' programs.
 pub(crate) fn programs(cache: &Path) -> PathBuf {
     environment(cache).join("bin")
 }
@@ -61,7 +61,7 @@ fn plan(cache: &Path, facts: &Facts) -> Result<Vec<Step>> {
         format!("virtme-ng {VIRTME_NG}"),
         "boots a kernel on this machine's own files",
         vec![
-            // The distribution's Python, for which python3-venv is; another one may come first in the path.
+            // The distribution's Python, which python3-venv belongs to; another one may come first in the path.
             CommandLine::new("/usr/bin/python3 -m venv").args(&[folder.display().to_string()]),
             CommandLine::program(&at("pip")).args(&[
                 "install",

@@ -1,4 +1,4 @@
-//! What the daemon knows about its feeds, and how they change the lists.
+//! The daemon's state of its feeds, and how they change the lists.
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
@@ -21,41 +21,41 @@ use crate::{
 
 use super::{Engine, withheld::log_withheld};
 
-/// Why a feed is as it was before.
+/// Why a feed was not updated.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// It cannot be read.
+    /// The feed cannot be read.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// It is something else.
+    /// The content is something else.
     #[error(transparent)]
     NoList(#[from] NoList),
-    /// What it says is not believed.
+    /// The content is implausible.
     #[error("{0}; if that is right, say `{key}` in its section{once}", key = .0.key(), once = once(.0))]
     Doubt(#[from] Doubt),
-    /// It does not fit, or the kernel does not do it.
+    /// The content does not fit, or the kernel refuses it.
     #[error(transparent)]
     Kernel(#[from] BpfError),
-    /// Its last good copy is of no use.
+    /// The last good copy is unusable.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// It is in force, and the next start will lack it until it is read.
+    /// The content is in force, but the next start will lack it until it has been read.
     #[error("it is in force, but without a copy for the next start: {0}")]
     NoCopy(CopyError),
-    /// Reading it does not end.
+    /// Reading the feed does not end.
     #[error("reading it has not ended within {0} s")]
     Hangs(u64),
-    /// The thread that read it has ended.
+    /// The thread that read it panicked.
     #[error("reading it ended with {0}")]
     Panic(String),
 }
 
-/// When a feed was last known to say what it is believed to say.
+/// When the accepted content of a feed was last known to be current.
 #[derive(Clone, Copy, Debug)]
 pub enum Read {
-    /// By this daemon.
+    /// As read by this daemon.
     At(BootTime),
-    /// By the one that wrote the copy, as the wall clock was then.
+    /// As read by the daemon that wrote the copy, by the wall clock at that time.
     Copied(SystemTime),
 }
 
@@ -67,7 +67,7 @@ impl Read {
         }
     }
 
-    /// For showing.
+    /// Returns the wall-clock time, for display.
     fn wall(self) -> SystemTime {
         match self {
             Self::At(moment) => moment.wall(),
@@ -76,7 +76,7 @@ impl Read {
     }
 }
 
-/// What else helps against a doubt.
+/// Returns what else resolves a doubt.
 fn once(doubt: &Doubt) -> &'static str {
     match doubt {
         Doubt::Covers { .. } => "",
@@ -84,11 +84,11 @@ fn once(doubt: &Doubt) -> &'static str {
     }
 }
 
-/// A feed, and what became of it.
+/// A feed and its current state.
 pub(super) struct FeedState {
     kind: ListKind,
     feed: Feed,
-    /// Entries that it lists.
+    /// Number of entries that it lists.
     listed: usize,
     left_out: u64,
     problems: Vec<String>,
@@ -124,8 +124,8 @@ impl FeedState {
 }
 
 impl Engine {
-    /// Takes over the feeds of a configuration. What those carried that are no longer in it is taken out. Returns what has
-    /// become of feeds.
+    /// Takes over the feeds of a configuration. Entries of feeds that are no longer in it are removed. Returns
+    /// what happened to feeds.
     pub fn set_feeds(&mut self, config: &Config) -> Result<Vec<String>, BpfError> {
         let mut changed = Vec::new();
         for kind in ListKind::ALL {
@@ -164,7 +164,7 @@ impl Engine {
                 }
             }
         }
-        // In the order of the configuration.
+        // Sort them in the order of the configuration.
         let place = |state: &FeedState| {
             let feeds = &config.list(state.kind).feeds;
             (state.kind as usize, feeds.iter().position(|feed| feed.name == state.feed.name))
@@ -173,8 +173,8 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Puts what a feed says into force: all of it, or nothing. Returns false, and does nothing, when the feed is no longer
-    /// configured like this. `force` believes what is suddenly much shorter or longer.
+    /// Puts the content of a feed into force: completely, or not at all. Returns false, and does nothing, if the
+    /// feed is no longer configured like this. `force` accepts content that is suddenly much shorter or longer.
     pub fn accept_feed(
         &mut self,
         kind: ListKind,
@@ -233,7 +233,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Notes that a feed still says what it said; returns whether it is configured like this.
+    /// Records that a feed is unchanged; returns whether it is configured like this.
     pub fn confirm_feed(&mut self, kind: ListKind, feed: &Feed, at: BootTime) -> bool {
         debug!("feed {}: nothing has changed", feed.name);
         let Some(state) = self.feed_mut(kind, feed) else { return false };
@@ -241,7 +241,7 @@ impl Engine {
         true
     }
 
-    /// Notes that a feed is as it was before, because of an error. The same error is logged once.
+    /// Records that a feed was not updated because of an error. Logs the same error once.
     pub fn fail_feed(&mut self, kind: ListKind, feed: &Feed, error: &FeedError) {
         let Some(state) = self.feed_mut(kind, feed) else { return };
         state.errors += 1;
@@ -252,7 +252,7 @@ impl Engine {
         state.error = Some(error);
     }
 
-    /// Notes when a feed will be read next.
+    /// Records when a feed will be read next.
     pub fn schedule_feed(&mut self, kind: ListKind, feed: &Feed, next: BootTime) {
         if let Some(state) = self.feed_mut(kind, feed) {
             state.next = Some(next);
@@ -263,12 +263,12 @@ impl Engine {
         self.feeds.iter_mut().find(|state| state.kind == kind && state.feed == *feed)
     }
 
-    /// The feeds, with what became of them.
+    /// Returns the feeds with their current state.
     pub fn feeds(&self) -> Vec<FeedStatus> {
         let status = |state: &FeedState| {
             let FeedState { kind, feed, listed, left_out, problems, format, good_at, errors, error, next } =
                 state;
-            // Feeds of other lists are not guarded, and no two have the same name.
+            // Only feeds of the block list are guarded, and no two feeds have the same name.
             let withheld: Vec<_> = self.withheld(&Origin::Feed(feed.name.clone())).collect();
             let since_epoch = |at: &Read| at.wall().duration_since(SystemTime::UNIX_EPOCH).ok();
             FeedStatus {

@@ -31,7 +31,7 @@ impl From<TargetError> for Refused {
 }
 
 impl Engine {
-    /// Puts what the configuration says into a list that is empty.
+    /// Puts the configured entries into an empty list.
     pub fn fill(&mut self, kind: ListKind, configured: Configured) -> Result<(), BpfError> {
         for problem in &configured.problems {
             warn!("{} list: left out: {problem}", kind.label());
@@ -45,8 +45,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Exchanges what the configuration has put into the lists for what it says now, and takes over its feeds. If one list
-    /// has no room, all stay as they are.
+    /// Replaces the entries that the configuration has put into the lists with those it has now, and takes over
+    /// its feeds. If one list has no room, all lists stay unchanged.
     pub fn reload(
         &mut self,
         config: &Config,
@@ -85,7 +85,7 @@ impl Engine {
         Ok(reply)
     }
 
-    /// Doubts a file of the configuration that lists nothing all of a sudden, or almost nothing of what it did.
+    /// Rejects a configuration file that is suddenly empty or has almost none of its previous entries.
     fn believe_files(&self, lists: &[(ListKind, Configured)]) -> Result<(), Refused> {
         let files = lists.iter().flat_map(|(kind, list)| list.listed.iter().map(move |file| (*kind, file)));
         for (kind, (origin, now)) in files {
@@ -98,18 +98,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts entries into a list, and takes out what they replace: all of it, or nothing.
+    /// Puts entries into a list, and takes out what they replace: completely, or not at all.
     pub(super) fn insert(&mut self, kind: ListKind, edit: Edit) -> Result<AddReply, BpfError> {
         let only_puts = edit.changes().iter().all(|(_, change)| change.put().is_some());
         let undo = self.filter.edit_list(kind, edit)?;
         Ok(self.count(kind, &undo, only_puts))
     }
 
-    /// What became of the entries in an edit, by the edit that undoes it, and whether it took nothing out.
+    /// Counts what happened to the entries of an edit. `undo` is the edit that undoes it; `only_puts` means that
+    /// it took nothing out.
     fn count(&self, kind: ListKind, undo: &Edit, only_puts: bool) -> AddReply {
         let mut reply = AddReply::default();
         for (prefix, change) in undo.changes() {
-            // A search for each of a million entries takes a while.
+            // Searching for each of a million entries takes a while.
             let is_there = only_puts || self.list(kind).held_by(*prefix, change.origin()).is_some();
             let (count, names) = match (change, is_there) {
                 (Change::Take(_), true) => (&mut reply.added, Some(&mut reply.first_added)),
@@ -131,7 +132,7 @@ impl Engine {
         self.filter.lists.book(kind)
     }
 
-    /// The entries of a list, or those that cover an address.
+    /// Returns the entries of a list, or those that cover an address.
     pub fn entries(&self, kind: ListKind, covering: Option<IpAddr>) -> ListReply {
         let book = self.list(kind);
         let describe = |(prefix, entry): (IpNet, &Entry)| describe(prefix, entry);
@@ -148,7 +149,7 @@ impl Engine {
         ListReply { entries }
     }
 
-    /// Adds entries to a list: all of them, or none. An entry that is there and ends later stays as it is.
+    /// Adds entries to a list: all, or none. An existing entry that expires later stays unchanged.
     pub fn add(&mut self, kind: ListKind, request: AddRequest) -> Result<AddReply, Refused> {
         let AddRequest { prefixes, ttl_s, reason, added_by, file, replace, force, logged_in_from } = request;
         let mut prefixes = prefixes.into_iter().map(canonical).collect::<Result<Vec<_>, _>>()?;
@@ -207,7 +208,7 @@ impl Engine {
         Ok(reply)
     }
 
-    /// The edit that adds prefixes, and how many entries it leaves as they are.
+    /// Returns the edit that adds prefixes, and how many entries it leaves unchanged.
     fn adding(&self, kind: ListKind, prefixes: Vec<IpNet>, entry: &Entry, replace: bool) -> (Edit, u64) {
         let (book, origin) = (self.list(kind), &entry.note.origin);
         if replace {
@@ -224,7 +225,7 @@ impl Engine {
         (Edit::put_alike(prefixes, entry), kept)
     }
 
-    /// Whether an import is believed. The prefixes are sorted.
+    /// Checks whether an import is plausible. The prefixes are sorted.
     fn believe(
         &self,
         kind: ListKind,
@@ -247,13 +248,13 @@ impl Engine {
         check().map_err(|doubt| Refused::Doubtful { origin: origin.to_string(), doubt })
     }
 
-    /// How many entries an origin has, in force as they are written or not.
+    /// Returns how many entries an origin has, whether in force as written or not.
     fn entries_of(&self, kind: ListKind, origin: &Origin) -> usize {
         let withheld = self.withheld.iter().find(|of| kind == ListKind::Block && *of.origin == *origin);
         withheld.map_or_else(|| self.list(kind).of(origin).count(), |of| of.entries(self.list(kind)))
     }
 
-    /// What an operator who has just typed an entry may not expect.
+    /// Returns notes on what an operator who has just typed an entry may not expect.
     fn notes_on(&self, kind: ListKind, prefix: IpNet, entry: &Entry) -> Vec<String> {
         let book = self.list(kind);
         let covering = book.cover(prefix).flat_map(|(at, _)| book.holders(at).map(move |other| (at, other)));
@@ -282,7 +283,7 @@ impl Engine {
         notes
     }
 
-    /// Removes from a list what was added at run time.
+    /// Removes entries from a list that were added at run time.
     pub fn remove(&mut self, kind: ListKind, request: RemoveRequest) -> Result<RemoveReply, Refused> {
         let RemoveRequest { prefixes, import } = request;
         let prefixes = prefixes.into_iter().map(canonical).collect::<Result<Vec<_>, _>>()?;
@@ -361,7 +362,7 @@ impl Engine {
         ))
     }
 
-    /// Takes out what has ended.
+    /// Removes expired entries.
     pub(super) fn expire(&mut self) -> Result<(), BpfError> {
         let now = BootTime::now();
         for kind in ListKind::ALL {
@@ -376,13 +377,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes which keys of the configuration wait for another start.
+    /// Records which configuration keys take effect at the next start.
     pub fn set_pending(&mut self, keys: Vec<String>) {
         self.pending = keys;
     }
 }
 
-/// Of entries that came by an import of this name, or were typed.
+/// Returns the origin of entries from an import of this name, or of typed entries.
 fn origin_of(import: Option<String>) -> Result<Origin, Refused> {
     match import {
         None => Ok(Origin::Operator),
@@ -393,7 +394,7 @@ fn origin_of(import: Option<String>) -> Result<Origin, Refused> {
     }
 }
 
-/// The time until an entry ends, rounded to the nearest second; 0 if it has ended.
+/// Returns the time until an entry expires, rounded to the nearest second; 0 if it has expired.
 fn seconds_until(end: BootTime) -> u64 {
     end.since(BootTime::now()).as_secs_f64().round() as u64
 }
@@ -409,7 +410,7 @@ fn describe(prefix: IpNet, Entry { expires, note }: &Entry) -> ListEntry {
     }
 }
 
-/// Who has said what about entries, on one line of the log.
+/// Returns who has said what about entries, for one log line.
 fn said(entry: &Entry, ttl_s: Option<u64>) -> String {
     let Note { origin, reason, added_by, added: _ } = &*entry.note;
     let mut text = format!(", {}", Printable(origin));

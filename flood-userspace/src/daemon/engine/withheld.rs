@@ -1,4 +1,5 @@
-//! What this host needs, in the block list: it is withheld of what nobody has typed, and said of what somebody has.
+//! Protects what this host needs from the block list: withholds it from entries that nobody typed, and warns about
+//! typed entries that cover it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -19,17 +20,17 @@ use crate::{
 use super::Engine;
 
 impl Engine {
-    /// What knows what must not be blocked.
+    /// Returns the guard of what must not be blocked.
     pub fn list_guard(&self) -> &Guard {
         &self.list_guard
     }
 
-    /// Guards this from now on, in what comes.
+    /// Sets the guard for future entries only.
     pub fn set_list_guard(&mut self, guard: Guard) {
         self.list_guard = guard;
     }
 
-    /// Notes what is withheld of origins, in the place of what was.
+    /// Records what is withheld of origins, replacing earlier records.
     pub(super) fn note_withheld(&mut self, all: Vec<Withholding>) {
         for withholding in all {
             self.forget_withheld(&withholding.origin);
@@ -37,18 +38,18 @@ impl Engine {
         }
     }
 
-    /// Notes that an origin is not guarded, or is no more.
+    /// Records that an origin is not, or no longer, guarded.
     pub(super) fn forget_withheld(&mut self, origin: &Origin) {
         self.withheld.retain(|of| *of.origin != *origin);
     }
 
-    /// What is withheld of an origin.
+    /// Returns what is withheld of an origin.
     pub(super) fn withheld(&self, origin: &Origin) -> impl Iterator<Item = &Withheld> {
         let of = self.withheld.iter().filter(move |of| *of.origin == *origin);
         of.flat_map(Withholding::withheld)
     }
 
-    /// Guards what this host needs now, in what nobody has typed.
+    /// Updates what this host needs, and guards it in entries that nobody typed.
     pub(super) fn follow_lifelines(&mut self, lifelines: &[Lifeline]) -> Result<(), BpfError> {
         if lifelines == self.list_guard.lifelines() {
             return Ok(());
@@ -56,7 +57,7 @@ impl Engine {
         self.guard_again(Guard::new(lifelines.to_vec()))
     }
 
-    /// Guards this, in what is there already and in what comes.
+    /// Applies a guard to existing and future entries.
     pub(super) fn guard_again(&mut self, guard: Guard) -> Result<(), BpfError> {
         for index in 0..self.withheld.len() {
             let before = self.withheld[index].clone();
@@ -65,7 +66,7 @@ impl Engine {
                 continue;
             }
             match self.filter.edit_list(ListKind::Block, Edit::new(changes)) {
-                // What is left of the prefixes has no room; what this host needs goes before.
+                // There is no room for the remaining pieces of the prefixes; what this host needs has priority.
                 Err(BpfError::ListFull(full)) => {
                     self.filter.edit_list(ListKind::Block, again.give_up(&before))?;
                     warn!(
@@ -90,7 +91,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets what is withheld of these prefixes; returns what is in force of them.
+    /// Forgets what is withheld of these prefixes; returns their pieces that are in force.
     pub(super) fn give_back(&mut self, origin: &Origin, prefixes: &[IpNet]) -> Vec<IpNet> {
         let Some(of) = self.withheld.iter_mut().find(|of| *of.origin == *origin) else {
             return Vec::new();
@@ -100,21 +101,21 @@ impl Engine {
         gone.flat_map(|held| held.withheld.pieces).collect()
     }
 
-    /// Forgets what is withheld of entries that have ended.
+    /// Forgets what is withheld of expired entries.
     pub(super) fn expire_withheld(&mut self, now: BootTime) {
         for of in &mut self.withheld {
             of.held.retain(|held| held.entry.expires.is_none_or(|at| now < at));
         }
     }
 
-    /// Those of these prefixes, which somebody has typed, that cover what this host needs.
+    /// Returns those of these typed prefixes that cover what this host needs.
     pub(super) fn harm_of(&self, typed: &[IpNet]) -> Vec<Withheld> {
         let harm = typed.iter().filter_map(|prefix| self.list_guard.withhold(*prefix));
-        // Whoever attacks by SSH has a connection as well.
+        // SSH attackers also have connections.
         harm.filter(|held| held.lifeline.purpose != Purpose::Connection).collect()
     }
 
-    /// Notes what has just been typed and covers what this host needs.
+    /// Records newly typed prefixes that cover what this host needs.
     pub(super) fn note_harm(&mut self, new: Vec<Withheld>) {
         let is_new = |held: &Withheld| new.iter().any(|other| other.prefix == held.prefix);
         let mut harm = std::mem::take(&mut self.harm);
@@ -127,8 +128,8 @@ impl Engine {
         self.list(ListKind::Block).held_by(prefix, &Origin::Operator).is_some()
     }
 
-    /// What the operator should know about what was typed: it may cover by now what this host needs, and is in force all the
-    /// same; and it may let everything pass.
+    /// Returns warnings about typed entries: they may by now cover what this host needs and are still in force, or
+    /// may let everything pass.
     pub(super) fn warnings_of_typed(&self) -> Vec<String> {
         let harm = self.harm.iter().filter(|held| self.is_typed(held.prefix)).take(NAMED);
         let mut warnings: Vec<String> = harm
@@ -142,7 +143,7 @@ impl Engine {
     }
 }
 
-/// What the operator should know about what is withheld of an origin.
+/// Returns a warning about what is withheld of an origin.
 pub(super) fn withheld_warning(of: &Withholding) -> Option<String> {
     let mut withheld = of.withheld().filter(|held| !held.lifeline.is_of_every_host());
     let first = withheld.next()?;
@@ -153,7 +154,7 @@ pub(super) fn withheld_warning(of: &Withholding) -> Option<String> {
     Some(format!("block list, {}: {first}{more}", of.origin))
 }
 
-/// Logs what is withheld of a list now.
+/// Logs what is now withheld of a list.
 pub(super) fn log_withheld(list: &str, held: &Withheld) {
     if held.lifeline.is_of_every_host() {
         info!("{list}: {held}");

@@ -1,5 +1,5 @@
-//! Going through a book in the order of prefixes: where they lie close together, this goes from entry to entry, which is
-//! much faster than a search for each.
+//! Traverses a book in the order of prefixes. Where the prefixes lie close together, this goes from entry to
+//! entry, which is much faster than a search for each.
 
 use std::{collections::btree_map::Range, iter::Peekable, ops::Bound};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Book, Entry};
 
-/// So many steps take as long as a search.
+/// This many steps take as long as a search.
 const STEPS: usize = 16;
 
 /// Visits the entries within prefixes.
@@ -36,23 +36,23 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Visits the entries that cover prefixes, for the greatest of a number that each entry may have.
+/// Visits the entries that cover prefixes, to find the maximum of a number that each entry has.
 pub struct Above<'a, F> {
     book: &'a Book,
     number: F,
     ahead: Peekable<Range<'a, IpNet, Entry>>,
-    /// The entries that cover the last prefix, broadest first, each with the greatest number up to it.
+    /// The entries that cover the last prefix, broadest first, each with the maximum up to it.
     above: Vec<(IpNet, u32)>,
 }
 
 impl<'a, F: Fn(IpNet, &Entry) -> u32> Above<'a, F> {
-    /// Begins before all prefixes.
+    /// Starts before all prefixes.
     pub fn new(book: &'a Book, number: F) -> Self {
         Self { book, number, ahead: book.entries.range(..).peekable(), above: Vec::new() }
     }
 
-    /// The greatest number of the entries that cover a prefix: of those that are shorter, and of all. 0 if there is none.
-    /// No prefix may come before the last one.
+    /// Returns the maximum over the entries that cover a prefix: over shorter ones only, and over all. 0 if there
+    /// is none. Prefixes must be passed in order.
     pub fn at(&mut self, prefix: IpNet) -> [u32; 2] {
         while self.above.pop_if(|(above, _)| !above.contains(&prefix)).is_some() {}
         let mut steps = 0;

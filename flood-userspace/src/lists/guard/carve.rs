@@ -1,4 +1,4 @@
-//! Prefixes without the addresses of others.
+//! Cuts the addresses of lifelines out of prefixes.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 use crate::host::Lifeline;
 
-/// How many pieces a prefix is cut into at most; one that would need more is left out whole.
+/// Maximum pieces of a prefix; one that would need more is left out whole.
 const MOST_PIECES: usize = 4096;
 
-/// The addresses of the lifelines of an address family, in their order, none of them overlapping.
+/// Returns the addresses of the lifelines of an address family, sorted and without overlaps.
 pub(super) fn ranges(lifelines: &[Lifeline], version: u8) -> Vec<(u128, u128)> {
     let of_family = lifelines.iter().filter(|lifeline| version_of(lifeline.prefix) == version);
     let mut ranges: Vec<(u128, u128)> = of_family.map(|lifeline| range(lifeline.prefix)).collect();
@@ -24,7 +24,7 @@ pub(super) fn ranges(lifelines: &[Lifeline], version: u8) -> Vec<(u128, u128)> {
     ranges
 }
 
-/// Whether a prefix has an address in one of these ranges of both families.
+/// Returns whether a prefix has an address in one of these ranges of both families.
 pub(super) fn touches(ranges: &[Vec<(u128, u128)>; 2], prefix: IpNet) -> bool {
     let ranges = &ranges[usize::from(version_of(prefix) == 6)];
     let (first, last) = range(prefix);
@@ -32,7 +32,7 @@ pub(super) fn touches(ranges: &[Vec<(u128, u128)>; 2], prefix: IpNet) -> bool {
     ranges.get(next).is_some_and(|(begin, _)| *begin <= last)
 }
 
-/// The fewest prefixes with all addresses of one but those in `holes`; none if they would be too many.
+/// Returns the fewest prefixes that cover `prefix` without the `holes`; none if they would be too many.
 pub(super) fn without(prefix: IpNet, holes: &[IpNet]) -> Vec<IpNet> {
     let mut pieces = Vec::new();
     let mut ahead = vec![prefix];

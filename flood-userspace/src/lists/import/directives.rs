@@ -15,7 +15,7 @@ fn is(word: &str, names: &[&str]) -> bool {
     names.iter().any(|name| word.eq_ignore_ascii_case(name))
 }
 
-/// Neither server has other remarks, and to nginx a semicolon is the end of a directive.
+/// Strips remarks: neither server has others, and to nginx a semicolon ends a directive.
 fn without_remarks(line: &str) -> &str {
     line.split('#').next().unwrap_or_default()
 }
@@ -29,7 +29,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
             let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
             let negated = |what| Err(Refusal::new(Format::Deny, Why::Negated(what), Some(line)));
             match lower[..] {
-                // What frames directives, and what is so without them.
+                // Directives that frame others, and those that state the default.
                 []
                 | ["order" | "satisfy", ..]
                 | ["allow", "all"]
@@ -40,7 +40,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
                 ["permit", ..] => return negated("permit"),
                 ["require", "ip" | "host" | "forward-dns" | "local", ..] => return negated("Require ip"),
                 ["deny", "from", _, ..] => take(&words[2..], &line, import)?,
-                // A mask, a port, the other end of a connection: nginx has none of them.
+                // A mask, a port, or the other end of a connection: nginx supports none of them.
                 ["deny", _, _, ..] => {
                     let why = Why::NoList("the access list of a router");
                     return Err(Refusal::new(Format::Deny, why, Some(line)));
@@ -54,7 +54,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// Takes all of a directive.
+/// Takes all targets of a directive.
 fn take(targets: &[&str], line: &Line<'_>, import: &mut Import) -> Result<(), Refusal> {
     for target in targets {
         let refused = |why| Err(Refusal::new(Format::Deny, why, Some(*line)));

@@ -1,4 +1,4 @@
-//! What ipset prints: `save`, which `restore` reads, and `list`.
+//! The output of ipset: `save`, which `restore` reads, and `list`.
 
 use super::{
     Format, Import, LineProblem, Refusal, Why,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::lists::{import::json::neutral, target::parse_target};
 
-/// Options of an entry that do not change what it covers, and how many words each has.
+/// Options of an entry that do not change what it covers, with their numbers of words.
 const OPTIONS: [(&str, usize); 7] = [
     ("timeout", 2),
     ("packets", 2),
@@ -89,7 +89,7 @@ pub(super) fn read_list(text: &Text<'_>, import: &mut Import) -> Result<(), Refu
     Ok(())
 }
 
-/// Refuses a set whose entries are not what they look like.
+/// Refuses a set whose entries do not mean what they seem to.
 fn check_set(format: Format, line: &Line<'_>, kind: &str, options: &[&str]) -> Result<(), Refusal> {
     let refused = |what: String| Err(Refusal::new(format, Why::NotAddresses(what), Some(*line)));
     if !matches!(kind, "hash:ip" | "hash:net" | "bitmap:ip") {
@@ -110,7 +110,7 @@ pub(super) struct Set {
     neutral: String,
 }
 
-/// Refuses the entry of a second set, unless it is the same for the other address family.
+/// Refuses an entry of a second set, unless that is the counterpart for the other address family.
 pub(super) fn check_name(
     set: &mut Option<Set>,
     name: &str,

@@ -1,7 +1,8 @@
-//! JSON: the strings in it that are addresses, prefixes or ranges, if all of them are under one name.
+//! JSON: takes the strings that are addresses, prefixes or ranges, if all of them are under one name.
 //!
-//! A name is the way to a string, `prefixes.ip_prefix`, without what distinguishes address families in it. Other strings
-//! are of no interest unless they are under the same name. A document is walked through without being kept.
+//! A name is the path to a string, such as `prefixes.ip_prefix`, without the parts that distinguish address
+//! families. Other strings are ignored unless they are under the same name. A document is walked through without
+//! being stored.
 
 use std::{collections::BTreeMap, fmt, iter};
 
@@ -15,10 +16,10 @@ use super::{
 };
 use crate::lists::target::{parse_address, parse_target};
 
-/// How many names are looked at: more than one with addresses is one too many.
+/// How many names are tracked. More than one with addresses is one too many.
 const NAMES: usize = 1024;
 
-/// What the name of a field has in it that is the length of a prefix beside an address, or how many addresses it has.
+/// Parts of the name of a field that holds the prefix length for an address, or its number of addresses.
 const LENGTH_NAMES: [&str; 6] = ["len", "mask", "bits", "cidr", "prefix", "size"];
 
 pub(super) fn recognises(head: &Head) -> bool {
@@ -32,22 +33,22 @@ pub(super) fn recognises(head: &Head) -> bool {
     }
 }
 
-/// What the name of a field has in it that is true for addresses that are let in.
+/// Parts of the name of a field that is true for addresses that are let in.
 const LETS_IN: [&str; 2] = ["whitelist", "allowlist"];
 
-/// The address families, by what is in names. What is the same in both is of either.
+/// Markers of the address families in names. Those that are the same in both mean either family.
 const FAMILIES: [[&str; 10]; 2] = [
     ["ipv4", "ip4", "inet4", "v4", "ipv", "inet", "ip", "_", "-", "4"],
     ["ipv6", "ip6", "inet6", "v6", "ipv", "inet", "ip", "_", "-", "6"],
 ];
 
-/// Whether text is of IPv6 rather than of IPv4.
+/// Returns whether text is IPv6 rather than IPv4.
 fn is_ipv6(text: &str) -> bool {
     text.contains(':')
 }
 
-/// The name of what holds `entry`, without case and without the family of that in it: `bad4` and `bad6` are one, if they hold
-/// what they say.
+/// Returns the name of what holds `entry`, in lower case and without the markers of the entry's address family:
+/// `bad4` and `bad6` are the same name if they hold what they say.
 pub(super) fn neutral(name: &str, entry: &str) -> String {
     without_family(name, FAMILIES[usize::from(is_ipv6(entry))])
 }
@@ -60,44 +61,45 @@ fn without_family(name: &str, [parts @ .., digit]: [&str; 10]) -> String {
     name.strip_suffix(digit).map(str::to_owned).unwrap_or(name)
 }
 
-/// What is under one name.
+/// The contents under one name.
 #[derive(Default)]
 struct Found {
-    /// The name as it is written first.
+    /// The name as first written.
     written: String,
     prefixes: Vec<IpNet>,
-    /// Strings that are no entries: the first, each with the line that it is on.
+    /// Strings that are no entries: the first ones, each with its line number.
     others: Vec<(u64, String)>,
     more_others: u64,
 }
 
-/// What has been found so far.
+/// Everything found so far.
 #[derive(Default)]
 struct Names {
-    /// The number of a name, by that of the one around it and its last part.
+    /// The number of a name, by the number of its parent and its last part.
     numbers: BTreeMap<(usize, String), usize>,
     /// By these numbers.
     found: BTreeMap<usize, Found>,
     prefixes: usize,
-    /// Whether there is an array, or a document, with nothing in it.
+    /// Whether there is an empty array or an empty document.
     has_empty: bool,
-    /// Whether there is an entry under a name that is not looked at.
+    /// Whether there is an entry under a name that is not tracked.
     too_many: bool,
-    /// How many documents there are, and whether one is an array with several entries.
+    /// Number of documents, and whether one is an array with several entries.
     documents: u64,
     has_list: bool,
 }
 
-/// A part of the way to a value.
+/// A part of the path to a value.
 struct Part {
-    /// Its beginning as it is written.
+    /// Its beginning, as written.
     written: String,
-    /// The numbers of the name up to here, without what is of IPv4 and without what is of IPv6; `None` where there are too many.
+    /// The numbers of the name up to here, without IPv4 markers and without IPv6 markers; `None` if there are too
+    /// many names.
     numbers: [Option<usize>; 2],
 }
 
 impl Names {
-    /// The part of a way behind others.
+    /// Returns the part `name` at the end of a path.
     fn part(&mut self, path: &[Part], name: &str) -> Part {
         let around = path.last().map_or([Some(0); 2], |part| part.numbers);
         let numbers = [0, 1].map(|family| {
@@ -111,7 +113,7 @@ impl Names {
         Part { written: name.chars().take(MAX_SHOWN_CHARS).collect(), numbers }
     }
 
-    /// Takes a string. Whether it is an entry.
+    /// Takes a string. Returns whether it is an entry.
     fn string(&mut self, path: &[Part], text: &str, line: u64) -> bool {
         let number = match path.last() {
             Some(part) => part.numbers[usize::from(is_ipv6(text))],
@@ -144,9 +146,9 @@ impl Names {
     }
 }
 
-/// What a value was.
+/// Kind of a value.
 enum Kind {
-    /// An address without a length.
+    /// An address without a prefix length.
     Address,
     /// A prefix or range.
     Target,
@@ -160,14 +162,14 @@ enum Kind {
 struct Walk<'a> {
     names: &'a mut Names,
     path: &'a mut Vec<Part>,
-    /// Whether it is one of several alike: an array in it is a row of a table.
+    /// Whether it is one of several similar values: an array in it is a row of a table.
     is_row: bool,
-    /// The line of each string that follows, names among them. The parser does not tell it.
+    /// The line of each following string, names included, because the parser does not report it.
     lines: &'a mut dyn Iterator<Item = u64>,
 }
 
 impl Walk<'_> {
-    /// For a value within this one.
+    /// Returns a walk for a value within this one.
     fn within(&mut self, is_row: bool) -> Walk<'_> {
         Walk { names: self.names, path: self.path, is_row, lines: self.lines }
     }
@@ -279,7 +281,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// How many strings begin on a line of JSON. None goes on on the next line.
+/// Counts the strings that begin on a line of JSON. No string spans two lines.
 fn strings(line: &[u8]) -> usize {
     let (mut strings, mut is_within) = (0, false);
     let mut bytes = line.iter();
@@ -344,7 +346,7 @@ fn refusal(line: &Line<'_>, why: String) -> Refusal {
     Refusal::new(Format::Json, Why::Syntax(why), Some(*line))
 }
 
-/// Takes what is under the one name with addresses.
+/// Takes the entries of the only name with addresses.
 fn take(names: Names, text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
     let refused = |why| Err(Refusal::new(Format::Json, why, None));
     if names.too_many {
@@ -363,7 +365,7 @@ fn take(names: Names, text: &Text<'_>, import: &mut Import) -> Result<(), Refusa
     import.prefixes = prefixes;
     let mut lines = text.lines().peekable();
     for (number, other) in others {
-        // They come in the order of the lines.
+        // They are sorted by line.
         while lines.next_if(|line| line.number < number).is_some() {}
         if let (Some(line), Err(error)) = (lines.peek(), parse_target(&other)) {
             import.bad(line, LineProblem::of(&other, error));

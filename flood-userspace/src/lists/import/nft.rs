@@ -1,4 +1,4 @@
-//! Sets as nft prints them, and `add element` and `define` of its scripts.
+//! Sets as printed by nft, and `add element` and `define` of its scripts.
 
 use super::{
     Format, Import, LineProblem, Refusal, Why,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::lists::target::parse_target;
 
-/// Options of an element that do not change what it covers, and how many words each has.
+/// Options of an element that do not change what it covers, with their numbers of words.
 const OPTIONS: [(&str, usize); 8] = [
     ("timeout", 2),
     ("expires", 2),
@@ -32,25 +32,25 @@ pub(super) fn recognises(head: &Head) -> bool {
     )
 }
 
-/// Where the reader is.
+/// State of the reader.
 #[derive(Default)]
 struct State {
-    /// The words since the last brace or semicolon.
+    /// Words since the last brace or semicolon.
     before: Vec<String>,
-    /// The set that is being described.
+    /// Name of the current set.
     name: String,
-    /// The set of the entries so far.
+    /// Set of the entries so far.
     set: Option<Set>,
-    /// The element that is being read, once in the braces of elements.
+    /// The element being read, inside the braces of elements.
     element: Option<Vec<String>>,
-    /// Whether there is a set, with elements or without.
+    /// Whether there is a set, with or without elements.
     is_set: bool,
 }
 
-/// Words kept of what is before a brace: `add element inet filter name`.
+/// Maximum words kept before a brace: `add element inet filter name`.
 const BEFORE: usize = 8;
 
-/// Words kept of an element; more than options have.
+/// Maximum words kept of an element; more than its options have.
 const WORDS: usize = 32;
 
 pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> {
@@ -60,7 +60,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
         import.lines += 1;
         last = Some(line);
         let beginning = String::from_utf8_lossy(line.bytes);
-        // A line may go on on the next.
+        // A line may continue on the next one.
         let (mut rest, goes_on) = match beginning.trim_end().strip_suffix('\\') {
             Some(line) => (line, true),
             None => (&*beginning, false),
@@ -83,7 +83,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
     }
 }
 
-/// The next token of a line and what is behind it: a word, a mark, or text in quotes.
+/// Returns the next token of a line and the rest: a word, a mark, or quoted text.
 fn token(line: &str) -> Option<(&str, &str)> {
     let line = line.trim_start();
     let first = line.chars().next()?;
@@ -160,7 +160,7 @@ impl State {
 
     fn take(&mut self, element: &[String], line: &Line<'_>, import: &mut Import) -> Result<(), Refusal> {
         let words: Vec<&str> = element.iter().map(String::as_str).collect();
-        let Some((target, mut rest)) = words.split_first() else { return Ok(()) }; // nft takes a comma behind the last
+        let Some((target, mut rest)) = words.split_first() else { return Ok(()) }; // nft accepts a trailing comma
         let mut range = None;
         if let ["-", last, behind @ ..] = rest {
             range = Some(format!("{target}-{last}"));

@@ -9,10 +9,10 @@ use super::{
 };
 use crate::lists::target::{TargetError, parse_address, parse_target, subnets};
 
-/// The highest level of eMule whose addresses are blocked.
+/// The highest eMule level whose addresses are blocked.
 const BLOCKED_LEVEL: u16 = 127;
 
-/// The range of a line of P2P: the name before it may have colons.
+/// Returns the range of a P2P line: the name before it may contain colons.
 fn range(line: &str) -> Option<(&str, &str)> {
     let (_, range) = line.rsplit_once(':')?;
     let (first, last) = range.split_once('-')?;
@@ -35,7 +35,7 @@ pub(super) fn read(text: &Text<'_>, import: &mut Import) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// First, last and level of a line of `ipfilter.dat`.
+/// Returns first address, last address and level of a line of `ipfilter.dat`.
 fn filter(line: &str) -> Option<(IpAddr, IpAddr, u16)> {
     let mut parts = line.splitn(3, ',').map(str::trim);
     let (range, level) = (parts.next()?, parts.next()?.parse().ok()?);
@@ -43,7 +43,7 @@ fn filter(line: &str) -> Option<(IpAddr, IpAddr, u16)> {
     Some((padded(first.trim())?, padded(last.trim())?, level))
 }
 
-/// An IPv4 address, maybe with zeros before its numbers: where each has three digits, none is octal.
+/// Parses an IPv4 address that may have leading zeros: if each number has three digits, none is octal.
 fn padded(text: &str) -> Option<IpAddr> {
     let numbers: Vec<&str> = text.split('.').collect();
     if !numbers.iter().all(|number| number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit())) {
@@ -54,7 +54,7 @@ fn padded(text: &str) -> Option<IpAddr> {
 }
 
 pub(super) fn recognises_filter(head: &Head) -> bool {
-    // What any list may have is not enough: an address, or a comma, as only this format writes it.
+    // Fields that any list may have are not enough: require an address, or a comma, as only this format writes it.
     let is_padded = |line: &str| line.split(',').next().is_some_and(|range| parse_target(range).is_err());
     head.lines.iter().any(|(_, line)| filter(line).is_some() && (is_padded(line) || line.contains(" , ")))
 }

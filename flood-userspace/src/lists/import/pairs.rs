@@ -6,16 +6,16 @@ use ipnet::IpNet;
 
 use crate::lists::target::{netmask_length, subnets};
 
-/// The smallest block in which two addresses alone, its first and its last, are taken for a range: four addresses.
+/// The smallest block whose first and last address alone are taken for a range: four addresses.
 const TELLING_BITS: u8 = 2;
 
-/// To what both ends of a range are aligned at least that is no block, if nothing else says that it is a range.
+/// Minimum alignment of both ends of a range that is not a single block, if nothing else marks it as a range.
 const ALIGNED: u128 = 64;
 
 /// The same for ranges that are written as integers: the larger ones are times, which come as they come.
 const ALIGNED_INTEGERS: u128 = 8;
 
-/// What two addresses are.
+/// Meaning of two addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// First and last.
@@ -24,17 +24,17 @@ pub(super) enum Meaning {
     Mask,
 }
 
-/// Two addresses of a line.
+/// Two addresses on a line.
 pub(super) struct Pair {
     pub(super) line: u64,
     pub(super) first: IpAddr,
     pub(super) last: IpAddr,
-    /// The number behind them.
+    /// The number after them.
     pub(super) third: Option<u8>,
 }
 
 impl Pair {
-    /// The prefixes that it stands for.
+    /// Returns the prefixes that the pair stands for.
     pub(super) fn prefixes(&self, meaning: Meaning) -> Vec<IpNet> {
         match meaning {
             Meaning::Range => subnets(self.first, self.last).unwrap_or_default(),
@@ -54,19 +54,19 @@ fn value(address: IpAddr) -> u128 {
     }
 }
 
-/// The length of the prefix that is all of a range.
+/// Returns the length of the prefix that covers a range exactly, if there is one.
 fn block(pair: &Pair) -> Option<u8> {
     let prefixes = subnets(pair.first, pair.last).ok()?;
     matches!(prefixes[..], [_]).then(|| prefixes[0].prefix_len())
 }
 
-/// Whether a pair, as a range, is a whole block of several addresses.
+/// Returns whether a pair, taken as a range, is a whole block of several addresses.
 fn is_block(pair: &Pair) -> bool {
     pair.first != pair.last && block(pair).is_some()
 }
 
-/// What all pairs of a file are; or the line at which that cannot be told. `named` is what the names of the columns say, and
-/// `integers` how they are written. Sorts them.
+/// Returns what all pairs of a file mean, or the line at which this is ambiguous. `named` is the meaning by the
+/// column names; `integers` tells whether the addresses are written as integers. Sorts the pairs.
 pub(super) fn meaning(named: Option<Meaning>, integers: bool, pairs: &mut [Pair]) -> Result<Meaning, u64> {
     let not_a_range = pairs.iter().find(|pair| subnets(pair.first, pair.last).is_err());
     let not_a_mask = pairs.iter().find(|pair| netmask_length(pair.first, pair.last).is_none());
@@ -87,8 +87,8 @@ pub(super) fn meaning(named: Option<Meaning>, integers: bool, pairs: &mut [Pair]
     }
 }
 
-/// The first line for which pairs cannot only be ranges: these are each a whole block, or at least begin and end with one,
-/// and do not overlap. What has gone from one host to another looks different.
+/// Returns the first line that shows that the pairs may be something other than ranges. Ranges are whole blocks,
+/// or at least begin and end with one, and do not overlap. Pairs of communicating hosts look different.
 fn not_surely_ranges(integers: bool, pairs: &mut [Pair]) -> Option<u64> {
     let bits = |pair: &Pair| if pair.first.is_ipv4() { 32 } else { 128 };
     let is_telling = |pair: &Pair| {

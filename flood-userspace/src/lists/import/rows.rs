@@ -1,7 +1,8 @@
-//! Files with one entry a line: alone, with remarks behind it, or in a column of a table.
+//! Files with one entry per line: alone, followed by remarks, or in a column of a table.
 //!
-//! Which column it is, and what two of them mean together, is found from the first lines and holds for all. A
-//! pair of addresses is a range or an address and its mask only when the names of the columns or all of the pairs say so.
+//! The first lines determine which column holds the entries and what two columns mean together; this holds for the
+//! whole file. A pair of addresses is a range or an address with its mask only if the column names or all of the
+//! pairs say so.
 
 use std::net::IpAddr;
 
@@ -16,13 +17,13 @@ use super::{
     text::{Line, Text, excepts, fields, lets_in, lets_in_as_verdict, visible, without_remarks, words},
 };
 
-/// How many columns of a table are looked at.
+/// Number of table columns that are examined.
 const COLUMNS: usize = 32;
 
-/// What counts, times and dates are written with.
+/// Characters in which counts, times and dates are written.
 const FIGURES: [char; 8] = ['-', ':', '.', 'T', 'Z', '+', '/', '_'];
 
-/// Words of which one is in the name of a column that holds addresses.
+/// A column holds addresses if its name contains one of these words.
 const ADDRESS_NAMES: [&str; 19] = [
     "ip",
     "ips",
@@ -45,25 +46,25 @@ const ADDRESS_NAMES: [&str; 19] = [
     "startip",
 ];
 
-/// Words of the names of two columns that may be a range, or where and when something has begun and ended.
+/// Words in the names of two columns that may be a range, or when or where something began and ended.
 const FIRST_NAMES: [&str; 8] = ["start", "first", "from", "begin", "low", "min", "startip", "beginip"];
 const LAST_NAMES: [&str; 8] = ["end", "last", "to", "high", "max", "until", "endip", "stop"];
 
-/// What is left of such names, without [`AROUND_RANGES`], where they can only be those of a range.
+/// The words that remain of such names without [`AROUND_RANGES`] if the columns can only be a range.
 const RANGE_STARTS: [&str; 6] = ["start", "begin", "low", "min", "startip", "beginip"];
 const RANGE_ENDS: [&str; 5] = ["end", "high", "max", "stop", "endip"];
 const AROUND_RANGES: [&str; 12] = [
     "ip", "ipv4", "ipv6", "addr", "address", "cidr", "net", "network", "netblock", "subnet", "range", "block",
 ];
 
-/// Words of the name of a column that has the length of a prefix.
+/// Words in the name of a column that holds prefix lengths.
 const LENGTH_NAMES: [&str; 9] =
     ["prefix", "prefixlen", "prefixlength", "plen", "mask", "netmask", "masklen", "masklength", "cidr"];
 
-/// Words of the name of a column that says what is done with an address.
+/// Words in the name of a column that says what is done with an address.
 const VERDICT_NAMES: [&str; 7] = ["action", "verdict", "decision", "policy", "mode", "disposition", "target"];
 
-/// What separates columns.
+/// Column separators.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Separator {
     Comma,
@@ -86,17 +87,17 @@ impl Separator {
     }
 }
 
-/// Where in a line its entry is.
+/// Where a line has its entry.
 #[derive(Clone, Copy)]
 enum Place {
-    /// At its beginning, whatever separates it from what follows.
+    /// At its beginning, whatever separates it from the rest.
     First,
-    /// In a column, from 0.
+    /// In a column, counted from 0.
     Column(Separator, usize),
 }
 
 impl Place {
-    /// Whether the columns of a line are not where they are in the others, as the first is empty.
+    /// Returns whether the columns of a line are shifted against those of other lines because the first is empty.
     fn is_moved(self, line: &Line<'_>) -> bool {
         let text = line.bytes.trim_ascii();
         line.bytes.starts_with(b"\t")
@@ -106,7 +107,7 @@ impl Place {
             }
     }
 
-    /// The words of a line from the entry on.
+    /// Returns the words of a line from the entry on.
     fn words(self, line: &str) -> Vec<&str> {
         match self {
             Self::First => words(line).take(4).collect(),
@@ -117,35 +118,35 @@ impl Place {
     }
 }
 
-/// What an entry is.
+/// Form of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// An address, prefix or range.
     Target,
-    /// Two addresses, one after the other.
+    /// Two consecutive addresses.
     Pair,
     /// Two integers.
     Integers,
-    /// An address, and the length of its prefix in the next column.
+    /// An address with its prefix length in the next column.
     Length,
 }
 
-/// How the lines of a file are to be read.
+/// How to read the lines of a file.
 struct Layout {
     place: Place,
     shape: Shape,
-    /// The line that names the columns, if there is one.
+    /// Number of the line that names the columns, if there is one.
     header: Option<u64>,
-    /// What those names say of a pair.
+    /// The meaning of a pair according to the column names.
     named: Option<Meaning>,
-    /// Whether they say that there is a column of verdicts.
+    /// Whether the column names include a column of verdicts.
     has_verdicts: bool,
 }
 
-/// Whether the numbers behind addresses can all be lengths of prefixes.
+/// Tracks whether the numbers after addresses could all be prefix lengths.
 #[derive(Default)]
 struct Lengths {
-    /// The first line where one is shorter than the address.
+    /// The first line with a prefix shorter than a full address.
     first: Option<u64>,
     impossible: bool,
 }
@@ -166,12 +167,12 @@ impl Lengths {
     }
 }
 
-/// The prefix of this length, as it is written.
+/// Returns the prefix of this address and length, host bits kept.
 fn prefix(address: &str, length: &str) -> Option<IpNet> {
     IpNet::new(parse_address(address).ok()?, length.parse().ok()?).ok()
 }
 
-/// Reads any text: what is no entry is a bad line.
+/// Reads any text; whatever is no entry becomes a bad line.
 pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<(), Refusal> {
     let layout = Layout::find(head).map_err(|(line, why)| head.refusal(line, why))?;
     import.format = match (layout.place, layout.shape) {
@@ -220,14 +221,14 @@ pub(super) fn read(text: &Text<'_>, head: &Head, import: &mut Import) -> Result<
     Ok(())
 }
 
-/// The word by which a line excepts an address.
+/// Returns the word by which a line excepts an address.
 fn exception(text: &str) -> Option<&'static str> {
     let is_address = |word: &str| {
         parse_target(word).is_ok()
             || word.starts_with(|c: char| c.is_ascii_digit()) && word.contains(['.', ':'])
     };
     if let Some(excepted) = text.strip_prefix('!') {
-        // Others begin remarks with it.
+        // Some formats begin remarks with `!`.
         return words(excepted).next().filter(|first| is_address(first)).map(|_| "!");
     }
     let mut before = "";
@@ -241,7 +242,7 @@ fn exception(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether a line is of the zone of a DNS server: `4.3.2.1 IN A 127.0.0.2`.
+/// Returns whether a line is from a DNS zone file: `4.3.2.1 IN A 127.0.0.2`.
 fn is_of_zone(words: &[&str]) -> bool {
     const TYPES: [&str; 7] = ["A", "AAAA", "TXT", "NS", "SOA", "PTR", "CNAME"];
 
@@ -253,7 +254,7 @@ fn is_of_zone(words: &[&str]) -> bool {
         })
 }
 
-/// Whether that is the name of a host, and no remark.
+/// Returns whether a word is a host name and not a remark.
 fn is_host_name(word: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let known = ["localhost", "broadcasthost", "local", "ip6-localhost", "ip6-loopback"];
@@ -261,14 +262,14 @@ fn is_host_name(word: &str) -> bool {
     known.contains(&word) || word.contains('.') && has_letter && word.chars().all(is_name)
 }
 
-/// What a line says.
+/// Contents of a line.
 enum Entry {
     Prefixes(Vec<IpNet>),
     Pair(Pair),
 }
 
 impl Layout {
-    /// Refuses a file for a line that says something about the others. `words` are those from the entry on.
+    /// Refuses a file because of a line that affects the other lines. `words` are those from the entry on.
     fn check_whole(&self, line: &Line<'_>, text: &str, words: &[&str]) -> Result<(), Refusal> {
         let refusal = |why| Err(Refusal::new(Format::Addresses, why, Some(*line)));
         if let Some(word) = exception(text).or_else(|| self.lets_in(text, words)) {
@@ -287,7 +288,7 @@ impl Layout {
         }
     }
 
-    /// The word by which a line lets in its address, where others may be kept out.
+    /// Returns the word by which a line lets its address in, in a file where others may be blocked.
     fn lets_in(&self, text: &str, words: &[&str]) -> Option<&'static str> {
         if text.starts_with('!') {
             return None;
@@ -295,7 +296,7 @@ impl Layout {
         let is_target = |word: &str| parse_target(word).is_ok();
         let verdict = match *words {
             [word, target, ..] if lets_in(word).is_some() && is_target(target) => lets_in(word),
-            // In an included map of nginx.
+            // A line from an included nginx map.
             [target, "0" | "off" | "no" | "false"] if text.ends_with(';') && is_target(target) => Some("0;"),
             [target, word, ..] if is_target(target) => lets_in_as_verdict(word),
             _ => None,
@@ -305,14 +306,14 @@ impl Layout {
         verdict.or_else(|| cells.find_map(known).filter(|_| text.contains([',', '\t', ';'])))
     }
 
-    /// What fits the first lines. The line at which it cannot be told and why, otherwise.
+    /// Finds the layout that fits the first lines. Otherwise returns the line at which it is ambiguous, and why.
     fn find(head: &Head) -> Result<Self, (u64, Why)> {
         let lines: Vec<(u64, &str)> =
             head.lines.iter().map(|(number, text)| (*number, without_remarks(text))).collect();
         let at_first = lines.iter().filter(|(_, line)| begins(Place::First.words(line))).count();
         if at_first > 0 && at_first * 2 >= lines.len().saturating_sub(1) {
             let layout = Self::at(Place::First, &lines)?;
-            // Blanks may be those of a remark.
+            // Blanks may belong to a remark.
             let mut separators =
                 Separator::ALL.into_iter().filter(|separator| *separator != Separator::Blanks);
             if separators.any(|separator| layout.leaves_out(&found(separator, &lines), 0, at_first)) {
@@ -331,13 +332,14 @@ impl Layout {
         Ok(Self { place: Place::First, shape: Shape::Target, header: None, named: None, has_verdicts: false })
     }
 
-    /// Whether many lines have addresses behind those that it takes from a column and the next, of `most` lines.
+    /// Returns whether at least half of `most` lines have addresses after those that this layout takes from a
+    /// column (and the next).
     fn leaves_out(&self, found: &[usize; COLUMNS], column: usize, most: usize) -> bool {
         let behind = if self.shape == Shape::Pair { column + 2 } else { column + 1 };
         found[behind.min(COLUMNS)..].iter().any(|count| *count * 2 >= most)
     }
 
-    /// With entries in this place of most lines.
+    /// Returns the layout with entries at this place in most lines.
     fn at(place: Place, lines: &[(u64, &str)]) -> Result<Self, (u64, Why)> {
         let header = lines.first().filter(|(_, line)| is_header(&place.words(line)));
         let names = header.map(|(_, line)| place.words(line)).unwrap_or_default();
@@ -362,7 +364,7 @@ impl Layout {
         })
     }
 
-    /// With entries in a column that is not the first.
+    /// Returns the layout with entries in a column other than the first.
     fn column(separator: Separator, lines: &[(u64, &str)]) -> Result<Option<Self>, (u64, Why)> {
         let rows: Vec<(u64, Vec<&str>)> =
             lines.iter().map(|(number, line)| (*number, separator.columns(line))).collect();
@@ -383,7 +385,7 @@ impl Layout {
         let mut with_entry =
             rows.iter().filter(|(_, row)| row.get(column).is_some_and(|word| parse_target(word).is_ok()));
         let is_table = match separator {
-            // Before an address, in prose, are words.
+            // In prose, words precede an address.
             Separator::Blanks => with_entry.all(|(_, row)| row[..column].iter().all(|word| is_figure(word))),
             _ => {
                 let widths: Vec<usize> = with_entry.map(|(_, row)| row.len()).collect();
@@ -399,7 +401,7 @@ impl Layout {
         Ok(Some(layout))
     }
 
-    /// With two integers at the beginning of each line, and no addresses in any.
+    /// Returns the layout with two integers at the beginning of each line, if no line has an address.
     fn integers(lines: &[(u64, &str)]) -> Option<Self> {
         if lines.iter().any(|(_, line)| words(line).any(|word| parse_target(word).is_ok())) {
             return None;
@@ -414,7 +416,7 @@ impl Layout {
         fits.then_some(Self { place: Place::First, shape, header, named, has_verdicts: false })
     }
 
-    /// The entry of a line without remarks.
+    /// Returns the entry of a line whose remarks were stripped.
     fn entry(&self, line: &str, words: &[&str], number: u64) -> Result<Option<Entry>, LineProblem> {
         if line.starts_with('!') {
             return Ok(None);
@@ -446,7 +448,7 @@ impl Layout {
     }
 }
 
-/// The entry that words begin with.
+/// Returns the entry that the words begin with.
 fn leading(words: Vec<&str>) -> Result<Vec<IpNet>, LineProblem> {
     let mut words = words.into_iter();
     let Some(first) = words.next() else { return Ok(Vec::new()) };
@@ -472,22 +474,22 @@ fn is_number(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether words begin with an entry, or with two.
+/// Returns whether the words begin with one entry or two.
 fn begins(words: Vec<&str>) -> bool {
     matches!(leading(words), Ok(_) | Err(LineProblem::TwoAddresses))
 }
 
-/// An IPv6 address without the brackets that set it apart.
+/// Strips the brackets around an IPv6 address.
 fn unbracketed(word: &str) -> &str {
     word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word)
 }
 
-/// Two addresses.
+/// Parses two addresses.
 fn pair(first: &str, second: &str) -> Option<(IpAddr, IpAddr)> {
     Some((parse_address(first).ok()?, parse_address(second).ok()?))
 }
 
-/// Two addresses that are written as integers: what is not larger than an IPv4 address can be is one.
+/// Parses two addresses written as integers. Both are IPv4 if neither exceeds the largest IPv4 address.
 fn integers(first: &str, second: &str) -> Option<(IpAddr, IpAddr)> {
     let number = |text: &str| -> Option<u128> {
         text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -499,13 +501,13 @@ fn integers(first: &str, second: &str) -> Option<(IpAddr, IpAddr)> {
     })
 }
 
-/// Whether words, from the place of the entry on, are names of columns.
+/// Returns whether words, from the place of the entry on, are column names.
 fn is_header(words: &[&str]) -> bool {
     words.first().is_some_and(|first| has_part(first, &ADDRESS_NAMES))
         || matches!(words, [first, second, ..] if has_part(first, &FIRST_NAMES) && has_part(second, &LAST_NAMES))
 }
 
-/// Whether all fields of a line look like names of columns.
+/// Returns whether all fields of a line look like column names.
 fn are_names(fields: &[&str]) -> bool {
     let is_name = |name: &&str| {
         name.starts_with(|c: char| c.is_alphabetic()) && !name.contains(|c: char| c.is_ascii_digit())
@@ -513,12 +515,13 @@ fn are_names(fields: &[&str]) -> bool {
     fields.iter().all(is_name)
 }
 
-/// Whether one of these is part of the name of a column, as in `dst_ip`.
+/// Returns whether one of `parts` occurs in a column name such as `dst_ip`.
 fn has_part(name: &str, parts: &[&str]) -> bool {
     name.split(['_', '-', ' ']).any(|part| parts.contains(&part.to_ascii_lowercase().as_str()))
 }
 
-/// What the names of two columns say for sure. Of integers they say it with a word for addresses: `start` and `end` may be times.
+/// Returns what the names of two columns establish with certainty. For integers they must contain a word for
+/// addresses, because `start` and `end` may be times.
 fn meaning_of_names(words: &[&str], integers: bool) -> Option<Meaning> {
     let [first, second, ..] = words else { return None };
     let names_only = |name: &str, ends: &[&str]| {
@@ -537,7 +540,7 @@ fn meaning_of_names(words: &[&str], integers: bool) -> Option<Meaning> {
     }
 }
 
-/// How many lines have an entry in each column.
+/// Counts the lines with an entry in each column.
 fn found(separator: Separator, lines: &[(u64, &str)]) -> [usize; COLUMNS] {
     let mut found = [0; COLUMNS];
     for (_, line) in lines {
@@ -548,7 +551,7 @@ fn found(separator: Separator, lines: &[(u64, &str)]) -> [usize; COLUMNS] {
     found
 }
 
-/// Whether a word is a number, a date or a time.
+/// Returns whether a word is a number, a date or a time.
 fn is_figure(word: &str) -> bool {
     word.contains(|c: char| c.is_ascii_digit())
         && word.chars().all(|c| c.is_ascii_digit() || FIGURES.contains(&c))

@@ -1,14 +1,14 @@
-//! What a file is, by its first bytes and lines.
+//! Detects what a file is, from its first bytes and lines.
 
 use super::{
     Format, Refusal, Why, directives, ipset, json, nft, p2p,
     text::{Text, is_remark, printable},
 };
 
-/// How many lines with more than remarks are looked at.
+/// How many lines other than remarks are examined.
 const LINES: usize = 64;
 
-/// What files of other kinds begin with, and what they are.
+/// First bytes of other kinds of files, and what they are.
 const MAGIC: [(&[u8], &str); 9] = [
     (b"\x1f\x8b", "compressed with gzip"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
@@ -21,16 +21,16 @@ const MAGIC: [(&[u8], &str); 9] = [
     (b"\xd4\xc3\xb2\xa1", "a capture"),
 ];
 
-/// What pages begin with.
+/// First words of web pages.
 const PAGE: [&str; 6] = ["<!doctype", "<html", "<head", "<body", "<?xml", "<!--"];
 
-/// What whois says of a network, which may have other addresses beside it.
+/// Keys of whois output about a network, which may contain other addresses as well.
 const WHOIS: [&str; 6] = ["inetnum:", "inet6num:", "route:", "route6:", "netrange:", "cidr:"];
 
-/// Whether a file that begins like this is in a format.
+/// Returns whether a file that begins like this has a certain format.
 type Recognises = fn(&Head) -> bool;
 
-/// The first lines that have more than remarks, with their numbers.
+/// The first lines other than remarks, with their line numbers.
 pub(super) struct Head {
     pub(super) lines: Vec<(u64, String)>,
 }
@@ -42,23 +42,23 @@ impl Head {
         Self { lines: lines.take(LINES).map(|(number, text)| (number, text.into_owned())).collect() }
     }
 
-    /// The first line.
+    /// Returns the first line.
     pub(super) fn first(&self) -> &str {
         self.lines.first().map_or("", |(_, text)| text)
     }
 
-    /// The first words of the lines.
+    /// Returns the first word of each line.
     pub(super) fn first_words(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().filter_map(|(_, text)| text.split_whitespace().next())
     }
 
-    /// Refuses the file for one of the lines.
+    /// Refuses the file because of one of the lines.
     pub(super) fn refusal(&self, number: u64, why: Why) -> Refusal {
         let text = self.lines.iter().find(|(there, _)| *there == number).map_or("", |(_, text)| text);
         Refusal { format: Format::Columns, line: Some((number, printable(text.as_bytes()))), why }
     }
 
-    /// Refuses what is no list at all.
+    /// Refuses a file that is no list at all.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), Refusal> {
         let magic = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, what)| *what);
         let first = self.first().get(..9.min(self.first().len())).unwrap_or_default().to_ascii_lowercase();
@@ -76,7 +76,7 @@ impl Head {
         }
     }
 
-    /// In which format the file is.
+    /// Returns the format of the file.
     pub(super) fn format(&self) -> Format {
         let formats: [(Format, Recognises); 7] = [
             (Format::Json, json::recognises),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{text::MAX_SHOWN_CHARS, *};
 
-/// What a text is read as: format and prefixes, if nothing is wrong with it.
+/// Returns the format and prefixes of a text, which must be free of errors.
 fn read(text: &str) -> (Format, Vec<String>) {
     read_bytes(text.as_bytes())
 }
@@ -18,7 +18,7 @@ fn read_bytes(bytes: &[u8]) -> (Format, Vec<String>) {
     (import.format, import.prefixes.iter().map(ToString::to_string).collect())
 }
 
-/// Both things that can be wrong, as text.
+/// Returns all errors, of the file or of its lines, as text.
 fn wrong(text: &str) -> String {
     match parse(text.as_bytes()) {
         Err(refusal) => refusal.to_string(),
@@ -308,7 +308,7 @@ fn utf_16_is_read_in_both_orders() {
     }
 }
 
-/// Addresses that are not meant to be on a list, though a file has them: all of it is refused.
+/// Addresses that a file has, but does not intend to list: the whole file is refused.
 #[test]
 fn what_is_excepted_or_something_else_is_never_on_a_list() {
     let cases: &[(&str, &str, &str)] = &[
@@ -448,7 +448,7 @@ fn what_is_excepted_or_something_else_is_never_on_a_list() {
     assert!(refusal.contains("more than 1024 names"), "{refusal}");
 }
 
-/// Lines whose address is not where those of the others are.
+/// Lines whose address is not in the same place as in the others.
 #[test]
 fn a_line_without_an_entry_where_it_belongs_has_none() {
     let moved = format!("n\tm\tip\n{}\t192.0.2.8\t192.0.2.9", "1\t2\t192.0.2.7\n".repeat(20));
@@ -474,7 +474,7 @@ fn a_line_without_an_entry_where_it_belongs_has_none() {
 fn a_long_line_is_read_to_its_end_or_not_at_all() {
     let addresses: Vec<String> = (0..10_000).map(|n| format!("192.0.{}.{}", n / 200, 50 + n % 200)).collect();
     assert_eq!(read(&format!("Deny from {}", addresses[..1_000].join(" "))).1.len(), 1_000);
-    // What is looked at may end within an address.
+    // The examined part may end within an address.
     for cut in 0..4 {
         let blank = " ".repeat(cut);
         let filler = "x".repeat(LOOKED_AT - 10 - cut);
@@ -499,7 +499,7 @@ fn a_long_line_is_read_to_its_end_or_not_at_all() {
     }
 }
 
-/// What would put other addresses on a list than its author has listed is refused, and the line is named.
+/// Anything that would list other addresses than the author has listed is refused, naming the line.
 #[test]
 fn nothing_is_guessed() {
     let nft = |element: &str| format!("table inet f {{\n set a {{\n elements = {{ {element} }}\n }}\n}}");
@@ -612,7 +612,7 @@ fn bad_lines_of_other_formats_are_reported_with_their_line() {
         }
         assert_eq!(import.bad_lines, import.bad.len() as u64, "{why}");
     }
-    // With one line of many that has nothing in the column of the others.
+    // One of many lines has nothing in the column of the others.
     let mut text = String::from("n,ip\n");
     (1..100).for_each(|n| writeln!(text, "{n},192.0.2.{n}").unwrap());
     let import = parse((text + "100\n101,x\n").as_bytes()).unwrap();
@@ -711,7 +711,7 @@ fn the_documentation_has_every_format() {
     }
 }
 
-/// Pieces of all formats, so that they meet in ways that nobody thinks of.
+/// Fragments of all formats, so that they combine in unexpected ways.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = proptest::sample::select(vec![
         "192.0.2.7",

@@ -1,35 +1,36 @@
-//! From bytes to lines and words, whatever the encoding.
+//! Turns bytes into lines and words, whatever the encoding.
 
 use std::borrow::Cow;
 
-/// How long a line may be without its remarks, bytes: room for 4000 addresses behind one `deny from`. Of a longer one nothing
-/// is taken, for an address at the end of what is looked at may go on.
+/// Maximum length of a line without its remarks, in bytes: room for 4000 addresses after one `deny from`. A longer
+/// line is ignored completely, because the last address within this length may be cut off.
 pub(super) const LOOKED_AT: usize = 1 << 16;
 
-/// How much of a line that is not understood is shown, characters.
+/// How many characters of an unintelligible line are shown.
 pub(super) const MAX_SHOWN_CHARS: usize = 60;
 
-/// Characters that have no width, as pages that are copied from have them between others.
+/// Zero-width characters, which text copied from web pages may contain.
 const INVISIBLE: [char; 5] = ['\u{200b}', '\u{200c}', '\u{200d}', '\u{2060}', '\u{feff}'];
 
-/// A file as UTF-8, or as what is nearly that: remarks may be in any encoding.
+/// A file in UTF-8 or nearly so: remarks may be in any encoding.
 pub(super) struct Text<'a> {
     bytes: Cow<'a, [u8]>,
-    /// How many lines were before it.
+    /// Number of lines before this text.
     before: u64,
 }
 
-/// A line of it.
+/// A line of text.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
-    /// Its number, from 1.
+    /// Line number, from 1.
     pub(super) number: u64,
-    /// All of it, without the line's end.
+    /// The whole line, without its line ending.
     pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Text<'a> {
-    /// Decodes what begins with a byte order mark, of UTF-8 or UTF-16. `before` is how many lines there were before it.
+    /// Decodes text after a byte order mark of UTF-8 or UTF-16, if there is one. `before` is the number of lines
+    /// before it.
     pub(super) fn decode(bytes: &'a [u8], before: u64) -> Self {
         let units = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
             let (pairs, _) = bytes.as_chunks::<2>();
@@ -47,17 +48,17 @@ impl<'a> Text<'a> {
         Self { bytes, before }
     }
 
-    /// All of it.
+    /// Returns the whole text.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How many lines were before it.
+    /// Returns the number of lines before this text.
     pub(super) fn before(&self) -> u64 {
         self.before
     }
 
-    /// Its lines, which end with LF, CRLF or CR.
+    /// Returns the lines, which end with LF, CRLF or CR.
     pub(super) fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let mut rest = self.bytes();
         let mut number = self.before;
@@ -75,7 +76,7 @@ impl<'a> Text<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Its first [`LOOKED_AT`] bytes as text, without blanks around it.
+    /// Returns its first [`LOOKED_AT`] bytes as text, trimmed.
     pub(super) fn text(&self) -> Cow<'a, str> {
         let blank = |c: char| c.is_whitespace() || INVISIBLE.contains(&c);
         match String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(LOOKED_AT)]) {
@@ -84,18 +85,19 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Whether not all of it is looked at.
+    /// Returns whether the line is longer than what is examined.
     pub(super) fn is_long(&self) -> bool {
         self.bytes.len() > LOOKED_AT
     }
 }
 
-/// Whether a line, without blanks around it, has nothing but remarks.
+/// Returns whether a trimmed line contains nothing but a remark.
 pub(super) fn is_remark(line: &str) -> bool {
     line.is_empty() || line.starts_with(['#', ';']) || line.starts_with("//")
 }
 
-/// A line without the remarks at its end: what follows `#`, `//` (which is not that of a URL), or `;` behind a blank.
+/// Strips the remark at the end of a line: whatever follows `#`, `//` (unless part of a URL), or `;` after a
+/// blank.
 pub(super) fn without_remarks(line: &str) -> &str {
     let bytes = line.as_bytes();
     let mut before = b' ';
@@ -114,12 +116,12 @@ pub(super) fn without_remarks(line: &str) -> &str {
     line
 }
 
-/// The fields of a line between `separator`s. Quotes hold together what is between them, and are taken off.
+/// Splits a line at `separator`s. A quoted text stays in one piece, without its quotes.
 pub(super) fn fields(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = &str> {
     separated(line, separator).map(|(field, _)| field)
 }
 
-/// The same, each with the separator behind it.
+/// Does the same, but returns each field with the separator after it.
 fn separated(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = (&str, Option<char>)> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -135,8 +137,8 @@ fn separated(line: &str, separator: fn(char) -> bool) -> impl Iterator<Item = (&
     })
 }
 
-/// The words of a line: what is between blanks, commas and semicolons. Nothing between two commas, or before the first, is a
-/// word that is empty.
+/// Splits a line into words at blanks, commas and semicolons. Nothing between two commas, or before the first one,
+/// is an empty word.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
     let mut is_behind_comma = true;
     separated(line, |c| c.is_whitespace() || matches!(c, ',' | ';')).filter_map(move |(word, mark)| {
@@ -146,7 +148,7 @@ pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The words of a line between blanks, text in quotes as one.
+/// Splits a line into words at blanks; quoted text is one word.
 pub(super) fn quoted_words(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -159,7 +161,7 @@ pub(super) fn quoted_words(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// With which words tables and policies let addresses in.
+/// Words by which tables and policies let addresses in.
 const LETS_IN: [&str; 10] = [
     "allow",
     "allowed",
@@ -173,34 +175,34 @@ const LETS_IN: [&str; 10] = [
     "allowlisted",
 ];
 
-/// Words that mean it only where a verdict is.
+/// Words that let addresses in only in the place of a verdict.
 const LETS_IN_AS_VERDICT: [&str; 3] = ["pass", "ok", "dunno"];
 
 fn one_of(word: &str, words: &[&'static str]) -> Option<&'static str> {
     words.iter().find(|known| word.eq_ignore_ascii_case(known)).copied()
 }
 
-/// The word for letting in that this is, wherever it is.
+/// Returns the known word if this word lets addresses in anywhere.
 pub(super) fn lets_in(word: &str) -> Option<&'static str> {
     one_of(word, &LETS_IN)
 }
 
-/// The word for letting in that this is where a verdict is.
+/// Returns the known word if this word lets addresses in as a verdict.
 pub(super) fn lets_in_as_verdict(word: &str) -> Option<&'static str> {
     lets_in(word).or_else(|| one_of(word, &LETS_IN_AS_VERDICT))
 }
 
-/// The word for an exception that this is, if an address follows.
+/// Returns the known word if this word makes a following address an exception.
 pub(super) fn excepts(word: &str) -> Option<&'static str> {
     one_of(word, &["!", "except", "excluding", "exclude", "without", "not", "minus", "unless"])
 }
 
-/// A word without invisible characters around it.
+/// Strips invisible characters around a word.
 pub(super) fn visible(word: &str) -> &str {
     word.trim_matches(INVISIBLE)
 }
 
-/// The beginning of a text without anything that would act on a terminal.
+/// Returns the beginning of a text, escaped so that it cannot affect a terminal.
 pub(super) fn printable(bytes: &[u8]) -> String {
     // A character has at most four bytes.
     let beginning = &bytes[..bytes.len().min(4 * MAX_SHOWN_CHARS)];

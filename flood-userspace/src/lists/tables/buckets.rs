@@ -1,9 +1,9 @@
-//! Writing the exact stage of IPv4: eight words in a bucket, two buckets for an address.
+//! Writes the exact stage of IPv4: eight words in a bucket, two buckets for an address.
 //!
-//! A newcomer goes into the emptier of its buckets. When both are full, a word there that is in the first of its own
-//! two is copied to the second and then overwritten. Readers look into the first bucket, then the second, so they
-//! find a word that moves this way at any moment; it never moves back. That is enough for three quarters of all
-//! words to be in use (the test fills tables so far).
+//! A new word goes into the emptier of its buckets. When both are full, a word in them that is in the first of its
+//! own two buckets is copied to its second and then overwritten. Readers look into the first bucket, then the
+//! second, so they find a moving word at any moment; it never moves back. This allows three quarters of all words
+//! to be in use (the test fills tables this far).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -18,7 +18,7 @@ use flood_common::{
 
 use super::{NoPlace, store};
 
-/// Words of eight that may be in use on average.
+/// Of eight words, how many may be in use on average.
 pub(super) const USABLE: u64 = 6;
 
 /// The buckets.
@@ -43,7 +43,7 @@ impl Buckets<'_> {
         self.bucket(home).iter().filter(|word| word.load(Ordering::Relaxed) == 0)
     }
 
-    /// The word that puts the address on a list.
+    /// Returns the word that puts the address on a list.
     fn find(&self, address: u32, kind: u64) -> Option<(&AtomicU64, Home)> {
         self.homes(address).into_iter().find_map(|home| {
             let wanted = who(word(home.identity, kind, 0));
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Its name, and the address that it makes of a number.
+    /// The pattern's name, and the address that it makes of a number.
     type Pattern = (&'static str, fn(u32) -> u32);
 
     #[test]

@@ -1,4 +1,4 @@
-//! Painting the IPv4 gate, its summary and the overview.
+//! Paints the IPv4 gate, its summary and the overview.
 
 use std::{
     ops::Range,
@@ -12,9 +12,10 @@ use flood_common::lists::{
 
 use super::store;
 
-/// Sets or clears `bit` in a range of cells, a word at a time. Nobody else writes the gate.
+/// Sets or clears `bit` in a range of cells, one word at a time. Nobody else writes the gate.
 ///
-/// Summary and overview follow, and nobody who reads them first finds less than was there before or is there now.
+/// Summary and overview follow. A reader that reads them first never finds less than was there before or is there
+/// now.
 pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) {
     let mut cell = cells.start;
     let mut changed = false;
@@ -39,7 +40,7 @@ pub(super) fn paint(gates: &[AtomicU64], cells: Range<u32>, bit: u64, on: bool) 
     }
 }
 
-/// Gives some bits of a word new values. Returns the word, if it has changed.
+/// Changes some bits of a word. Returns the word, if it has changed.
 fn change(word: &AtomicU64, mask: u64, bits: u64) -> Option<u64> {
     let old = word.load(Ordering::Relaxed);
     let new = old & !mask | bits;

@@ -1,15 +1,15 @@
-//! The kernel's tables of IPv6, written so that they say what the books say.
+//! Writes the kernel's IPv6 list tables so that they match the books.
 //!
-//! [`Ipv6::plan`] works out what an edit makes different, and writes nothing: which nodes are concerned
-//! ([`population`](super::population)), and what each of their words must say, which is until when its prefix is on the lists
-//! by all entries that cover it. [`Ipv6::apply`] writes it:
+//! [`Ipv6::plan`] works out what an edit changes, and writes nothing: which nodes are affected
+//! ([`population`](super::population)), and what each of their words must say, namely until when its prefix is on
+//! the lists by all entries that cover it. [`Ipv6::apply`] writes it:
 //!
-//! 1. What is new is put in. So long, every word that is concerned says what was before as well.
-//! 2. Searches that have begun are made to begin anew.
-//! 3. What is gone is taken out, and every word says no more than it must.
+//! 1. It inserts what is new. Until step 3, every affected word also says what it said before.
+//! 2. It makes searches in progress start again.
+//! 3. It removes what is gone, and reduces every word to what it must say.
 //!
-//! So a search finds at least all of what was before, or all of what is after. An entry that says no more than shorter ones
-//! do is left out: what lies within a prefix that is blocked without end costs nothing.
+//! So a search finds at least all of the old state, or all of the new one. An entry that says no more than shorter
+//! ones do is left out: whatever lies within a prefix that is blocked without end costs nothing.
 
 use std::{collections::BTreeMap, net::Ipv6Addr, ops::Range};
 
@@ -27,36 +27,36 @@ use super::{
 };
 use crate::lists::{Book, Books, Edit, Entry, Full, ListKind, book::Above};
 
-/// Until when something is on each list: 0 if it is not, `u32::MAX` without end.
+/// Until when something is on each list: 0 if it is not, `u32::MAX` if without end.
 type Ends = [u32; 2];
 
-/// Nothing is on a list.
+/// On neither list.
 const NONE: Ends = [0, 0];
 
-/// What must be known to write the tables, besides what is in them.
+/// State needed to write the tables, besides their content.
 pub(super) struct Ipv6 {
     table: NodeTable,
     population: Population,
     /// The entries that are in cells.
     short: BTreeMap<Prefix, Ends>,
-    /// By which prefixes are hashed.
+    /// Keys of the prefix hash.
     keys: [u64; 4],
-    /// Buckets that there may be.
+    /// Maximum number of buckets.
     buckets: u32,
 }
 
-/// What an edit makes of the tables.
+/// Changes to the tables that follow from an edit.
 #[derive(Default)]
 pub(super) struct Plan {
     writes: Vec<Write>,
     gone: Vec<Key>,
-    /// Cells, by number, and what they say afterwards.
+    /// Cells by number, with their new content.
     cells: Vec<(u32, u64)>,
-    /// How many of the words are not there yet.
+    /// Number of words that do not exist yet.
     new: usize,
 }
 
-/// A word, what it says while tables change, and afterwards.
+/// A word, with its content while the tables change, and afterwards.
 struct Write {
     prefix: Prefix,
     key: Key,
@@ -67,22 +67,23 @@ struct Write {
 /// A prefix that may have a word, and until when it is on the lists.
 struct Said {
     prefix: Prefix,
-    /// By shorter entries, but for those in cells.
+    /// By shorter entries, except those in cells.
     shorter: Ends,
-    /// By all but those.
+    /// By all entries, except those in cells.
     after: Ends,
-    /// By all, and by those that the edit has taken out.
+    /// By all entries, including those that the edit has taken out.
     meanwhile: Ends,
 }
 
 impl Ipv6 {
-    /// Tables in memory that is empty.
+    /// Creates tables in empty memory.
     pub(super) fn new(words: Words<'_>, keys: [u64; 4], buckets: u32) -> Self {
         let table = NodeTable::new(words);
         Self { table, population: Population::default(), short: BTreeMap::new(), keys, buckets }
     }
 
-    /// Works out what an edit of the list `kind`, which `undo` undoes, makes different. The books are as they are after it.
+    /// Works out what an edit of the list `kind` changes. `undo` undoes the edit; the books are in the state after
+    /// it.
     pub(super) fn plan(
         &mut self,
         words: Words<'_>,
@@ -137,7 +138,7 @@ impl Ipv6 {
         })
     }
 
-    /// An entry of a cell: only when it ends is in the table.
+    /// Plans an entry of a cell: the table only has its expiry, if it has one.
     fn plan_short(
         &mut self,
         words: Words<'_>,
@@ -165,8 +166,8 @@ impl Ipv6 {
         }
     }
 
-    /// The nodes with words that may be different after changes of these prefixes, which are sorted, and entries that have left
-    /// theirs.
+    /// Returns the nodes whose words may differ after changes of these sorted prefixes, and the entries that have
+    /// left their nodes.
     fn concerned(
         &mut self,
         changed: &[Prefix],
@@ -180,7 +181,7 @@ impl Ipv6 {
         let mut last: Option<Prefix> = None;
         for prefix in changed {
             if last.is_some_and(|last| last.contains(*prefix)) {
-                continue; // what is within it is noted
+                continue; // already covered with that prefix
             }
             last = Some(*prefix);
             let first = entries.len();
@@ -213,7 +214,7 @@ impl Ipv6 {
         moves
     }
 
-    /// What the words of these nodes, which are sorted, have to say.
+    /// Plans the words of these nodes, which are sorted.
     fn plan_nodes(
         &self,
         words: Words<'_>,
@@ -241,11 +242,11 @@ impl Ipv6 {
                         let Some(of_lodger) = said.next() else { return };
                         plan.writes.push(of_lodger.write(self.entry_key(*node, *lodger), 0));
                     }
-                    // So that who is in none of them need not look for shorter ones.
+                    // So that a search that matches none of them need not look for shorter ones.
                     if !lodgers.is_empty() && of_node.after != NONE {
                         plan.writes.push(self.write_node(&of_node, 0));
                     } else if NodeTable::get(words, self.node_key(*node)).is_some() {
-                        // Until it is gone it says all that there is here, for whoever stops at it.
+                        // Until it is gone it says all there is here, for searches that stop at it.
                         plan.writes.push(self.write_node(&of_node, 0));
                         plan.gone.push(self.node_key(*node));
                     }
@@ -272,7 +273,7 @@ impl Ipv6 {
         cells.map(|cell| (cell, self.cell(cell, &lengths))).collect()
     }
 
-    /// What a cell says, where entries of these lengths are in cells.
+    /// Returns the content of a cell, where entries in cells have these lengths.
     fn cell(&self, number: u32, lengths: &[u32]) -> u64 {
         let cell = Prefix::around(u128::from(number) << (128 - CELL_LENGTH), CELL_LENGTH);
         let mut latest: [(u32, Option<u32>); 2] = [(0, None); 2];
@@ -288,7 +289,7 @@ impl Ipv6 {
         ipv6::cell(kinds, self.population.offsets(cell), ending)
     }
 
-    /// Writes it. No search of the kernel's finds less than it did before and will afterwards.
+    /// Writes the plan. A kernel search finds at least all of the old state, or all of the new one.
     pub(super) fn apply(&mut self, words: Words<'_>, mut plan: Plan) -> Result<(), NoPlace> {
         self.table.grow(words, plan.new, self.buckets);
         for write in &mut plan.writes {
@@ -347,7 +348,8 @@ impl Said {
     }
 }
 
-/// The IPv6 prefixes of an edit that makes a difference to packets, and what the book had for them before.
+/// Returns the IPv6 prefixes for which an edit makes a difference to packets, with what the book had for them
+/// before.
 fn changes<'a>(book: &'a Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, Option<&'a Entry>)> {
     undo.before(book, IpNet::V6(Ipv6Net::default())).filter_map(|(prefix, before)| {
         let expires = |entry: Option<&Entry>| entry.map(|entry| entry.expires);
@@ -356,7 +358,7 @@ fn changes<'a>(book: &'a Book, undo: &'a Edit) -> impl Iterator<Item = (Prefix, 
     })
 }
 
-/// What the books, and one as it was before, say about prefixes. In their order.
+/// Returns what the books, and the earlier state of one of them, say about prefixes, in the order of the prefixes.
 fn said(prefixes: &[Prefix], books: &Books, before: (ListKind, &Book), moment: &Moment) -> Vec<Said> {
     let (kind, before) = before;
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
@@ -397,7 +399,7 @@ fn net(prefix: Prefix) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::from_bits(prefix.address), prefix.length)
 }
 
-/// The cells that a prefix touches.
+/// Returns the cells that a prefix touches.
 fn cells_of(prefix: Prefix) -> Range<u32> {
     let (first, last) = prefix.addresses().into_inner();
     let cell = |address: u128| (address >> (128 - CELL_LENGTH)) as u32;

@@ -1,12 +1,13 @@
-//! Writing the hash table of IPv6 nodes, while the kernel reads it.
+//! Writes the hash table of IPv6 nodes while the kernel reads it.
 //!
-//! What does not fit into the first bucket of its node goes into the second, and the first says so. When both are full, a
-//! word is copied from its first bucket to its second and then overwritten, never back: who reads the first, then what
-//! it says about the second, then that, finds it at any moment.
+//! A word that does not fit into the first bucket of its node goes into the second, and the first bucket says so.
+//! When both are full, a word is copied from its first bucket to its second and then overwritten, never back. A
+//! reader that reads the first bucket, then what it says about the second, then the second, finds the word at any
+//! moment.
 //!
-//! The table has as many buckets in use as its words need, so that it is in a cache if it can be. Splitting some buckets
-//! or joining them takes three steps: words are copied to where they will be, the new [`Size`] is published, and what is
-//! no longer where it belongs is cleared. A search that spans the second step begins anew.
+//! The table uses as many buckets as its words need, so that it fits into a cache if possible. Splitting or
+//! joining buckets takes three steps: words are copied to their new places, the new [`Size`] is published, and
+//! words that are no longer in the right place are cleared. A search that spans the second step starts again.
 
 use std::{
     collections::HashMap,
@@ -24,35 +25,37 @@ use flood_common::{
     meter::WAYS,
 };
 
-/// The fewest buckets.
+/// The minimum number of buckets.
 pub(super) const LEAST: u32 = 1 << MIN_BUCKET_BITS;
 
-/// Share of the places that is in use after the number of buckets was chosen, and above and below which it is chosen
-/// again, percent. With more, too many words are in another bucket than their first; with less, the table is larger than it need be.
+/// Share of places in use, percent: right after the number of buckets was chosen, and the limits above and below
+/// which it is chosen again. Above, too many words are outside their first bucket; below, the table is larger than
+/// necessary.
 const WANTED: usize = 75;
 const MOST: usize = 85;
 const LEAST_USED: usize = 40;
 
-/// Share of the places in all buckets that there may be that is in use at most, percent: the test fills tables so far.
+/// Maximum share of places in use, percent, counted over all buckets that the table may have: the test fills
+/// tables this far.
 const FULL: usize = 90;
 
-/// By what part of itself a table grows when a word finds no place in it.
+/// The fraction of its size by which a table grows when a word finds no place in it.
 const FURTHER: u32 = 8;
 
-/// No bucket has a place.
+/// No bucket has a free place.
 pub(super) struct AllFull;
 
-/// What a word says.
+/// The content of a word.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct State {
-    /// Until when what it stands for is on each list: 0 if it is not, [`u32::MAX`] without end.
+    /// Until when the prefix of the word is on each list: 0 if it is not, [`u32::MAX`] if without end.
     pub ends: [u32; 2],
-    /// At which offsets there is more within the node.
+    /// The offsets at which there are more nodes within this one.
     pub offsets: u32,
 }
 
 impl State {
-    /// What a word must say to say both.
+    /// Combines two states: the result covers both.
     pub(super) fn or(self, other: Self) -> Self {
         let Self { ends: [a, b], offsets } = self;
         Self { ends: [a.max(other.ends[0]), b.max(other.ends[1])], offsets: offsets | other.offsets }
@@ -79,14 +82,14 @@ impl State {
     }
 }
 
-/// What a word is found by.
+/// Identifies a word in the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Key {
     /// The hash of the node.
     pub hash: u64,
-    /// The word without its state, in its first home.
+    /// The word without its state, as in its first home.
     pub word: u64,
-    /// What the index has of it.
+    /// Its mark in the index.
     pub mark: u64,
 }
 
@@ -97,7 +100,7 @@ impl Key {
     }
 }
 
-/// Where a word is.
+/// The position of a word.
 #[derive(Clone, Copy)]
 struct Spot {
     bucket: u32,
@@ -108,7 +111,7 @@ struct Spot {
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a> {
     pub gates: &'a [AtomicU64],
-    /// Buckets, then as many of ends.
+    /// Buckets of words, followed by as many buckets of ends.
     pub nodes: &'a [AtomicU64],
 }
 
@@ -134,7 +137,7 @@ impl<'a> Words<'a> {
         &self.gates[ipv6::index_at(number) as usize]
     }
 
-    /// Has the index of a bucket say so of what is in `mask`.
+    /// Sets the bits in `mask` of a bucket's index to `bits`.
     fn change_index(self, number: u32, bits: u64, mask: u64) {
         let index = self.index(number);
         let before = index.load(Ordering::Relaxed);
@@ -148,7 +151,7 @@ impl<'a> Words<'a> {
         Some(Spot { bucket: number, place })
     }
 
-    /// Every word.
+    /// Iterates over all words.
     fn all(self, buckets: u32) -> impl Iterator<Item = (Spot, u64)> + use<'a> {
         (0..buckets).flat_map(move |bucket| {
             let words = self.bucket(bucket).iter().enumerate();
@@ -159,7 +162,7 @@ impl<'a> Words<'a> {
         })
     }
 
-    /// Fills a free place. Whoever sees the word sees its ends.
+    /// Fills a free place. A reader that sees the word also sees its ends.
     fn put(self, spot: Spot, word: u64, ends: u64, mark: u64) {
         if word & ENDS != 0 {
             store(self.ends(spot), ends);
@@ -169,18 +172,18 @@ impl<'a> Words<'a> {
         self.change_index(spot.bucket, mark, mask);
     }
 
-    /// What the index has of a word.
+    /// Returns the mark of a word in the index.
     fn mark(self, spot: Spot) -> u64 {
         ipv6::mark_of(self.index(spot.bucket).load(Ordering::Relaxed), spot.place)
     }
 
-    /// Copies a word to a free place of the home of this number.
+    /// Copies a word to a free place in the home of this number.
     fn copy(self, from: Spot, to: Spot, home: u64) {
         let word = self.word(from).load(Ordering::Relaxed);
         self.put(to, ipv6::in_home(word, home), self.ends(from).load(Ordering::Relaxed), self.mark(from));
     }
 
-    /// Frees a place. Whoever still believes the word and sees no ends sees that it has changed.
+    /// Frees a place. A reader that still has the old word but sees no ends notices the change.
     fn clear(self, spot: Spot) {
         store(self.word(spot), 0);
         store(self.ends(spot), 0);
@@ -189,33 +192,33 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The hash by which a word that is in this bucket has its bucket.
+/// Returns the hash that determines the bucket of a word, given the bucket that it is in.
 fn hash_here(word: u64, bucket: u32) -> u64 {
     ipv6::home_hash(ipv6::hash_of(word, bucket), ipv6::home_of(word))
 }
 
-/// What must be known to write the table besides what is in it.
+/// State needed to write the table, besides its content.
 #[derive(Default)]
 pub(super) struct NodeTable {
-    /// Words in it.
+    /// Number of words in the table.
     used: usize,
-    /// For each bucket and bit of its index, how many words are in a later bucket.
+    /// For each bucket and bit of its index, the number of words that are in a later bucket.
     displaced: HashMap<(u32, u64), u32>,
 }
 
 impl NodeTable {
-    /// An empty table in memory that is empty.
+    /// Creates an empty table in empty memory.
     pub(super) fn new(words: Words<'_>) -> Self {
         store(&words.gates[SIZE_WORD as usize], Size::new(LEAST, 0).0);
         Self::default()
     }
 
-    /// How many words fit into so many buckets, by the share that is in use then.
+    /// Returns how many words fit into `buckets` at this share of use.
     fn fit(buckets: u32, percent: usize) -> usize {
         buckets as usize * PLACES * percent / 100
     }
 
-    /// How many words are in it.
+    /// Returns the number of words in the table.
     pub(super) fn used(&self) -> usize {
         self.used
     }
@@ -232,13 +235,13 @@ impl NodeTable {
         })
     }
 
-    /// What the table says under this key.
+    /// Returns the state stored under this key.
     pub(super) fn get(words: Words<'_>, key: Key) -> Option<State> {
         let (spot, word) = Self::find(words, key)?;
         Some(State::read(word, words.ends(spot).load(Ordering::Relaxed)))
     }
 
-    /// Has the table say so.
+    /// Stores a state under this key.
     pub(super) fn set(&mut self, words: Words<'_>, key: Key, state: State) -> Result<(), AllFull> {
         let word = key.word | state.in_word();
         if let Some((spot, found)) = Self::find(words, key) {
@@ -262,7 +265,7 @@ impl NodeTable {
         Ok(())
     }
 
-    /// Copies one of the words in a bucket to a later one; returns its place here, free.
+    /// Moves one of the words in a bucket to a later one; returns the place that becomes free.
     fn make_room(&mut self, words: Words<'_>, bucket: u32) -> Option<Spot> {
         let size = words.size();
         (0..PLACES).map(|place| Spot { bucket, place }).find(|spot| {
@@ -278,7 +281,7 @@ impl NodeTable {
         })
     }
 
-    /// Notes in these homes of a node that a word with this mark is in a later one.
+    /// Marks these homes of a node to show that a word with this mark is in a later one.
     fn displace(&mut self, words: Words<'_>, hash: u64, mark: u64, homes: Range<u64>) {
         let bit = ipv6::later(mark);
         for home in homes {
@@ -288,7 +291,7 @@ impl NodeTable {
         }
     }
 
-    /// Has the table say nothing under this key.
+    /// Removes the word of this key.
     pub(super) fn unset(&mut self, words: Words<'_>, key: Key) {
         let Some((spot, word)) = Self::find(words, key) else { return };
         words.clear(spot);
@@ -306,13 +309,13 @@ impl NodeTable {
         }
     }
 
-    /// Has searches that have begun begin anew.
+    /// Makes searches in progress start again.
     pub(super) fn next_edition(words: Words<'_>) {
         let size = words.size();
         store(&words.gates[SIZE_WORD as usize], Size::new(size.buckets(), size.edition() + 1).0);
     }
 
-    /// Makes room for as many words more, if there is not enough.
+    /// Makes room for `more` additional words, if necessary.
     pub(super) fn grow(&mut self, words: Words<'_>, more: usize, most: u32) {
         let wanted = self.used + more;
         if wanted > Self::fit(words.size().buckets(), MOST) {
@@ -320,19 +323,19 @@ impl NodeTable {
         }
     }
 
-    /// Makes more room although there should be enough. Returns whether that can be.
+    /// Grows although there should be enough room. Returns whether that was possible.
     pub(super) fn grow_further(&mut self, words: Words<'_>, most: u32) -> bool {
         let buckets = words.size().buckets();
         self.resize(words, (buckets + buckets / FURTHER).min(most));
         buckets < words.size().buckets()
     }
 
-    /// How many words may be in so many buckets.
+    /// Returns the maximum number of words in this many buckets.
     pub(super) fn most(buckets: u32) -> usize {
         Self::fit(buckets, FULL)
     }
 
-    /// Gives up what is far more than it needs.
+    /// Shrinks the table if it is far larger than it need be.
     pub(super) fn shrink(&mut self, words: Words<'_>) {
         if self.used < Self::fit(words.size().buckets(), LEAST_USED) {
             self.resize(words, Self::buckets_for(self.used));
@@ -344,7 +347,7 @@ impl NodeTable {
         u32::try_from(buckets).unwrap_or(u32::MAX).max(LEAST)
     }
 
-    /// Uses so many buckets from now on, if the words fit into them.
+    /// Switches to this many buckets, if the words fit into them.
     fn resize(&mut self, words: Words<'_>, buckets: u32) {
         let old = words.size();
         if buckets == old.buckets() {
@@ -360,7 +363,7 @@ impl NodeTable {
             let free = (ipv6::home_of(word)..HOMES)
                 .find_map(|home| Some((home, words.free(new.bucket(ipv6::home_hash(hash, home)))?)));
             let Some((home, free)) = free else {
-                // As good as impossible: it stays as it is.
+                // Practically impossible. The table stays as it is.
                 copies.into_iter().for_each(|spot| words.clear(spot));
                 return;
             };
@@ -368,7 +371,7 @@ impl NodeTable {
             copies.push(free);
         }
         let most = old.buckets().max(buckets);
-        // Before it is read: of every word that will not be in its first bucket.
+        // Before the new size is read, mark all words that will not be in their first bucket.
         for (spot, word) in words.all(most) {
             let hash = ipv6::hash_of(word, spot.bucket);
             let bit = ipv6::later(words.mark(spot));
@@ -385,7 +388,7 @@ impl NodeTable {
         self.recount(words, most);
     }
 
-    /// Works out from the words what each index must say of later buckets.
+    /// Recomputes from the words what each index must say about later buckets.
     fn recount(&mut self, words: Words<'_>, buckets: u32) {
         let size = words.size();
         self.displaced.clear();

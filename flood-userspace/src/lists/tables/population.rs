@@ -1,88 +1,88 @@
 //! Which IPv6 entries are at which nodes.
 //!
-//! What this is follows from the entries alone: an entry is at the nodes by which the search comes to it, up to the first
-//! that has no more than [`LODGERS`] of them, where it lodges. So an entry that comes or goes concerns ten nodes at most,
-//! and the few entries that move when one of them becomes a crowd or ceases to be one.
+//! This follows from the entries alone: an entry is at all nodes on the search path to it, up to the first that
+//! has no more than [`LODGERS`] of them, where it lodges. So inserting or removing an entry affects at most ten
+//! nodes, plus the few entries that move when one of these nodes becomes a crowd or ceases to be one.
 
 use std::{collections::BTreeSet, iter, ops::RangeInclusive};
 
 use flood_common::lists::ipv6::{CELL_LENGTH, LODGERS, next, offsets};
 
-/// Bits of an address.
+/// Number of bits in an address.
 const LONGEST: u32 = 128;
 
-/// An IPv6 prefix: of an entry, or a node. By address, shorter before longer.
+/// An IPv6 prefix of an entry or a node. Ordered by address, shorter before longer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Prefix {
     /// Its first address.
     pub address: u128,
-    /// Bits.
+    /// Length in bits.
     pub length: u8,
 }
 
 impl Prefix {
-    /// The prefix of this length in which an address is.
+    /// Returns the prefix of this length that contains an address.
     pub(super) fn around(address: u128, length: u32) -> Self {
         Self { address: address & !rest(length), length: length as u8 }
     }
 
-    /// Its addresses.
+    /// Returns its addresses.
     pub(super) fn addresses(self) -> RangeInclusive<u128> {
         self.address..=self.address | rest(self.length.into())
     }
 
-    /// Whether another lies within it, or is the same.
+    /// Returns whether another prefix lies within it, or is the same.
     pub(super) fn contains(self, other: Self) -> bool {
         self.length <= other.length && self.addresses().contains(&other.address)
     }
 
-    /// The upper and the lower half of its first address.
+    /// Returns the upper and the lower half of its first address.
     pub(super) fn halves(self) -> [u64; 2] {
         [(self.address >> 64) as u64, self.address as u64]
     }
 
-    /// Its length.
+    /// Returns its length.
     pub(super) fn length(self) -> u32 {
         self.length.into()
     }
 }
 
-/// A mask of the bits that are not in a prefix of this length.
+/// Returns a mask of the bits outside a prefix of this length.
 fn rest(length: u32) -> u128 {
     u128::MAX.checked_shr(length).unwrap_or(0)
 }
 
-/// That an entry is at a node.
+/// The presence of an entry at a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Stay {
-    /// Length of the node.
+    /// Prefix length of the node.
     node: u8,
     entry: Prefix,
 }
 
-/// What is concerned by entries that come and go.
+/// What insertions and removals of entries affect.
 #[derive(Default, Debug)]
 pub(super) struct Moves {
-    /// Nodes, some of them more than once.
+    /// Affected nodes, some of them more than once.
     pub nodes: Vec<Prefix>,
-    /// Entries that no longer lodge with a node of this length.
+    /// Entries that no longer lodge with a node, with the length of that node.
     pub left: Vec<(u32, Prefix)>,
 }
 
-/// Who is at a node.
+/// The entries at a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Guests {
-    /// These lodge there, if any.
+    /// These entries lodge there, if any.
     Lodgers(Vec<Prefix>),
-    /// More than that; further on they are at nodes at these offsets.
+    /// More than can lodge. Further on, they are at nodes at these offsets.
     Crowd(u32),
 }
 
-/// All entries longer than a cell's, of both lists, that say more than shorter ones do, and where they are.
+/// All entries of both lists that are longer than a cell's and say more than shorter ones do, and where they are.
 #[derive(Debug)]
 pub(super) struct Population {
     stays: BTreeSet<Stay>,
-    /// How many are at nodes of each length.
+    /// Number of stays at nodes of each length.
     at_length: [usize; LONGEST as usize + 1],
 }
 
@@ -93,18 +93,18 @@ impl Default for Population {
 }
 
 impl Population {
-    /// Whether an entry is there.
+    /// Returns whether an entry is present.
     pub(super) fn contains(&self, entry: Prefix) -> bool {
         let first = next(CELL_LENGTH, entry.length());
         self.stays.contains(&Stay { node: first as u8, entry })
     }
 
-    /// Adds an entry that is not there.
+    /// Adds an entry that is not present.
     pub(super) fn insert(&mut self, entry: Prefix, moves: &mut Moves) {
         self.settle(entry, CELL_LENGTH, moves);
     }
 
-    /// From the first node after `from` to the one where it lodges.
+    /// Adds an entry at the nodes after `from`, up to the one where it lodges.
     fn settle(&mut self, entry: Prefix, mut from: u32, moves: &mut Moves) {
         while from < entry.length() {
             from = next(from, entry.length());
@@ -129,7 +129,7 @@ impl Population {
         self.unsettle(entry, CELL_LENGTH, moves);
     }
 
-    /// From all nodes after `from`.
+    /// Removes an entry from all nodes after `from`.
     fn unsettle(&mut self, entry: Prefix, mut from: u32, moves: &mut Moves) {
         while from < entry.length() {
             from = next(from, entry.length());
@@ -145,7 +145,7 @@ impl Population {
                 return;
             }
             if others == LODGERS {
-                // They lodge here from now on.
+                // The others lodge here from now on.
                 for other in self.at(node).collect::<Vec<_>>() {
                     self.unsettle(other, from, moves);
                 }
@@ -153,24 +153,24 @@ impl Population {
         }
     }
 
-    /// The entries at a node.
+    /// Returns the entries at a node.
     fn at(&self, node: Prefix) -> impl Iterator<Item = Prefix> {
         self.within(node.length, node).map(|stay| stay.entry)
     }
 
-    /// How many entries are at a node: this many, or [`LODGERS`] + 1 for more than lodge.
+    /// Returns the number of entries at a node, at most [`LODGERS`] + 1, which means more than can lodge.
     fn count(&self, node: Prefix) -> usize {
         self.at(node).take(LODGERS + 1).count()
     }
 
-    /// The stays at nodes of this length whose entries are within a prefix.
+    /// Returns the stays at nodes of this length whose entries are within a prefix.
     fn within(&self, node: u8, prefix: Prefix) -> impl Iterator<Item = &Stay> {
         let (first, last) = prefix.addresses().into_inner();
         let stay = |address, length| Stay { node, entry: Prefix { address, length } };
         self.stays.range(stay(first, 0)..=stay(last, u8::MAX))
     }
 
-    /// Who is at a node.
+    /// Returns the entries at a node.
     pub(super) fn guests(&self, node: Prefix) -> Guests {
         if self.count(node) > LODGERS {
             Guests::Crowd(self.offsets(node))
@@ -179,7 +179,7 @@ impl Population {
         }
     }
 
-    /// At which offsets from a crowded node, or a cell, entries within it are at nodes.
+    /// Returns the offsets from a crowded node or a cell at which entries within it are at nodes.
     pub(super) fn offsets(&self, node: Prefix) -> u32 {
         let all = offsets(node.length());
         (0..all.count_ones()).map(|bit| 1 << bit).filter(|offset| self.is_inhabited(node, *offset)).sum()
@@ -190,7 +190,7 @@ impl Population {
         self.at_length[length as usize] > 0 && self.within(length as u8, node).next().is_some()
     }
 
-    /// The node where an entry lodges, or which it is itself.
+    /// Returns the node where an entry lodges, or the node that is the entry itself.
     pub(super) fn home(&self, entry: Prefix) -> Prefix {
         let lengths = iter::successors(Some(CELL_LENGTH), |from| {
             (*from < entry.length()).then(|| next(*from, entry.length()))
@@ -199,7 +199,7 @@ impl Population {
         nodes.find(|node| self.count(*node) <= LODGERS).unwrap_or(entry)
     }
 
-    /// The nodes within a prefix, but for itself.
+    /// Returns the nodes within a prefix, excluding the prefix itself.
     pub(super) fn nodes_within(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> {
         let lengths = (prefix.length() + 1..=LONGEST).filter(|length| self.at_length[*length as usize] > 0);
         lengths.flat_map(move |length| {
@@ -210,7 +210,7 @@ impl Population {
         })
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no entries.
     pub(super) fn is_empty(&self) -> bool {
         self.stays.is_empty()
     }

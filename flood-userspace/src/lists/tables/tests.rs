@@ -53,10 +53,10 @@ const SEEDS: Seeds = Seeds {
     v6: [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0x2545_f491_4f6c_dd1d],
 };
 
-/// As small as can be.
+/// The smallest possible layout.
 const LAYOUT: Layout = Layout { seeds: SEEDS, bucket_bits: MIN_BUCKET_BITS, node_buckets: nodes::LEAST };
 
-/// Whether nothing is on a list, and no word left behind.
+/// Returns whether the lists are empty and no word is left behind.
 fn is_empty(lists: &Lists<ListMemory>) -> bool {
     let ListMemory { gates, buckets, nodes, .. } = lists.tables().memory();
     let is_zero = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
@@ -81,21 +81,21 @@ fn entry_of(origin: Origin, expires: Option<u32>) -> Entry {
     Entry { expires: expires.map(at), note: Arc::new(note) }
 }
 
-/// Who may have entries of the same prefixes.
+/// Origins that may have entries for the same prefixes.
 const ORIGINS: [Origin; 2] = [Origin::Operator, Origin::Config];
 
-/// Half a second after `seconds`: entries end at whole seconds, so that no rounding matters.
+/// Returns the moment half a second after `seconds`: entries expire at whole seconds, so rounding does not matter.
 fn moment(seconds: u32) -> Moment {
     let filter_ns = 77_000_000_000_000 + u64::from(seconds) * 1_000_000_000 + 500_000_000;
     Moment { now: at(seconds) + Duration::from_millis(500), filter_ns }
 }
 
-/// What the real code finds in the tables.
+/// Returns what the real code finds in the tables.
 fn found(lists: &Lists<ListMemory>, address: IpAddr, now: &Moment) -> Listed {
     look_up(lists.tables().memory(), &SEEDS, address.into(), now.filter_ns)
 }
 
-/// The naive model: all entries, one after the other.
+/// The naive model: all entries in sequence.
 #[derive(Default)]
 struct Model(BTreeMap<(usize, IpNet, Origin), Option<u32>>);
 
@@ -106,7 +106,7 @@ impl Model {
 
     fn is_on(&self, kind: ListKind, address: IpAddr, now: u32) -> bool {
         self.0.iter().any(|((list, prefix, _), expires)| {
-            // What is painted ends when the daemon comes by, not by itself.
+            // A painted entry ends when the daemon removes it, not by itself.
             let is_painted = address.is_ipv4() && u32::from(prefix.prefix_len()) <= CELL_LENGTH;
             let in_force = is_painted || expires.is_none_or(|at| now < at);
             *list == kind as usize && in_force && prefix.contains(&address)
@@ -127,17 +127,17 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Action {
     Put(ListKind, Origin, Vec<(IpNet, Option<u32>)>),
-    /// An origin's entries of prefixes, by their number.
+    /// Removes an origin's entries of prefixes, given by number.
     Take(ListKind, Origin, Vec<usize>),
-    /// All of the block list that an operator has put there is exchanged for these.
+    /// Replaces all operator entries of the block list with these.
     Exchange(Vec<(IpNet, Option<u32>)>),
-    /// Time passes, and the daemon does not come by.
+    /// Time passes, and the daemon does nothing.
     Wait(u32),
-    /// The daemon removes what has ended.
+    /// The daemon removes expired entries.
     Expire,
 }
 
-/// Addresses of few bits, so that prefixes nest and meet often; in all four corners of each family.
+/// Addresses with few variable bits, so that prefixes often nest and meet; in all four corners of each family.
 fn any_address() -> impl Strategy<Value = IpAddr> {
     let v4 = (any::<bool>(), prop_oneof![Just(0), Just(8), Just(16), Just(30)], 0u32..64);
     let v6 = (any::<bool>(), prop_oneof![Just(0), Just(30), Just(62), Just(90), Just(120)], 0u128..64);
@@ -176,7 +176,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// Does the action to the lists and to the model.
+/// Applies the action to the lists and to the model.
 fn act(
     action: Action,
     lists: &mut Lists<ListMemory>,
@@ -223,7 +223,7 @@ fn act(
     Ok(())
 }
 
-/// Where a mistake about this prefix would show.
+/// Returns addresses where a mistake about this prefix would show.
 fn around(prefix: IpNet) -> Vec<IpAddr> {
     let neighbour = |address: IpAddr, up: bool| match address {
         IpAddr::V4(v4) => {
@@ -314,7 +314,7 @@ fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
         assert_eq!(lists.edit(ListKind::Block, edit(&prefixes), &moment(0)).map(|_| ()), Ok(()), "{why}");
         let refused = lists.edit(ListKind::Allow, edit(&[last]), &moment(0));
         assert!(matches!(refused, Err(EditError::Full(Full { room: 0, .. }))), "{why}: {refused:?}");
-        // As many again fit in their place.
+        // The same number again fits in their place.
         let allowed = Edit::take(prefixes.split_off(1));
         assert_eq!(lists.edit(ListKind::Block, allowed, &moment(0)).map(|_| ()), Ok(()), "{why}");
         assert_eq!(lists.edit(ListKind::Allow, edit(&[last]), &moment(0)).map(|_| ()), Ok(()), "{why}");
@@ -328,7 +328,7 @@ fn what_does_not_fit_is_refused_whole_with_the_number_that_would() {
     );
 }
 
-/// Tables that count what is read of them.
+/// Tables that count how much is read from them.
 struct Counting<'a> {
     memory: &'a ListMemory,
     indices: Cell<u32>,
@@ -336,13 +336,13 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    /// How many indices and buckets a search reads, and what it finds.
+    /// Returns how many indices and buckets a search reads, and what it finds.
     fn count(&self, address: u128) -> ([u32; 2], u64) {
         self.indices.set(0);
         self.buckets.set(0);
         let kinds = self.search([(address >> 64) as u64, address as u64], 0);
         let buckets = self.buckets.get();
-        // With each bucket it reads the index once more, which is at hand.
+        // With each bucket it reads the index again, which is already at hand.
         ([self.indices.get() - buckets, buckets], kinds)
     }
 }
@@ -382,14 +382,14 @@ impl ListTables for Counting<'_> {
     }
 }
 
-/// The IPv6 network that large lists are about: 2001:db8::/32.
+/// The IPv6 network of the large lists: 2001:db8::/32.
 const NETWORK: u128 = 0x2001_0db8 << 96;
 
 fn v6(address: u128) -> IpAddr {
     Ipv6Addr::from_bits(address).into()
 }
 
-/// So many prefixes of one /32, of lengths at random out of these. Some occur twice.
+/// Returns `count` prefixes of one /32 with random lengths from this range. Some occur twice.
 fn within(random: &mut fastrand::Rng, count: usize, lengths: RangeInclusive<u8>) -> Vec<IpNet> {
     let mut prefix = |_| {
         let address = NETWORK | random.u128(..) >> 32;
@@ -398,7 +398,8 @@ fn within(random: &mut fastrand::Rng, count: usize, lengths: RangeInclusive<u8>)
     (0..count).map(&mut prefix).collect()
 }
 
-/// Prefixes of all lengths around one address, and by each of them so many more that the search goes on from all of its lengths.
+/// Returns prefixes of all lengths around one address, and next to each of them so many more that a search
+/// continues from all of its lengths.
 fn crowds(address: u128) -> Vec<IpNet> {
     let around = |length: u8| IpNet::new_assert(v6(address), length).trunc();
     let beside =
@@ -406,14 +407,14 @@ fn crowds(address: u128) -> Vec<IpNet> {
     (17..=128).map(around).chain((118..=128).flat_map(beside)).collect()
 }
 
-/// What searches in a list may read: indices on average and in the worst case, and buckets on average.
+/// What searches in a list may read: average and worst-case indices, and average buckets.
 struct Reads {
     why: &'static str,
     list: Vec<IpNet>,
-    /// For sources at random in a network of this length,
+    /// For random sources in a network of this length,
     network: u32,
     random: (f64, u32, f64),
-    /// and for those that are listed.
+    /// and for listed sources.
     listed: (f64, u32, f64),
 }
 
@@ -443,7 +444,7 @@ fn a_search_reads_little_whatever_the_lengths_on_the_list() {
     for Reads { why, list, network, random: of_random, listed: of_listed } in cases {
         let layout = Layout { node_buckets: Layout::node_buckets(ENTRIES as u64), ..LAYOUT };
         let mut lists = lists(layout);
-        // The longer it is the later it ends, so that none says no more than a shorter one.
+        // Longer prefixes expire later, so that none says no more than a shorter one.
         let entries = list.iter().map(|prefix| (*prefix, entry(Some(u32::from(prefix.prefix_len())))));
         let edit = lists.edit(ListKind::Block, Edit::put(entries), &moment(0));
         assert_eq!(edit.map(|_| ()), Ok(()), "{why}");
@@ -496,7 +497,7 @@ fn what_lies_within_a_blocked_network_takes_no_place_until_that_is_taken_out() {
     }
 }
 
-/// Which of two lists an address is on, by a search for each length.
+/// Finds which of two lists an address is on, with one search per prefix length.
 #[derive(Default)]
 struct Lengths([HashMap<IpNet, Option<u32>>; 2]);
 
@@ -532,7 +533,7 @@ fn a_large_list_of_all_lengths_is_answered_as_a_scan_would_while_it_grows_shrink
             .into_iter()
             .map(|prefix| (prefix, random.bool().then(|| random.u32(..2 * ROUNDS))))
             .collect();
-        // A reload takes what has gone, and puts what is new, in one edit.
+        // A reload removes old entries and adds new ones in one edit.
         let put = Edit::put(coming.iter().map(|(prefix, expires)| (*prefix, entry(*expires))));
         let edit = Edit::take(leaving.iter().copied()).then(put);
         assert_eq!(lists.edit(kind, edit, &moment(round)).map(|_| ()), Ok(()), "round {round}");
@@ -554,7 +555,8 @@ fn a_large_list_of_all_lengths_is_answered_as_a_scan_would_while_it_grows_shrink
 
 #[test]
 fn what_lodges_with_another_node_does_not_end_a_search() {
-    // By these seeds, the bucket of the /48 that is looked for, and is no node, is that of the entry's, and a mark is the same.
+    // With these seeds, the searched /48, which is no node, shares its bucket with the entry's node, and a mark is
+    // the same.
     for (blocked, allowed, address) in [
         ("2001:16::/35", "2001:16:1400::/40", "2001:16:14f8::1"),
         ("2001:d:8000::/35", "2001:d:8800::/40", "2001:d:8830::1"),
@@ -595,7 +597,7 @@ fn no_search_misses_an_entry_while_others_come_and_go_around_it() {
 fn no_look_misses_an_ipv4_entry_while_others_come_and_go_around_it() {
     let prefix = |text: &str| text.parse::<IpNet>().unwrap();
     let staying = ["10.0.1.1/32", "10.0.2.0/24", "10.0.16.0/20", "10.1.255.0/24", "10.2.0.0/15"].map(prefix);
-    // So few large ones that a /16 is now of one kind, and now of several.
+    // So few large ones that a /16 is sometimes of one kind, and sometimes of several.
     let others = [
         "10.0.0.0/16",
         "10.0.0.0/15",
@@ -608,7 +610,7 @@ fn no_look_misses_an_ipv4_entry_while_others_come_and_go_around_it() {
     stay_listed(&staying, &others.map(prefix));
 }
 
-/// Looks for what stays on a list while others are put around it and taken away, on both lists.
+/// Looks up what stays on a list while others are added around it and removed, on both lists.
 fn stay_listed(staying: &[IpNet], others: &[IpNet]) {
     const EDITS: u32 = 300;
 
@@ -635,7 +637,7 @@ fn stay_listed(staying: &[IpNet], others: &[IpNet]) {
             })
             .collect();
         for _ in 0..EDITS {
-            // Beside, above and below what stays, which is put anew in between, with an end and without.
+            // Beside, above and below what stays, which is put again in between, with and without an expiry.
             let few: Vec<IpNet> =
                 (0..random.usize(1..200)).map(|_| others[random.usize(..others.len())]).collect();
             let again: Vec<IpNet> = (0..20).map(|_| staying[random.usize(..staying.len())]).collect();
